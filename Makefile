@@ -1,0 +1,75 @@
+# Regent needs Rust, a C compiler and make; scripts/install brings the rest.
+#
+# Variables, given as `make demo KEEP=1 DCS=etcd`:
+#   KEEP=1        demo: leave the federation running at the end
+#   DCS=etcd      demo: on real etcd instead of the embedded SQLite store (DCS=sqlite)
+#   ARGS='...'    demo, bench: more arguments for regentctl; test: for the test runner, e.g. a filter
+#   CARGO=...     the cargo to use
+#   REGENT_TOOLS  where scripts/install puts etcd, and regentctl looks for it (default .tools)
+#   REGENT_ETCD   an etcd to use instead
+
+CARGO ?= cargo
+KEEP ?=
+DCS ?=
+ARGS ?=
+export REGENT_TOOLS ?= $(CURDIR)/.tools
+
+target := $(or $(CARGO_TARGET_DIR),target)
+regentctl := $(target)/debug/regentctl
+keep := $(if $(filter-out 0 no false,$(KEEP)),--keep)
+dcs := $(if $(DCS),--dcs $(DCS))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench gates fix clean need-rust
+# One recipe at a time even under -j: they share the target directory and the machine's clock.
+.NOTPARALLEL:
+
+help: ## list the targets
+	@echo 'usage: make TARGET [VARIABLE=value]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^#   /  /p' $(firstword $(MAKEFILE_LIST))
+
+demo: need-rust ## three sites on this machine, switched over under load (KEEP=1, DCS=etcd)
+	@scripts/install $(if $(filter etcd,$(DCS)),--etcd)
+	$(CARGO) build --locked --workspace --bins
+	@$(regentctl) demo $(keep) $(dcs) $(ARGS)
+
+test: need-rust ## install what the tests need, then every gate and every test
+	@scripts/install --etcd
+	@$(MAKE) --no-print-directory gates
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace --doc
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) nextest run --locked --workspace $(ARGS); \
+	else \
+		echo 'test: cargo-nextest is not installed: using cargo test, which has no time limits'; \
+		set -x; $(CARGO) test --locked --workspace --no-fail-fast --all-targets $(ARGS) -- --test-threads=1; \
+	fi
+
+bench: need-rust ## write outage of a switchover against the bare hand-over of the same two servers
+	@scripts/install
+	$(CARGO) build --locked --workspace --bins
+	@$(regentctl) bench switchover $(ARGS)
+
+gates: need-rust ## format, lints, docs, dependency rules; changes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) deny --locked --offline check bans licenses sources; \
+	else \
+		echo 'gates: skipped: cargo-deny is not installed, so bans, licences and sources are not checked'; \
+	fi
+
+fix: need-rust ## format the code and apply the lints' own suggestions
+	$(CARGO) clippy --locked --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+clean: ## remove everything built, the reports, and the tools of this clone
+	rm -rf '$(target)' .tools
+
+need-rust:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "make: $(CARGO) was not found: install Rust 1.89 or newer and put cargo on PATH, or set CARGO" >&2; exit 1; }
+	@command -v $${CC:-cc} >/dev/null || { \
+		echo "make: no C compiler ($${CC:-cc}) was found: install one (Debian: gcc libc6-dev; Fedora, Arch: gcc)" >&2; exit 1; }

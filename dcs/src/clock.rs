@@ -1,0 +1,105 @@
+//! The boot clock that the stores of this machine judge leases by.
+//!
+//! `CLOCK_BOOTTIME` counts suspend and is never stepped, so it is one time line for every process
+//! of one boot; the boot id says which boot. Tests turn a clock of their own by hand.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use regent_proto::time::BootTime;
+use tokio::sync::watch;
+
+/// Where the kernel tells which boot this is.
+const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+/// A boot clock and the identity of its boot. Clones are the same clock.
+#[derive(Clone)]
+pub struct BootClock {
+    boot: Arc<str>,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Kernel,
+    /// The watch channel wakes whoever sleeps when the time is moved.
+    Manual(Arc<watch::Sender<BootTime>>),
+}
+
+impl BootClock {
+    /// The kernel's clock.
+    ///
+    /// # Errors
+    /// When the boot id can't be read (no `/proc`): then the lease times that another boot left in
+    /// a store can't be told from those of this one.
+    pub fn kernel() -> io::Result<Self> {
+        let boot = std::fs::read_to_string(BOOT_ID_FILE)?;
+        Ok(Self { boot: boot.trim().into(), source: Source::Kernel })
+    }
+
+    /// A clock that stands at `now` until [`Self::advance`] moves it, of the boot `boot`.
+    #[must_use]
+    pub fn manual(boot: &str, now: BootTime) -> Self {
+        Self { boot: boot.into(), source: Source::Manual(Arc::new(watch::Sender::new(now))) }
+    }
+
+    /// Which boot.
+    #[must_use]
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// The time now.
+    #[must_use]
+    pub fn now(&self) -> BootTime {
+        match &self.source {
+            Source::Kernel => {
+                let read = clock_gettime(ClockId::CLOCK_BOOTTIME)
+                    .expect("every Linux since 2.6.39 has CLOCK_BOOTTIME");
+                BootTime::from_nanos(
+                    u64::try_from(Duration::from(read).as_nanos()).unwrap_or(u64::MAX),
+                )
+            }
+            Source::Manual(now) => *now.borrow(),
+        }
+    }
+
+    /// Moves a manual clock on and wakes whoever waits for it; the kernel's goes by itself.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual(now) = &self.source {
+            now.send_modify(|now| *now = now.plus(by));
+        }
+    }
+
+    /// Returns once the clock shows `at` or more.
+    ///
+    /// On the kernel's clock it may return late after a suspend, never early.
+    pub async fn reach(&self, at: BootTime) {
+        match &self.source {
+            Source::Kernel => loop {
+                let left = at.since(self.now());
+                if left.is_zero() {
+                    return;
+                }
+                tokio::time::sleep(left).await;
+            },
+            Source::Manual(now) => {
+                let waited = now.subscribe().wait_for(|now| *now >= at).await;
+                waited.map(drop).expect("the sender lives as long as this clock");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for BootClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.source {
+            Source::Kernel => "kernel",
+            Source::Manual(_) => "manual",
+        };
+        write!(f, "BootClock({kind}, boot {})", self.boot)
+    }
+}

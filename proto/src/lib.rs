@@ -1,0 +1,19 @@
+//! The vocabulary of everything that two of Regent's processes must agree on: checked names,
+//! epochs, WAL positions, timelines, time, the records, the store keys, the topology file, and the
+//! gRPC messages.
+//!
+//! Architecture invariant: no I/O, no clock, no randomness, no async. Every other crate depends on
+//! this one; it depends on none of them.
+
+pub mod epoch;
+pub mod keys;
+pub mod lsn;
+pub mod name;
+pub mod record;
+pub mod time;
+pub mod timeline;
+pub mod topology;
+pub mod wire;
+
+pub use epoch::Epoch;
+pub use lsn::Lsn;
