@@ -87,8 +87,9 @@ impl BootClock {
                 tokio::time::sleep(left).await;
             },
             Source::Manual(now) => {
-                let waited = now.subscribe().wait_for(|now| *now >= at).await;
-                waited.map(drop).expect("the sender lives as long as this clock");
+                let mut moved = now.subscribe();
+                let waited = moved.wait_for(|now| *now >= at).await;
+                drop(waited.expect("the sender lives as long as this clock"));
             }
         }
     }

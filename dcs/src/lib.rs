@@ -110,6 +110,16 @@ impl Compare {
         }
     }
 
+    /// Whether it holds for what the key now has.
+    #[must_use]
+    pub fn holds(&self, entry: Option<&Entry>) -> bool {
+        match self {
+            Self::Modified { revision, .. } => entry.is_some_and(|e| e.modified == *revision),
+            Self::Absent { .. } => entry.is_none(),
+            Self::Value { value, .. } => entry.is_some_and(|e| e.value == *value),
+        }
+    }
+
     /// The key compared.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -147,11 +157,7 @@ impl Change {
 
     /// A put bound to a lease.
     #[must_use]
-    pub fn put_leased(
-        key: impl Into<String>,
-        value: impl Into<Vec<u8>>,
-        lease: LeaseId,
-    ) -> Self {
+    pub fn put_leased(key: impl Into<String>, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
         Self::Put { key: key.into(), value: value.into(), lease: Some(lease) }
     }
 
@@ -251,6 +257,26 @@ pub enum Event {
         /// When.
         revision: Revision,
     },
+}
+
+impl Event {
+    /// The key it is about.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Deleted { key, .. } => key,
+        }
+    }
+
+    /// When it happened.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.modified,
+            Self::Deleted { revision, .. } => *revision,
+        }
+    }
 }
 
 /// Why a watch ended.

@@ -70,16 +70,17 @@ pub(crate) fn txn(txn: &Txn) -> Result<(), String> {
     Ok(())
 }
 
-/// The end of the range of all keys that begin with `prefix`; `None` when there is none.
-pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let mut end = prefix.to_vec();
+/// The first byte string after all keys that begin with `prefix`.
+pub(crate) fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
         if let Some(next) = last.checked_add(1) {
             end.push(next);
-            return Some(end);
+            return end;
         }
     }
-    None
+    // The empty prefix: this byte begins no UTF-8 text.
+    vec![0xff]
 }
 
 /// What a transaction does, for messages: `change a, b if c is as read`.
@@ -92,7 +93,8 @@ pub(crate) fn describe(txn: &Txn) -> String {
         }
     };
     let changes = list(txn.changes.iter().map(Change::key).collect());
-    let changes = if changes.is_empty() { "compare only".to_owned() } else { format!("change {changes}") };
+    let changes =
+        if changes.is_empty() { "compare only".to_owned() } else { format!("change {changes}") };
     if txn.compares.is_empty() {
         changes
     } else {

@@ -18,6 +18,7 @@ use crate::name::{
 };
 use crate::time::WallTime;
 use crate::timeline::{Ancestry, HistoryPoint, TimelineId};
+use crate::topology::Topology;
 
 /// Fields of a newer version, kept as they came.
 pub type Unknown = BTreeMap<String, serde_json::Value>;
@@ -89,6 +90,36 @@ mod millis {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+/// `topology`: the topology file as applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyRecord {
+    /// Format version.
+    pub version: u32,
+    /// The file, to the letter: what `regentctl topology show` prints.
+    pub yaml: String,
+    /// What the file says, for readers that do not parse YAML.
+    pub topology: Topology,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+impl Record for TopologyRecord {
+    const KIND: &'static str = "topology";
+    fn version(&self) -> u32 {
+        self.version
+    }
+    /// The two forms say the same, and the topology is one that would be accepted today.
+    fn check(&self) -> Result<(), String> {
+        let (parsed, _) = Topology::parse(&self.yaml).map_err(|e| format!("yaml: {e}"))?;
+        if parsed == self.topology {
+            Ok(())
+        } else {
+            Err("`topology` is not what `yaml` says".to_owned())
+        }
     }
 }
 

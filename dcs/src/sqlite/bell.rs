@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,8 +28,7 @@ pub(super) struct Clapper(File);
 
 impl Clapper {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600);
-        Ok(Self(file.to_owned().open(path)?))
+        OpenOptions::new().write(true).open(path).map(Self)
     }
 
     /// Wakes the watchers. That can fail without harm: they look by themselves after a while.

@@ -27,7 +27,7 @@ mod worker;
 mod tests;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ struct Shared {
     clock: BootClock,
     reader: Worker,
     writer: Worker,
-    bell_path: std::path::PathBuf,
+    bell_path: PathBuf,
     /// Made when the first watch needs it.
     bell: OnceLock<Option<Bell>>,
 }

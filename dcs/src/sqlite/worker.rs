@@ -136,6 +136,16 @@ impl Permit {
         Self { deadline, clock: clock.clone(), phase: Arc::new(AtomicU8::new(OPEN)) }
     }
 
+    /// For a transaction that is not what the caller asked for (ending leases that are due): its
+    /// COMMIT doesn't make the caller's own outcome unknown.
+    pub(super) fn aside(&self) -> Self {
+        Self {
+            deadline: self.deadline,
+            clock: self.clock.clone(),
+            phase: Arc::new(AtomicU8::new(OPEN)),
+        }
+    }
+
     /// When to give up, on the kernel's boot clock.
     pub(super) fn deadline(&self) -> BootTime {
         self.deadline
@@ -155,10 +165,5 @@ impl Permit {
             .compare_exchange(OPEN, COMMITTING, Ordering::AcqRel, Ordering::Acquire)
             .map(drop)
             .map_err(|_| Fault::NotDone("its turn came too late".to_owned()))
-    }
-
-    /// After COMMIT, so that one call may make several transactions.
-    pub(super) fn end_commit(&self) {
-        self.phase.store(OPEN, Ordering::Release);
     }
 }

@@ -1,0 +1,262 @@
+//! Transactions on the global quorum that a site's leader makes: protocol.md section 2, rows
+//! *acquire*, *token*, *take*, *roll-back*, and the identity of a new database.
+//!
+//! Each compares every record that the decision read. An unknown outcome is returned as such: the
+//! next decision reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regent_dcs::{Change, Compare, Revision, Store, StoreError, Txn};
+use regent_proto::epoch::Epoch;
+use regent_proto::keys::GlobalKeys;
+use regent_proto::name::{NodeName, RequestId, SiteName, SystemIdentifier, Tenure};
+use regent_proto::record::{
+    EpochHistory, Lease, Primary, PrimaryState, Record as _, Token, Unknown, VERSION,
+};
+use regent_proto::time::{BootTime, LeaseTiming, WallTime};
+use regent_proto::timeline::HistoryPoint;
+
+use super::random;
+use crate::fence::renewal::Adopted;
+use crate::observe::clock::boot_time;
+
+/// The global quorum of one agent.
+#[derive(Debug, Clone)]
+pub struct GlobalStore {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The federation's keys.
+    pub keys: GlobalKeys,
+    /// This site.
+    pub site: SiteName,
+    /// This member.
+    pub me: NodeName,
+}
+
+/// Why a transaction could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum GlobalError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Somebody else was faster: read again.
+    #[error("{transaction}: a record it compares has changed; reading again")]
+    Conflict {
+        /// Which transaction.
+        transaction: &'static str,
+    },
+    /// No randomness.
+    #[error("the kernel gave no random bytes; nothing was sent")]
+    NoRandomness,
+    /// The record is not in the state that the decision saw.
+    #[error("{transaction}: `primary` is {state}, which this transaction does not start from")]
+    State {
+        /// Which transaction.
+        transaction: &'static str,
+        /// The state seen.
+        state: &'static str,
+    },
+}
+
+/// The lease record of a new tenure.
+fn new_lease(
+    store: &GlobalStore,
+    epoch: Epoch,
+    ttl: Duration,
+) -> Result<(Lease, RequestId, Tenure), GlobalError> {
+    let tenure = random::tenure().ok_or(GlobalError::NoRandomness)?;
+    let request = random::request_id().ok_or(GlobalError::NoRandomness)?;
+    let lease = Lease {
+        version: VERSION,
+        site: store.site.clone(),
+        node: store.me.clone(),
+        tenure: tenure.clone(),
+        epoch,
+        counter: 0,
+        request: request.clone(),
+        ttl,
+        released: false,
+        unknown: Unknown::new(),
+    };
+    Ok((lease, request, tenure))
+}
+
+impl GlobalStore {
+    fn at(&self, key: String, revision: u64) -> Compare {
+        debug_assert!(key.starts_with(self.keys.prefix()), "keys of this federation only");
+        Compare::Modified { key, revision: Revision(revision) }
+    }
+
+    async fn txn(
+        &self,
+        transaction: &'static str,
+        txn: Txn,
+        timeout: Duration,
+    ) -> Result<Revision, GlobalError> {
+        let outcome = self.store.txn(txn, timeout).await?;
+        outcome.applied().ok_or(GlobalError::Conflict { transaction })
+    }
+
+    /// *acquire*, also take-over inside the site.
+    pub async fn acquire(
+        &self,
+        primary_revision: u64,
+        lease_revision: Option<u64>,
+        epoch: Epoch,
+        timing: LeaseTiming,
+    ) -> Result<Adopted, GlobalError> {
+        let (record, ..) = new_lease(self, epoch, timing.ttl)?;
+        let lease = match lease_revision {
+            Some(revision) => self.at(self.keys.lease(), revision),
+            None => Compare::Absent { key: self.keys.lease() },
+        };
+        let txn = Txn::new()
+            .when(self.at(self.keys.primary(), primary_revision))
+            .when(lease)
+            .then(Change::put(self.keys.lease(), record.encode()));
+        let sent = boot_time();
+        let revision = self.txn("acquire", txn, timing.call_timeout).await?;
+        Ok(Adopted {
+            record,
+            lease_revision: revision,
+            primary_revision: Revision(primary_revision),
+            sent,
+            timing,
+        })
+    }
+
+    /// *token*: stopped cleanly, no process left.
+    pub async fn post_token(
+        &self,
+        primary: &Primary,
+        (primary_revision, lease_revision): (u64, u64),
+        lease: &Lease,
+        end: HistoryPoint,
+        system_identifier: SystemIdentifier,
+        timeout: Duration,
+    ) -> Result<Revision, GlobalError> {
+        let PrimaryState::Handover { to, operation, span } = &primary.state else {
+            let state = primary.state.name();
+            return Err(GlobalError::State { transaction: "token", state });
+        };
+        let token = Token {
+            from: self.site.clone(),
+            epoch: primary.epoch,
+            system_identifier,
+            end: end.clone(),
+            tenure: lease.tenure.clone(),
+        };
+        let next = Primary {
+            state: PrimaryState::Token {
+                to: to.clone(),
+                operation: operation.clone(),
+                span: *span,
+                token,
+            },
+            floor: Some(end),
+            ..primary.clone()
+        };
+        let released = Lease { released: true, counter: lease.counter + 1, ..lease.clone() };
+        let txn = Txn::new()
+            .when(self.at(self.keys.primary(), primary_revision))
+            .when(self.at(self.keys.lease(), lease_revision))
+            .then(Change::put(self.keys.primary(), next.encode()))
+            .then(Change::put(self.keys.lease(), released.encode()));
+        self.txn("token", txn, timeout).await
+    }
+
+    /// *take*: the point of no return. The new lease stands in the same transaction.
+    pub async fn take(
+        &self,
+        primary: &Primary,
+        primary_revision: u64,
+        at: WallTime,
+        timing: LeaseTiming,
+    ) -> Result<Adopted, GlobalError> {
+        let PrimaryState::Token { operation, token, .. } = &primary.state else {
+            let state = primary.state.name();
+            return Err(GlobalError::State { transaction: "take", state });
+        };
+        let epoch = primary.epoch.next();
+        let (record, ..) = new_lease(self, epoch, timing.ttl)?;
+        let next = Primary {
+            holder: self.site.clone(),
+            epoch,
+            state: PrimaryState::Open,
+            floor: Some(token.end.clone()),
+            ..primary.clone()
+        };
+        let history = EpochHistory {
+            version: VERSION,
+            epoch,
+            site: self.site.clone(),
+            node: self.me.clone(),
+            from: Some(token.from.clone()),
+            operation: Some(operation.clone()),
+            floor: Some(token.end.clone()),
+            at,
+            lost_bytes: 0,
+            unknown: Unknown::new(),
+        };
+        let history_key = self.keys.history(epoch);
+        let txn = Txn::new()
+            .when(self.at(self.keys.primary(), primary_revision))
+            .when(Compare::Absent { key: history_key.clone() })
+            .then(Change::put(self.keys.primary(), next.encode()))
+            .then(Change::put(self.keys.lease(), record.encode()))
+            .then(Change::put(history_key, history.encode()));
+        let sent: BootTime = boot_time();
+        let revision = self.txn("take", txn, timing.call_timeout).await?;
+        Ok(Adopted {
+            record,
+            lease_revision: revision,
+            primary_revision: revision,
+            sent,
+            timing,
+        })
+    }
+
+    /// *roll-back* by A's leader: take and roll-back compare the same revision, so one wins.
+    pub async fn roll_back(
+        &self,
+        primary: &Primary,
+        primary_revision: u64,
+        timeout: Duration,
+    ) -> Result<Revision, GlobalError> {
+        match &primary.state {
+            PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {}
+            PrimaryState::Open | PrimaryState::Fenced { .. } => {
+                let state = primary.state.name();
+                return Err(GlobalError::State { transaction: "roll-back", state });
+            }
+        }
+        let next = Primary { state: PrimaryState::Open, ..primary.clone() };
+        let txn = Txn::new()
+            .when(self.at(self.keys.primary(), primary_revision))
+            .then(Change::put(self.keys.primary(), next.encode()));
+        self.txn("roll-back", txn, timeout).await
+    }
+
+    /// The holder of the lease records the identity of a database it has just made.
+    pub async fn record_identity(
+        &self,
+        primary: &Primary,
+        (primary_revision, lease_revision): (u64, u64),
+        system_identifier: SystemIdentifier,
+        timeout: Duration,
+    ) -> Result<Revision, GlobalError> {
+        let next = Primary { system_identifier: Some(system_identifier), ..primary.clone() };
+        let txn = Txn::new()
+            .when(self.at(self.keys.primary(), primary_revision))
+            .when(self.at(self.keys.lease(), lease_revision))
+            .then(Change::put(self.keys.primary(), next.encode()));
+        self.txn("record identity", txn, timeout).await
+    }
+
+    /// Writes this site's report.
+    pub async fn report(&self, value: Vec<u8>, timeout: Duration) -> Result<(), StoreError> {
+        let put = Change::put(self.keys.report(&self.site), value);
+        self.store.txn(Txn::new().then(put), timeout).await.map(|_| ())
+    }
+}

@@ -1,0 +1,187 @@
+//! Long acts: one at a time on the data directory and the server, a checkpoint beside it. Decisions
+//! go on meanwhile; how a job ended is the next observation.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::postgres::files::{Files, InForce};
+use super::postgres::programs::Programs;
+use super::postgres::server::Server;
+use super::postgres::{copy, sql};
+use crate::config::Config;
+use crate::config::dynamic::Dynamic;
+use crate::decide::Job;
+use crate::decide::view::{FinishedJob, Follow, JobKind};
+use crate::fence::guard::Guard;
+
+/// What jobs need.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// PostgreSQL's programs.
+    pub programs: Programs,
+    /// The server's files.
+    pub files: Files,
+    /// The server's process.
+    pub server: Arc<Server>,
+    /// Rung 1.
+    pub guard: Guard,
+    /// The dynamic configuration in use.
+    pub dynamic: Dynamic,
+    /// What the configuration on disk says.
+    pub in_force: Arc<Mutex<InForce>>,
+}
+
+/// Runs jobs and tells how they ended.
+#[derive(Debug)]
+pub struct Jobs {
+    running: Option<JobKind>,
+    checkpoint: bool,
+    finished: mpsc::Sender<FinishedJob>,
+    progress: watch::Sender<Option<String>>,
+}
+
+impl Jobs {
+    /// `finished` is told how each job ended.
+    #[must_use]
+    pub fn new(finished: mpsc::Sender<FinishedJob>) -> Self {
+        let progress = watch::Sender::new(None);
+        Self { running: None, checkpoint: false, finished, progress }
+    }
+
+    /// The exclusive job that runs.
+    #[must_use]
+    pub fn running(&self) -> Option<JobKind> {
+        self.running.clone()
+    }
+
+    /// A checkpoint runs.
+    #[must_use]
+    pub fn checkpoint_runs(&self) -> bool {
+        self.checkpoint
+    }
+
+    /// What a copy says of its progress.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Option<String>> {
+        self.progress.subscribe()
+    }
+
+    /// A job ended: the next may begin.
+    pub fn ended(&mut self, kind: &JobKind) {
+        if *kind == JobKind::Checkpoint {
+            self.checkpoint = false;
+        } else {
+            self.running = None;
+        }
+    }
+
+    /// Starts a job.
+    pub fn start(&mut self, job: Job, context: Context) {
+        let kind = job.kind();
+        if kind == JobKind::Checkpoint {
+            self.checkpoint = true;
+        } else {
+            self.running = Some(kind.clone());
+        }
+        let finished = self.finished.clone();
+        let progress = self.progress.clone();
+        tokio::spawn(async move {
+            let result = context.perform(job, &progress).await;
+            let problem = result.err().map(|error| format!("{error:#}"));
+            if let Some(problem) = &problem {
+                tracing::warn!(job = ?kind, problem, "a job failed");
+            }
+            // The receiver ends only with the agent.
+            drop(finished.send(FinishedJob { job: kind, problem }).await);
+        });
+    }
+}
+
+impl Context {
+    async fn perform(
+        &self,
+        job: Job,
+        progress: &watch::Sender<Option<String>>,
+    ) -> anyhow::Result<()> {
+        let users = &self.config.postgres.authentication;
+        match job {
+            Job::Initdb => copy::initdb(&self.programs, &self.files, &self.config).await,
+            Job::Clone(from) => {
+                let addresses = addresses(&from)?;
+                copy::clone(&self.programs, &self.files, &users.replication, &addresses, progress)
+                    .await?;
+                // A copy is a standby until decided otherwise: it must never open by itself.
+                Ok(self.files.set_standby_signal(true)?)
+            }
+            Job::StartStandby(follow) => self.start(Some(follow)),
+            Job::StartPrimary => self.start(None),
+            Job::Stop => self.stop().await,
+            Job::Rewind(source) => {
+                let addresses = addresses(&source)?;
+                let user = users.rewind.as_ref().unwrap_or(&users.superuser);
+                let first = addresses.first().ok_or_else(|| anyhow::anyhow!("no address"))?;
+                sql::wait_for_checkpoint(first, user, Duration::from_secs(60)).await?;
+                copy::rewind(&self.programs, &self.files, user, &addresses[..1]).await?;
+                Ok(self.files.set_standby_signal(true)?)
+            }
+            Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
+            Job::CreateUsers => Ok(sql::create_users(&self.config).await?),
+        }
+    }
+
+    /// Starts the server, in recovery under `follow` or writable.
+    fn start(&self, follow: Option<Follow>) -> anyhow::Result<()> {
+        let standby = follow.is_some();
+        self.files.set_standby_signal(standby)?;
+        let in_force = {
+            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            if standby {
+                in_force.follow = follow;
+                // A standby has nobody to wait for; its list is set before it opens.
+                in_force.synchronous = String::new();
+            }
+            in_force.clone()
+        };
+        let users = &self.config.postgres.authentication;
+        let all: Vec<_> =
+            [Some(&users.superuser), Some(&users.replication), users.rewind.as_ref()]
+                .into_iter()
+                .flatten()
+                .collect();
+        self.files.write_passfile(&all)?;
+        self.files.write_configuration(&self.config, &self.dynamic, &in_force)?;
+        let arguments = self.files.arguments(&self.config, &self.dynamic);
+        let postmaster = self.server.start(&self.programs, &self.files, &arguments)?;
+        if standby {
+            self.guard.disarm();
+        } else {
+            self.guard.arm(Some(postmaster.pid));
+        }
+        Ok(())
+    }
+
+    async fn stop(&self) -> anyhow::Result<()> {
+        let budget = self.config.regent.stop_budget.0;
+        let clean = self.server.stop(&self.files.data_dir, budget).await;
+        if self.server.postmaster().is_some() {
+            anyhow::bail!("PostgreSQL could not be stopped; its processes are still there");
+        }
+        self.guard.disarm();
+        if !clean {
+            tracing::warn!("PostgreSQL was stopped, but not cleanly");
+        }
+        Ok(())
+    }
+}
+
+fn addresses(follow: &Follow) -> anyhow::Result<Vec<(String, u16)>> {
+    match follow {
+        Follow::Nobody => anyhow::bail!("there is nobody to copy from"),
+        Follow::Member { address, .. } => Ok(vec![address.clone()]),
+        Follow::Site { addresses, .. } => Ok(addresses.clone()),
+    }
+}

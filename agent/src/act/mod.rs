@@ -1,0 +1,304 @@
+//! Performs decisions: in the given order, without choices, without retries. What came of it is
+//! seen by the next observation.
+
+pub mod global;
+pub mod jobs;
+pub mod postgres;
+pub mod publish;
+pub mod random;
+pub mod site;
+pub mod store;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use regent_dcs::{LeaseId, Revision};
+use regent_proto::record::{SeenEpoch, Unknown, VERSION};
+use tokio_postgres::Client;
+
+use crate::config::Config;
+use crate::config::dynamic::Dynamic;
+use crate::decide::view::View;
+use crate::decide::{Action, Job};
+use crate::fence::guard::Guard;
+use crate::fence::renewal::RenewalThread;
+use crate::observe::clock::wall_time;
+use global::GlobalStore;
+use jobs::Jobs;
+use postgres::files::{Files, InForce};
+use postgres::programs::Programs;
+use postgres::server::Server;
+use postgres::sql;
+use site::SiteStore;
+
+/// What came of an action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; the picture of the site DCS or the quorum has it from this revision on.
+    Done(Touched),
+    /// Not done, or not known: what follows in the decision is not tried.
+    NotDone(String),
+    /// The agent has to end.
+    Exit(String),
+}
+
+/// Which store a done action wrote to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touched {
+    /// Neither.
+    Nothing,
+    /// The site DCS.
+    Site(Revision),
+    /// The global quorum.
+    Global(Revision),
+}
+
+/// Everything that acts share.
+pub struct Actor {
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// PostgreSQL's programs.
+    pub programs: Programs,
+    /// The server's files.
+    pub files: Files,
+    /// The server's process.
+    pub server: Arc<Server>,
+    /// Rung 1.
+    pub guard: Guard,
+    /// Leases.
+    pub renewal: RenewalThread,
+    /// The site DCS.
+    pub site: SiteStore,
+    /// The global quorum.
+    pub global: Option<GlobalStore>,
+    /// What the configuration on disk says.
+    pub in_force: Arc<Mutex<InForce>>,
+    /// Long acts.
+    pub jobs: Jobs,
+    /// The dynamic configuration in use.
+    pub dynamic: Dynamic,
+}
+
+fn refused(doing: &str) -> Outcome {
+    Outcome::NotDone(format!("{doing}: somebody else was faster"))
+}
+
+impl Actor {
+    /// What is in force on disk.
+    #[must_use]
+    pub fn in_force(&self) -> InForce {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_in_force(&self, change: impl FnOnce(&mut InForce)) -> std::io::Result<()> {
+        let next = {
+            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut in_force);
+            in_force.clone()
+        };
+        self.files.write_configuration(&self.config, &self.dynamic, &next)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.config.site_timing(&self.dynamic).call_timeout
+    }
+
+    /// Performs one action.
+    pub async fn perform(&mut self, action: &Action, view: &View, client: Option<&Client>) -> Outcome {
+        match action {
+            Action::Exit(text) => Outcome::Exit(text.clone()),
+            Action::Run(job) => self.run(job),
+            Action::AskPeers => Outcome::Done(Touched::Nothing),
+            Action::EndTenure => {
+                let before = self.renewal.end_tenure().await;
+                self.guard.bound_by(before);
+                Outcome::Done(Touched::Nothing)
+            }
+            Action::ClaimInitialize
+            | Action::RecordInitialize(_)
+            | Action::AcquireLeader
+            | Action::ReleaseLeader
+            | Action::WriteSync { .. }
+            | Action::ClearSync { .. }
+            | Action::WriteMark { .. }
+            | Action::EnterEpoch { .. } => self.on_site(action, view).await,
+            Action::AcquirePrimary { .. }
+            | Action::PostToken { .. }
+            | Action::Take { .. }
+            | Action::RollBack { .. }
+            | Action::RecordIdentity { .. } => self.on_quorum(action, view).await,
+            Action::Follow(_)
+            | Action::SetSynchronousNames(_)
+            | Action::Promote
+            | Action::Slots(_) => self.on_server(action, client).await,
+        }
+    }
+
+    fn run(&mut self, job: &Job) -> Outcome {
+        if *job == Job::StartPrimary {
+            // Armed before anything can open (rule 8).
+            self.guard.arm(None);
+        }
+        self.jobs.start(job.clone(), self.job_context());
+        Outcome::Done(Touched::Nothing)
+    }
+
+    fn job_context(&self) -> jobs::Context {
+        jobs::Context {
+            config: Arc::clone(&self.config),
+            programs: self.programs.clone(),
+            files: self.files.clone(),
+            server: Arc::clone(&self.server),
+            guard: self.guard.clone(),
+            dynamic: self.dynamic.clone(),
+            in_force: Arc::clone(&self.in_force),
+        }
+    }
+
+    async fn on_site(&self, action: &Action, view: &View) -> Outcome {
+        let timeout = self.timeout();
+        let written = match action {
+            Action::ClaimInitialize => self.site.claim_initialize(timeout).await,
+            Action::RecordInitialize(id) => self.site.record_initialize(*id, timeout).await,
+            Action::AcquireLeader => {
+                let Some(lease) = self.lease() else {
+                    return Outcome::NotDone("acquiring the leader key: no lease yet".to_owned());
+                };
+                let written = self.site.acquire_leader(lease, timeout).await;
+                if matches!(written, Ok(Some(_))) {
+                    self.renewal.renew_site(self.config.site_timing(&self.dynamic)).await;
+                }
+                written
+            }
+            Action::ReleaseLeader => self.site.release_leader(timeout).await,
+            Action::WriteSync { standbys, revision } => {
+                self.site.write_sync(standbys, *revision, timeout).await
+            }
+            Action::ClearSync { revision } => self.site.clear_sync(*revision, timeout).await,
+            Action::WriteMark { operation, primary_revision } => {
+                self.site.write_mark(operation, *primary_revision, timeout).await
+            }
+            Action::EnterEpoch { epoch, holder, clear_mark } => {
+                let primary = view.federation.as_ref().and_then(|f| f.primary.as_ref());
+                let Some(primary) = primary else {
+                    return Outcome::NotDone("entering an epoch: no `primary` was read".to_owned());
+                };
+                if let Err(error) = self.files.write_epoch(*epoch) {
+                    return Outcome::NotDone(format!("writing the epoch to disk: {error}"));
+                }
+                let seen = SeenEpoch {
+                    version: VERSION,
+                    federation: primary.value.federation,
+                    epoch: *epoch,
+                    holder: holder.clone(),
+                    unknown: Unknown::new(),
+                };
+                self.site.enter_epoch(&seen, *clear_mark, timeout).await
+            }
+            other => return Outcome::NotDone(format!("{other:?} is not of the site DCS")),
+        };
+        match written {
+            Ok(Some(revision)) => Outcome::Done(Touched::Site(revision)),
+            Ok(None) => refused("writing to the site DCS"),
+            Err(error) => Outcome::NotDone(error.to_string()),
+        }
+    }
+
+    /// The lease that the renewal thread holds.
+    #[must_use]
+    pub fn lease(&self) -> Option<LeaseId> {
+        self.renewal.tenures().borrow().lease
+    }
+
+    async fn on_quorum(&self, action: &Action, view: &View) -> Outcome {
+        let federation = view.federation.as_ref();
+        let (Some(global), Some(federation)) = (&self.global, federation) else {
+            return Outcome::NotDone("this cluster belongs to no federation".to_owned());
+        };
+        let Some(primary) = federation.primary.as_ref().map(|at| &at.value) else {
+            return Outcome::NotDone("no `primary` was read".to_owned());
+        };
+        let timing = self.config.primary_timing(primary.ttl_max);
+        let timeout = timing.call_timeout;
+        let result = match action {
+            Action::AcquirePrimary { primary_revision, lease_revision, epoch } => {
+                match global.acquire(*primary_revision, *lease_revision, *epoch, timing).await {
+                    Ok(adopted) => Ok(self.adopt(adopted).await),
+                    Err(error) => Err(error),
+                }
+            }
+            Action::Take { primary_revision } => {
+                match global.take(primary, *primary_revision, wall_time(), timing).await {
+                    Ok(adopted) => Ok(self.adopt(adopted).await),
+                    Err(error) => Err(error),
+                }
+            }
+            Action::PostToken { primary_revision, lease_revision, end, system_identifier } => {
+                let Some(lease) = federation.lease.as_ref().map(|at| &at.value) else {
+                    return Outcome::NotDone("no `lease` was read".to_owned());
+                };
+                let revisions = (*primary_revision, *lease_revision);
+                let end = end.clone();
+                global.post_token(primary, revisions, lease, end, *system_identifier, timeout).await
+            }
+            Action::RollBack { primary_revision } => {
+                global.roll_back(primary, *primary_revision, timeout).await
+            }
+            Action::RecordIdentity { primary_revision, lease_revision, system_identifier } => {
+                let revisions = (*primary_revision, *lease_revision);
+                global.record_identity(primary, revisions, *system_identifier, timeout).await
+            }
+            other => return Outcome::NotDone(format!("{other:?} is not of the quorum")),
+        };
+        match result {
+            Ok(revision) => Outcome::Done(Touched::Global(revision)),
+            Err(error) => Outcome::NotDone(error.to_string()),
+        }
+    }
+
+    async fn adopt(&self, adopted: crate::fence::renewal::Adopted) -> Revision {
+        let revision = adopted.lease_revision;
+        self.renewal.adopt(adopted).await;
+        if let Some(postmaster) = self.server.postmaster() {
+            // The bound of an earlier planned stop is over with the new tenure.
+            self.guard.arm(Some(postmaster.pid));
+        }
+        revision
+    }
+
+    async fn on_server(&self, action: &Action, client: Option<&Client>) -> Outcome {
+        let Some(client) = client else {
+            return Outcome::NotDone("PostgreSQL does not answer".to_owned());
+        };
+        let done = match action {
+            Action::Follow(follow) => {
+                let written = self.set_in_force(|in_force| in_force.follow = Some(follow.clone()));
+                match written {
+                    Ok(()) => sql::reload(client).await,
+                    Err(error) => {
+                        return Outcome::NotDone(format!("writing the configuration: {error}"));
+                    }
+                }
+            }
+            Action::SetSynchronousNames(list) => {
+                let written = self.set_in_force(|in_force| in_force.synchronous.clone_from(list));
+                match written {
+                    Ok(()) => sql::reload(client).await,
+                    Err(error) => {
+                        return Outcome::NotDone(format!("writing the configuration: {error}"));
+                    }
+                }
+            }
+            Action::Promote => {
+                self.guard.arm(self.server.postmaster().map(|postmaster| postmaster.pid));
+                sql::promote(client).await
+            }
+            Action::Slots(wanted) => sql::keep_slots(client, wanted).await,
+            other => return Outcome::NotDone(format!("{other:?} is not of the server")),
+        };
+        match done {
+            Ok(()) => Outcome::Done(Touched::Nothing),
+            Err(error) => Outcome::NotDone(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Making a data directory: `initdb`, `pg_basebackup`, `pg_rewind`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::files::{Files, write_atomically};
+use super::programs::Programs;
+use crate::config::{Config, User};
+
+/// The longest an `initdb` may take.
+const INITDB_BOUND: Duration = Duration::from_secs(300);
+/// The longest a base backup may take; it can be cancelled at any moment before.
+const COPY_BOUND: Duration = Duration::from_secs(24 * 3600);
+/// The longest a rewind may take.
+const REWIND_BOUND: Duration = Duration::from_secs(6 * 3600);
+
+/// Creates a cluster. The directory counts as incomplete until it is done.
+pub async fn initdb(programs: &Programs, files: &Files, config: &Config) -> anyhow::Result<()> {
+    begin(files)?;
+    let superuser = &config.postgres.authentication.superuser;
+    let password = files.run_dir.join("initdb-password");
+    write_atomically(&password, superuser.password.reveal().as_bytes())?;
+    let mut command = programs.command("initdb");
+    command
+        .arg("-D")
+        .arg(&files.data_dir)
+        .arg("--username")
+        .arg(&superuser.username)
+        .arg("--pwfile")
+        .arg(&password)
+        .args(["--auth-host=scram-sha-256", "--auth-local=scram-sha-256"])
+        .args(initdb_options(&config.bootstrap.initdb)?);
+    let result = programs.output(command, INITDB_BOUND).await;
+    drop(std::fs::remove_file(&password));
+    result?;
+    done(files)
+}
+
+/// Patroni's list: names, or one-entry maps.
+fn initdb_options(options: &[serde_json::Value]) -> anyhow::Result<Vec<String>> {
+    let wrong = |value: &serde_json::Value| {
+        anyhow::anyhow!(
+            "bootstrap.initdb: {value} is not an option; want a name (data-checksums) or one \
+             name with its value (encoding: UTF8)"
+        )
+    };
+    let mut arguments = Vec::new();
+    for option in options {
+        if let Some(name) = option.as_str() {
+            arguments.push(format!("--{name}"));
+            continue;
+        }
+        let map = option.as_object().filter(|map| map.len() == 1).ok_or_else(|| wrong(option))?;
+        for (name, value) in map {
+            let text = match value {
+                serde_json::Value::String(text) => text.clone(),
+                serde_json::Value::Number(number) => number.to_string(),
+                other => return Err(wrong(other)),
+            };
+            arguments.push(format!("--{name}={text}"));
+        }
+    }
+    Ok(arguments)
+}
+
+/// Copies a server, after removing what an earlier copy left. `progress` gets one line a second.
+pub async fn clone(
+    programs: &Programs,
+    files: &Files,
+    user: &User,
+    addresses: &[(String, u16)],
+    progress: &watch::Sender<Option<String>>,
+) -> anyhow::Result<()> {
+    begin(files)?;
+    let conninfo = files.conninfo(user, addresses, "pg_basebackup");
+    let mut command = programs.command("pg_basebackup");
+    command
+        .arg("-D")
+        .arg(&files.data_dir)
+        .arg("-d")
+        .arg(conninfo)
+        .args(["-X", "stream", "--checkpoint=fast", "--no-password", "--progress"]);
+    let result = programs
+        .run(command, COPY_BOUND, |line| {
+            progress.send_replace(Some(line.to_owned()));
+        })
+        .await;
+    progress.send_replace(None);
+    result?;
+    done(files)
+}
+
+/// Rewinds onto a primary. A failure midway leaves the directory unusable: it then counts as
+/// incomplete (hazards.md section 4, fact 28).
+pub async fn rewind(
+    programs: &Programs,
+    files: &Files,
+    user: &User,
+    addresses: &[(String, u16)],
+) -> anyhow::Result<()> {
+    let conninfo = files.conninfo(user, addresses, "pg_rewind");
+    // Its own crash recovery runs in single-user mode, which refuses standby mode.
+    files.set_standby_signal(false)?;
+    let mut command = programs.command("pg_rewind");
+    command
+        .arg("-D")
+        .arg(&files.data_dir)
+        .arg("--source-server")
+        .arg(format!("{conninfo} dbname=postgres"));
+    let marker = files.incomplete();
+    let run = programs.run(command, REWIND_BOUND, |line| {
+        // Said after all preconditions held and before the first file is touched.
+        if line.contains("rewinding from last common checkpoint")
+            && let Err(error) = write_atomically(&marker, b"pg_rewind\n")
+        {
+            tracing::error!(%error, "cannot note that a rewind has begun");
+        }
+    });
+    run.await?;
+    if marker.exists() { done(files) } else { Ok(()) }
+}
+
+fn begin(files: &Files) -> anyhow::Result<()> {
+    write_atomically(&files.incomplete(), b"copy\n")?;
+    empty(&files.data_dir)?;
+    Ok(())
+}
+
+fn done(files: &Files) -> anyhow::Result<()> {
+    std::fs::remove_file(files.incomplete())?;
+    Ok(())
+}
+
+/// Removes what is in the directory, not the directory (it may be a mount point).
+fn empty(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if !directory.exists() {
+        return std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    }
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

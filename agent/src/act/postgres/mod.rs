@@ -1,0 +1,11 @@
+//! PostgreSQL's programs, files, process and SQL: everything that touches the server.
+//!
+//! No choices here: which of these is done, and when, `decide` says.
+
+pub mod control;
+pub mod copy;
+pub mod files;
+pub mod programs;
+pub mod server;
+pub mod sql;
+pub mod wal;

@@ -1,0 +1,135 @@
+//! Running PostgreSQL's programs with a bound, secrets kept out of their arguments.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::Command;
+
+/// Why a program gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// It could not be started.
+    #[error("cannot run {program}: {source}; is postgresql.bin_dir right?")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended with an error.
+    #[error("{program} failed ({status}): {output}")]
+    Failed {
+        /// The program.
+        program: PathBuf,
+        /// Exit status.
+        status: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// It took too long and was killed.
+    #[error("{program} did not end within {bound:?} and was killed")]
+    TooLong {
+        /// The program.
+        program: PathBuf,
+        /// The bound.
+        bound: Duration,
+    },
+}
+
+/// Where PostgreSQL's programs are.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    bin_dir: PathBuf,
+}
+
+/// How much of a program's output a message carries.
+const OUTPUT_MOST: usize = 600;
+
+impl Programs {
+    /// Programs of `bin_dir`; of PATH where it is empty.
+    #[must_use]
+    pub fn new(bin_dir: &Path) -> Self {
+        Self { bin_dir: bin_dir.to_owned() }
+    }
+
+    /// Path of one program.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.bin_dir.join(name)
+    }
+
+    /// A command in a plain environment: messages in English, no PG* variables of the caller.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.path(name));
+        command.env("LC_ALL", "C").env("LANG", "C").stdin(Stdio::null()).kill_on_drop(true);
+        for variable in ["PGHOST", "PGPORT", "PGDATA", "PGUSER", "PGDATABASE", "PGPASSWORD"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// Runs to the end; the output on success. `progress` sees each line of standard error.
+    pub async fn run(
+        &self,
+        mut command: Command,
+        bound: Duration,
+        mut progress: impl FnMut(&str) + Send,
+    ) -> Result<String, ProgramError> {
+        let program = PathBuf::from(command.as_std().get_program());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .map_err(|source| ProgramError::Start { program: program.clone(), source })?;
+        let mut out = child.stdout.take().expect("stdout was piped above");
+        let err = child.stderr.take().expect("stderr was piped above");
+        let work = async {
+            let mut output = String::new();
+            let mut errors = String::new();
+            let read_errors = async {
+                let mut lines = BufReader::new(err).split(b'\r');
+                // pg_basebackup separates progress by carriage returns, messages by newlines.
+                while let Ok(Some(chunk)) = lines.next_segment().await {
+                    for line in String::from_utf8_lossy(&chunk).lines() {
+                        if !line.trim().is_empty() {
+                            progress(line.trim());
+                            errors.push_str(line.trim());
+                            errors.push('\n');
+                        }
+                    }
+                    if errors.len() > 4 * OUTPUT_MOST {
+                        errors = tail(&errors);
+                    }
+                }
+            };
+            let (_, read) = tokio::join!(read_errors, out.read_to_string(&mut output));
+            if let Err(error) = read {
+                errors.push_str(&error.to_string());
+            }
+            (child.wait().await, output, errors)
+        };
+        match tokio::time::timeout(bound, work).await {
+            Err(_elapsed) => Err(ProgramError::TooLong { program, bound }),
+            Ok((Ok(status), output, _)) if status.success() => Ok(output),
+            Ok((status, output, errors)) => Err(ProgramError::Failed {
+                program,
+                status: status.map_or_else(|e| e.to_string(), |s| s.to_string()),
+                output: tail(if errors.trim().is_empty() { &output } else { &errors }),
+            }),
+        }
+    }
+
+    /// Runs to the end, ignoring progress.
+    pub async fn output(&self, command: Command, bound: Duration) -> Result<String, ProgramError> {
+        self.run(command, bound, |_| ()).await
+    }
+}
+
+fn tail(text: &str) -> String {
+    let text = text.trim();
+    let start = text.len().saturating_sub(OUTPUT_MOST);
+    let start = (start..text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
+    text[start..].to_owned()
+}

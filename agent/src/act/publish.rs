@@ -1,0 +1,363 @@
+//! Telling others: the member record, and as leader `status`, `history`, `config` and the site's
+//! report. Runs beside the decisions, from the newest view; written only on change, the report at
+//! least every five seconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use regent_dcs::LeaseId;
+use regent_proto::keys::SiteKey;
+use regent_proto::name::{NodeName, SiteName};
+use regent_proto::record::{
+    Reach, Record as _, Report, ReportedNode, ReportedRole, Unknown, VERSION,
+};
+use regent_proto::time::BootTime;
+use serde_json::{Value, json};
+
+use super::global::GlobalStore;
+use super::site::SiteStore;
+use crate::config::Config;
+use crate::config::dynamic::Dynamic;
+use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View};
+use crate::observe::clock::{boot_time, wall_time};
+use crate::observe::postgres::Extra;
+
+/// One round's picture of everything that is told.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// The view that was decided on.
+    pub view: View,
+    /// What REST shows beside it.
+    pub extra: Extra,
+    /// The dynamic configuration.
+    pub dynamic: Dynamic,
+    /// This process's store lease.
+    pub lease: Option<LeaseId>,
+    /// The last operation whose checkpoint was done.
+    pub checkpointed_for: Option<regent_proto::name::OperationId>,
+    /// Reachability of other sites.
+    pub reaches: BTreeMap<SiteName, Reach>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// Why the last decision was made.
+    pub reason: String,
+    /// What a copy says of its progress.
+    pub progress: Option<String>,
+}
+
+/// Patroni's version that the wire conventions are of; other members compare it.
+pub const PATRONI_VERSION: &str = "4.1.4";
+
+/// Patroni's role word.
+#[must_use]
+pub fn role(picture: &Picture, me: &NodeName) -> &'static str {
+    let view = &picture.view;
+    let leads = view.site.as_ref().and_then(|s| s.leader.as_ref()).is_some_and(|l| l.name == *me);
+    match (&view.postgres.data, &view.postgres.status) {
+        (DataDirectory::Empty | DataDirectory::Incomplete, None) => "uninitialized",
+        (_, Some(status)) if !status.in_recovery => "primary",
+        (_, Some(_)) if leads && is_standby_site(view) => "standby_leader",
+        (_, None) if view.postgres.process == Process::Stopped && leads => "demoted",
+        (_, Some(_) | None) => "replica",
+    }
+}
+
+/// Whether this site follows another.
+#[must_use]
+pub fn is_standby_site(view: &View) -> bool {
+    view.federation.as_ref().is_some_and(|federation| {
+        federation.primary.as_ref().is_some_and(|p| p.value.holder != federation.site)
+    })
+}
+
+/// Patroni's state word.
+#[must_use]
+pub fn state(view: &View) -> &'static str {
+    match (&view.job, view.postgres.process) {
+        (Some(JobKind::Initdb), _) => "initializing new cluster",
+        (Some(JobKind::Clone), _) => "creating replica",
+        (Some(JobKind::Stop), _) => "stopping",
+        (_, Process::Running) => "running",
+        (_, Process::Starting) => "starting",
+        (_, Process::Stopped) => "stopped",
+    }
+}
+
+/// Patroni's `replication_state`.
+#[must_use]
+pub fn replication_state(status: &Status) -> Option<&'static str> {
+    if !status.in_recovery {
+        return None;
+    }
+    Some(if status.receiver.is_some() { "streaming" } else { "in archive recovery" })
+}
+
+/// The member record (spec/patroni-compat.md 1.4).
+#[must_use]
+pub fn member(config: &Config, picture: &Picture) -> Value {
+    let (host, port) = config.postgres.connect_host_port();
+    let mut record = json!({
+        "conn_url": format!("postgres://{host}:{port}/postgres"),
+        "api_url": format!("http://{}/patroni", config.rest.connect_address),
+        "state": state(&picture.view),
+        "role": role(picture, &config.name),
+        "version": PATRONI_VERSION,
+    });
+    if !config.tags.is_empty() {
+        record["tags"] = json!(config.tags);
+    }
+    if let Some(status) = &picture.view.postgres.status {
+        record["xlog_location"] = json!(status.end.get());
+        if let Some(state) = replication_state(status) {
+            record["receive_lsn"] = json!(status.end.get());
+            record["replay_lsn"] = json!(status.replayed.get());
+            record["replication_state"] = json!(state);
+        }
+        record["timeline"] = json!(status.ancestry.timeline.0);
+        record["ancestry"] = json!(status.ancestry);
+    }
+    record
+}
+
+/// Writes what changed.
+pub struct Publisher {
+    config: Arc<Config>,
+    site: SiteStore,
+    global: Option<GlobalStore>,
+    written: BTreeMap<String, Value>,
+    lease: Option<LeaseId>,
+    sequence: u64,
+    reported: Option<(Value, BootTime)>,
+}
+
+/// A report is repeated at least this often.
+const REPORT_EVERY: Duration = Duration::from_secs(4);
+/// A report is written at most this often, unless something other than a position changed.
+const REPORT_AT_MOST: Duration = Duration::from_secs(1);
+
+impl Publisher {
+    /// For this member.
+    #[must_use]
+    pub fn new(config: Arc<Config>, site: SiteStore, global: Option<GlobalStore>) -> Self {
+        Self {
+            config,
+            site,
+            global,
+            written: BTreeMap::new(),
+            lease: None,
+            sequence: 0,
+            reported: None,
+        }
+    }
+
+    /// Publishes one picture. Errors are logged at debug: the next picture tries again, and the
+    /// stores' health shows elsewhere.
+    pub async fn publish(&mut self, picture: &Picture) {
+        let timeout = self.config.site_timing(&picture.dynamic).call_timeout;
+        self.publish_member(picture, timeout).await;
+        let Some(site) = &picture.view.site else { return };
+        let leads = site
+            .leader
+            .as_ref()
+            .is_some_and(|leader| leader.name == self.config.name && leader.bound_to_my_lease);
+        if !leads {
+            self.written.retain(|key, _| key == "member");
+            self.reported = None;
+            return;
+        }
+        self.publish_site(picture, timeout).await;
+        self.publish_report(picture).await;
+    }
+
+    async fn publish_member(&mut self, picture: &Picture, timeout: Duration) {
+        let Some(lease) = picture.lease else { return };
+        let record = member(&self.config, picture);
+        let there = picture
+            .view
+            .site
+            .as_ref()
+            .is_some_and(|site| site.members.contains_key(&self.config.name));
+        if there && self.lease == Some(lease) && self.written.get("member") == Some(&record) {
+            return;
+        }
+        match self.site.publish_member(record.to_string().into_bytes(), lease, timeout).await {
+            Ok(()) => {
+                self.lease = Some(lease);
+                self.written.insert("member".to_owned(), record);
+            }
+            Err(error) => tracing::debug!(%error, "publishing the member record"),
+        }
+    }
+
+    async fn publish_site(&mut self, picture: &Picture, timeout: Duration) {
+        let first = self.config.bootstrap.dcs.clone().unwrap_or_else(|| json!({}));
+        if !self.written.contains_key("config") {
+            // Only where it is missing: an existing one is the operators'.
+            let bytes = first.to_string().into_bytes();
+            match self.site.publish_new(SiteKey::Config, bytes, timeout).await {
+                Ok(_) => drop(self.written.insert("config".to_owned(), first)),
+                Err(error) => tracing::debug!(%error, "publishing the first configuration"),
+            }
+        }
+        let Some(status) = &picture.view.postgres.status else { return };
+        let history: Vec<Value> = status
+            .ancestry
+            .switches
+            .iter()
+            .map(|s| json!([s.timeline.0, s.end.get(), "no recovery target specified"]))
+            .collect();
+        let values = [
+            (SiteKey::Status, json!({"optime": status.end.get()})),
+            (SiteKey::History, Value::Array(history)),
+        ];
+        for (key, value) in values {
+            if self.written.get(key.name()) == Some(&value) {
+                continue;
+            }
+            match self.site.publish(key, value.to_string().into_bytes(), timeout).await {
+                Ok(Some(_)) => drop(self.written.insert(key.name().to_owned(), value)),
+                Ok(None) => return,
+                Err(error) => return tracing::debug!(%error, "publishing {}", key.name()),
+            }
+        }
+    }
+
+    async fn publish_report(&mut self, picture: &Picture) {
+        let Some(global) = &self.global else { return };
+        let Some(report) = report(&self.config, picture, self.sequence + 1) else { return };
+        let mut comparable = json!(report);
+        for volatile in ["sequence", "at", "position", "lag_bytes"] {
+            comparable[volatile] = Value::Null;
+        }
+        for node in comparable["nodes"].as_array_mut().into_iter().flatten() {
+            node["position"] = Value::Null;
+        }
+        let now = boot_time();
+        if let Some((last, at)) = &self.reported {
+            let least = if *last == comparable { REPORT_EVERY.min(REPORT_AT_MOST) } else { Duration::ZERO };
+            if now.since(*at) < least {
+                return;
+            }
+        }
+        match global.report(report.encode(), Duration::from_secs(2)).await {
+            Ok(()) => {
+                self.sequence += 1;
+                self.reported = Some((comparable, now));
+            }
+            Err(error) => tracing::debug!(%error, "reporting to the global quorum"),
+        }
+    }
+}
+
+/// The site's report, as its leader sees it.
+#[must_use]
+pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Report> {
+    let federation = picture.view.federation.as_ref()?;
+    let site = picture.view.site.as_ref()?;
+    let status = picture.view.postgres.status.as_ref();
+    let primary = federation.primary.as_ref().map(|at| &at.value);
+    let synchronous_nodes = synchronous_nodes(picture, &config.name);
+    let identifier = match &picture.view.postgres.data {
+        DataDirectory::Cluster(control) => Some(control.system_identifier),
+        DataDirectory::Empty | DataDirectory::Incomplete | DataDirectory::Unreadable(_) => None,
+    };
+    let mut settings = status.map(|s| s.settings.clone()).unwrap_or_default();
+    settings.insert("use_pg_rewind".to_owned(), i64::from(picture.dynamic.use_pg_rewind));
+    let streaming = status.is_some_and(|status| status.receiver.is_some());
+    Some(Report {
+        version: VERSION,
+        site: federation.site.clone(),
+        node: config.name.clone(),
+        sequence,
+        at: wall_time(),
+        epoch: site.seen_epoch.as_ref().map_or(regent_proto::Epoch::new(0), |seen| seen.epoch),
+        generation: federation.assignment.as_ref().map_or(0, |a| a.generation),
+        checkpointed_for: picture.checkpointed_for.clone(),
+        role: match status {
+            None => ReportedRole::Down,
+            Some(status) if status.in_recovery => ReportedRole::Standby,
+            Some(_) => ReportedRole::Primary,
+        },
+        system_identifier: identifier
+            .or_else(|| primary.filter(|_| status.is_some()).and_then(|p| p.system_identifier)),
+        ancestry: status.map(|status| status.ancestry.clone()),
+        position: status.map(|status| status.end),
+        lag_bytes: lag(picture),
+        streaming_from: match &picture.view.postgres.follows {
+            Some(Follow::Site { site, .. }) if streaming => Some(site.clone()),
+            Some(Follow::Site { .. } | Follow::Member { .. } | Follow::Nobody) | None => None,
+        },
+        nodes: nodes(config, picture),
+        synchronous_mode: picture.dynamic.synchronous_mode,
+        synchronous_nodes,
+        settings,
+        free_slots: status.map_or(0, |status| status.free_slots),
+        free_senders: status.map_or(0, |status| status.free_senders),
+        slots: status.map(|s| s.slots.keys().cloned().collect()).unwrap_or_default(),
+        objects: picture.extra.objects.clone(),
+        reaches: picture.reaches.clone(),
+        warnings: picture.warnings.clone(),
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        server_version: status.map_or(0, |status| status.server_version),
+        unknown: Unknown::new(),
+    })
+}
+
+/// As primary: whom commits wait for. As standby leader: own members that have confirmed its WAL.
+fn synchronous_nodes(picture: &Picture, me: &NodeName) -> BTreeSet<NodeName> {
+    let (Some(site), Some(status)) = (&picture.view.site, &picture.view.postgres.status) else {
+        return BTreeSet::new();
+    };
+    if !status.in_recovery {
+        return site.sync.standbys.clone();
+    }
+    site.members
+        .iter()
+        .filter(|(name, member)| *name != me && !member.nosync)
+        .filter(|(name, _)| {
+            // Confirmation of the very last record comes a moment later; being in the stream and
+            // not a segment behind is what a plan wants to know.
+            status.senders.get(name.as_str()).is_some_and(|sender| {
+                sender.streaming && status.end.bytes_since(sender.flushed) < 16 << 20
+            })
+        })
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+fn lag(picture: &Picture) -> Option<u64> {
+    let status = picture.view.postgres.status.as_ref().filter(|status| status.in_recovery)?;
+    let federation = picture.view.federation.as_ref()?;
+    let holder = &federation.primary.as_ref()?.value.holder;
+    let ahead = federation.reports.get(holder)?.position?;
+    Some(ahead.bytes_since(status.replayed))
+}
+
+fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
+    let Some(site) = &picture.view.site else { return Vec::new() };
+    let leader = site.leader.as_ref().map(|leader| &leader.name);
+    site.members
+        .iter()
+        .map(|(name, member)| {
+            let own = *name == config.name;
+            let status = picture.view.postgres.status.as_ref().filter(|_| own);
+            ReportedNode {
+                name: name.clone(),
+                role: if own {
+                    role(picture, &config.name).to_owned()
+                } else {
+                    member.role.clone()
+                },
+                state: if own { state(&picture.view).to_owned() } else { member.state.clone() },
+                host: member.host.clone(),
+                port: member.port,
+                api_url: member.api_url.clone(),
+                timeline: status.map(|s| s.ancestry.timeline).or(member.timeline),
+                position: status.map(|s| s.end).or(member.position),
+                upstream: if own { None } else { leader.cloned() },
+                unknown: Unknown::new(),
+            }
+        })
+        .collect()
+}

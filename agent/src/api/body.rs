@@ -1,0 +1,130 @@
+//! The bodies of `/patroni`, `/cluster` and `/history` (spec/patroni-compat.md 2.3, 2.4).
+
+use regent_proto::lsn::Lsn;
+use serde_json::{Value, json};
+
+use crate::act::publish::{self, PATRONI_VERSION, Picture};
+use crate::config::Config;
+use crate::decide::view::{DataDirectory, Member, SiteView};
+
+/// `GET /patroni`, and the body of every health check.
+pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
+    let view = &picture.view;
+    let mut body = json!({
+        "state": publish::state(view),
+        "role": publish::role(picture, &config.name),
+        "patroni": {
+            "version": PATRONI_VERSION, "scope": config.scope.as_str(), "name": config.name.as_str(),
+        },
+    });
+    if let Some(started) = &picture.extra.started {
+        body["postmaster_start_time"] = json!(started.replace('T', " "));
+    }
+    if let Some(status) = &view.postgres.status {
+        body["server_version"] = json!(status.server_version);
+        body["timeline"] = json!(status.ancestry.timeline.0);
+        body["xlog"] = if status.in_recovery {
+            json!({
+                "received_location": status.end.get(), "replayed_location": status.replayed.get(),
+                "replayed_timestamp": picture.extra.replayed_at, "paused": false,
+            })
+        } else {
+            json!({"location": status.end.get()})
+        };
+        if let Some(state) = publish::replication_state(status) {
+            body["replication_state"] = json!(state);
+        }
+    }
+    if !picture.extra.replication.is_empty() {
+        body["replication"] = json!(picture.extra.replication);
+    }
+    if let DataDirectory::Cluster(control) = &view.postgres.data {
+        body["database_system_identifier"] = json!(control.system_identifier.to_string());
+    }
+    if let Some(site) = &view.site {
+        if site.sync.standbys.contains(&config.name) {
+            body["sync_standby"] = json!(true);
+        }
+        if site.leader.is_none() {
+            body["cluster_unlocked"] = json!(true);
+        }
+    }
+    if !config.tags.is_empty() {
+        body["tags"] = json!(config.tags);
+    }
+    // Ours, beside Patroni's fields: why the node does what it does.
+    let mut regent = json!({"version": env!("CARGO_PKG_VERSION"), "reason": picture.reason});
+    if let Some(progress) = &picture.progress {
+        regent["progress"] = json!(progress);
+    }
+    if let Some(federation) = &view.federation {
+        regent["site"] = json!(federation.site.as_str());
+        if let Some(primary) = &federation.primary {
+            regent["epoch"] = json!(primary.value.epoch);
+            regent["primary_site"] = json!(primary.value.holder.as_str());
+        }
+    }
+    body["regent"] = regent;
+    body
+}
+
+/// `GET /cluster`.
+pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
+    let mut members = Vec::new();
+    if let Some(site) = &picture.view.site {
+        let standby_site = publish::is_standby_site(&picture.view);
+        for (name, member) in &site.members {
+            let leads = site.leader.as_ref().is_some_and(|leader| leader.name == *name);
+            let role = match (leads, standby_site, site.sync.standbys.contains(name)) {
+                (true, true, _) => "standby_leader",
+                (true, false, _) => "leader",
+                (false, _, true) => "sync_standby",
+                (false, _, false) => "replica",
+            };
+            members.push(cluster_member(name.as_str(), role, member, site, leads));
+        }
+    }
+    json!({"members": members, "scope": config.scope.as_str()})
+}
+
+fn cluster_member(name: &str, role: &str, member: &Member, site: &SiteView, leads: bool) -> Value {
+    let streaming = member.state == "running" && role != "leader";
+    let state = if streaming { "streaming" } else { member.state.as_str() };
+    let mut value = json!({
+        "name": name, "role": role, "state": state, "api_url": member.api_url,
+        "host": member.host, "port": member.port,
+    });
+    if let Some(timeline) = member.timeline {
+        value["timeline"] = json!(timeline.0);
+    }
+    if leads {
+        return value;
+    }
+    match member.position {
+        Some(at) => {
+            let lag = site.optime.map_or(0, |optime: Lsn| optime.bytes_since(at));
+            value["lsn"] = json!(at.to_string());
+            value["lag"] = json!(lag);
+            for name in ["receive", "replay"] {
+                value[format!("{name}_lsn")] = json!(at.to_string());
+                value[format!("{name}_lag")] = json!(lag);
+            }
+        }
+        None => {
+            for name in ["lsn", "lag", "receive_lsn", "receive_lag", "replay_lsn", "replay_lag"] {
+                value[name] = json!("unknown");
+            }
+        }
+    }
+    value
+}
+
+/// `GET /history`.
+pub(super) fn history(picture: &Picture) -> Value {
+    let ancestry = picture.view.site.as_ref().and_then(|site| site.ancestry.as_ref());
+    let lines = ancestry.map(|a| a.switches.as_slice()).unwrap_or_default();
+    lines
+        .iter()
+        .map(|s| json!([s.timeline.0, s.end.get(), "no recovery target specified"]))
+        .collect()
+}

@@ -1,0 +1,142 @@
+//! Which code a health check gets (spec/patroni-compat.md 2.2).
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+
+use crate::act::publish::{self, Picture};
+use crate::config::Config;
+use crate::decide::view::Process;
+use crate::fence::Deadlines;
+use crate::observe::clock::boot_time;
+
+/// What the codes depend on, at the instant of the request.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    leads: bool,
+    writable: bool,
+    standby_site: bool,
+    running: bool,
+    replica: bool,
+    streaming: bool,
+    synchronous: bool,
+    lag_bytes: Option<u64>,
+    noloadbalance: bool,
+    tags: BTreeMap<String, String>,
+}
+
+impl Facts {
+    pub(super) fn new(picture: &Picture, config: &Config, deadlines: &Deadlines) -> Self {
+        let view = &picture.view;
+        let now = boot_time();
+        let status = view.postgres.status.as_ref();
+        let in_recovery = status.is_none_or(|status| status.in_recovery);
+        let site = view.site.as_ref();
+        let named = site
+            .and_then(|site| site.leader.as_ref())
+            .is_some_and(|leader| leader.name == config.name && leader.bound_to_my_lease);
+        let standby_site = publish::is_standby_site(view);
+        let optime = site.and_then(|site| site.optime);
+        Self {
+            leads: named && deadlines.site().lies_ahead(now),
+            writable: !in_recovery && deadlines.writing().lies_ahead(now),
+            standby_site,
+            running: view.postgres.process == Process::Running,
+            replica: publish::role(picture, &config.name) == "replica",
+            streaming: status.is_some_and(|status| status.receiver.is_some()),
+            synchronous: site.is_some_and(|site| site.sync.standbys.contains(&config.name)),
+            lag_bytes: status.zip(optime).map(|(s, optime)| optime.bytes_since(s.replayed)),
+            noloadbalance: config.tag("noloadbalance"),
+            tags: config
+                .tags
+                .iter()
+                .map(|(name, value)| {
+                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    (name.clone(), text)
+                })
+                .collect(),
+        }
+    }
+
+    fn primary(&self) -> bool {
+        // Stricter than Patroni, which says 200 while still promoting: writable *now*.
+        self.leads && !self.standby_site && self.writable
+    }
+
+    fn standby_leader(&self) -> bool {
+        self.leads && self.standby_site && self.running && !self.writable
+    }
+
+    fn replica(&self, query: &BTreeMap<String, String>) -> bool {
+        let lagging = query
+            .get("lag")
+            .and_then(|text| bytes(text))
+            .is_some_and(|most| self.lag_bytes.is_none_or(|lag| lag > most));
+        self.replica && self.running && !self.noloadbalance && !lagging
+    }
+
+    fn tags_match(&self, query: &BTreeMap<String, String>) -> bool {
+        query.iter().filter_map(|(name, value)| Some((name.strip_prefix("tag_")?, value))).all(
+            |(name, value)| {
+                self.tags.get(name).is_some_and(|tag| tag == value || tag == &value.to_lowercase())
+            },
+        )
+    }
+
+    /// The code for a path; first match wins, as in Patroni.
+    pub(super) fn health(&self, path: &str, query: &BTreeMap<String, String>) -> StatusCode {
+        let path = path.to_lowercase();
+        let has = |word: &str| path.contains(word);
+        let leader = || self.primary() || self.standby_leader();
+        let (ok, tags_count) = if has("standby_leader") || has("standby-leader") {
+            (self.standby_leader(), false)
+        } else if has("leader") {
+            (leader(), false)
+        } else if path.is_empty() || has("master") || has("primary") || has("read-write") {
+            (self.primary(), false)
+        } else if has("replica") {
+            (self.replica(query), true)
+        } else if has("read-only") && !has("sync") && !has("quorum") {
+            (leader() || self.replica(query), true)
+        } else if has("health") {
+            (self.running, true)
+        } else if has("read-only-sync") {
+            (leader() || (self.synchronous && self.replica(query)), true)
+        } else if path == "async" || path == "asynchronous" {
+            (!self.synchronous && self.replica(query), true)
+        } else if path == "sync" || path == "synchronous" {
+            (self.synchronous && self.replica(query), true)
+        } else {
+            (false, false)
+        };
+        code(ok && (!tags_count || self.tags_match(query)))
+    }
+
+    /// The picture exists, so the loop ran; how old it may be is the guardian's affair.
+    pub(super) fn liveness(&self) -> StatusCode {
+        StatusCode::OK
+    }
+
+    pub(super) fn readiness(&self, query: &BTreeMap<String, String>) -> StatusCode {
+        if self.leads {
+            return code(self.running);
+        }
+        let most = query.get("lag").and_then(|text| bytes(text)).unwrap_or(1 << 20);
+        let near = self.lag_bytes.is_some_and(|lag| lag <= most);
+        code(self.running && self.streaming && near)
+    }
+}
+
+fn code(ok: bool) -> StatusCode {
+    if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// `16MB` and the like; a bad value is "unlimited", as in Patroni.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (digits, factor) = [("TB", 1 << 40), ("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10), ("B", 1)]
+        .into_iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
+        .unwrap_or((text, 1));
+    digits.trim().parse::<u64>().ok()?.checked_mul(factor)
+}

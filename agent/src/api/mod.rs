@@ -1,0 +1,89 @@
+//! Patroni's REST API: health checks and read endpoints, answered from the last view in memory.
+//!
+//! Never touches PostgreSQL or a store (`/cluster` included), so a check can neither hang nor slow
+//! anything. "Primary" is said only while the writing deadline lies ahead (I17).
+
+mod body;
+mod health;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use tokio::sync::watch;
+
+use crate::act::publish::Picture;
+use crate::config::Config;
+use crate::fence::Deadlines;
+use health::Facts;
+
+/// What requests read.
+#[derive(Clone)]
+pub struct Shared {
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// The last picture; `None` before the first round.
+    pub pictures: watch::Receiver<Option<Arc<Picture>>>,
+    /// The deadlines, read at the instant of the answer.
+    pub deadlines: Arc<Deadlines>,
+}
+
+/// Binds, so that a port in use is an error of the start and not of a request.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(address).await.map_err(|error| {
+        anyhow::anyhow!(
+            "cannot listen on restapi.listen {address}: {error}; choose a free port, or stop \
+             whatever listens there"
+        )
+    })
+}
+
+/// Serves until the listener is dropped with its task.
+pub async fn serve(listener: tokio::net::TcpListener, shared: Shared) {
+    let app = axum::Router::new().fallback(answer).with_state(shared);
+    if let Err(error) = axum::serve(listener, app).await {
+        tracing::error!(%error, "the REST API has ended");
+    }
+}
+
+type Parameters = std::collections::BTreeMap<String, String>;
+
+async fn answer(
+    State(shared): State<Shared>,
+    method: Method,
+    uri: Uri,
+    Query(query): Query<Parameters>,
+) -> Response {
+    let health_only = match method {
+        Method::GET => false,
+        Method::HEAD | Method::OPTIONS => true,
+        _ => return StatusCode::NOT_IMPLEMENTED.into_response(),
+    };
+    let picture = shared.pictures.borrow().clone();
+    let Some(picture) = picture else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let facts = Facts::new(&picture, &shared.config, &shared.deadlines);
+    let path = uri.path().trim_start_matches('/');
+    if !health_only {
+        match path.split('/').next().unwrap_or("") {
+            "patroni" => return json(StatusCode::OK, &body::patroni(&shared.config, &picture)),
+            "cluster" => return json(StatusCode::OK, &body::cluster(&shared.config, &picture)),
+            "history" => return json(StatusCode::OK, &body::history(&picture)),
+            "liveness" => return facts.liveness().into_response(),
+            "readiness" => return facts.readiness(&query).into_response(),
+            _ => {}
+        }
+    }
+    let code = facts.health(path, &query);
+    if health_only {
+        return code.into_response();
+    }
+    json(code, &body::patroni(&shared.config, &picture))
+}
+
+fn json(code: StatusCode, value: &serde_json::Value) -> Response {
+    (code, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}

@@ -1,0 +1,622 @@
+//! The agent's configuration file: Patroni's sections, and our own `sqlite`, `federation` and
+//! `regent`.
+//!
+//! Read once, whole; nothing runs on a half-read file. Unknown keys in our sections are errors, in
+//! Patroni's a warning each (a site taken over from Patroni must start). Timings that cannot keep
+//! the lease are refused here with the numbers (I21).
+
+pub mod dynamic;
+mod known;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use regent_proto::name::{FederationName, NodeName, Scope, SiteName};
+use regent_proto::time::{LeaseTiming, TimingError};
+use regent_proto::topology::Span;
+use serde::Deserialize;
+
+use dynamic::Dynamic;
+
+/// Why a configuration file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not YAML of this form.
+    #[error("{path}: {problem}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong.
+        problem: String,
+    },
+    /// A value that cannot be.
+    #[error("{path}: {place}: {problem}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Path of the key.
+        place: String,
+        /// What is seen and what is wanted.
+        problem: String,
+    },
+    /// Timings that do not fit.
+    #[error("{path}: bootstrap.dcs / regent: {source}")]
+    Timing {
+        /// The file.
+        path: PathBuf,
+        /// The numbers.
+        source: TimingError,
+    },
+}
+
+/// A secret: never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize, Default)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for the one place that needs it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// The configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Patroni's scope.
+    pub scope: Scope,
+    /// Patroni's namespace.
+    pub namespace: String,
+    /// This member.
+    pub name: NodeName,
+    /// REST API.
+    pub rest: Listener,
+    /// The site's DCS.
+    pub dcs: StoreConfig,
+    /// The federation, if any.
+    pub federation: Option<FederationConfig>,
+    /// Our own settings.
+    pub regent: RegentConfig,
+    /// `bootstrap`.
+    pub bootstrap: Bootstrap,
+    /// `postgresql`.
+    pub postgres: PostgresConfig,
+    /// `tags`.
+    pub tags: BTreeMap<String, serde_json::Value>,
+    /// What a person should know: unknown keys, insecure listeners.
+    pub warnings: Vec<String>,
+}
+
+/// An address to listen on and the one to tell others.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What others use, `host:port`.
+    pub connect_address: String,
+}
+
+/// Which store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// The embedded store.
+    Sqlite(PathBuf),
+    /// etcd v3.
+    Etcd(EtcdSection),
+}
+
+/// The federation this cluster belongs to.
+#[derive(Debug, Clone)]
+pub struct FederationConfig {
+    /// Its name.
+    pub name: FederationName,
+    /// This site.
+    pub site: SiteName,
+    /// The global quorum.
+    pub quorum: StoreConfig,
+}
+
+#[derive(Debug, Deserialize)]
+struct File {
+    scope: Scope,
+    #[serde(default = "default_namespace")]
+    namespace: String,
+    name: NodeName,
+    restapi: RestSection,
+    #[serde(default)]
+    sqlite: Option<SqliteSection>,
+    #[serde(default)]
+    etcd3: Option<EtcdSection>,
+    #[serde(default)]
+    federation: Option<FederationSection>,
+    #[serde(default)]
+    regent: RegentConfig,
+    #[serde(default)]
+    bootstrap: Bootstrap,
+    postgresql: PostgresConfig,
+    #[serde(default)]
+    tags: BTreeMap<String, serde_json::Value>,
+}
+
+fn default_namespace() -> String {
+    "/service".to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+struct RestSection {
+    listen: String,
+    #[serde(default)]
+    connect_address: Option<String>,
+    #[serde(default)]
+    certfile: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SqliteSection {
+    path: PathBuf,
+}
+
+/// Patroni's `etcd3` section, as far as it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct EtcdSection {
+    /// `host:port` each.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// One `host:port`.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// `http` or `https`.
+    #[serde(default)]
+    pub protocol: Option<String>,
+    /// User.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// Password.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// CA certificate.
+    #[serde(default)]
+    pub cacert: Option<PathBuf>,
+    /// Client certificate.
+    #[serde(default)]
+    pub cert: Option<PathBuf>,
+    /// Client key.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FederationSection {
+    name: FederationName,
+    site: SiteName,
+    quorum: QuorumSection,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuorumSection {
+    #[serde(default)]
+    sqlite: Option<SqliteSection>,
+    #[serde(default)]
+    etcd3: Option<EtcdSection>,
+}
+
+/// Our own settings of one agent.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegentConfig {
+    /// Private directory of this agent: lock, password file, sockets.
+    pub run_dir: PathBuf,
+    /// G: the longest a stop may take before what is left is killed.
+    pub stop_budget: Span,
+    /// κ: reserved for the kill itself.
+    pub kill_budget: Span,
+    /// Allows listeners off loopback without TLS; `status` then says so.
+    pub insecure: bool,
+    /// Logging.
+    pub log: LogConfig,
+}
+
+impl Default for RegentConfig {
+    fn default() -> Self {
+        Self {
+            run_dir: PathBuf::from("/run/regent"),
+            stop_budget: Span(Duration::from_secs(5)),
+            kill_budget: Span(Duration::from_millis(250)),
+            insecure: false,
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// Logging.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// How lines look.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Patroni's `bootstrap` section.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Bootstrap {
+    /// First dynamic configuration.
+    pub dcs: Option<serde_json::Value>,
+    /// `initdb` options: names, or one-entry maps.
+    pub initdb: Vec<serde_json::Value>,
+    /// Lines of pg_hba.conf where `postgresql.pg_hba` has none.
+    pub pg_hba: Vec<String>,
+}
+
+/// Patroni's `postgresql` section.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PostgresConfig {
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// `host:port` for others.
+    #[serde(default)]
+    pub connect_address: Option<String>,
+    /// Data directory.
+    pub data_dir: PathBuf,
+    /// Where PostgreSQL's programs are.
+    #[serde(default)]
+    pub bin_dir: PathBuf,
+    /// Password file that the agent writes.
+    #[serde(default)]
+    pub pgpass: Option<PathBuf>,
+    /// Local parameters, above the dynamic ones.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, Option<String>>,
+    /// Lines of pg_hba.conf.
+    #[serde(default)]
+    pub pg_hba: Vec<String>,
+    /// Lines of pg_ident.conf.
+    #[serde(default)]
+    pub pg_ident: Vec<String>,
+    /// Users.
+    pub authentication: Authentication,
+}
+
+/// Users.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Authentication {
+    /// The agent's own.
+    pub superuser: User,
+    /// For streaming and base backups.
+    pub replication: User,
+    /// For `pg_rewind`; the superuser's where it is not given.
+    #[serde(default)]
+    pub rewind: Option<User>,
+}
+
+/// One user.
+#[derive(Debug, Clone, Deserialize)]
+pub struct User {
+    /// Name.
+    pub username: String,
+    /// Password.
+    #[serde(default)]
+    pub password: Secret,
+}
+
+impl PostgresConfig {
+    /// Host and port to listen on.
+    #[must_use]
+    pub fn listen_host_port(&self) -> (&str, u16) {
+        split(&self.listen).unwrap_or(("localhost", 5432))
+    }
+
+    /// Host and port for others.
+    #[must_use]
+    pub fn connect_host_port(&self) -> (&str, u16) {
+        self.connect_address.as_deref().and_then(split).unwrap_or_else(|| self.listen_host_port())
+    }
+}
+
+/// Splits `host:port`.
+#[must_use]
+pub fn split(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host, port.parse().ok()?))
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks a file's text; `path` is for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let syntax = |e: serde_saphyr::Error| ConfigError::Syntax {
+            path: path.to_owned(),
+            problem: e.to_string(),
+        };
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(syntax)?;
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let raw: serde_json::Value =
+            serde_saphyr::from_str_with_options(text, options).map_err(syntax)?;
+        let mut warnings = known::unknown_keys(&raw);
+        let checks = Checks { path };
+        let rest = checks.listener(&file.restapi, file.regent.insecure, &mut warnings)?;
+        let dcs = checks.store("sqlite / etcd3", file.sqlite, file.etcd3)?;
+        let federation = checks.federation(file.federation)?;
+        checks.postgres(&file.postgresql)?;
+        let config = Self {
+            scope: file.scope,
+            namespace: file.namespace,
+            name: file.name,
+            rest,
+            dcs,
+            federation,
+            regent: file.regent,
+            bootstrap: file.bootstrap,
+            postgres: file.postgresql,
+            tags: file.tags,
+            warnings,
+        };
+        config
+            .site_timing(&config.first_dynamic())
+            .check("site lease")
+            .map_err(|source| ConfigError::Timing { path: path.to_owned(), source })?;
+        Ok(config)
+    }
+
+    /// The dynamic configuration before the DCS has one.
+    #[must_use]
+    pub fn first_dynamic(&self) -> Dynamic {
+        let given = self.bootstrap.dcs.clone().unwrap_or_else(|| serde_json::json!({}));
+        Dynamic::from_json(&given)
+    }
+
+    /// Timing of the site's leader key under a dynamic configuration.
+    #[must_use]
+    pub fn site_timing(&self, dynamic: &Dynamic) -> LeaseTiming {
+        LeaseTiming {
+            ttl: dynamic.ttl,
+            // Three chances before the fence begins; Patroni's loop_wait where it is shorter.
+            renew_every: dynamic.loop_wait.min(dynamic.ttl / 6),
+            call_timeout: dynamic.retry_timeout.min(dynamic.ttl / 6),
+            stop_budget: self.regent.stop_budget.0,
+            kill_budget: self.regent.kill_budget.0,
+        }
+    }
+
+    /// Timing of the primary lease with the TTL bound that `primary` states.
+    #[must_use]
+    pub fn primary_timing(&self, ttl: Duration) -> LeaseTiming {
+        LeaseTiming {
+            ttl,
+            renew_every: (ttl / 12).max(Duration::from_millis(250)),
+            call_timeout: (ttl / 6).max(Duration::from_millis(250)),
+            stop_budget: self.regent.stop_budget.0,
+            kill_budget: self.regent.kill_budget.0,
+        }
+    }
+
+    /// A tag that is true.
+    #[must_use]
+    pub fn tag(&self, name: &str) -> bool {
+        self.tags.get(name).is_some_and(|v| *v == serde_json::Value::Bool(true))
+    }
+}
+
+struct Checks<'a> {
+    path: &'a Path,
+}
+
+impl Checks<'_> {
+    fn error(&self, place: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+        ConfigError::Value {
+            path: self.path.to_owned(),
+            place: place.into(),
+            problem: problem.into(),
+        }
+    }
+
+    fn listener(
+        &self,
+        section: &RestSection,
+        insecure: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Listener, ConfigError> {
+        let place = "restapi.listen";
+        let want = "want HOST:PORT, as in 127.0.0.1:8008";
+        let mut found = section
+            .listen
+            .to_socket_addrs()
+            .map_err(|e| self.error(place, format!("{:?}: {e}; {want}", section.listen)))?;
+        let listen = found
+            .next()
+            .ok_or_else(|| self.error(place, format!("{:?} has no address; {want}", section.listen)))?;
+        if section.certfile.is_some() {
+            return Err(self.error(
+                "restapi.certfile",
+                "TLS of the REST API is not built yet; remove the key and listen on loopback",
+            ));
+        }
+        if !listen.ip().is_loopback() {
+            if !insecure {
+                return Err(self.error(
+                    place,
+                    format!(
+                        "{listen} is not a loopback address and has no TLS; listen on 127.0.0.1, \
+                         or say `regent: {{insecure: true}}`"
+                    ),
+                ));
+            }
+            warnings.push(format!("insecure: the REST API on {listen} has no TLS"));
+        }
+        let connect_address =
+            section.connect_address.clone().unwrap_or_else(|| section.listen.clone());
+        if split(&connect_address).is_none() {
+            return Err(self.error("restapi.connect_address", format!("{connect_address:?}; {want}")));
+        }
+        Ok(Listener { listen, connect_address })
+    }
+
+    fn store(
+        &self,
+        place: &str,
+        sqlite: Option<SqliteSection>,
+        etcd: Option<EtcdSection>,
+    ) -> Result<StoreConfig, ConfigError> {
+        match (sqlite, etcd) {
+            (Some(sqlite), None) => Ok(StoreConfig::Sqlite(sqlite.path)),
+            (None, Some(mut etcd)) => {
+                etcd.hosts.extend(etcd.host.take());
+                if etcd.hosts.is_empty() {
+                    return Err(self.error(place, "etcd3 names no hosts; want `hosts: [HOST:PORT]`"));
+                }
+                Ok(StoreConfig::Etcd(etcd))
+            }
+            (Some(_), Some(_)) => {
+                Err(self.error(place, "both sqlite and etcd3 are given; want exactly one"))
+            }
+            (None, None) => Err(self.error(
+                place,
+                "no store is given; want `sqlite: {path: FILE}` or `etcd3: {hosts: [HOST:PORT]}`",
+            )),
+        }
+    }
+
+    fn federation(
+        &self,
+        section: Option<FederationSection>,
+    ) -> Result<Option<FederationConfig>, ConfigError> {
+        let Some(section) = section else { return Ok(None) };
+        let quorum =
+            self.store("federation.quorum", section.quorum.sqlite, section.quorum.etcd3)?;
+        Ok(Some(FederationConfig { name: section.name, site: section.site, quorum }))
+    }
+
+    fn postgres(&self, section: &PostgresConfig) -> Result<(), ConfigError> {
+        let want = "want HOST:PORT, as in 127.0.0.1:5432";
+        if split(&section.listen).is_none() {
+            return Err(self.error("postgresql.listen", format!("{:?}; {want}", section.listen)));
+        }
+        if let Some(address) = &section.connect_address
+            && split(address).is_none()
+        {
+            return Err(self.error("postgresql.connect_address", format!("{address:?}; {want}")));
+        }
+        if !section.data_dir.is_absolute() {
+            let problem = format!("{} is not absolute", section.data_dir.display());
+            return Err(self.error("postgresql.data_dir", problem));
+        }
+        let users = &section.authentication;
+        let names = [&users.superuser.username, &users.replication.username];
+        if names[0] == names[1] {
+            return Err(self.error(
+                "postgresql.authentication",
+                format!("superuser and replication are both {:?}; want two users", names[0]),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+scope: eu
+name: eu-1
+restapi: {listen: '127.0.0.1:8008'}
+sqlite: {path: /tmp/eu.db}
+regent: {run_dir: /tmp/run, stop_budget: 1500ms}
+bootstrap: {dcs: {ttl: 5, loop_wait: 1, retry_timeout: 1, synchronous_mode: true}}
+postgresql:
+  listen: 127.0.0.1:5501
+  data_dir: /tmp/data
+  parameters: {shared_buffers: 32MB, fsync: on, max_connections: 010}
+  authentication:
+    superuser: {username: postgres, password: s3cret}
+    replication: {username: replicator, password: s3cret}
+";
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("agent.yml"), text)
+    }
+
+    #[test]
+    fn a_patroni_file_is_read_and_scalars_stay_as_written() {
+        let config = parse(GOOD).expect("good");
+        let parameter = |name: &str| config.postgres.parameters.get(name).cloned().flatten();
+        assert_eq!(parameter("fsync").as_deref(), Some("on"));
+        assert_eq!(parameter("max_connections").as_deref(), Some("010"));
+        assert_eq!(config.first_dynamic().ttl, Duration::from_secs(5));
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn bad_input_names_place_value_and_what_is_accepted() {
+        for (from, to, want) in [
+            ("sqlite: {path: /tmp/eu.db}", "sqlite: {path: /tmp/eu.db, mode: x}", "unknown field"),
+            ("sqlite: {path: /tmp/eu.db}", "", "no store is given"),
+            ("stop_budget: 1500ms", "stop_budget: 1500", "with its unit"),
+            ("stop_budget: 1500ms", "stopbudget: 1s", "unknown field"),
+            ("127.0.0.1:8008", "0.0.0.0:8008", "insecure: true"),
+            ("listen: 127.0.0.1:5501", "listen: here", "want HOST:PORT"),
+            ("data_dir: /tmp/data", "data_dir: data", "not absolute"),
+            ("username: replicator", "username: postgres", "want two users"),
+            ("name: eu-1", "name: 'eu 1'", "node name"),
+            ("ttl: 5", "ttl: 1", "exceeds the TTL"),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let error = parse(&GOOD.replace(from, to)).expect_err(to).to_string();
+            assert!(error.contains(want), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_of_patroni_are_a_warning_each() {
+        let text = GOOD.replace("listen: 127.0.0.1:5501", "listen: 127.0.0.1:5501\n  comet: 1");
+        let config = parse(&text).expect("still good");
+        assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+        assert!(config.warnings[0].contains("postgresql.comet"));
+    }
+}

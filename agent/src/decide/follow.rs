@@ -1,0 +1,209 @@
+//! A node under somebody else: a member whose site has another leader, and the leader of a standby
+//! site under another site.
+
+use std::collections::BTreeSet;
+
+use regent_proto::record::{Primary, PrimaryState};
+use regent_proto::timeline::Ancestry;
+
+use super::rejoin::{self, Way};
+use super::view::{
+    At, Control, DataDirectory, FederationView, Follow, Initialize, LeaderKey, Process, SiteView,
+    Status,
+};
+use super::{Action, Choice, Job, Judge, Reason};
+
+impl Judge<'_> {
+    /// Another member holds the site's leader key.
+    pub(super) fn follow_leader(&mut self, site: &SiteView, leader: &LeaderKey) -> Choice {
+        self.memory.promoting_since = None;
+        self.memory.owes_checkpoint = false;
+        if let Some(choice) = self.stop_writer() {
+            return choice;
+        }
+        let target = rejoin::member_follow(site, &leader.name);
+        let running = site.members.get(&leader.name).is_some_and(|m| m.state == "running");
+        let history = site.ancestry.as_ref();
+        self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
+            self.slots_choice(status, BTreeSet::new()).unwrap_or(Choice::wait(Reason::Following))
+        })
+    }
+
+    /// This node leads a standby site.
+    pub(super) fn lead_standby(
+        &mut self,
+        site: &SiteView,
+        federation: &FederationView,
+        primary: &At<Primary>,
+    ) -> Choice {
+        self.memory.promoting_since = None;
+        if let Some(choice) = self.stop_writer() {
+            return choice;
+        }
+        if let PrimaryState::Token { to, token, .. } = &primary.value.state
+            && *to == federation.site
+            && let (Process::Running, Some(status)) =
+                (self.view.postgres.process, &self.view.postgres.status)
+        {
+            return self.take(site, primary, token, status);
+        }
+        let upstream = rejoin::upstream_site(federation);
+        let target = upstream.as_ref().and_then(|site| rejoin::site_addresses(federation, site));
+        let history = upstream.as_ref().and_then(|site| rejoin::site_history(federation, site));
+        // Between the stop of A and the take nothing is moved: B must keep A's stream.
+        let in_motion = match &primary.value.state {
+            PrimaryState::Open => false,
+            PrimaryState::Handover { .. }
+            | PrimaryState::Token { .. }
+            | PrimaryState::Fenced { .. } => self.view.postgres.process == Process::Running,
+        };
+        if in_motion {
+            return Choice::wait(Reason::LeadingStandby);
+        }
+        match self.come_under(target, history) {
+            Ok(choice) => choice,
+            Err(status) => self
+                .record_identity(site, None)
+                .or_else(|| self.clear_sync(site))
+                .or_else(|| self.own_epoch(site, Some((federation, primary))))
+                .or_else(|| self.keep_slots(site, status))
+                .or_else(|| self.checkpoint())
+                .unwrap_or(Choice::wait(Reason::LeadingStandby)),
+        }
+    }
+
+    /// `sync` is of this site's last time as primary: it must not bar anybody when the site takes
+    /// primacy again. It falls only once another site holds primacy.
+    fn clear_sync(&self, site: &SiteView) -> Option<Choice> {
+        let revision = site.sync.revision?;
+        (site.sync.leader.is_some() || !site.sync.standbys.is_empty())
+            .then(|| Choice::act(Reason::Synchronous, vec![Action::ClearSync { revision }]))
+    }
+
+    /// Whoever has lost, or never had, the right stops first.
+    fn stop_writer(&self) -> Option<Choice> {
+        if !self.writable() {
+            return None;
+        }
+        let actions = vec![Action::EndTenure, Action::Run(Job::Stop)];
+        Some(Choice::act(Reason::StoppingWriter, actions))
+    }
+
+    /// Brings the server under `target`: copy, rewind, start, turn. `Err` with the server's status
+    /// when nothing is left to do.
+    fn come_under<'s>(
+        &self,
+        target: Option<Follow>,
+        history: Option<&Ancestry>,
+    ) -> Result<Choice, &'s Status>
+    where
+        Self: 's,
+    {
+        let postgres = &self.view.postgres;
+        match (&postgres.data, postgres.process) {
+            (DataDirectory::Empty | DataDirectory::Incomplete, _) => Ok(match target {
+                Some(from) => Choice::act(Reason::Cloning, vec![Action::Run(Job::Clone(from))]),
+                None => Choice::wait(Reason::AwaitingSource),
+            }),
+            (DataDirectory::Unreadable(text), _) => {
+                Ok(Choice::wait(Reason::UnreadableData(text.clone())))
+            }
+            (DataDirectory::Cluster(control), Process::Stopped) => {
+                Ok(self.start_under(control, target, history))
+            }
+            (DataDirectory::Cluster(_), Process::Starting) => {
+                Ok(Choice::wait(Reason::AwaitingServer))
+            }
+            (DataDirectory::Cluster(_), Process::Running) => {
+                let Some(status) = &postgres.status else {
+                    return Ok(Choice::wait(Reason::AwaitingServer));
+                };
+                if rejoin::has_diverged(&status.ancestry, status.end, history) {
+                    return Ok(Choice::act(Reason::Rewinding, vec![Action::Run(Job::Stop)]));
+                }
+                match target {
+                    Some(target) if postgres.follows.as_ref() != Some(&target) => {
+                        Ok(Choice::act(Reason::Turning, vec![Action::Follow(target)]))
+                    }
+                    Some(_) | None => Err(status),
+                }
+            }
+        }
+    }
+
+    fn start_under(
+        &self,
+        control: &Control,
+        target: Option<Follow>,
+        history: Option<&Ancestry>,
+    ) -> Choice {
+        let Some(target) = target else {
+            // Nobody to follow yet: serve reads as a standby rather than nothing.
+            return match control.state {
+                super::view::ControlState::InRecovery
+                | super::view::ControlState::ShutDownInRecovery => Choice::act(
+                    Reason::Starting,
+                    vec![Action::Run(Job::StartStandby(Follow::Nobody))],
+                ),
+                super::view::ControlState::ShutDown | super::view::ControlState::InProduction => {
+                    Choice::wait(Reason::AwaitingHistory)
+                }
+            };
+        };
+        match rejoin::way_back(control, history) {
+            Way::Wait => Choice::wait(Reason::AwaitingHistory),
+            Way::Start => {
+                Choice::act(Reason::Starting, vec![Action::Run(Job::StartStandby(target))])
+            }
+            Way::Rewind if self.memory.rewind_failed || !self.policy.use_pg_rewind => {
+                Choice::act(Reason::Recloning, vec![Action::Run(Job::Clone(target))])
+            }
+            Way::Rewind => {
+                Choice::act(Reason::Rewinding, vec![Action::Run(Job::Rewind(target))])
+            }
+        }
+    }
+
+    /// A node without data in a cluster that has no leader.
+    pub(super) fn make_cluster(&self, site: &SiteView) -> Choice {
+        let incomplete = self.view.postgres.data == DataDirectory::Incomplete;
+        let mine = match site.initialize {
+            Initialize::Absent => true,
+            // Only the node that claimed it can have begun a directory: there is no leader to
+            // copy from.
+            Initialize::Running => incomplete,
+            Initialize::Done(_) | Initialize::Unreadable => false,
+        };
+        if !mine {
+            return Choice::wait(match site.initialize {
+                Initialize::Running => Reason::AwaitingBootstrap,
+                Initialize::Absent | Initialize::Done(_) | Initialize::Unreadable => {
+                    Reason::AwaitingSource
+                }
+            });
+        }
+        let job = match &self.view.federation {
+            None => Some(Job::Initdb),
+            Some(federation) => match &federation.primary {
+                None => return Choice::wait(Reason::PrimacyUnknown),
+                Some(primary) if primary.value.holder == federation.site => {
+                    // A federation that has a database never makes a second one (I13).
+                    primary.value.system_identifier.is_none().then_some(Job::Initdb)
+                }
+                Some(_) => rejoin::upstream_site(federation)
+                    .filter(|site| rejoin::site_history(federation, site).is_some())
+                    .and_then(|site| rejoin::site_addresses(federation, &site))
+                    .map(Job::Clone),
+            },
+        };
+        let Some(job) = job.filter(|_| self.policy.may_bootstrap && !self.policy.nofailover) else {
+            return Choice::wait(Reason::AwaitingSource);
+        };
+        let mut actions = Vec::new();
+        if site.initialize == Initialize::Absent {
+            actions.push(Action::ClaimInitialize);
+        }
+        actions.push(Action::Run(job));
+        Choice::act(Reason::Bootstrap, actions)
+    }
+}

@@ -1,0 +1,162 @@
+//! A switchover as its two leaders see it: A marks, stops and posts the token; B takes
+//! (protocol.md section 2, rules 5, 6, 9 and 10). Needs no coordinator from the handover on.
+
+use std::time::Duration;
+
+use regent_proto::name::{OperationId, SiteName};
+use regent_proto::record::{Primary, Token};
+use regent_proto::timeline::HistoryPoint;
+
+use super::view::{
+    At, ControlState, DataDirectory, FederationView, Follow, Process, SiteView, Status,
+};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, rejoin};
+
+impl Judge<'_> {
+    /// A's leader, `primary` says handover.
+    pub(super) fn hand_over(
+        &mut self,
+        site: &SiteView,
+        federation: &FederationView,
+        primary: &At<Primary>,
+        (_, operation): (&SiteName, &OperationId),
+    ) -> Choice {
+        let roll_back = Choice::act(
+            Reason::RollingBack,
+            vec![Action::RollBack { primary_revision: primary.revision }],
+        );
+        let Some(mark) = &site.mark else {
+            let opened = self
+                .view
+                .tenure
+                .primary
+                .as_ref()
+                .is_some_and(|held| held.epoch == primary.value.epoch);
+            if !opened || !self.writable() {
+                // A's next leader: the one that was asked is gone (rule 10).
+                return roll_back;
+            }
+            self.memory.marked = Some(primary.revision);
+            // Ending the tenure comes first: no answer to an earlier request may raise D once the
+            // mark stands (rule 5).
+            return Choice::act(
+                Reason::Marking,
+                vec![
+                    Action::EndTenure,
+                    Action::WriteMark {
+                        operation: operation.clone(),
+                        primary_revision: primary.revision,
+                    },
+                    Action::Run(Job::Stop),
+                ],
+            );
+        };
+        let mine = mark.value.primary_revision == primary.revision
+            && self.memory.marked == Some(primary.revision);
+        if !mine {
+            return if self.writable() {
+                Choice::act(Reason::StoppingWriter, vec![Action::Run(Job::Stop)])
+            } else {
+                roll_back
+            };
+        }
+        match (&self.view.postgres.data, self.view.postgres.process) {
+            (_, Process::Starting | Process::Running) => {
+                Choice::act(Reason::StoppingForHandover, vec![Action::Run(Job::Stop)])
+            }
+            (DataDirectory::Cluster(control), Process::Stopped)
+                if control.state == ControlState::ShutDown =>
+            {
+                let Some(lease) = own_lease(federation, self) else { return roll_back };
+                let end = HistoryPoint {
+                    timeline: control.ancestry.timeline,
+                    position: control.end,
+                    promotion: control.ancestry.promotion.clone(),
+                };
+                Choice::act(
+                    Reason::PostingToken,
+                    vec![Action::PostToken {
+                        primary_revision: primary.revision,
+                        lease_revision: lease,
+                        end,
+                        system_identifier: control.system_identifier,
+                    }],
+                )
+            }
+            (
+                DataDirectory::Cluster(_)
+                | DataDirectory::Empty
+                | DataDirectory::Incomplete
+                | DataDirectory::Unreadable(_),
+                Process::Stopped,
+            ) => roll_back,
+        }
+    }
+
+    /// A's leader after the token: in recovery, serving WAL, until B has taken or the span is over
+    /// on this process's own clock.
+    pub(super) fn await_take(
+        &self,
+        federation: &FederationView,
+        primary: &At<Primary>,
+        (to, span): (&SiteName, Duration),
+    ) -> Choice {
+        if self.writable() {
+            return Choice::act(Reason::StoppingWriter, vec![Action::Run(Job::Stop)]);
+        }
+        if federation.primary_age >= span {
+            return Choice::act(
+                Reason::RollingBack,
+                vec![Action::RollBack { primary_revision: primary.revision }],
+            );
+        }
+        match self.view.postgres.process {
+            Process::Stopped => {
+                let follow = rejoin::site_addresses(federation, to);
+                Choice::act(
+                    Reason::AwaitingTake,
+                    vec![Action::Run(Job::StartStandby(follow.unwrap_or(Follow::Nobody)))],
+                )
+            }
+            Process::Starting | Process::Running => {
+                Choice::wait_for(Reason::AwaitingTake, span.saturating_sub(federation.primary_age))
+            }
+        }
+    }
+
+    /// B's leader, the token stands: takes when its history ends exactly there and as many of its
+    /// own nodes as its synchronous mode asks for have confirmed it.
+    pub(super) fn take(
+        &mut self,
+        site: &SiteView,
+        primary: &At<Primary>,
+        token: &Token,
+        status: &Status,
+    ) -> Choice {
+        let same_history = status.ancestry.timeline == token.end.timeline
+            && match (&status.ancestry.promotion, &token.end.promotion) {
+                (Some(mine), Some(theirs)) => mine == theirs,
+                (None, _) | (_, None) => true,
+            };
+        if !same_history || status.end != token.end.position || !self.contains_floor(status) {
+            return Choice::wait_for(Reason::AwaitingToken, LOOK_AGAIN);
+        }
+        if self.policy.synchronous_mode {
+            let running = site.members.iter().filter(|(name, member)| {
+                **name != self.policy.me && member.state == "running" && !member.nosync
+            });
+            let wanted = self.policy.synchronous_node_count.min(running.count());
+            if self.confirmed(site, status, token.end.position).len() < wanted {
+                return Choice::wait_for(Reason::AwaitingConfirmation, LOOK_AGAIN);
+            }
+        }
+        Choice::act(Reason::Taking, vec![Action::Take { primary_revision: primary.revision }])
+    }
+}
+
+/// Revision of `lease` where it is still of this process's tenure.
+fn own_lease(federation: &FederationView, judge: &Judge<'_>) -> Option<u64> {
+    let held = judge.view.tenure.primary.as_ref()?;
+    let lease = federation.lease.as_ref()?;
+    (lease.value.tenure == held.tenure).then_some(lease.revision)
+}

@@ -1,0 +1,278 @@
+//! The node that holds the site's leader key: opens in the order of protocol.md rule 8, or leads a
+//! standby site.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use regent_proto::name::NodeName;
+use regent_proto::record::{Primary, PrimaryState};
+use regent_proto::timeline::Containment;
+
+use super::view::{
+    At, ControlState, DataDirectory, FederationView, Follow, Initialize, Process, SiteView, Status,
+};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, synchronous};
+
+/// How long a promotion may go unseen before it is asked for again.
+const PROMOTE_AGAIN: Duration = Duration::from_secs(5);
+
+impl Judge<'_> {
+    pub(super) fn lead(&mut self, site: &SiteView) -> Choice {
+        let Some(federation) = &self.view.federation else { return self.lead_primary(site, None) };
+        let Some(primary) = &federation.primary else {
+            // Absent, unreadable or never read: never a permission (I27). A server that already
+            // writes goes on until its deadline, which only the quorum can raise.
+            return self.stay_fenced(Reason::PrimacyUnknown);
+        };
+        if primary.value.holder == federation.site {
+            self.lead_holder(site, federation, primary)
+        } else {
+            self.lead_standby(site, federation, primary)
+        }
+    }
+
+    /// Leads without the right to write and without knowing whom to follow.
+    fn stay_fenced(&self, reason: Reason) -> Choice {
+        match (&self.view.postgres.data, self.view.postgres.process) {
+            (DataDirectory::Cluster(_), Process::Stopped) => {
+                Choice::act(reason, vec![Action::Run(Job::StartStandby(Follow::Nobody))])
+            }
+            (
+                DataDirectory::Cluster(_)
+                | DataDirectory::Empty
+                | DataDirectory::Incomplete
+                | DataDirectory::Unreadable(_),
+                Process::Stopped | Process::Starting | Process::Running,
+            ) => Choice::wait(reason),
+        }
+    }
+
+    fn lead_holder(
+        &mut self,
+        site: &SiteView,
+        federation: &FederationView,
+        primary: &At<Primary>,
+    ) -> Choice {
+        let writes_fenced = primary.value.writes_fenced.is_some();
+        match &primary.value.state {
+            PrimaryState::Fenced { .. } => self.fenced(),
+            PrimaryState::Open if writes_fenced => self.fenced(),
+            PrimaryState::Handover { to, operation, .. } => {
+                self.hand_over(site, federation, primary, (to, operation))
+            }
+            PrimaryState::Token { to, span, .. } => {
+                self.await_take(federation, primary, (to, *span))
+            }
+            PrimaryState::Open => match &site.mark {
+                // Our reading of `primary` may be older than the mark: then wait for a newer one.
+                Some(mark) if mark.value.primary_revision >= primary.revision => {
+                    Choice::wait(Reason::AwaitingTake)
+                }
+                Some(mark) => Choice::act(
+                    Reason::ClearingMark,
+                    vec![Action::EnterEpoch {
+                        epoch: primary.value.epoch,
+                        holder: primary.value.holder.clone(),
+                        clear_mark: Some(mark.revision),
+                    }],
+                ),
+                None => self.lead_primary(site, Some((federation, primary))),
+            },
+        }
+    }
+
+    pub(super) fn fenced(&self) -> Choice {
+        if self.writable() {
+            return Choice::act(Reason::Fenced, vec![Action::EndTenure, Action::Run(Job::Stop)]);
+        }
+        self.stay_fenced(Reason::Fenced)
+    }
+
+    /// Open, and it is this site's turn.
+    fn lead_primary(
+        &mut self,
+        site: &SiteView,
+        global: Option<(&FederationView, &At<Primary>)>,
+    ) -> Choice {
+        let postgres = &self.view.postgres;
+        if self.writable() && postgres.process == Process::Running {
+            let Some(status) = &postgres.status else {
+                return self.own_lease(global).unwrap_or(Choice::wait(Reason::AwaitingServer));
+            };
+            return self
+                .own_lease(global)
+                .or_else(|| self.own_epoch(site, global))
+                .unwrap_or_else(|| self.steady_primary(site, global, status));
+        }
+        match (&postgres.data, postgres.process) {
+            (DataDirectory::Empty | DataDirectory::Incomplete, _) => {
+                Choice::act(Reason::AwaitingSource, vec![Action::ReleaseLeader])
+            }
+            (DataDirectory::Unreadable(text), _) => {
+                Choice::wait(Reason::UnreadableData(text.clone()))
+            }
+            (DataDirectory::Cluster(control), Process::Stopped) => {
+                let fresh = site.initialize == Initialize::Running
+                    && control.state == ControlState::ShutDown;
+                if fresh || control.state == ControlState::InProduction {
+                    // A fresh cluster, or our own server that crashed under our lease: it opens
+                    // where it stopped, in the same order as a promotion.
+                    self.own_lease(global).or_else(|| self.own_epoch(site, global)).unwrap_or(
+                        Choice::act(Reason::Starting, vec![Action::Run(Job::StartPrimary)]),
+                    )
+                } else {
+                    let job = Job::StartStandby(Follow::Nobody);
+                    Choice::act(Reason::Starting, vec![Action::Run(job)])
+                }
+            }
+            (DataDirectory::Cluster(_), Process::Starting) => Choice::wait(Reason::AwaitingServer),
+            (DataDirectory::Cluster(_), Process::Running) => match &postgres.status {
+                None => Choice::wait(Reason::AwaitingServer),
+                Some(status) => self.open(site, global, status),
+            },
+        }
+    }
+
+    /// The order of opening: floor, lease, epoch, record and list, promote (rule 8).
+    fn open(
+        &mut self,
+        site: &SiteView,
+        global: Option<(&FederationView, &At<Primary>)>,
+        status: &Status,
+    ) -> Choice {
+        if let Some(since) = self.memory.promoting_since
+            && self.view.now.since(since) < PROMOTE_AGAIN
+        {
+            return Choice::wait_for(Reason::Promoting, LOOK_AGAIN);
+        }
+        if !self.contains_floor(status) {
+            let release = self.other_running_member(site);
+            let actions = if release { vec![Action::ReleaseLeader] } else { Vec::new() };
+            return Choice::act(Reason::LacksFloor, actions);
+        }
+        if let Some(choice) = self.own_lease(global).or_else(|| self.own_epoch(site, global)) {
+            return choice;
+        }
+        let standbys = self.standbys_before_opening(site, global, status);
+        let list = synchronous::list(self.policy, &standbys);
+        let mut actions = Vec::new();
+        if self.policy.synchronous_mode
+            && (site.sync.leader.as_ref() != Some(&self.policy.me) || site.sync.standbys != standbys)
+        {
+            actions.push(Action::WriteSync { standbys, revision: site.sync.revision });
+        }
+        if status.synchronous_standby_names != list {
+            actions.push(Action::SetSynchronousNames(list));
+        }
+        if !actions.is_empty() {
+            return Choice::act(Reason::SynchronousBeforeOpening, actions);
+        }
+        self.memory.promoting_since = Some(self.view.now);
+        self.memory.owes_checkpoint = true;
+        self.memory.list_since = None;
+        Choice {
+            actions: vec![Action::Promote],
+            reason: Reason::Promoting,
+            wake_in: Some(LOOK_AGAIN),
+        }
+    }
+
+    /// Who is synchronous from the first commit on: those that have confirmed all of the WAL this
+    /// node opens with. After a take these are the nodes named by it (protocol.md, *take*).
+    fn standbys_before_opening(
+        &self,
+        site: &SiteView,
+        global: Option<(&FederationView, &At<Primary>)>,
+        status: &Status,
+    ) -> BTreeSet<NodeName> {
+        if !self.policy.synchronous_mode {
+            return BTreeSet::new();
+        }
+        let taken = global.is_some_and(|(_, primary)| primary.value.floor.is_some());
+        if !taken && site.sync.leader.is_some() && !site.sync.standbys.contains(&self.policy.me) {
+            return site.sync.standbys.clone();
+        }
+        self.confirmed(site, status, status.end)
+    }
+
+    /// Own members that stream and have flushed up to `end`, as many as are wanted.
+    pub(super) fn confirmed(
+        &self,
+        site: &SiteView,
+        status: &Status,
+        end: regent_proto::Lsn,
+    ) -> BTreeSet<NodeName> {
+        site.members
+            .iter()
+            .filter(|(name, member)| **name != self.policy.me && !member.nosync)
+            .filter(|(name, _)| {
+                status
+                    .senders
+                    .get(name.as_str())
+                    .is_some_and(|sender| sender.streaming && sender.flushed >= end)
+            })
+            .map(|(name, _)| name.clone())
+            .take(self.policy.synchronous_node_count)
+            .collect()
+    }
+
+    /// The primary lease, acquired after the floor was tested (rule 7) and before anything opens.
+    fn own_lease(&self, global: Option<(&FederationView, &At<Primary>)>) -> Option<Choice> {
+        let (federation, primary) = global?;
+        if let Some(held) = &self.view.tenure.primary
+            && held.epoch == primary.value.epoch
+            && held.deadline.lies_ahead(self.view.now)
+        {
+            return None;
+        }
+        Some(Choice::act(
+            Reason::AcquiringPrimary,
+            vec![Action::AcquirePrimary {
+                primary_revision: primary.revision,
+                lease_revision: federation.lease.as_ref().map(|l| l.revision),
+                epoch: primary.value.epoch,
+            }],
+        ))
+    }
+
+    pub(super) fn own_epoch(
+        &self,
+        site: &SiteView,
+        global: Option<(&FederationView, &At<Primary>)>,
+    ) -> Option<Choice> {
+        let (federation, primary) = global?;
+        let seen = site.seen_epoch.as_ref();
+        let in_store = seen.is_some_and(|seen| {
+            seen.epoch == primary.value.epoch && seen.holder == primary.value.holder
+        });
+        if let Some(seen) = seen
+            && (seen.epoch > primary.value.epoch || seen.federation != primary.value.federation)
+        {
+            // The quorum shows less than this site has seen: a restored or foreign quorum.
+            return Some(Choice::wait(Reason::PrimacyUnknown));
+        }
+        if in_store && federation.disk_epoch == Some(primary.value.epoch) {
+            return None;
+        }
+        Some(Choice::act(
+            Reason::EnteringEpoch,
+            vec![Action::EnterEpoch {
+                epoch: primary.value.epoch,
+                holder: primary.value.holder.clone(),
+                clear_mark: None,
+            }],
+        ))
+    }
+
+    pub(super) fn contains_floor(&self, status: &Status) -> bool {
+        let primary = self.view.federation.as_ref().and_then(|f| f.primary.as_ref());
+        let Some(floor) = primary.and_then(|p| p.value.floor.as_ref()) else { return true };
+        status.ancestry.contains(status.end, floor) == Containment::Contained
+    }
+
+    fn other_running_member(&self, site: &SiteView) -> bool {
+        site.members.iter().any(|(name, member)| {
+            *name != self.policy.me && member.state == "running" && !member.nofailover
+        })
+    }
+}

@@ -1,0 +1,551 @@
+//! Judgement of the agent: a pure function from a view to actions and the reason for them.
+//!
+//! Architecture invariant: no I/O, no clock, no randomness, no logging, no async; imports only
+//! `regent_proto` and itself. A new state must break the build, not fall into a wildcard.
+//! Keeps I2, I6, I12, I13, I14, I16, I25 to I27 and I29 as far as they are kept yet
+//! (docs/safety.md); the rules cited are protocol.md's.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+mod follow;
+mod handover;
+mod lead;
+mod race;
+mod rejoin;
+pub mod renewal;
+mod steady;
+pub mod synchronous;
+#[cfg(test)]
+mod tests;
+pub mod view;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use regent_proto::epoch::Epoch;
+use regent_proto::name::{NodeName, OperationId, SiteName, SystemIdentifier};
+use regent_proto::time::BootTime;
+use regent_proto::timeline::HistoryPoint;
+
+use view::{
+    DataDirectory, FailedJob, Follow, Initialize, JobKind, LeaderKey, Memory, Policy, Process,
+    SiteView, View,
+};
+
+/// What to do, in this order, and why. Performing stops at the first action that was not done.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub struct Decision {
+    /// What to remember.
+    pub memory: Memory,
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// Look again at this instant, if nothing happens before.
+    pub wake_at: BootTime,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// One effect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Create `initialize`, empty: this node bootstraps the cluster.
+    ClaimInitialize,
+    /// Write the identity into `initialize`.
+    RecordInitialize(SystemIdentifier),
+    /// Take the leader key: create it, or bind the one in our name to our lease.
+    AcquireLeader,
+    /// Give the leader key up.
+    ReleaseLeader,
+    /// Write `sync`, comparing the revision that was read.
+    WriteSync {
+        /// Who is synchronous.
+        standbys: BTreeSet<NodeName>,
+        /// Revision of the record that was read.
+        revision: Option<u64>,
+    },
+    /// Empty `sync`: a standby site has no synchronous standby.
+    ClearSync {
+        /// Revision of the record that was read.
+        revision: u64,
+    },
+    /// Write the mark of a handover under the leader key.
+    WriteMark {
+        /// The operation.
+        operation: OperationId,
+        /// Revision of `primary` that asked for it.
+        primary_revision: u64,
+    },
+    /// Persist an epoch: on disk, then in the site DCS; and remove an outlived mark with it.
+    EnterEpoch {
+        /// The epoch.
+        epoch: Epoch,
+        /// Its holder.
+        holder: SiteName,
+        /// Revision of the mark that falls.
+        clear_mark: Option<u64>,
+    },
+    /// Acquire the primary lease (protocol.md section 2, *acquire*).
+    AcquirePrimary {
+        /// Revision of `primary` that was read.
+        primary_revision: u64,
+        /// Revision of `lease` that was read.
+        lease_revision: Option<u64>,
+        /// The epoch that is acquired.
+        epoch: Epoch,
+    },
+    /// End the tenure: from its confirmation on, the deadline is 0 and nothing raises it.
+    EndTenure,
+    /// Post the token (*token*).
+    PostToken {
+        /// Revision of `primary` that was read.
+        primary_revision: u64,
+        /// Revision of our own `lease`.
+        lease_revision: u64,
+        /// The shutdown checkpoint's end.
+        end: HistoryPoint,
+        /// Identity of the database.
+        system_identifier: SystemIdentifier,
+    },
+    /// Take primacy (*take*).
+    Take {
+        /// Revision of `primary` that was read.
+        primary_revision: u64,
+    },
+    /// Give a handover up (*roll-back*).
+    RollBack {
+        /// Revision of `primary` that was read.
+        primary_revision: u64,
+    },
+    /// Write the identity of the database into `primary`.
+    RecordIdentity {
+        /// Revision of `primary` that was read.
+        primary_revision: u64,
+        /// Revision of our own `lease`.
+        lease_revision: u64,
+        /// The identity.
+        system_identifier: SystemIdentifier,
+    },
+    /// Make the running standby follow somebody else.
+    Follow(Follow),
+    /// Set `synchronous_standby_names`.
+    SetSynchronousNames(String),
+    /// Promote the running standby.
+    Promote,
+    /// Keep exactly these physical slots.
+    Slots(BTreeSet<String>),
+    /// Start a job.
+    Run(Job),
+    /// Ask the other members for their state.
+    AskPeers,
+    /// Stop the agent: a person must look.
+    Exit(String),
+}
+
+/// A long act with what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Job {
+    /// `initdb` into the data directory.
+    Initdb,
+    /// `pg_basebackup`, removing what is left of an earlier copy.
+    Clone(Follow),
+    /// Start in recovery.
+    StartStandby(Follow),
+    /// Start writable; only after the whole order of opening (rule 8).
+    StartPrimary,
+    /// Stop: end sessions, fast shutdown, kill what is left after the budget.
+    Stop,
+    /// `pg_rewind` against this server.
+    Rewind(Follow),
+    /// Checkpoint (primary) or restartpoint (standby).
+    Checkpoint,
+    /// Create the replication and rewind users.
+    CreateUsers,
+}
+
+impl Job {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Initdb => JobKind::Initdb,
+            Self::Clone(_) => JobKind::Clone,
+            Self::StartStandby(_) | Self::StartPrimary => JobKind::Start,
+            Self::Stop => JobKind::Stop,
+            Self::Rewind(_) => JobKind::Rewind,
+            Self::Checkpoint => JobKind::Checkpoint,
+            Self::CreateUsers => JobKind::CreateUsers,
+        }
+    }
+}
+
+/// Why: the log line, the metric label, what tests expect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The site DCS has not answered yet.
+    NoStore,
+    /// A job runs.
+    Busy(JobKind),
+    /// A job failed and is not tried again yet.
+    Backoff(JobKind),
+    /// The data directory belongs to another database.
+    ForeignData(String),
+    /// The data directory cannot be read.
+    UnreadableData(String),
+    /// The leader key is ours but no renewal was acknowledged yet.
+    AwaitingRenewal,
+    /// The global quorum does not say who is primary: fenced.
+    PrimacyUnknown,
+    /// Nobody has made the cluster yet and this node does.
+    Bootstrap,
+    /// Somebody else makes the cluster.
+    AwaitingBootstrap,
+    /// There is nothing to copy from yet.
+    AwaitingSource,
+    /// A copy is made.
+    Cloning,
+    /// The leader key is free and this node takes it.
+    RaceWon,
+    /// The leader key is free and this node asks the others.
+    AskingPeers,
+    /// The leader key is free and somebody else should have it.
+    NotCandidate(Unfit),
+    /// Our old leader key is bound to the new lease.
+    RetakingLeader,
+    /// This node writes without being allowed to: it is stopped.
+    StoppingWriter,
+    /// Leads, and writes.
+    Leading,
+    /// Acquires the primary lease.
+    AcquiringPrimary,
+    /// Persists the epoch before opening.
+    EnteringEpoch,
+    /// Sets record and list before opening.
+    SynchronousBeforeOpening,
+    /// Promotes.
+    Promoting,
+    /// Starts the server.
+    Starting,
+    /// The server does not answer yet.
+    AwaitingServer,
+    /// Its WAL does not contain the floor.
+    LacksFloor,
+    /// Leads a standby site.
+    LeadingStandby,
+    /// Follows another node or site.
+    Following,
+    /// Turns to another upstream.
+    Turning,
+    /// Its history left the upstream's: rewinds.
+    Rewinding,
+    /// A rewind failed: copies anew.
+    Recloning,
+    /// The upstream's history is not known yet.
+    AwaitingHistory,
+    /// Handover: marks the site.
+    Marking,
+    /// Handover: stops.
+    StoppingForHandover,
+    /// Handover: posts the token.
+    PostingToken,
+    /// Handover: stopped, waits for the other site to take.
+    AwaitingTake,
+    /// Handover: gives up.
+    RollingBack,
+    /// Token seen: waits for the WAL up to it.
+    AwaitingToken,
+    /// Token seen: waits for its own nodes to confirm.
+    AwaitingConfirmation,
+    /// Takes primacy.
+    Taking,
+    /// Writes are fenced, or a promotion of another site is under way.
+    Fenced,
+    /// An outlived mark falls.
+    ClearingMark,
+    /// First steps after a bootstrap.
+    FinishingBootstrap,
+    /// Keeps record and list in step.
+    Synchronous,
+    /// Makes and drops slots.
+    Slots,
+    /// Checkpoint asked for by a switchover, or owed after a promotion.
+    Checkpoint,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::NoStore => "waiting for the site DCS",
+            Self::Busy(kind) => return write!(f, "waiting for {kind:?} to end"),
+            Self::Backoff(kind) => return write!(f, "waiting before {kind:?} is tried again"),
+            Self::ForeignData(text) | Self::UnreadableData(text) => text,
+            Self::AwaitingRenewal => "holding the leader key, waiting for its first renewal",
+            Self::PrimacyUnknown => "the global quorum does not say who is primary: stays fenced",
+            Self::Bootstrap => "bootstrapping a new cluster",
+            Self::AwaitingBootstrap => "another node bootstraps the cluster",
+            Self::AwaitingSource => "waiting for a server to copy from",
+            Self::Cloning => "copying a replica",
+            Self::RaceWon => "the leader key is free and this node is the healthiest",
+            Self::AskingPeers => "the leader key is free, asking the other members",
+            Self::NotCandidate(why) => return write!(f, "not a candidate: {why}"),
+            Self::RetakingLeader => "binding its own leader key to its new lease",
+            Self::StoppingWriter => "this node may not write: stopping PostgreSQL",
+            Self::Leading => "the leader with the lock",
+            Self::AcquiringPrimary => "acquiring the primary lease",
+            Self::EnteringEpoch => "persisting the epoch",
+            Self::SynchronousBeforeOpening => "setting the synchronous list before opening",
+            Self::Promoting => "promoting",
+            Self::Starting => "starting PostgreSQL",
+            Self::AwaitingServer => "waiting for PostgreSQL to answer",
+            Self::LacksFloor => "its WAL does not contain the floor: may not lead",
+            Self::LeadingStandby => "the standby leader with the lock",
+            Self::Following => "a secondary, following",
+            Self::Turning => "turning to another upstream",
+            Self::Rewinding => "its history left the upstream's: rewinding",
+            Self::Recloning => "the rewind failed: copying anew",
+            Self::AwaitingHistory => "waiting for the upstream's history",
+            Self::Marking => "handover: marking the site",
+            Self::StoppingForHandover => "handover: stopping PostgreSQL",
+            Self::PostingToken => "handover: posting the token",
+            Self::AwaitingTake => "handover: stopped, waiting for the other site to take",
+            Self::RollingBack => "handover: rolling back",
+            Self::AwaitingToken => "token seen: waiting for the WAL up to it",
+            Self::AwaitingConfirmation => "token seen: waiting for a synchronous standby",
+            Self::Taking => "taking primacy",
+            Self::Fenced => "fenced",
+            Self::ClearingMark => "removing an outlived mark",
+            Self::FinishingBootstrap => "finishing the bootstrap",
+            Self::Synchronous => "adjusting the synchronous standbys",
+            Self::Slots => "adjusting replication slots",
+            Self::Checkpoint => "checkpointing",
+        };
+        f.write_str(text)
+    }
+}
+
+/// Why a node should not lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// Tag.
+    NoFailover,
+    /// Not in `sync`.
+    NotSynchronous,
+    /// Too far behind what the last leader published.
+    Lagging,
+    /// Another member is ahead.
+    Behind(NodeName),
+    /// Another member runs as a primary.
+    PrimaryAlive(NodeName),
+    /// The floor is not in its WAL.
+    LacksFloor,
+    /// It has no server in recovery.
+    NotInRecovery,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFailover => f.write_str("tag nofailover"),
+            Self::NotSynchronous => f.write_str("not a synchronous standby of the last leader"),
+            Self::Lagging => f.write_str("further behind than maximum_lag_on_failover"),
+            Self::Behind(who) => write!(f, "{who} is ahead"),
+            Self::PrimaryAlive(who) => write!(f, "{who} still runs as a primary"),
+            Self::LacksFloor => f.write_str("its WAL does not contain the floor"),
+            Self::NotInRecovery => f.write_str("PostgreSQL is not running in recovery"),
+        }
+    }
+}
+
+/// A choice before it is dressed up as a [`Decision`].
+struct Choice {
+    actions: Vec<Action>,
+    reason: Reason,
+    wake_in: Option<Duration>,
+}
+
+impl Choice {
+    fn act(reason: Reason, actions: Vec<Action>) -> Self {
+        Self { actions, reason, wake_in: None }
+    }
+
+    fn wait(reason: Reason) -> Self {
+        Self { actions: Vec::new(), reason, wake_in: None }
+    }
+
+    fn wait_for(reason: Reason, span: Duration) -> Self {
+        Self { actions: Vec::new(), reason, wake_in: Some(span) }
+    }
+}
+
+/// One decision in the making: the arguments, and the memory that becomes the next one.
+struct Judge<'a> {
+    policy: &'a Policy,
+    view: &'a View,
+    memory: Memory,
+}
+
+/// How soon a condition inside PostgreSQL, which tells nobody when it comes true, is looked at
+/// again. Costs one query on an open connection.
+const LOOK_AGAIN: Duration = Duration::from_millis(3);
+
+/// The first pause after a job failed; doubles up to [`BACKOFF_MOST`].
+const BACKOFF_LEAST: Duration = Duration::from_secs(1);
+/// The longest pause between two tries of a failing job.
+const BACKOFF_MOST: Duration = Duration::from_secs(30);
+
+/// Decides what this node does next.
+pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
+    let mut judge = Judge { policy, view, memory: memory.clone() };
+    judge.remember_finished_job();
+    let choice = judge.judge();
+    let choice = judge.without_hasty_retry(choice);
+    let wake_in = choice.wake_in.unwrap_or(policy.loop_wait);
+    Decision {
+        memory: judge.memory,
+        actions: choice.actions,
+        wake_at: view.now.plus(wake_in),
+        reason: choice.reason,
+    }
+}
+
+impl Judge<'_> {
+    fn remember_finished_job(&mut self) {
+        let Some(finished) = &self.view.finished else { return };
+        if finished.problem.is_none() {
+            self.memory.failed = None;
+            match finished.job {
+                JobKind::Clone => self.memory.rewind_failed = false,
+                JobKind::Checkpoint => {
+                    self.memory.owes_checkpoint = false;
+                    if let Some(operation) = self.memory.checkpointing_for.take() {
+                        self.memory.checkpointed_for = Some(operation);
+                    }
+                }
+                JobKind::Initdb
+                | JobKind::Start
+                | JobKind::Stop
+                | JobKind::Rewind
+                | JobKind::CreateUsers => {}
+            }
+            return;
+        }
+        if finished.job == JobKind::Rewind {
+            self.memory.rewind_failed = true;
+        }
+        if finished.job == JobKind::Checkpoint {
+            self.memory.checkpointing_for = None;
+        }
+        let times = match &self.memory.failed {
+            Some(failed) if failed.job == finished.job => failed.times.saturating_add(1),
+            Some(_) | None => 1,
+        };
+        let pause = BACKOFF_MOST.min(BACKOFF_LEAST * 2u32.saturating_pow(times.min(6) - 1));
+        let retry_at = self.view.now.plus(pause);
+        self.memory.failed = Some(FailedJob { job: finished.job.clone(), times, retry_at });
+    }
+
+    /// A job that failed is not tried again at once. Stopping is never put off.
+    fn without_hasty_retry(&self, choice: Choice) -> Choice {
+        let Some(failed) = &self.memory.failed else { return choice };
+        let hasty = choice.actions.iter().any(|action| match action {
+            Action::Run(job) => job.kind() == failed.job && failed.job != JobKind::Stop,
+            Action::ClaimInitialize
+            | Action::RecordInitialize(_)
+            | Action::AcquireLeader
+            | Action::ReleaseLeader
+            | Action::WriteSync { .. }
+            | Action::ClearSync { .. }
+            | Action::WriteMark { .. }
+            | Action::EnterEpoch { .. }
+            | Action::AcquirePrimary { .. }
+            | Action::EndTenure
+            | Action::PostToken { .. }
+            | Action::Take { .. }
+            | Action::RollBack { .. }
+            | Action::RecordIdentity { .. }
+            | Action::Follow(_)
+            | Action::SetSynchronousNames(_)
+            | Action::Promote
+            | Action::Slots(_)
+            | Action::AskPeers
+            | Action::Exit(_) => false,
+        });
+        if hasty && self.view.now < failed.retry_at {
+            let left = failed.retry_at.since(self.view.now);
+            return Choice::wait_for(Reason::Backoff(failed.job.clone()), left);
+        }
+        choice
+    }
+
+    fn judge(&mut self) -> Choice {
+        let Some(site) = &self.view.site else { return Choice::wait(Reason::NoStore) };
+        if let Some(job) = &self.view.job {
+            return Choice::wait(Reason::Busy(job.clone()));
+        }
+        if let Some(choice) = self.refuse_foreign_data(site) {
+            return choice;
+        }
+        match &site.leader {
+            Some(leader) if leader.name == self.policy.me => self.hold_leader_key(site, leader),
+            Some(leader) => self.follow_leader(site, leader),
+            None => self.race(site),
+        }
+    }
+
+    /// A server of another database must not serve under this cluster's name (I13).
+    fn refuse_foreign_data(&self, site: &SiteView) -> Option<Choice> {
+        let control = match &self.view.postgres.data {
+            DataDirectory::Cluster(control) => control,
+            DataDirectory::Unreadable(text) => {
+                return Some(Choice::wait(Reason::UnreadableData(text.clone())));
+            }
+            DataDirectory::Empty | DataDirectory::Incomplete => return None,
+        };
+        let wanted = match &site.initialize {
+            Initialize::Done(wanted) => Some(("the site DCS", *wanted)),
+            Initialize::Absent | Initialize::Running | Initialize::Unreadable => None,
+        };
+        let global = self.view.federation.as_ref().and_then(|f| f.primary.as_ref());
+        let global = global.and_then(|p| p.value.system_identifier).map(|w| ("the federation", w));
+        let (place, wanted) = [wanted, global]
+            .into_iter()
+            .flatten()
+            .find(|(_, wanted)| *wanted != control.system_identifier)?;
+        let text = format!(
+            "the data directory has system identifier {}, but {place} has {wanted}: this is \
+             another database; point postgresql.data_dir at the right one, or empty it to copy \
+             the replica anew",
+            control.system_identifier
+        );
+        Some(Choice::act(Reason::ForeignData(text.clone()), vec![Action::Exit(text)]))
+    }
+
+    /// The leader key carries our name.
+    fn hold_leader_key(&mut self, site: &SiteView, leader: &LeaderKey) -> Choice {
+        if !leader.bound_to_my_lease {
+            // A former life of this node: its right ended with it, the key is bound anew and
+            // nothing is opened before the renewal is acknowledged.
+            return match self.view.tenure.has_lease {
+                true => Choice::act(Reason::RetakingLeader, vec![Action::AcquireLeader]),
+                false => Choice::wait(Reason::AwaitingRenewal),
+            };
+        }
+        if !self.view.tenure.site.lies_ahead(self.view.now) {
+            return Choice::wait(Reason::AwaitingRenewal);
+        }
+        self.lead(site)
+    }
+
+    fn writable(&self) -> bool {
+        match self.view.postgres.process {
+            Process::Stopped => false,
+            Process::Starting => !self.view.postgres.standby_signal,
+            Process::Running => match &self.view.postgres.status {
+                Some(status) => !status.in_recovery,
+                // It answers nothing: without the signal file it can only be a primary.
+                None => !self.view.postgres.standby_signal,
+            },
+        }
+    }
+}

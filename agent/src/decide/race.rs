@@ -1,0 +1,130 @@
+//! The leader key is free: who takes it (Patroni's healthiest-node test, spec/patroni-compat.md
+//! 3.4). Preference only orders nodes that are already safe (I16); the store decides between
+//! equals.
+
+use std::time::Duration;
+
+use super::view::{ControlState, DataDirectory, Follow, Initialize, Process, SiteView, Status};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit};
+
+/// Answers of the other members older than this are asked for again.
+const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
+/// How soon a node that is no candidate looks again.
+const RACE_AGAIN: Duration = Duration::from_millis(300);
+
+impl Judge<'_> {
+    pub(super) fn race(&mut self, site: &SiteView) -> Choice {
+        if self.view.tenure.primary.as_ref().is_some_and(|held| {
+            // A free leader key ends renewal (rule 2).
+            held.deadline.lies_ahead(self.view.now)
+        }) || self.writable()
+        {
+            return Choice::act(
+                Reason::StoppingWriter,
+                vec![Action::EndTenure, Action::Run(Job::Stop)],
+            );
+        }
+        let control = match &self.view.postgres.data {
+            DataDirectory::Empty | DataDirectory::Incomplete => return self.make_cluster(site),
+            DataDirectory::Unreadable(text) => {
+                return Choice::wait(Reason::UnreadableData(text.clone()));
+            }
+            DataDirectory::Cluster(control) => control,
+        };
+        if !self.view.tenure.has_lease {
+            return Choice::wait(Reason::AwaitingRenewal);
+        }
+        match self.view.postgres.process {
+            Process::Stopped => match &site.initialize {
+                // The node that made, or copied, the first data of this cluster leads it.
+                Initialize::Running | Initialize::Absent
+                    if control.state != ControlState::InProduction =>
+                {
+                    Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
+                }
+                Initialize::Absent
+                | Initialize::Running
+                | Initialize::Done(_)
+                | Initialize::Unreadable => {
+                    let job = Job::StartStandby(Follow::Nobody);
+                    Choice::act(Reason::Starting, vec![Action::Run(job)])
+                }
+            },
+            Process::Starting => Choice::wait(Reason::AwaitingServer),
+            Process::Running => match &self.view.postgres.status {
+                None => Choice::wait(Reason::AwaitingServer),
+                Some(status) => self.race_with(site, status),
+            },
+        }
+    }
+
+    fn race_with(&self, site: &SiteView, status: &Status) -> Choice {
+        if let Some(unfit) = self.unfit_alone(site, status) {
+            return Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN);
+        }
+        let others = site.members.keys().any(|name| *name != self.policy.me);
+        let fresh = self.view.peers.as_ref().filter(|peers| {
+            peers.age <= ANSWERS_FRESH && peers.age <= site.leaderless + LOOK_AGAIN
+        });
+        let Some(peers) = fresh else {
+            return if others {
+                Choice::act(Reason::AskingPeers, vec![Action::AskPeers])
+            } else {
+                Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
+            };
+        };
+        for (name, answer) in &peers.answers {
+            if answer.primary {
+                let reason = Reason::NotCandidate(Unfit::PrimaryAlive(name.clone()));
+                return Choice::wait_for(reason, RACE_AGAIN);
+            }
+            let ahead = !answer.nofailover
+                && answer.timeline.is_none_or(|t| t >= status.ancestry.timeline)
+                && (answer.position > status.end
+                    || answer.timeline.is_some_and(|t| t > status.ancestry.timeline));
+            // Only a synchronous standby may lead, so only one can be in the way.
+            let eligible = !self.synchronous_rule_applies(site)
+                || site.sync.standbys.contains(name)
+                || site.sync.leader.as_ref() == Some(name);
+            if ahead && eligible {
+                let reason = Reason::NotCandidate(Unfit::Behind(name.clone()));
+                return Choice::wait_for(reason, RACE_AGAIN);
+            }
+        }
+        Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
+    }
+
+    /// `sync` restricts who may lead while this site is, or is to be, writable. A standby site's
+    /// record is of its last time as primary.
+    fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
+        let primary_site = self.view.federation.as_ref().is_none_or(|federation| {
+            federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
+        });
+        // The floor is what the record guarded until the record is written anew by an opening
+        // leader; before that a node of the site that holds the floor may lead (rule 10).
+        primary_site && self.policy.synchronous_mode && site.sync.leader.is_some()
+    }
+
+    fn unfit_alone(&self, site: &SiteView, status: &Status) -> Option<Unfit> {
+        if self.policy.nofailover {
+            return Some(Unfit::NoFailover);
+        }
+        if !status.in_recovery {
+            return Some(Unfit::NotInRecovery);
+        }
+        if self.synchronous_rule_applies(site)
+            && site.sync.leader.as_ref() != Some(&self.policy.me)
+            && !site.sync.standbys.contains(&self.policy.me)
+        {
+            return Some(Unfit::NotSynchronous);
+        }
+        let holder = self.view.federation.as_ref().is_some_and(|federation| {
+            federation.primary.as_ref().is_some_and(|p| p.value.holder == federation.site)
+        });
+        if holder && !self.contains_floor(status) {
+            return Some(Unfit::LacksFloor);
+        }
+        let lag = site.optime.map_or(0, |optime| optime.bytes_since(status.end));
+        (lag > self.policy.maximum_lag_on_failover).then_some(Unfit::Lagging)
+    }
+}

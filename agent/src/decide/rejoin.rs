@@ -1,0 +1,99 @@
+//! Coming back under somebody else's history: whom to follow, and whether a rewind is needed first
+//! (I14; hazards.md section 4, facts 18 to 29).
+
+use regent_proto::lsn::Lsn;
+use regent_proto::name::{NodeName, SiteName};
+use regent_proto::record::ReportedRole;
+use regent_proto::timeline::Ancestry;
+
+use super::view::{Control, ControlState, FederationView, Follow, SiteView};
+
+/// All nodes of another site, its leader first, so that an in-site failover there needs no
+/// coordinator. `None` until that site has reported an address.
+pub(super) fn site_addresses(federation: &FederationView, site: &SiteName) -> Option<Follow> {
+    let report = federation.reports.get(site)?;
+    let mut nodes: Vec<_> = report.nodes.iter().collect();
+    nodes.sort_by_key(|node| (node.name != report.node, node.name.clone()));
+    let addresses: Vec<(String, u16)> =
+        nodes.iter().map(|node| (node.host.clone(), node.port)).collect();
+    (!addresses.is_empty()).then(|| Follow::Site { site: site.clone(), addresses })
+}
+
+/// The site to stream from: the assignment's where it was made under the present epoch, otherwise
+/// the primary site itself (so that a switchover ends without any coordinator).
+pub(super) fn upstream_site(federation: &FederationView) -> Option<SiteName> {
+    let primary = federation.primary.as_ref()?;
+    let assigned = federation
+        .assignment
+        .as_ref()
+        .filter(|assignment| assignment.epoch == primary.value.epoch)
+        .and_then(|assignment| assignment.upstream.clone());
+    Some(assigned.unwrap_or_else(|| primary.value.holder.clone()))
+        .filter(|site| *site != federation.site)
+}
+
+/// The history that a site's leader reports, while it has a server.
+pub(super) fn site_history<'a>(
+    federation: &'a FederationView,
+    site: &SiteName,
+) -> Option<&'a Ancestry> {
+    let report = federation.reports.get(site)?;
+    match report.role {
+        ReportedRole::Down => None,
+        ReportedRole::Standby | ReportedRole::Primary => report.ancestry.as_ref(),
+    }
+}
+
+/// How to follow a member of the own site.
+pub(super) fn member_follow(site: &SiteView, name: &NodeName) -> Option<Follow> {
+    let member = site.members.get(name)?;
+    Some(Follow::Member { name: name.clone(), address: (member.host.clone(), member.port) })
+}
+
+/// What a stopped server has to go through before it may follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Start and stream.
+    Start,
+    /// Rewind first.
+    Rewind,
+    /// The upstream's history is older than ours, or not known: wait.
+    Wait,
+}
+
+pub(super) fn way_back(control: &Control, upstream: Option<&Ancestry>) -> Way {
+    let Some(upstream) = upstream else { return Way::Wait };
+    if is_unknown(&control.ancestry) {
+        let same = control.ancestry.timeline == upstream.timeline;
+        return if same { Way::Start } else { Way::Rewind };
+    }
+    match control.state {
+        // Recovery decides where a standby's WAL really ends; the running server is looked at
+        // again once it says so.
+        ControlState::InRecovery => Way::Start,
+        ControlState::ShutDown | ControlState::ShutDownInRecovery => {
+            if control.ancestry.can_follow(control.end, upstream) { Way::Start } else { Way::Rewind }
+        }
+        // It crashed while it wrote. On the same timeline it is the history that the upstream is
+        // on; otherwise pg_rewind recovers it first and finds out what must go.
+        ControlState::InProduction => {
+            if control.ancestry.timeline == upstream.timeline { Way::Start } else { Way::Rewind }
+        }
+    }
+}
+
+/// A later timeline whose history file is not there (yet): how it came about is not known.
+fn is_unknown(mine: &Ancestry) -> bool {
+    mine.timeline.0 > 1 && mine.switches.is_empty()
+}
+
+/// Whether a running standby has left the upstream's history.
+pub(super) fn has_diverged(mine: &Ancestry, end: Lsn, upstream: Option<&Ancestry>) -> bool {
+    let Some(upstream) = upstream else { return false };
+    if is_unknown(mine) {
+        return false;
+    }
+    // An upstream on an older timeline has not heard of ours yet (a promotion just happened, and
+    // its report is old): that is not divergence.
+    upstream.timeline >= mine.timeline && !mine.can_follow(end, upstream)
+}

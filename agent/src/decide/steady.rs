@@ -1,0 +1,104 @@
+//! A leader in its ordinary state: finishing a bootstrap, synchronous record and list, slots,
+//! checkpoints that a switchover asks for.
+
+use std::collections::BTreeSet;
+
+use regent_proto::record::Primary;
+
+use super::view::{At, FederationView, Initialize, SiteView, Status};
+use super::{Action, Choice, DataDirectory, Job, Judge, Reason, synchronous};
+
+impl Judge<'_> {
+    /// Writable, with every right it needs.
+    pub(super) fn steady_primary(
+        &mut self,
+        site: &SiteView,
+        global: Option<(&FederationView, &At<Primary>)>,
+        status: &Status,
+    ) -> Choice {
+        self.memory.promoting_since = None;
+        self.memory.marked = None;
+        if !self.view.postgres.users_exist {
+            return Choice::act(Reason::FinishingBootstrap, vec![Action::Run(Job::CreateUsers)]);
+        }
+        self.record_identity(site, global)
+            .or_else(|| self.keep_synchronous(site, status))
+            .or_else(|| self.keep_slots(site, status))
+            .or_else(|| self.checkpoint())
+            .unwrap_or(Choice::wait(Reason::Leading))
+    }
+
+    pub(super) fn record_identity(
+        &self,
+        site: &SiteView,
+        global: Option<(&FederationView, &At<Primary>)>,
+    ) -> Option<Choice> {
+        let DataDirectory::Cluster(control) = &self.view.postgres.data else { return None };
+        let mut actions = Vec::new();
+        match &site.initialize {
+            Initialize::Done(_) => {}
+            Initialize::Absent | Initialize::Running | Initialize::Unreadable => {
+                actions.push(Action::RecordInitialize(control.system_identifier));
+            }
+        }
+        if let Some((_, primary)) = global
+            && primary.value.system_identifier.is_none()
+            && let Some(held) = &self.view.tenure.primary
+        {
+            actions.push(Action::RecordIdentity {
+                primary_revision: primary.revision,
+                lease_revision: held.lease_revision,
+                system_identifier: control.system_identifier,
+            });
+        }
+        (!actions.is_empty()).then(|| Choice::act(Reason::FinishingBootstrap, actions))
+    }
+
+    fn keep_synchronous(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
+        let step = synchronous::next(self.policy, &mut self.memory, site, status)?;
+        Some(Choice::act(Reason::Synchronous, vec![step]))
+    }
+
+    /// A slot for every other member, and for every node of the sites that stream, or will
+    /// stream, from here.
+    pub(super) fn keep_slots(&self, site: &SiteView, status: &Status) -> Option<Choice> {
+        let mut wanted: BTreeSet<String> = site
+            .members
+            .keys()
+            .filter(|name| **name != self.policy.me)
+            .map(regent_proto::name::NodeName::slot)
+            .collect();
+        if let Some(federation) = &self.view.federation
+            && let Some(assignment) = &federation.assignment
+        {
+            let downstream = assignment.downstream.iter();
+            let reports = downstream.filter_map(|site| federation.reports.get(site));
+            wanted.extend(reports.flat_map(|report| &report.nodes).map(|node| node.name.slot()));
+        }
+        self.slots_choice(status, wanted)
+    }
+
+    pub(super) fn slots_choice(&self, status: &Status, wanted: BTreeSet<String>) -> Option<Choice> {
+        let missing = wanted.iter().any(|name| !status.slots.contains_key(name));
+        let stale = status
+            .slots
+            .iter()
+            .any(|(name, slot)| slot.physical && !slot.active && !wanted.contains(name));
+        (missing || stale).then(|| Choice::act(Reason::Slots, vec![Action::Slots(wanted)]))
+    }
+
+    /// Runs beside everything else; at most one at a time.
+    pub(super) fn checkpoint(&mut self) -> Option<Choice> {
+        if self.view.checkpoint_runs {
+            return None;
+        }
+        let assignment = self.view.federation.as_ref().and_then(|f| f.assignment.as_ref());
+        let asked = assignment.and_then(|a| a.checkpoint_for.as_ref());
+        let asked = asked.filter(|asked| Some(*asked) != self.memory.checkpointed_for.as_ref());
+        if asked.is_none() && !self.memory.owes_checkpoint {
+            return None;
+        }
+        self.memory.checkpointing_for = asked.cloned();
+        Some(Choice::act(Reason::Checkpoint, vec![Action::Run(Job::Checkpoint)]))
+    }
+}

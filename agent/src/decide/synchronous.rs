@@ -1,0 +1,116 @@
+//! Who is synchronous: the `sync` record in the site DCS and `synchronous_standby_names`, moved
+//! one at a time in the order that keeps every commit on a node that may lead (I4, I5).
+//!
+//! The rule (spec/patroni-compat.md 3.5.2): shrink the record first, then set the list, grow the
+//! record last. A name enters the record only on evidence: it has flushed what the primary had
+//! when the list came into force.
+
+use std::collections::BTreeSet;
+
+use regent_proto::name::NodeName;
+
+use super::Action;
+use super::view::{Memory, Policy, SiteView, Status};
+
+/// A name that nobody may stream under: with it in the list commits wait (strict mode without a
+/// standby). No member can have it, for a member name has no leading underscore.
+const NOBODY: &str = "\"__regent_nobody__\"";
+
+/// The text of `synchronous_standby_names` for these members. Always quoted: an unquoted name can
+/// be a key word or be folded (hazards.md rows 32 and 33).
+#[must_use]
+pub fn list(policy: &Policy, standbys: &BTreeSet<NodeName>) -> String {
+    if !policy.synchronous_mode {
+        return String::new();
+    }
+    let names: Vec<String> = standbys.iter().map(|name| format!("\"{name}\"")).collect();
+    match names.len() {
+        0 if policy.synchronous_mode_strict => NOBODY.to_owned(),
+        0 => String::new(),
+        1 => names.concat(),
+        many => format!("{many} ({})", names.join(",")),
+    }
+}
+
+/// The next single step, or nothing when record and list are in step.
+pub fn next(
+    policy: &Policy,
+    memory: &mut Memory,
+    site: &SiteView,
+    status: &Status,
+) -> Option<Action> {
+    remember_list(memory, status);
+    let record = |standbys: BTreeSet<NodeName>| Action::WriteSync {
+        standbys,
+        revision: site.sync.revision,
+    };
+    if !policy.synchronous_mode {
+        if !site.sync.standbys.is_empty() {
+            return Some(record(BTreeSet::new()));
+        }
+        return (!status.synchronous_standby_names.is_empty())
+            .then(|| Action::SetSynchronousNames(String::new()));
+    }
+    if site.sync.leader.as_ref() != Some(&policy.me) {
+        return Some(record(BTreeSet::new()));
+    }
+    let picked = pick(policy, site, status);
+    let confirmed = confirmed(memory, &picked, status);
+    let kept: BTreeSet<NodeName> = site.sync.standbys.intersection(&picked).cloned().collect();
+    if kept != site.sync.standbys {
+        return Some(record(kept));
+    }
+    let wanted = list(policy, &picked);
+    if status.synchronous_standby_names != wanted {
+        return Some(Action::SetSynchronousNames(wanted));
+    }
+    if !confirmed.is_subset(&site.sync.standbys) {
+        return Some(record(site.sync.standbys.union(&confirmed).cloned().collect()));
+    }
+    None
+}
+
+/// Remembers at which WAL end the present list was first seen in force.
+fn remember_list(memory: &mut Memory, status: &Status) {
+    let same = memory
+        .list_since
+        .as_ref()
+        .is_some_and(|(text, _)| *text == status.synchronous_standby_names);
+    if !same {
+        memory.list_since = Some((status.synchronous_standby_names.clone(), status.end));
+    }
+}
+
+/// Whom commits should wait for: streaming members, those already in the record first, then the
+/// furthest.
+fn pick(policy: &Policy, site: &SiteView, status: &Status) -> BTreeSet<NodeName> {
+    let mut candidates: Vec<(bool, u64, &NodeName)> = site
+        .members
+        .iter()
+        .filter(|(name, member)| **name != policy.me && !member.nosync && !member.nofailover)
+        .filter_map(|(name, _)| {
+            let sender = status.senders.get(name.as_str()).filter(|s| s.streaming)?;
+            Some((site.sync.standbys.contains(name), sender.flushed.get(), name))
+        })
+        .collect();
+    candidates.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.cmp(&a.1)).then(a.2.cmp(b.2)));
+    candidates.into_iter().take(policy.synchronous_node_count).map(|c| c.2.clone()).collect()
+}
+
+fn confirmed(
+    memory: &Memory,
+    picked: &BTreeSet<NodeName>,
+    status: &Status,
+) -> BTreeSet<NodeName> {
+    let Some((_, since)) = &memory.list_since else { return BTreeSet::new() };
+    picked
+        .iter()
+        .filter(|name| {
+            status
+                .senders
+                .get(name.as_str())
+                .is_some_and(|sender| sender.synchronous && sender.flushed >= *since)
+        })
+        .cloned()
+        .collect()
+}

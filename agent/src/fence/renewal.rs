@@ -1,0 +1,443 @@
+//! The renewal thread: keeps the site's lease and the primary lease, and raises their deadlines.
+//!
+//! It has its own runtime and its own connections to the stores. A deadline is raised only by an
+//! acknowledged renewal and counts from the clock read *before* that request was sent; an unknown
+//! outcome is read back and counts for the request whose id stands in the record (I7, I9;
+//! protocol.md rules 1 to 3).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regent_dcs::{Change, Compare, LeaseId, Renewal, Revision, Store, Txn, TxnOutcome};
+use regent_proto::keys::GlobalKeys;
+use regent_proto::name::{RequestId, SiteName};
+use regent_proto::record::{Lease, Primary, Record as _};
+use regent_proto::time::{BootTime, Deadline, LeaseTiming};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Deadlines;
+use crate::decide::renewal::{AfterRefusal, Holder, after_refusal};
+use crate::decide::view::PrimaryTenure;
+use crate::observe::clock::boot_time;
+
+/// What the thread holds, for the rest of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tenures {
+    /// The store lease of this process in the site DCS.
+    pub lease: Option<LeaseId>,
+    /// The primary lease, also after its end (its revision is what a token compares).
+    pub primary: Option<PrimaryTenure>,
+}
+
+/// A primary lease that a transaction has just given.
+#[derive(Debug, Clone)]
+pub struct Adopted {
+    /// The record as written.
+    pub record: Lease,
+    /// Its revision.
+    pub lease_revision: Revision,
+    /// Revision of `primary` that the next renewal compares.
+    pub primary_revision: Revision,
+    /// The clock before the request was sent.
+    pub sent: BootTime,
+    /// Timing under `primary.ttl_max`.
+    pub timing: LeaseTiming,
+}
+
+enum PrimaryCommand {
+    Adopt(Box<Adopted>, oneshot::Sender<()>),
+    End(oneshot::Sender<Deadline>),
+}
+
+/// Handle of the thread.
+#[derive(Debug, Clone)]
+pub struct RenewalThread {
+    site: mpsc::Sender<LeaseTiming>,
+    primary: Option<mpsc::Sender<PrimaryCommand>>,
+    tenures: watch::Receiver<Tenures>,
+    deadlines: Arc<Deadlines>,
+}
+
+/// The site's store and leader key.
+pub struct SiteSide {
+    /// The store; a handle of its own.
+    pub store: Arc<dyn Store>,
+    /// The leader key.
+    pub leader_key: String,
+    /// Timing to begin with.
+    pub timing: LeaseTiming,
+}
+
+/// The global quorum.
+pub struct GlobalSide {
+    /// The store; a handle of its own.
+    pub store: Arc<dyn Store>,
+    /// The federation's keys.
+    pub keys: GlobalKeys,
+    /// This site.
+    pub site: SiteName,
+}
+
+/// Stores are opened inside the thread, so that their tasks live on its runtime.
+pub type OpenSides = Box<
+    dyn FnOnce() -> futures::future::BoxFuture<'static, anyhow::Result<(SiteSide, Option<GlobalSide>)>>
+        + Send,
+>;
+
+impl RenewalThread {
+    /// Starts the thread.
+    pub fn start(
+        open: OpenSides,
+        deadlines: Arc<Deadlines>,
+        federated: bool,
+    ) -> anyhow::Result<Self> {
+        let (site, site_commands) = mpsc::channel(8);
+        let (primary, primary_commands) = mpsc::channel(8);
+        let (publish, tenures) = watch::channel(Tenures::default());
+        let (started, opened) = std::sync::mpsc::sync_channel(1);
+        let shared = Arc::clone(&deadlines);
+        std::thread::Builder::new().name("renewal".to_owned()).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started.send(Err(anyhow::Error::from(error)))),
+            };
+            runtime.block_on(async move {
+                let (site_side, global_side) = match open().await {
+                    Ok(sides) => sides,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                drop(started.send(Ok(())));
+                let site_loop =
+                    SiteLoop::new(site_side, Arc::clone(&shared), publish.clone(), site_commands);
+                match global_side {
+                    None => site_loop.run().await,
+                    Some(side) => {
+                        let primary_loop = PrimaryLoop::new(side, shared, publish);
+                        tokio::join!(site_loop.run(), primary_loop.run(primary_commands));
+                    }
+                }
+            });
+        })?;
+        opened.recv()??;
+        Ok(Self { site, primary: federated.then_some(primary), tenures, deadlines })
+    }
+
+    /// What it holds; changes wake.
+    #[must_use]
+    pub fn tenures(&self) -> watch::Receiver<Tenures> {
+        self.tenures.clone()
+    }
+
+    /// The deadlines it raises.
+    #[must_use]
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+
+    /// Renew the site's lease now, under this timing: the leader key was just acquired, or the
+    /// dynamic configuration changed.
+    pub async fn renew_site(&self, timing: LeaseTiming) {
+        // A closed channel means the thread is gone; the deadlines then run out, which is the fence.
+        drop(self.site.send(timing).await);
+    }
+
+    /// From now on renew this primary lease.
+    pub async fn adopt(&self, adopted: Adopted) {
+        let Some(primary) = &self.primary else { return };
+        let (done, wait) = oneshot::channel();
+        if primary.send(PrimaryCommand::Adopt(Box::new(adopted), done)).await.is_ok() {
+            drop(wait.await);
+        }
+    }
+
+    /// Ends the tenure: when this returns the primary deadline is 0 and no answer to an earlier
+    /// request raises it again. Returns the deadline of before.
+    pub async fn end_tenure(&self) -> Deadline {
+        let Some(primary) = &self.primary else { return self.deadlines.site() };
+        let (done, wait) = oneshot::channel();
+        if primary.send(PrimaryCommand::End(done)).await.is_err() {
+            return Deadline::NEVER;
+        }
+        wait.await.unwrap_or(Deadline::NEVER).earlier(self.deadlines.site())
+    }
+}
+
+struct SiteLoop {
+    side: SiteSide,
+    deadlines: Arc<Deadlines>,
+    publish: watch::Sender<Tenures>,
+    commands: mpsc::Receiver<LeaseTiming>,
+    lease: Option<(LeaseId, Duration)>,
+}
+
+impl SiteLoop {
+    fn new(
+        side: SiteSide,
+        deadlines: Arc<Deadlines>,
+        publish: watch::Sender<Tenures>,
+        commands: mpsc::Receiver<LeaseTiming>,
+    ) -> Self {
+        Self { side, deadlines, publish, commands, lease: None }
+    }
+
+    async fn run(mut self) {
+        loop {
+            self.renew().await;
+            let wait = match self.lease {
+                Some(_) => self.side.timing.renew_every,
+                None => Duration::from_millis(200),
+            };
+            match tokio::time::timeout(wait, self.commands.recv()).await {
+                Err(_elapsed) => {}
+                Ok(Some(timing)) => {
+                    if timing.ttl != self.side.timing.ttl {
+                        // The new TTL needs a new lease; the old one's deadline stands until then.
+                        self.lease = None;
+                    }
+                    self.side.timing = timing;
+                }
+                Ok(None) => return self.give_back().await,
+            }
+        }
+    }
+
+    /// The agent ends: what the lease holds should not wait for its expiry.
+    async fn give_back(&mut self) {
+        if let Some((lease, _)) = self.lease.take() {
+            drop(self.side.store.revoke(lease, self.side.timing.call_timeout).await);
+        }
+    }
+
+    async fn renew(&mut self) {
+        let timeout = self.side.timing.call_timeout;
+        let sent = boot_time();
+        let ttl = match self.lease {
+            None => match self.side.store.grant(self.side.timing.ttl, timeout).await {
+                Ok(granted) => {
+                    self.set_lease(Some((granted.id, granted.ttl)));
+                    granted.ttl
+                }
+                Err(error) => return tracing::debug!(%error, "no lease in the site DCS yet"),
+            },
+            Some((id, _)) => match self.side.store.renew(id, timeout).await {
+                Ok(Renewal::Renewed { ttl }) => ttl,
+                Ok(Renewal::Lost) => {
+                    tracing::warn!("the site DCS no longer knows this node's lease");
+                    self.deadlines.set_site(Deadline::NEVER);
+                    return self.set_lease(None);
+                }
+                // Nothing is raised, nothing is lowered: the deadline decides (I9).
+                Err(error) => return tracing::debug!(%error, "renewal of the site lease"),
+            },
+        };
+        self.raise(sent, ttl, timeout).await;
+    }
+
+    /// A lease that lives proves nothing about the key, which may have been deleted: the deadline is
+    /// raised only when a reading after the renewal shows the key bound to this lease.
+    async fn raise(&mut self, sent: BootTime, ttl: Duration, timeout: Duration) {
+        let Some((id, _)) = self.lease else { return };
+        match self.side.store.get(&self.side.leader_key, timeout).await {
+            Ok(Some(entry)) if entry.lease == Some(id) => {
+                let timing = LeaseTiming { ttl, ..self.side.timing.clone() };
+                let granted = Deadline::granted(sent, &timing);
+                let before = self.deadlines.site();
+                self.deadlines.set_site(before.raised(granted));
+                if before == Deadline::NEVER {
+                    self.publish.send_modify(|_| {});
+                }
+            }
+            Ok(Some(_) | None) => {
+                if self.deadlines.site() != Deadline::NEVER {
+                    self.deadlines.set_site(Deadline::NEVER);
+                    self.publish.send_modify(|_| {});
+                }
+            }
+            Err(error) => tracing::debug!(%error, "reading the leader key after its renewal"),
+        }
+    }
+
+    fn set_lease(&mut self, lease: Option<(LeaseId, Duration)>) {
+        self.lease = lease;
+        self.publish.send_modify(|tenures| tenures.lease = lease.map(|(id, _)| id));
+    }
+}
+
+/// A held primary lease with its requests in flight.
+struct Held {
+    record: Lease,
+    lease_revision: Revision,
+    primary_revision: Revision,
+    deadline: Deadline,
+    timing: LeaseTiming,
+    /// Requests whose outcome is unknown, by id, with the clock before their sending.
+    unknown: BTreeMap<RequestId, BootTime>,
+    ended: bool,
+}
+
+struct PrimaryLoop {
+    side: GlobalSide,
+    deadlines: Arc<Deadlines>,
+    publish: watch::Sender<Tenures>,
+    held: Option<Held>,
+}
+
+impl PrimaryLoop {
+    fn new(side: GlobalSide, deadlines: Arc<Deadlines>, publish: watch::Sender<Tenures>) -> Self {
+        Self { side, deadlines, publish, held: None }
+    }
+
+    async fn run(mut self, mut commands: mpsc::Receiver<PrimaryCommand>) {
+        loop {
+            let wait = match &self.held {
+                Some(held) if !held.ended => held.timing.renew_every,
+                Some(_) | None => Duration::from_secs(3600),
+            };
+            match tokio::time::timeout(wait, commands.recv()).await {
+                Err(_elapsed) => self.renew().await,
+                Ok(Some(PrimaryCommand::Adopt(adopted, done))) => {
+                    self.adopt(*adopted);
+                    drop(done.send(()));
+                }
+                Ok(Some(PrimaryCommand::End(done))) => drop(done.send(self.end())),
+                Ok(None) => return,
+            }
+        }
+    }
+
+    fn adopt(&mut self, adopted: Adopted) {
+        let deadline = Deadline::granted(adopted.sent, &adopted.timing);
+        self.held = Some(Held {
+            record: adopted.record,
+            lease_revision: adopted.lease_revision,
+            primary_revision: adopted.primary_revision,
+            deadline,
+            timing: adopted.timing,
+            unknown: BTreeMap::new(),
+            ended: false,
+        });
+        self.deadlines.set_primary(deadline);
+        self.tell();
+    }
+
+    /// Commands are taken between requests, so none is in flight here.
+    fn end(&mut self) -> Deadline {
+        let before = self.deadlines.primary();
+        if let Some(held) = &mut self.held {
+            held.ended = true;
+            held.deadline = Deadline::NEVER;
+        }
+        self.deadlines.set_primary(Deadline::NEVER);
+        self.tell();
+        before
+    }
+
+    fn tell(&self) {
+        let primary = self.held.as_ref().map(|held| PrimaryTenure {
+            tenure: held.record.tenure.clone(),
+            epoch: held.record.epoch,
+            deadline: held.deadline,
+            lease_revision: held.lease_revision.0,
+        });
+        self.publish.send_if_modified(|tenures| {
+            let changed = tenures.primary != primary;
+            tenures.primary = primary;
+            changed
+        });
+    }
+
+    async fn renew(&mut self) {
+        if self.deadlines.site() == Deadline::NEVER {
+            // Losing the site key ends renewal (rule 2).
+            self.end();
+            return;
+        }
+        let Some(held) = &mut self.held else { return };
+        let Some(request) = crate::act::random::request_id() else { return };
+        let mut record = held.record.clone();
+        record.counter += 1;
+        record.request = request.clone();
+        let keys = &self.side.keys;
+        let (primary_key, lease_key) = (keys.primary(), keys.lease());
+        let txn = Txn::new()
+            .when(Compare::Modified { key: primary_key, revision: held.primary_revision })
+            .when(Compare::Modified { key: lease_key.clone(), revision: held.lease_revision })
+            .then(Change::put(lease_key, record.encode()));
+        let sent = boot_time();
+        match self.side.store.txn(txn, held.timing.call_timeout).await {
+            Ok(TxnOutcome::Applied { revision }) => {
+                held.record = record;
+                self.raise(sent, revision);
+            }
+            Ok(TxnOutcome::Conflict { found }) => self.refused(&found),
+            Err(error) => {
+                tracing::debug!(%error, "renewal of the primary lease");
+                if error.may_have_happened() {
+                    held.unknown.insert(request, sent);
+                    self.read_back().await;
+                }
+            }
+        }
+    }
+
+    fn raise(&mut self, sent: BootTime, revision: Revision) {
+        let Some(held) = &mut self.held else { return };
+        held.lease_revision = revision;
+        held.unknown.clear();
+        held.deadline = held.deadline.raised(Deadline::granted(sent, &held.timing));
+        self.deadlines.set_primary(held.deadline);
+        self.tell();
+    }
+
+    /// Rule 3, from the records that the refused transaction read.
+    fn refused(&mut self, found: &[Option<regent_dcs::Entry>]) {
+        let Some(held) = &mut self.held else { return };
+        let (primary_key, lease_key) = (self.side.keys.primary(), self.side.keys.lease());
+        let primary = found.first().and_then(Option::as_ref);
+        let lease = found.get(1).and_then(Option::as_ref);
+        let primary_record = primary.and_then(|e| Primary::decode(&primary_key, &e.value).ok());
+        let lease_record = lease.and_then(|e| Lease::decode(&lease_key, &e.value).ok());
+        let holder = Holder {
+            site: &self.side.site,
+            epoch: held.record.epoch,
+            tenure: &held.record.tenure,
+            marked: held.ended,
+        };
+        match after_refusal(&holder, primary_record.as_ref(), lease_record.as_ref()) {
+            AfterRefusal::Renew => {
+                if let (Some(primary), Some(lease), Some(record)) = (primary, lease, lease_record) {
+                    held.primary_revision = primary.modified;
+                    held.lease_revision = lease.modified;
+                    let applied = held.unknown.get(&record.request).copied();
+                    held.record.counter = record.counter;
+                    if let Some(sent) = applied {
+                        self.raise(sent, lease.modified);
+                    }
+                }
+            }
+            AfterRefusal::Fence => {
+                tracing::warn!("the primary lease was refused: fencing");
+                self.end();
+            }
+        }
+    }
+
+    async fn read_back(&mut self) {
+        let Some(held) = &self.held else { return };
+        let key = self.side.keys.lease();
+        let Ok(Some(entry)) = self.side.store.get(&key, held.timing.call_timeout).await else {
+            return;
+        };
+        let Ok(record) = Lease::decode(&key, &entry.value) else { return };
+        if record.tenure != held.record.tenure {
+            return;
+        }
+        if let Some(sent) = held.unknown.get(&record.request).copied() {
+            if let Some(held) = &mut self.held {
+                held.record = record;
+            }
+            self.raise(sent, entry.modified);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `regent-agent CONFIG.yml`: the agent of one PostgreSQL.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use regent_agent::config::{Config, LogFormat};
+use regent_agent::run::Agent;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Regent's agent: high availability for the PostgreSQL beside it.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration file (Patroni's YAML, with our sections).
+    config: PathBuf,
+    /// Check the configuration and end.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&format!("regent-agent: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a start-up error is told")]
+fn report(text: &str) {
+    eprintln!("{text}");
+}
+
+fn start(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = Config::load(&arguments.config)?;
+    if arguments.check {
+        return Ok(());
+    }
+    // Every TLS user of this process shares one provider; a second call would be a mistake of ours.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.regent.log.level)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.regent.log.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let cancel = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            cancel.cancel();
+        });
+        Agent::build(config, stop).await?.run().await
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}

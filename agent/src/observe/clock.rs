@@ -1,0 +1,23 @@
+//! The only place that reads clocks.
+
+use nix::time::{ClockId, clock_gettime};
+use regent_proto::time::{BootTime, WallTime};
+
+/// CLOCK_BOOTTIME: counts suspend, is never stepped (clock_gettime(2)).
+#[must_use]
+pub fn boot_time() -> BootTime {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .expect("CLOCK_BOOTTIME exists on every Linux since 2.6.39");
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec()).unwrap_or(0);
+    BootTime::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// The wall clock, for people: shown, never compared.
+#[must_use]
+pub fn wall_time() -> WallTime {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME).expect("CLOCK_REALTIME always exists");
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    let millis = u64::try_from(now.tv_nsec() / 1_000_000).unwrap_or(0);
+    WallTime(seconds.saturating_mul(1000).saturating_add(millis))
+}

@@ -1,0 +1,11 @@
+//! Gathers the view: stores through mirrors, PostgreSQL through SQL and its files, peers through
+//! their REST API. Never judges; a record that cannot be read is reported once and left out.
+
+pub mod clock;
+pub mod mirror;
+pub mod peers;
+pub mod postgres;
+pub mod reach;
+pub mod site;
+pub mod unreadable;
+pub mod global;

@@ -1,0 +1,66 @@
+//! Asking the other members over their REST API, before a race for the leader key.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use regent_proto::lsn::Lsn;
+use regent_proto::name::NodeName;
+use regent_proto::timeline::TimelineId;
+use serde::Deserialize;
+
+use crate::decide::view::{Member, PeerAnswer};
+
+/// The longest wait for one answer; all are asked at once.
+pub const ANSWER_BOUND: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Deserialize)]
+struct Body {
+    #[serde(default)]
+    role: String,
+    #[serde(default)]
+    timeline: Option<u32>,
+    #[serde(default)]
+    xlog: Xlog,
+    #[serde(default)]
+    tags: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Xlog {
+    location: Option<u64>,
+    received_location: Option<u64>,
+    replayed_location: Option<u64>,
+}
+
+/// Asks all members at once; those that do not answer in time are missing.
+pub async fn ask(
+    client: &reqwest::Client,
+    members: BTreeMap<NodeName, Member>,
+) -> BTreeMap<NodeName, PeerAnswer> {
+    let questions = members.into_iter().map(|(name, member)| async move {
+        let asked = async {
+            let response = client.get(&member.api_url).send().await?;
+            response.json::<Body>().await
+        };
+        match tokio::time::timeout(ANSWER_BOUND, asked).await {
+            Ok(Ok(body)) => Some((name, interpret(&body))),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    });
+    futures::future::join_all(questions).await.into_iter().flatten().collect()
+}
+
+fn interpret(body: &Body) -> PeerAnswer {
+    let position = [body.xlog.location, body.xlog.received_location, body.xlog.replayed_location];
+    PeerAnswer {
+        primary: body.xlog.location.is_some_and(|at| at > 0)
+            || matches!(body.role.as_str(), "primary" | "master"),
+        position: Lsn::new(position.into_iter().flatten().max().unwrap_or(0)),
+        timeline: body.timeline.map(TimelineId),
+        nofailover: body
+            .tags
+            .get("nofailover")
+            .is_some_and(|v| *v == serde_json::Value::Bool(true)),
+    }
+}

@@ -1,0 +1,387 @@
+//! This node's PostgreSQL: one query on an open connection, pg_control while it is stopped, and the
+//! agent's own notes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regent_proto::lsn::Lsn;
+use regent_proto::timeline::TimelineId;
+use serde::Deserialize;
+use tokio_postgres::Client;
+
+use crate::act::postgres::server::Postmaster;
+use crate::act::postgres::{control, files::Files, programs::Programs, sql};
+use crate::config::Config;
+use crate::decide::view::{
+    Control, DataDirectory, PostgresView, Process, Receiver, Sender, Slot, Status,
+};
+use regent_proto::record::ReportedObjects;
+
+/// Everything in one round trip. Runs on 13 and newer.
+const STATUS: &str = "
+SELECT json_build_object(
+ 'in_recovery', r.in_recovery,
+ 'end', CASE WHEN r.in_recovery
+   THEN greatest(coalesce(pg_last_wal_receive_lsn(), '0/0'), coalesce(pg_last_wal_replay_lsn(), '0/0'))
+   ELSE pg_current_wal_flush_lsn() END,
+ 'replayed', CASE WHEN r.in_recovery THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
+   ELSE pg_current_wal_flush_lsn() END,
+ 'timeline', CASE WHEN r.in_recovery
+   THEN greatest((SELECT received_tli FROM pg_stat_wal_receiver), c.timeline_id,
+                 (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
+   ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END,
+ 'senders', (SELECT json_agg(json_build_object('name', application_name, 'state', state,
+    'sync_state', sync_state, 'flushed', flush_lsn, 'user', usename, 'client', client_addr,
+    'sync_priority', sync_priority)) FROM pg_stat_replication),
+ 'receiver', (SELECT json_build_object('host', sender_host, 'port', sender_port,
+    'timeline', received_tli, 'status', status) FROM pg_stat_wal_receiver),
+ 'slots', (SELECT json_agg(json_build_object('name', slot_name, 'active', active,
+    'physical', slot_type = 'physical')) FROM pg_replication_slots WHERE NOT temporary),
+ 'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN
+    ('max_connections', 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions',
+     'max_locks_per_transaction', 'max_replication_slots', 'wal_log_hints', 'data_checksums')),
+ 'synchronous_standby_names', current_setting('synchronous_standby_names'),
+ 'version', current_setting('server_version_num')::int,
+ 'started', pg_postmaster_start_time(),
+ 'users', (SELECT count(*) FROM pg_roles WHERE rolname = ANY(USERS)),
+ 'replayed_at', pg_last_xact_replay_timestamp()
+)::text FROM (SELECT pg_is_in_recovery() AS in_recovery) r, pg_control_checkpoint() c";
+
+/// What a switchover does not carry over; asked rarely.
+const OBJECTS: &str = "
+SELECT json_build_object(
+ 'prepared_transactions', (SELECT count(*) FROM pg_prepared_xacts),
+ 'logical_slots', coalesce((SELECT json_agg(slot_name) FROM pg_replication_slots
+    WHERE slot_type = 'logical'), '[]'),
+ 'unlogged_tables', (SELECT count(*) FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'),
+ 'collation_mismatches', '[]'::json)::text";
+
+/// Databases whose collation version differs from the one recorded (PostgreSQL 15 and newer).
+const COLLATIONS: &str = "
+SELECT coalesce(json_agg(datname), '[]')::text FROM pg_database WHERE datallowconn AND
+ datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid) AND datcollversion IS NOT NULL";
+
+#[derive(Debug, Deserialize)]
+struct Answer {
+    in_recovery: bool,
+    end: Lsn,
+    replayed: Lsn,
+    timeline: Option<u32>,
+    senders: Option<Vec<SenderAnswer>>,
+    receiver: Option<ReceiverAnswer>,
+    slots: Option<Vec<SlotAnswer>>,
+    settings: BTreeMap<String, String>,
+    synchronous_standby_names: String,
+    version: u32,
+    started: String,
+    users: usize,
+    replayed_at: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SenderAnswer {
+    name: String,
+    state: String,
+    sync_state: String,
+    flushed: Option<Lsn>,
+    user: Option<String>,
+    client: Option<String>,
+    sync_priority: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReceiverAnswer {
+    host: Option<String>,
+    port: Option<u16>,
+    timeline: Option<u32>,
+    status: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SlotAnswer {
+    name: String,
+    active: bool,
+    physical: bool,
+}
+
+/// What REST shows beside the view.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Extra {
+    /// When the postmaster started, in the server's words.
+    pub started: Option<String>,
+    /// When the last replayed transaction was committed.
+    pub replayed_at: Option<String>,
+    /// Patroni's `replication` array.
+    pub replication: Vec<serde_json::Value>,
+    /// What a switchover does not carry over.
+    pub objects: ReportedObjects,
+}
+
+/// Looks at the server.
+pub struct PostgresObserver {
+    config: Arc<Config>,
+    programs: Programs,
+    files: Files,
+    client: Option<Client>,
+    /// Of which postmaster the connection and the timeline below are.
+    postmaster: Option<Postmaster>,
+    /// The highest timeline this postmaster was seen on: pg_control lags behind a standby that lost
+    /// its receiver, and a timeline never goes back.
+    timeline: u32,
+    control: Option<Control>,
+    problem: Option<String>,
+    objects: ReportedObjects,
+    /// Rounds until the objects are asked for again.
+    objects_in: u32,
+}
+
+/// Every how many rounds the objects are looked at.
+const OBJECTS_EVERY: u32 = 100;
+
+impl PostgresObserver {
+    /// For this server.
+    #[must_use]
+    pub fn new(config: Arc<Config>, programs: Programs, files: Files) -> Self {
+        Self {
+            config,
+            programs,
+            files,
+            client: None,
+            postmaster: None,
+            timeline: 0,
+            control: None,
+            problem: None,
+            objects: ReportedObjects::default(),
+            objects_in: 0,
+        }
+    }
+
+    /// A connection for acts; `None` while the server does not answer.
+    #[must_use]
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref().filter(|client| !client.is_closed())
+    }
+
+    /// pg_control has to be read again: a job touched the data directory.
+    pub fn forget_control(&mut self) {
+        self.control = None;
+    }
+
+    /// Why the server last did not answer.
+    #[must_use]
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// The view of the server. `job` says that a job owns the data directory at the moment.
+    pub async fn read(
+        &mut self,
+        postmaster: Option<Postmaster>,
+        follows: Option<crate::decide::view::Follow>,
+        job: bool,
+    ) -> (PostgresView, Extra) {
+        if postmaster != self.postmaster {
+            self.client = None;
+            self.timeline = 0;
+            self.postmaster = postmaster;
+            self.control = None;
+            self.objects_in = 0;
+        }
+        let mut extra = Extra::default();
+        let mut users_exist = false;
+        let mut status = None;
+        // A job that stops or copies the server owns it: asking would only wait for it.
+        if postmaster.is_some()
+            && !job
+            && let Some(answer) = self.ask().await
+        {
+            users_exist = answer.users == self.users().len();
+            self.look_at_objects(answer.in_recovery).await;
+            extra = self.extra(&answer);
+            status = Some(self.status(answer));
+        }
+        let data = if job { DataDirectory::Incomplete } else { self.data().await };
+        let process = match (postmaster, &status) {
+            (None, _) => Process::Stopped,
+            (Some(_), None) => Process::Starting,
+            (Some(_), Some(_)) => Process::Running,
+        };
+        let view = PostgresView {
+            data,
+            process,
+            status,
+            follows,
+            standby_signal: self.files.standby_signal(),
+            users_exist,
+        };
+        (view, extra)
+    }
+
+    fn users(&self) -> Vec<&str> {
+        let users = &self.config.postgres.authentication;
+        let rewind = users.rewind.as_ref().map(|user| user.username.as_str());
+        [Some(users.replication.username.as_str()), rewind].into_iter().flatten().collect()
+    }
+
+    async fn ask(&mut self) -> Option<Answer> {
+        if self.client().is_none() {
+            match sql::connect_local(&self.config).await {
+                Ok(client) => self.client = Some(client),
+                Err(error) => {
+                    self.problem = Some(error.to_string());
+                    return None;
+                }
+            }
+        }
+        let users: Vec<String> =
+            self.users().iter().map(|u| format!("'{}'", u.replace('\'', "''"))).collect();
+        let query = STATUS.replace("USERS", &format!("ARRAY[{}]::name[]", users.join(",")));
+        let client = self.client.as_ref()?;
+        let answer = match sql::text(client, &query).await {
+            Ok(text) => serde_json::from_str(&text).map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match answer {
+            Ok(answer) => {
+                self.problem = None;
+                Some(answer)
+            }
+            Err(problem) => {
+                // A promotion in the middle of the query is one such; the next round asks again.
+                tracing::debug!(problem, "asking PostgreSQL for its state");
+                self.problem = Some(problem);
+                self.client = None;
+                None
+            }
+        }
+    }
+
+    async fn look_at_objects(&mut self, in_recovery: bool) {
+        if self.objects_in > 0 {
+            self.objects_in -= 1;
+            return;
+        }
+        let Some(client) = &self.client else { return };
+        let Ok(text) = sql::text(client, OBJECTS).await else { return };
+        let Ok(mut objects) = serde_json::from_str::<ReportedObjects>(&text) else { return };
+        if !in_recovery
+            && let Ok(text) = sql::text(client, COLLATIONS).await
+            && let Ok(databases) = serde_json::from_str(&text)
+        {
+            objects.collation_mismatches = databases;
+        }
+        self.objects = objects;
+        self.objects_in = OBJECTS_EVERY;
+    }
+
+    fn extra(&self, answer: &Answer) -> Extra {
+        let senders = answer.senders.iter().flatten();
+        Extra {
+            started: Some(answer.started.clone()),
+            replayed_at: answer.replayed_at.clone(),
+            replication: senders
+                .map(|s| {
+                    serde_json::json!({"usename": s.user, "application_name": s.name,
+                        "client_addr": s.client, "state": s.state, "sync_state": s.sync_state,
+                        "sync_priority": s.sync_priority})
+                })
+                .collect(),
+            objects: self.objects.clone(),
+        }
+    }
+
+    fn status(&mut self, answer: Answer) -> Status {
+        self.timeline = self.timeline.max(answer.timeline.unwrap_or(0));
+        let senders: BTreeMap<String, Sender> = answer
+            .senders
+            .unwrap_or_default()
+            .into_iter()
+            .map(|sender| {
+                let value = Sender {
+                    streaming: sender.state == "streaming",
+                    synchronous: matches!(sender.sync_state.as_str(), "sync" | "quorum"),
+                    flushed: sender.flushed.unwrap_or_default(),
+                };
+                (sender.name, value)
+            })
+            .collect();
+        let slots: BTreeMap<String, Slot> = answer
+            .slots
+            .unwrap_or_default()
+            .into_iter()
+            .map(|slot| (slot.name, Slot { active: slot.active, physical: slot.physical }))
+            .collect();
+        let settings: BTreeMap<String, i64> = answer
+            .settings
+            .iter()
+            .filter_map(|(name, value)| {
+                let number = match value.as_str() {
+                    "on" => 1,
+                    "off" => 0,
+                    text => text.parse().ok()?,
+                };
+                Some((name.clone(), number))
+            })
+            .collect();
+        let free = |limit: &str, used: usize| {
+            settings.get(limit).map_or(0, |most| most - i64::try_from(used).unwrap_or(i64::MAX))
+        };
+        Status {
+            in_recovery: answer.in_recovery,
+            ancestry: control::ancestry(&self.files.data_dir, TimelineId(self.timeline)),
+            end: answer.end,
+            replayed: answer.replayed,
+            receiver: answer.receiver.and_then(|receiver| {
+                (receiver.status.as_deref() == Some("streaming")).then_some(())?;
+                Some(Receiver {
+                    host: receiver.host?,
+                    port: receiver.port?,
+                    timeline: TimelineId(receiver.timeline?),
+                })
+            }),
+            synchronous_standby_names: answer.synchronous_standby_names,
+            free_slots: free("max_replication_slots", slots.len()),
+            free_senders: free("max_wal_senders", senders.len()),
+            senders,
+            slots,
+            settings,
+            server_version: answer.version,
+        }
+    }
+
+    async fn data(&mut self) -> DataDirectory {
+        if self.files.incomplete().exists() {
+            return DataDirectory::Incomplete;
+        }
+        if let Some(control) = &self.control {
+            return DataDirectory::Cluster(control.clone());
+        }
+        match is_empty(&self.files.data_dir) {
+            Ok(true) => return DataDirectory::Empty,
+            Ok(false) => {}
+            Err(error) => {
+                let path = self.files.data_dir.display();
+                return DataDirectory::Unreadable(format!("cannot read {path}: {error}"));
+            }
+        }
+        match control::read(&self.programs, &self.files.data_dir).await {
+            Ok(control) => {
+                self.control = Some(control.clone());
+                DataDirectory::Cluster(control)
+            }
+            Err(problem) => DataDirectory::Unreadable(problem),
+        }
+    }
+}
+
+fn is_empty(directory: &std::path::Path) -> std::io::Result<bool> {
+    match std::fs::read_dir(directory) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// How soon a server that does not answer yet is asked again.
+pub const ASK_AGAIN: Duration = Duration::from_millis(20);

@@ -1,0 +1,273 @@
+//! The site DCS as decisions see it: Patroni's keys read with Patroni's tolerance
+//! (spec/patroni-compat.md 1.2 to 1.4).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use regent_dcs::{Entry, LeaseId};
+use regent_proto::keys::{SiteKey, SiteKeys};
+use regent_proto::lsn::Lsn;
+use regent_proto::name::NodeName;
+use regent_proto::record::{Mark, Record, SeenEpoch};
+use regent_proto::time::BootTime;
+use regent_proto::timeline::{Ancestry, TimelineId};
+use serde::Deserialize;
+
+use super::mirror::Picture;
+use super::unreadable::Unreadable;
+use crate::config::dynamic::Dynamic;
+use crate::decide::view::{At, FailoverRequest, Initialize, LeaderKey, Member, SiteView, SyncView};
+
+/// Patroni's member record, the fields that are used.
+#[derive(Debug, Deserialize)]
+struct MemberRecord {
+    conn_url: String,
+    #[serde(default)]
+    api_url: String,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    role: String,
+    #[serde(default)]
+    timeline: Option<u32>,
+    #[serde(default)]
+    xlog_location: Option<u64>,
+    #[serde(default)]
+    tags: BTreeMap<String, serde_json::Value>,
+    /// Ours: the member's history.
+    #[serde(default)]
+    ancestry: Option<Ancestry>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SyncRecord {
+    #[serde(default)]
+    leader: Option<String>,
+    #[serde(default)]
+    sync_standby: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct StatusRecord {
+    #[serde(default)]
+    optime: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FailoverRecord {
+    #[serde(default)]
+    leader: Option<NodeName>,
+    #[serde(default)]
+    member: Option<NodeName>,
+}
+
+/// Reads the site's keys.
+#[derive(Debug)]
+pub struct SiteObserver {
+    keys: SiteKeys,
+    me: NodeName,
+    leaderless_since: Option<BootTime>,
+    unreadable: Unreadable,
+}
+
+impl SiteObserver {
+    /// For this cluster and member.
+    #[must_use]
+    pub fn new(keys: SiteKeys, me: NodeName) -> Self {
+        Self { keys, me, leaderless_since: None, unreadable: Unreadable::default() }
+    }
+
+    /// The view and, where there is a readable one, the dynamic configuration.
+    pub fn read(
+        &mut self,
+        picture: &Picture,
+        my_lease: Option<LeaseId>,
+        now: BootTime,
+    ) -> Option<(SiteView, Option<Dynamic>)> {
+        let answered = picture.answered?;
+        self.unreadable.keep(|key| picture.entries.contains_key(key));
+        let leader = self.leader(picture, my_lease);
+        match (&leader, self.leaderless_since) {
+            (Some(_), _) => self.leaderless_since = None,
+            (None, None) => self.leaderless_since = Some(now),
+            (None, Some(_)) => {}
+        }
+        let (members, ancestries) = self.members(picture);
+        let ancestry = leader.as_ref().and_then(|l| ancestries.get(&l.name).cloned());
+        let view = SiteView {
+            age: now.since(answered),
+            leaderless: self.leaderless_since.map_or(Duration::ZERO, |since| now.since(since)),
+            initialize: self.initialize(picture),
+            sync: self.sync(picture),
+            optime: self.optime(picture),
+            failover: self.failover(picture),
+            mark: self.record::<Mark>(picture, SiteKey::Mark).map(|(value, entry)| At {
+                value,
+                revision: entry.modified.0,
+            }),
+            seen_epoch: self.record::<SeenEpoch>(picture, SiteKey::Epoch).map(|(value, _)| value),
+            ancestry,
+            leader,
+            members,
+        };
+        Some((view, self.dynamic(picture)))
+    }
+
+    fn entry<'p>(&self, picture: &'p Picture, key: SiteKey) -> Option<&'p Entry> {
+        picture.entries.get(&self.keys.key(key))
+    }
+
+    fn leader(&mut self, picture: &Picture, my_lease: Option<LeaseId>) -> Option<LeaderKey> {
+        let entry = picture.entries.get(&self.keys.key(SiteKey::Leader))?;
+        // A name that cannot be read still means: somebody holds it. It is not ours.
+        let name = std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok());
+        let name = name.unwrap_or_else(|| {
+            self.unreadable.report(entry, "the leader key is not a member name");
+            "unreadable-leader".parse().expect("a constant of the accepted form")
+        });
+        Some(LeaderKey {
+            bound_to_my_lease: my_lease.is_some() && entry.lease == my_lease && name == self.me,
+            name,
+            revision: entry.modified.0,
+        })
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&mut self, entry: &Entry) -> Option<T> {
+        match serde_json::from_slice(&entry.value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.unreadable.report(entry, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn record<'p, R: Record>(
+        &mut self,
+        picture: &'p Picture,
+        key: SiteKey,
+    ) -> Option<(R, &'p Entry)> {
+        let entry = self.entry(picture, key)?;
+        match R::decode(&entry.key, &entry.value) {
+            Ok(record) => Some((record, entry)),
+            Err(error) => {
+                self.unreadable.report(entry, &error.problem);
+                None
+            }
+        }
+    }
+
+    fn initialize(&mut self, picture: &Picture) -> Initialize {
+        let Some(entry) = self.entry(picture, SiteKey::Initialize) else {
+            return Initialize::Absent;
+        };
+        if entry.value.is_empty() {
+            return Initialize::Running;
+        }
+        match std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok()) {
+            Some(identifier) => Initialize::Done(identifier),
+            None => {
+                self.unreadable.report(entry, "neither empty nor a system identifier");
+                Initialize::Unreadable
+            }
+        }
+    }
+
+    fn members(
+        &mut self,
+        picture: &Picture,
+    ) -> (BTreeMap<NodeName, Member>, BTreeMap<NodeName, Ancestry>) {
+        let prefix = self.keys.members();
+        let mut members = BTreeMap::new();
+        let mut ancestries = BTreeMap::new();
+        for (key, entry) in picture.entries.range(prefix.clone()..) {
+            let Some(name) = key.strip_prefix(&prefix) else { break };
+            let Ok(name) = name.parse::<NodeName>() else {
+                self.unreadable.report(entry, "the key does not end in a member name");
+                continue;
+            };
+            let Some(record) = self.json::<MemberRecord>(entry) else { continue };
+            let Some((host, port)) = host_port(&record.conn_url) else {
+                self.unreadable.report(entry, "conn_url is not postgres://HOST:PORT/DATABASE");
+                continue;
+            };
+            let flag = |tag: &str| {
+                record.tags.get(tag).is_some_and(|v| *v == serde_json::Value::Bool(true))
+            };
+            let priority = record.tags.get("failover_priority").and_then(|v| v.as_i64());
+            if let Some(ancestry) = record.ancestry {
+                ancestries.insert(name.clone(), ancestry);
+            }
+            members.insert(
+                name,
+                Member {
+                    host,
+                    port,
+                    nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
+                    nosync: flag("nosync"),
+                    api_url: record.api_url,
+                    state: record.state,
+                    role: record.role,
+                    timeline: record.timeline.map(TimelineId),
+                    position: record.xlog_location.map(Lsn::new),
+                },
+            );
+        }
+        (members, ancestries)
+    }
+
+    fn sync(&mut self, picture: &Picture) -> SyncView {
+        let Some(entry) = self.entry(picture, SiteKey::Sync) else { return SyncView::default() };
+        let revision = Some(entry.modified.0);
+        let Some(record) = self.json::<SyncRecord>(entry) else {
+            return SyncView { revision, ..SyncView::default() };
+        };
+        let standbys: BTreeSet<NodeName> = record
+            .sync_standby
+            .unwrap_or_default()
+            .split(',')
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        SyncView { revision, leader: record.leader.and_then(|l| l.parse().ok()), standbys }
+    }
+
+    fn optime(&mut self, picture: &Picture) -> Option<Lsn> {
+        let entry = self.entry(picture, SiteKey::Status)?;
+        self.json::<StatusRecord>(entry)?.optime.map(Lsn::new)
+    }
+
+    fn failover(&mut self, picture: &Picture) -> Option<At<FailoverRequest>> {
+        let entry = self.entry(picture, SiteKey::Failover)?;
+        let record = self.json::<FailoverRecord>(entry)?;
+        if record.leader.is_none() && record.member.is_none() {
+            return None;
+        }
+        Some(At {
+            value: FailoverRequest { leader: record.leader, candidate: record.member },
+            revision: entry.modified.0,
+        })
+    }
+
+    fn dynamic(&mut self, picture: &Picture) -> Option<Dynamic> {
+        let entry = self.entry(picture, SiteKey::Config)?;
+        let document: serde_json::Value = self.json(entry)?;
+        if !document.is_object() {
+            self.unreadable.report(entry, "the dynamic configuration is not an object");
+            return None;
+        }
+        let dynamic = Dynamic::from_json(&document);
+        if !dynamic.problems.is_empty() {
+            self.unreadable.report(entry, &dynamic.problems.join("; "));
+        }
+        Some(dynamic)
+    }
+}
+
+/// Host and port of `postgres://HOST:PORT/DATABASE`.
+fn host_port(url: &str) -> Option<(String, u16)> {
+    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
+    let authority = rest.split(['/', '?']).next()?;
+    let authority = authority.rsplit('@').next()?;
+    let (host, port) = authority.rsplit_once(':')?;
+    Some((host.to_owned(), port.parse().ok()?))
+}

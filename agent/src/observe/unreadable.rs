@@ -1,0 +1,30 @@
+//! Records that cannot be read: said once each, never acted on (I9).
+
+use std::collections::BTreeMap;
+
+use regent_dcs::{Entry, Revision};
+
+/// Remembers what was reported.
+#[derive(Debug, Default)]
+pub struct Unreadable {
+    reported: BTreeMap<String, Revision>,
+}
+
+impl Unreadable {
+    /// Reports a record, once per revision of its key.
+    pub fn report(&mut self, entry: &Entry, problem: &str) {
+        if self.reported.insert(entry.key.clone(), entry.modified) != Some(entry.modified) {
+            tracing::warn!(key = %entry.key, problem, "a record cannot be read; it is ignored");
+        }
+    }
+
+    /// Forgets keys that are readable again or gone, so that the list stays bounded.
+    pub fn keep(&mut self, still: impl Fn(&str) -> bool) {
+        self.reported.retain(|key, _| still(key));
+    }
+
+    /// The keys, for warnings.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        self.reported.keys()
+    }
+}

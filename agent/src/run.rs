@@ -1,0 +1,567 @@
+//! Joins the rooms: observe, decide, act, and again when something happens or it is time.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
+use regent_proto::name::{NodeName, SiteName};
+use regent_proto::record::Reach;
+use regent_proto::time::BootTime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::act::global::GlobalStore;
+use crate::act::jobs::Jobs;
+use crate::act::postgres::files::{Files, InForce};
+use crate::act::postgres::programs::Programs;
+use crate::act::postgres::server::Server;
+use crate::act::publish::{Picture, Publisher};
+use crate::act::site::SiteStore;
+use crate::act::{Actor, Outcome, Touched, store};
+use crate::api;
+use crate::config::Config;
+use crate::decide::view::{
+    FinishedJob, Memory, PeerAnswer, PeersView, Policy, Process, TenureView, View,
+};
+use crate::decide::{Action, decide};
+use crate::fence::Deadlines;
+use crate::fence::guard::{Fenced, Guard, GuardSettings};
+use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
+use crate::observe::clock::boot_time;
+use crate::observe::global::GlobalObserver;
+use crate::observe::mirror::Mirror;
+use crate::observe::postgres::{ASK_AGAIN, Extra, PostgresObserver};
+use crate::observe::site::SiteObserver;
+use crate::observe::{peers, reach};
+
+/// How often the other sites' replication ports are tried.
+const REACH_EVERY: Duration = Duration::from_secs(10);
+/// The same actions for the same reason in a row, after which the loop waits a moment: an effect
+/// that does not show must not spin.
+const SAME_MOST: u32 = 5;
+
+/// A running agent.
+pub struct Agent {
+    config: Arc<Config>,
+    actor: Actor,
+    deadlines: Arc<Deadlines>,
+    site_mirror: Mirror,
+    global_mirror: Option<Mirror>,
+    site_observer: SiteObserver,
+    global_observer: Option<GlobalObserver>,
+    postgres: PostgresObserver,
+    memory: Memory,
+    finished: Option<FinishedJob>,
+    finished_jobs: mpsc::Receiver<FinishedJob>,
+    fenced: mpsc::Receiver<Fenced>,
+    peers: Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>,
+    peer_answers: watch::Sender<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
+    http: reqwest::Client,
+    reaches: watch::Sender<BTreeMap<SiteName, Reach>>,
+    pictures: watch::Sender<Option<Arc<Picture>>>,
+    last_reason: String,
+    last_problem: String,
+    repeated: u32,
+    stop: CancellationToken,
+}
+
+impl Agent {
+    /// Connects, binds, adopts a running server; nothing is changed yet.
+    pub async fn build(config: Config, stop: CancellationToken) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        prepare_run_dir(&config)?;
+        let programs = Programs::new(&config.postgres.bin_dir);
+        let files = Files::new(&config);
+        check_versions(&programs, &files).await?;
+        let listener = api::bind(config.rest.listen).await?;
+        let deadlines = Arc::new(Deadlines::new(config.federation.is_some()));
+        let (fenced_events, fenced) = mpsc::channel(16);
+        let guard = Guard::start(
+            GuardSettings {
+                data_dir: files.data_dir.clone(),
+                stop_budget: config.regent.stop_budget.0,
+                kill_budget: config.regent.kill_budget.0,
+            },
+            Arc::clone(&deadlines),
+            fenced_events,
+        )?;
+        let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        let renewal = start_renewal(&config, &site_keys, &deadlines)?;
+        let site_store = SiteStore {
+            store: store::open(&config.dcs)?,
+            keys: site_keys.clone(),
+            me: config.name.clone(),
+        };
+        let global_store = match &config.federation {
+            None => None,
+            Some(federation) => Some(GlobalStore {
+                store: store::open(&federation.quorum)?,
+                keys: GlobalKeys::new(&federation.name),
+                site: federation.site.clone(),
+                me: config.name.clone(),
+            }),
+        };
+        let dynamic = config.first_dynamic();
+        let timeout = config.site_timing(&dynamic).call_timeout;
+        let site_mirror =
+            Mirror::start(Arc::clone(&site_store.store), site_keys.prefix().to_owned(), timeout);
+        let global_mirror = global_store.as_ref().map(|global| {
+            let prefix = global.keys.prefix().to_owned();
+            Mirror::start(Arc::clone(&global.store), prefix, Duration::from_secs(2))
+        });
+        let server = Arc::new(Server::default());
+        if let Some(postmaster) = server.adopt(&files.data_dir) {
+            tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL");
+        }
+        let (finished_send, finished_jobs) = mpsc::channel(8);
+        let (pictures, picture_receiver) = watch::channel(None);
+        let publisher =
+            Publisher::new(Arc::clone(&config), site_store.clone(), global_store.clone());
+        tokio::spawn(publish(publisher, picture_receiver.clone()));
+        tokio::spawn(api::serve(
+            listener,
+            api::Shared {
+                config: Arc::clone(&config),
+                pictures: picture_receiver.clone(),
+                deadlines: Arc::clone(&deadlines),
+            },
+        ));
+        let reaches = watch::Sender::new(BTreeMap::new());
+        tokio::spawn(ask_reach(
+            Arc::clone(&config),
+            programs.clone(),
+            files.clone(),
+            picture_receiver,
+            reaches.clone(),
+        ));
+        Ok(Self {
+            site_observer: SiteObserver::new(site_keys, config.name.clone()),
+            global_observer: global_store
+                .as_ref()
+                .map(|global| GlobalObserver::new(global.keys.clone(), global.site.clone())),
+            postgres: PostgresObserver::new(Arc::clone(&config), programs.clone(), files.clone()),
+            actor: Actor {
+                config: Arc::clone(&config),
+                programs,
+                files,
+                server,
+                guard,
+                renewal,
+                site: site_store,
+                global: global_store,
+                in_force: Arc::new(Mutex::new(InForce::default())),
+                jobs: Jobs::new(finished_send),
+                dynamic,
+            },
+            config,
+            deadlines,
+            site_mirror,
+            global_mirror,
+            memory: Memory::default(),
+            finished: None,
+            finished_jobs,
+            fenced,
+            peers: None,
+            peer_answers: watch::Sender::new(None),
+            http: reqwest::Client::builder().no_proxy().build().context("building HTTP client")?,
+            reaches,
+            pictures,
+            last_reason: String::new(),
+            last_problem: String::new(),
+            repeated: 0,
+            stop,
+        })
+    }
+
+    /// Runs until stopped. As Patroni does on SIGTERM: stops PostgreSQL, then gives the key up.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let mut wakes = Wakes::new(&self);
+        loop {
+            let (view, extra) = self.observe().await;
+            let policy = self.policy();
+            let decision = decide(&policy, &self.memory, &view);
+            self.say(&view, &decision.reason.to_string());
+            self.tell(&view, extra);
+            self.finished = None;
+            let again = self.act(&decision.actions, &view).await?;
+            self.memory = decision.memory;
+            if self.stop.is_cancelled() {
+                return self.shut_down(&view).await;
+            }
+            if again && !self.spinning(&decision.actions) {
+                continue;
+            }
+            let mut wait = decision.wake_at.since(boot_time());
+            if self.repeated >= SAME_MOST {
+                wait = wait.min(Duration::from_millis(200));
+            }
+            if !again && !decision.actions.is_empty() {
+                wait = wait.min(Duration::from_millis(250));
+            }
+            if view.postgres.process == Process::Starting {
+                wait = wait.min(ASK_AGAIN);
+            }
+            self.wait(&mut wakes, wait).await;
+        }
+    }
+
+    fn spinning(&mut self, actions: &[Action]) -> bool {
+        self.repeated = if actions.is_empty() { 0 } else { self.repeated + 1 };
+        self.repeated >= SAME_MOST
+    }
+
+    async fn observe(&mut self) -> (View, Extra) {
+        let job = self.actor.jobs.running();
+        let follows = self.actor.in_force().follow;
+        let postmaster = self.actor.server.postmaster();
+        let (postgres, extra) = self.postgres.read(postmaster, follows, job.is_some()).await;
+        let now = boot_time();
+        let tenures = self.actor.renewal.tenures().borrow().clone();
+        let picture = self.site_mirror.pictures().borrow().clone();
+        let read = self.site_observer.read(&picture, tenures.lease, now);
+        let site = read.map(|(site, dynamic)| {
+            if let Some(dynamic) = dynamic
+                && dynamic != self.actor.dynamic
+            {
+                self.actor.dynamic = dynamic;
+            }
+            site
+        });
+        let disk_epoch = self.actor.files.epoch();
+        let federation = match (&mut self.global_observer, &self.global_mirror) {
+            (Some(observer), Some(mirror)) => {
+                let picture = mirror.pictures().borrow().clone();
+                Some(observer.read(&picture, disk_epoch, now))
+            }
+            (Some(_) | None, _) => None,
+        };
+        if let Some(answers) = self.peer_answers.borrow().clone() {
+            self.peers = Some(answers);
+        }
+        let peers = self.peers.as_ref().map(|(asked, answers)| PeersView {
+            age: now.since(*asked),
+            answers: answers.clone(),
+        });
+        let view = View {
+            now,
+            site,
+            federation,
+            postgres,
+            tenure: TenureView {
+                has_lease: tenures.lease.is_some(),
+                site: self.deadlines.site(),
+                primary: tenures.primary,
+            },
+            job,
+            checkpoint_runs: self.actor.jobs.checkpoint_runs(),
+            finished: self.finished.clone(),
+            peers,
+        };
+        (view, extra)
+    }
+
+    fn policy(&self) -> Policy {
+        let dynamic = &self.actor.dynamic;
+        Policy {
+            me: self.config.name.clone(),
+            nofailover: self.config.tag("nofailover"),
+            loop_wait: dynamic.loop_wait.min(Duration::from_secs(10)),
+            maximum_lag_on_failover: dynamic.maximum_lag_on_failover,
+            synchronous_mode: dynamic.synchronous_mode,
+            synchronous_mode_strict: dynamic.synchronous_mode_strict,
+            synchronous_node_count: dynamic.synchronous_node_count,
+            use_pg_rewind: dynamic.use_pg_rewind,
+            may_bootstrap: self.config.bootstrap.dcs.is_some() || self.config.federation.is_some(),
+        }
+    }
+
+    /// A decision is logged when its reason changes.
+    fn say(&mut self, view: &View, reason: &str) {
+        if self.last_reason == reason {
+            return;
+        }
+        reason.clone_into(&mut self.last_reason);
+        let epoch = view
+            .federation
+            .as_ref()
+            .and_then(|f| f.primary.as_ref())
+            .map_or(0, |primary| primary.value.epoch.get());
+        tracing::info!(cluster = %self.config.scope, node = %self.config.name, epoch, "{reason}");
+    }
+
+    fn tell(&self, view: &View, extra: Extra) {
+        let mut warnings = self.config.warnings.clone();
+        warnings.push("a hung agent is not fenced yet (no guardian)".to_owned());
+        if let Some(observer) = &self.global_observer {
+            warnings.extend(observer.unreadable().map(|key| format!("unreadable record {key}")));
+        }
+        let picture = Picture {
+            view: view.clone(),
+            extra,
+            dynamic: self.actor.dynamic.clone(),
+            lease: self.actor.lease(),
+            checkpointed_for: self.memory.checkpointed_for.clone(),
+            reaches: self.reaches.borrow().clone(),
+            warnings,
+            reason: self.last_reason.clone(),
+            progress: self.actor.jobs.progress().borrow().clone(),
+        };
+        self.pictures.send_replace(Some(Arc::new(picture)));
+    }
+
+    /// Performs; true when something was done, so that the world is looked at again at once.
+    async fn act(&mut self, actions: &[Action], view: &View) -> anyhow::Result<bool> {
+        let mut touched = Vec::new();
+        for action in actions {
+            if *action == Action::AskPeers {
+                self.ask_peers(view);
+                return Ok(false);
+            }
+            let client = self.postgres.client();
+            match self.actor.perform(action, view, client).await {
+                Outcome::Done(what) => touched.push(what),
+                Outcome::NotDone(problem) => {
+                    if problem != self.last_problem {
+                        tracing::warn!(node = %self.config.name, problem, "not done");
+                        self.last_problem = problem;
+                    }
+                    return Ok(false);
+                }
+                Outcome::Exit(problem) => anyhow::bail!(problem),
+            }
+        }
+        // Own writes are waited for in the pictures: deciding on older ones would only conflict.
+        for what in touched {
+            match (what, &self.global_mirror) {
+                (Touched::Site(revision), _) => self.site_mirror.reach(revision).await,
+                (Touched::Global(revision), Some(mirror)) => mirror.reach(revision).await,
+                (Touched::Global(_), None) | (Touched::Nothing, _) => {}
+            }
+        }
+        Ok(!actions.is_empty())
+    }
+
+    fn ask_peers(&self, view: &View) {
+        let mut members = view.site.as_ref().map(|s| s.members.clone()).unwrap_or_default();
+        members.remove(&self.config.name);
+        let (client, answers) = (self.http.clone(), self.peer_answers.clone());
+        let asked = view.now;
+        tokio::spawn(async move {
+            let found = peers::ask(&client, members).await;
+            answers.send_replace(Some((asked, found)));
+        });
+    }
+
+    async fn wait(&mut self, wakes: &mut Wakes, wait: Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+            finished = self.finished_jobs.recv() => {
+                if let Some(finished) = finished {
+                    self.actor.jobs.ended(&finished.job);
+                    self.postgres.forget_control();
+                    self.finished = Some(finished);
+                    self.repeated = 0;
+                }
+            }
+            fenced = self.fenced.recv() => {
+                if let Some(fenced) = fenced {
+                    tracing::warn!(node = %self.config.name, ?fenced, "the deadline has come");
+                }
+            }
+            () = wakes.changed() => {}
+        }
+    }
+
+    async fn shut_down(&mut self, view: &View) -> anyhow::Result<()> {
+        tracing::info!(node = %self.config.name, "stopping");
+        drop(self.actor.renewal.end_tenure().await);
+        let budget = self.config.regent.stop_budget.0;
+        if self.actor.server.postmaster().is_some() {
+            self.actor.server.stop(&self.actor.files.data_dir, budget).await;
+        }
+        self.actor.guard.end();
+        let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
+        if leads.is_some_and(|leader| leader.name == self.config.name) {
+            // Released only after the stop (I12); the lease would end it a little later anyway.
+            let released = self.actor.site.release_leader(Duration::from_secs(2)).await;
+            if let Err(error) = released {
+                tracing::warn!(%error, "the leader key is left to expire");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything that wakes the loop.
+struct Wakes {
+    site: watch::Receiver<crate::observe::mirror::Picture>,
+    global: Option<watch::Receiver<crate::observe::mirror::Picture>>,
+    server: watch::Receiver<Option<crate::act::postgres::server::Postmaster>>,
+    tenures: watch::Receiver<crate::fence::renewal::Tenures>,
+    peers: watch::Receiver<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
+}
+
+impl Wakes {
+    fn new(agent: &Agent) -> Self {
+        Self {
+            site: agent.site_mirror.pictures(),
+            global: agent.global_mirror.as_ref().map(Mirror::pictures),
+            server: agent.actor.server.watch(),
+            tenures: agent.actor.renewal.tenures(),
+            peers: agent.peer_answers.subscribe(),
+        }
+    }
+
+    /// A closed channel never wakes: its task is gone and the loop goes on by time alone.
+    async fn changed(&mut self) {
+        async fn change<T>(receiver: &mut watch::Receiver<T>) {
+            if receiver.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        let global = async {
+            match &mut self.global {
+                Some(global) => change(global).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = change(&mut self.site) => {}
+            () = global => {}
+            () = change(&mut self.server) => {}
+            () = change(&mut self.tenures) => {}
+            () = change(&mut self.peers) => {}
+        }
+    }
+}
+
+async fn publish(mut publisher: Publisher, mut pictures: watch::Receiver<Option<Arc<Picture>>>) {
+    while pictures.changed().await.is_ok() {
+        let picture = pictures.borrow_and_update().clone();
+        if let Some(picture) = picture {
+            publisher.publish(&picture).await;
+        }
+    }
+}
+
+async fn ask_reach(
+    config: Arc<Config>,
+    programs: Programs,
+    files: Files,
+    mut pictures: watch::Receiver<Option<Arc<Picture>>>,
+    reaches: watch::Sender<BTreeMap<SiteName, Reach>>,
+) {
+    let Some(federation) = &config.federation else { return };
+    let user = &config.postgres.authentication.replication;
+    loop {
+        let picture = pictures.borrow_and_update().clone();
+        let leads = picture.as_ref().is_some_and(|picture| {
+            picture
+                .view
+                .site
+                .as_ref()
+                .and_then(|site| site.leader.as_ref())
+                .is_some_and(|leader| leader.bound_to_my_lease)
+                && picture.view.postgres.status.is_some()
+        });
+        let mut pause = Duration::from_secs(1);
+        if leads
+            && let Some(reports) =
+                picture.as_ref().and_then(|p| p.view.federation.as_ref()).map(|f| &f.reports)
+        {
+            let found = reach::ask(&programs, &files, user, reports, &federation.site).await;
+            let all = !found.is_empty()
+                && found.values().all(|reach| matches!(reach, Reach::Reached { .. }));
+            reaches.send_replace(found);
+            if all {
+                pause = REACH_EVERY;
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn start_renewal(
+    config: &Arc<Config>,
+    site_keys: &SiteKeys,
+    deadlines: &Arc<Deadlines>,
+) -> anyhow::Result<RenewalThread> {
+    let timing = config.site_timing(&config.first_dynamic());
+    let leader_key = site_keys.key(SiteKey::Leader);
+    let federated = config.federation.is_some();
+    let config = Arc::clone(config);
+    RenewalThread::start(
+        Box::new(move || {
+            Box::pin(async move {
+                let site = SiteSide { store: store::open(&config.dcs)?, leader_key, timing };
+                let global = match &config.federation {
+                    None => None,
+                    Some(federation) => Some(GlobalSide {
+                        store: store::open(&federation.quorum)?,
+                        keys: GlobalKeys::new(&federation.name),
+                        site: federation.site.clone(),
+                    }),
+                };
+                Ok((site, global))
+            })
+        }),
+        Arc::clone(deadlines),
+        federated,
+    )
+}
+
+/// The run directory is ours alone.
+fn prepare_run_dir(config: &Config) -> anyhow::Result<()> {
+    let run_dir = &config.regent.run_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run_dir)
+        .with_context(|| format!("regent.run_dir: cannot make {}", run_dir.display()))?;
+    let metadata = std::fs::metadata(run_dir)?;
+    anyhow::ensure!(
+        metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o077 == 0,
+        "regent.run_dir: {} has mode {:o} and owner {}; want mode 700 and this user ({})",
+        run_dir.display(),
+        metadata.mode() & 0o7777,
+        metadata.uid(),
+        nix::unistd::geteuid()
+    );
+    Ok(())
+}
+
+/// The oldest PostgreSQL that is understood.
+const OLDEST: u32 = 13;
+
+/// PostgreSQL is there, new enough, and of the data directory's major version.
+async fn check_versions(programs: &Programs, files: &Files) -> anyhow::Result<()> {
+    let mut command = programs.command("postgres");
+    command.arg("--version");
+    let text = programs.output(command, Duration::from_secs(10)).await.context(
+        "postgresql.bin_dir: PostgreSQL's server programs are needed (package postgresql-15 or \
+         the like)",
+    )?;
+    let major: u32 = text
+        .split_whitespace()
+        .find_map(|word| word.split(['.', 'd', 'r', 'b']).next()?.parse().ok())
+        .with_context(|| format!("postgres --version said {text:?}, which has no number"))?;
+    anyhow::ensure!(
+        major >= OLDEST,
+        "postgresql.bin_dir: {} is PostgreSQL {major}; want {OLDEST} or newer",
+        programs.path("postgres").display()
+    );
+    if let Ok(data) = std::fs::read_to_string(files.data_dir.join("PG_VERSION")) {
+        let data = data.trim();
+        anyhow::ensure!(
+            data == major.to_string(),
+            "postgresql.data_dir: {} is of PostgreSQL {data}, but postgresql.bin_dir has {major}; \
+             point bin_dir at version {data}",
+            files.data_dir.display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! What the API's requests come to: a transaction, or a refusal in words.
+//!
+//! Any coordinator may serve a request, elected or not: these transactions do not compare
+//! `leader`, they begin or mark an operation and never touch `primary`.
+
+use regent_proto::keys::GlobalKey;
+use regent_proto::name::OperationId;
+use regent_proto::record::{
+    Operation, OperationKind, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, VERSION,
+    Verdict,
+};
+
+use super::plan::{self, NoPlan, Planned};
+use super::view::{Quorum, Seen, Slot, View};
+use super::write::{Purpose, Put, Write};
+use super::{Federation, switchover};
+
+/// Why a request is not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It names something that cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// It names something that is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// A check, or the state of things, stands against it.
+    #[error("{0}")]
+    Blocked(String),
+    /// The situation has changed since.
+    #[error("{0}")]
+    Stale(String),
+    /// The quorum does not answer.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl From<NoPlan> for Refusal {
+    fn from(error: NoPlan) -> Self {
+        Self::Blocked(error.to_string())
+    }
+}
+
+/// Who asked for a switchover, and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The operation's identity, drawn by the caller.
+    pub id: OperationId,
+    /// What for.
+    pub request: plan::Request,
+    /// The plan that was agreed to.
+    pub plan_hash: String,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Refuses what can't be changed because the records are old.
+pub fn reachable(view: &View) -> Result<(), Refusal> {
+    match &view.quorum {
+        Quorum::Reachable => Ok(()),
+        Quorum::Unreachable { problem, .. } => Err(Refusal::Unreachable(format!(
+            "the global quorum does not answer ({problem}); nothing was changed"
+        ))),
+    }
+}
+
+/// Begins exactly the plan that was agreed to.
+pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refusal> {
+    let view = federation.view;
+    reachable(view)?;
+    let Planned { plan, hash } = plan::plan(federation, &asked.request);
+    let blocking: Vec<String> = plan
+        .checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Block)
+        .map(|c| format!("{}: {}; wanted: {}; next: {}", c.name, c.saw, c.wanted, c.next))
+        .collect();
+    if !blocking.is_empty() {
+        return Err(Refusal::Blocked(blocking.join("\n")));
+    }
+    if hash != asked.plan_hash {
+        return Err(Refusal::Stale(format!(
+            "the plan {} is stale: the situation has changed since, the plan would now be {hash}; \
+             look at it again: regentctl switchover --to {} --dry-run",
+            asked.plan_hash, asked.request.to
+        )));
+    }
+    let first = StepRecord {
+        step: SwitchoverStep::Prepare,
+        entered_at: view.wall,
+        note: "asked for".to_owned(),
+    };
+    let operation = Operation {
+        version: VERSION,
+        id: asked.id.clone(),
+        kind: plan.kind.clone(),
+        requested_by: asked.by.clone(),
+        reason: asked.reason.clone(),
+        plan_hash: hash,
+        epoch: plan.epoch,
+        plan,
+        requested_at: view.wall,
+        steps: vec![first],
+        cancel_requested: false,
+        outcome: None,
+        outage_ms: None,
+    };
+    let unknown = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
+    let running = RunningOperation { version: VERSION, id: Some(asked.id.clone()), unknown };
+    Ok(Write::new(Purpose::Execute)
+        .as_seen(view, GlobalKey::Primary)
+        .as_seen(view, GlobalKey::Topology)
+        .put(view, Put::Operation(Box::new(operation)))
+        .put(view, Put::Running(running)))
+}
+
+/// The operation of this id, or of an empty id the running one.
+pub fn find<'a>(view: &'a View, id: &OperationId) -> Result<&'a Seen<Operation>, Refusal> {
+    match view.operations.get(id) {
+        Some(Slot::Read(operation)) => Ok(operation),
+        Some(Slot::Unreadable(bad)) => Err(Refusal::Blocked(bad.problem.clone())),
+        Some(Slot::Absent) | None => Err(Refusal::NotFound(format!(
+            "federation {} has no operation {id}; list them: regentctl operation list",
+            view.federation
+        ))),
+    }
+}
+
+/// Asks for an operation's end; `None` when that was asked for already.
+pub fn cancel(
+    federation: &Federation<'_>,
+    id: &OperationId,
+    by: &str,
+) -> Result<Option<Write>, Refusal> {
+    let view = federation.view;
+    reachable(view)?;
+    let operation = &find(view, id)?.value;
+    if let Some(outcome) = &operation.outcome {
+        let ended = super::picture::outcome_name(Some(outcome));
+        return Err(Refusal::Blocked(format!("operation {id} has ended already: {ended}")));
+    }
+    let OperationKind::Switchover { from, to } = &operation.kind;
+    let step = switchover::recorded(operation);
+    let open = match &federation.primary.value.state {
+        PrimaryState::Open => true,
+        PrimaryState::Handover { .. } | PrimaryState::Token { .. } | PrimaryState::Fenced { .. } => {
+            false
+        }
+    };
+    if !open || step != SwitchoverStep::Prepare {
+        return Err(Refusal::Blocked(format!(
+            "operation {id} is past the handover (step {step}): from there it ends by itself, with \
+             {to} primary or, when {to} has not taken in time, with {from} primary; \
+             wait for it: regentctl operation watch {id}"
+        )));
+    }
+    if operation.cancel_requested {
+        return Ok(None);
+    }
+    let mut cancelled = operation.clone();
+    cancelled.cancel_requested = true;
+    let by = if by.is_empty() { "an unnamed client" } else { by };
+    if let Some(step) = cancelled.steps.last_mut() {
+        step.note = format!("cancel asked for by {by}");
+    }
+    Ok(Some(
+        Write::new(Purpose::Cancel)
+            .as_seen(view, GlobalKey::Primary)
+            .as_seen(view, GlobalKey::RunningOperation)
+            .put(view, Put::Operation(Box::new(cancelled))),
+    ))
+}

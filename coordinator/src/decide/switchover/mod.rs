@@ -1,0 +1,377 @@
+//! The switchover A → B as a state machine over [`SwitchoverStep`].
+//!
+//! Level-triggered: where the operation is, is derived from `primary`; the steps in the operation's
+//! record say what was last written down. So a coordinator that comes in at any point goes on,
+//! also when everything is over already. From the handover on the agents need no coordinator; what
+//! is left to it is to roll back when the span is over, and to write down what happened.
+//!
+//! Edges of `primary` written here, and no other: *handover* and *roll-back*
+//! (protocol.md section 2). Both put the operation's step in the same transaction, so an open
+//! `primary` of A's epoch means "not handed over" or "rolled back" by what the record says.
+
+mod follow;
+mod prepare;
+
+use regent_proto::keys::GlobalKey;
+use regent_proto::name::{OperationId, SiteName};
+use regent_proto::record::{
+    Operation, OperationKind, Outcome, Primary, PrimaryState, RunningOperation, StepRecord,
+    SwitchoverStep, VERSION,
+};
+use regent_proto::time::BootTime;
+
+use super::reason::{Missing, Reason, listed};
+use super::view::{Seen, View};
+use super::write::{Purpose, Put, Write};
+use super::Federation;
+
+/// What `primary` says about an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Situation {
+    /// A holds and is open, in the epoch in which the operation began.
+    Before,
+    /// A is asked to stop.
+    Stopping,
+    /// A has stopped: B may take.
+    Stopped,
+    /// B has taken.
+    Moved,
+    /// Primacy went another way.
+    Superseded {
+        /// By this operation, where it is known.
+        by: Option<OperationId>,
+    },
+    /// `primary` is in a state that this operation does not know; whoever wrote it ends it.
+    Foreign {
+        /// What it says.
+        problem: String,
+    },
+}
+
+/// What a round does for the operation.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Advance {
+    /// The transaction.
+    pub(super) write: Option<Write>,
+    /// Look again then.
+    pub(super) wake: Option<BootTime>,
+    /// Why.
+    pub(super) reason: Reason,
+}
+
+/// The step written down last.
+#[must_use]
+pub fn recorded(operation: &Operation) -> SwitchoverStep {
+    operation.steps.last().map_or(SwitchoverStep::Prepare, |last| last.step)
+}
+
+/// Where the operation is, by `primary`.
+#[must_use]
+pub fn situation(federation: &Federation<'_>, operation: &Operation) -> Situation {
+    let primary = &federation.primary.value;
+    let OperationKind::Switchover { from, to } = &operation.kind;
+    let with_a = primary.holder == *from && primary.epoch == operation.epoch;
+    let with_b = primary.holder == *to && primary.epoch == operation.epoch.next();
+    let own = primary.state.operation() == Some(&operation.id);
+    match &primary.state {
+        PrimaryState::Fenced { operation: by, .. } => Situation::Superseded { by: Some(by.clone()) },
+        PrimaryState::Handover { .. } if with_a && own => Situation::Stopping,
+        PrimaryState::Token { .. } if with_a && own => Situation::Stopped,
+        PrimaryState::Open if with_a => Situation::Before,
+        PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. }
+            if with_b =>
+        {
+            Situation::Moved
+        }
+        PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. }
+            if primary.epoch > operation.epoch =>
+        {
+            Situation::Superseded { by: taken_by(federation, operation) }
+        }
+        PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
+            Situation::Foreign {
+                problem: format!(
+                    "`primary` to leave the state {} of {} at epoch {}, which is not this \
+                     operation's",
+                    primary.state.name(),
+                    primary.holder,
+                    primary.epoch
+                ),
+            }
+        }
+    }
+}
+
+/// The operation that took the epoch after this one's.
+fn taken_by(federation: &Federation<'_>, operation: &Operation) -> Option<OperationId> {
+    let history = federation.view.history.get(&operation.epoch.next())?.read()?;
+    history.value.operation.clone().filter(|by| *by != operation.id)
+}
+
+/// The operation's next transaction, or what it waits for.
+pub(super) fn advance(federation: &Federation<'_>, operation: &Seen<Operation>) -> Advance {
+    let machine = Machine { federation, operation: &operation.value };
+    if operation.value.outcome.is_some() {
+        return machine.forget();
+    }
+    let step = recorded(&operation.value);
+    match situation(federation, &operation.value) {
+        Situation::Before => machine.before(step),
+        Situation::Stopping => machine.stopping(step),
+        Situation::Stopped => machine.stopped(step),
+        Situation::Moved => machine.moved(step),
+        Situation::Superseded { by } => machine.superseded(by),
+        Situation::Foreign { problem } => machine.wait(step, vec![Missing::Elsewhere { problem }]),
+    }
+}
+
+struct Machine<'a> {
+    federation: &'a Federation<'a>,
+    operation: &'a Operation,
+}
+
+impl<'a> Machine<'a> {
+    fn view(&self) -> &'a View {
+        self.federation.view
+    }
+
+    fn from(&self) -> &'a SiteName {
+        let OperationKind::Switchover { from, .. } = &self.operation.kind;
+        from
+    }
+
+    fn to(&self) -> &'a SiteName {
+        let OperationKind::Switchover { to, .. } = &self.operation.kind;
+        to
+    }
+
+    /// When the present step is overdue, by this process's own clock.
+    fn due_at(&self, span: std::time::Duration) -> BootTime {
+        let clock = self.federation.memory.step.as_ref();
+        clock.map_or(self.view().now, |clock| clock.since).plus(span)
+    }
+
+    // --- A holds -------------------------------------------------------------------------------
+
+    fn before(&self, step: SwitchoverStep) -> Advance {
+        match step {
+            SwitchoverStep::Prepare => self.prepare(),
+            // Handed over and open again in the same epoch: A's leader, or a coordinator that
+            // died before it could say so, rolled back.
+            SwitchoverStep::Handover
+            | SwitchoverStep::Take
+            | SwitchoverStep::Follow
+            | SwitchoverStep::Verify => {
+                let note = format!("{} gave up waiting: primacy stays there", self.from());
+                self.enter(SwitchoverStep::RollBack, &note)
+            }
+            SwitchoverStep::RollBack | SwitchoverStep::Done => self.rolled_back(step),
+        }
+    }
+
+    fn rolled_back(&self, step: SwitchoverStep) -> Advance {
+        let due = self.due_at(self.federation.topology().policy.follow_timeout.0);
+        let missing = follow::missing_primary(self.federation, self.from());
+        if !missing.is_empty() && self.view().now < due {
+            return self.wait(step, missing).wake_at(due);
+        }
+        let rolled_back =
+            self.operation.steps.iter().rev().find(|s| s.step == SwitchoverStep::RollBack);
+        let outcome = Outcome::RolledBack {
+            at: self.view().wall,
+            reason: rolled_back.map_or_else(
+                || format!("{} is primary still, in the same epoch", self.from()),
+                |step| step.note.clone(),
+            ),
+        };
+        let note = if missing.is_empty() {
+            format!("{} is primary again", self.from())
+        } else {
+            format!("ended without {}", listed(&missing))
+        };
+        self.end(outcome, &note)
+    }
+
+    // --- Primacy is on its way -----------------------------------------------------------------
+
+    fn stopping(&self, step: SwitchoverStep) -> Advance {
+        let span = self.span();
+        if let Some(roll_back) = self.overdue(self.from(), "stopped") {
+            return roll_back;
+        }
+        match step {
+            SwitchoverStep::Prepare => {
+                self.enter(SwitchoverStep::Handover, "seen after it was written")
+            }
+            SwitchoverStep::Handover
+            | SwitchoverStep::Take
+            | SwitchoverStep::Follow
+            | SwitchoverStep::Verify
+            | SwitchoverStep::RollBack
+            | SwitchoverStep::Done => self
+                .wait(step, vec![Missing::Token { from: self.from().clone(), span }])
+                .wake_at(self.federation.primary.since.plus(span)),
+        }
+    }
+
+    fn stopped(&self, step: SwitchoverStep) -> Advance {
+        let span = self.span();
+        if let Some(roll_back) = self.overdue(self.to(), "taken") {
+            return roll_back;
+        }
+        match step {
+            SwitchoverStep::Prepare | SwitchoverStep::Handover => {
+                let note = format!("{} has stopped and posted its token", self.from());
+                self.enter(SwitchoverStep::Take, &note)
+            }
+            SwitchoverStep::Take
+            | SwitchoverStep::Follow
+            | SwitchoverStep::Verify
+            | SwitchoverStep::RollBack
+            | SwitchoverStep::Done => self
+                .wait(step, vec![Missing::Take { to: self.to().clone(), span }])
+                .wake_at(self.federation.primary.since.plus(span)),
+        }
+    }
+
+    fn span(&self) -> std::time::Duration {
+        match &self.federation.primary.value.state {
+            PrimaryState::Handover { span, .. } | PrimaryState::Token { span, .. } => *span,
+            PrimaryState::Open | PrimaryState::Fenced { .. } => {
+                self.federation.topology().policy.handover_span.0
+            }
+        }
+    }
+
+    /// The roll-back, once this process has seen this revision of `primary` for the span.
+    fn overdue(&self, site: &SiteName, what: &str) -> Option<Advance> {
+        let primary = self.federation.primary;
+        if self.view().now < primary.since.plus(self.span()) {
+            return None;
+        }
+        let note = format!("{site} has not {what} within {:?}", self.span());
+        let open = Primary { state: PrimaryState::Open, ..primary.value.clone() };
+        let write = self
+            .base(Purpose::RollBack)
+            .put(self.view(), Put::Primary(Box::new(open)))
+            .put(self.view(), self.record(SwitchoverStep::RollBack, &note, None));
+        Some(self.write(SwitchoverStep::RollBack, write))
+    }
+
+    // --- Ends ----------------------------------------------------------------------------------
+
+    fn superseded(&self, by: Option<OperationId>) -> Advance {
+        let primary = &self.federation.primary.value;
+        let saw = format!("{} holds primacy at epoch {}", primary.holder, primary.epoch);
+        let at = self.view().wall;
+        let taken = self.view().history.get(&self.operation.epoch.next()).and_then(|s| s.read());
+        let own = taken.is_some_and(|seen| seen.value.operation.as_ref() == Some(&self.operation.id));
+        let outcome = match by {
+            // B took by this operation, and primacy has moved on since.
+            None if own => Outcome::Succeeded { at },
+            None => Outcome::Cancelled {
+                at,
+                reason: format!("primacy moved without this operation: {saw}"),
+            },
+            Some(by) => Outcome::Superseded { at, by },
+        };
+        self.end(outcome, &saw)
+    }
+
+    /// An outcome is written together with the end of `operation`; should a hand have changed one
+    /// of them, `operation` is cleared.
+    fn forget(&self) -> Advance {
+        let write = self.base(Purpose::ClearOperation).put(self.view(), self.no_operation());
+        self.write(SwitchoverStep::Done, write)
+    }
+
+    fn end(&self, outcome: Outcome, note: &str) -> Advance {
+        let write = self
+            .base(Purpose::End)
+            .put(self.view(), self.record(SwitchoverStep::Done, note, Some(outcome)))
+            .put(self.view(), self.no_operation());
+        self.write(SwitchoverStep::Done, write)
+    }
+
+    // --- Parts ---------------------------------------------------------------------------------
+
+    fn base(&self, purpose: Purpose) -> Write {
+        elected_write(self.view(), purpose)
+            .as_seen(self.view(), GlobalKey::RunningOperation)
+            .as_seen(self.view(), GlobalKey::Operation(self.operation.id.clone()))
+    }
+
+    fn no_operation(&self) -> Put {
+        let unknown =
+            self.view().running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
+        Put::Running(RunningOperation { version: VERSION, id: None, unknown })
+    }
+
+    /// The operation's record with one more step, and those before it that nobody wrote down.
+    fn record(&self, step: SwitchoverStep, note: &str, outcome: Option<Outcome>) -> Put {
+        let mut operation = self.operation.clone();
+        let entered_at = self.view().wall;
+        for passed in passed_over(recorded(self.operation), step) {
+            let note = "passed before a coordinator looked".to_owned();
+            operation.steps.push(StepRecord { step: passed, entered_at, note });
+        }
+        operation.steps.push(StepRecord { step, entered_at, note: note.to_owned() });
+        operation.outcome = outcome.or(operation.outcome);
+        Put::Operation(Box::new(operation))
+    }
+
+    fn enter(&self, step: SwitchoverStep, note: &str) -> Advance {
+        let write = self.base(Purpose::RecordStep).put(self.view(), self.record(step, note, None));
+        self.write(step, write)
+    }
+
+    fn write(&self, step: SwitchoverStep, write: Write) -> Advance {
+        let operation = self.operation.id.clone();
+        let reason = Reason::Switchover { operation, step, waits_for: Vec::new() };
+        Advance { write: Some(write), wake: None, reason }
+    }
+
+    fn wait(&self, step: SwitchoverStep, waits_for: Vec<Missing>) -> Advance {
+        let operation = self.operation.id.clone();
+        let reason = Reason::Switchover { operation, step, waits_for };
+        Advance { write: None, wake: None, reason }
+    }
+
+    /// Waits, and says for what in the record, for whoever watches the operation.
+    fn wait_noted(&self, step: SwitchoverStep, waits_for: Vec<Missing>) -> Advance {
+        let note = format!("waits for {}", listed(&waits_for));
+        let mut operation = self.operation.clone();
+        match operation.steps.last_mut() {
+            Some(last) if last.note != note => last.note = note,
+            Some(_) | None => return self.wait(step, waits_for),
+        }
+        let put = Put::Operation(Box::new(operation));
+        let write = self.base(Purpose::RecordStep).put(self.view(), put);
+        Advance { write: Some(write), ..self.wait(step, waits_for) }
+    }
+}
+
+impl Advance {
+    fn wake_at(self, at: BootTime) -> Self {
+        Self { wake: Some(at), ..self }
+    }
+}
+
+/// Steps of the way forward between two.
+fn passed_over(last: SwitchoverStep, next: SwitchoverStep) -> Vec<SwitchoverStep> {
+    match next {
+        SwitchoverStep::Prepare
+        | SwitchoverStep::Handover
+        | SwitchoverStep::RollBack
+        | SwitchoverStep::Done => Vec::new(),
+        SwitchoverStep::Take | SwitchoverStep::Follow | SwitchoverStep::Verify => {
+            let way = [SwitchoverStep::Handover, SwitchoverStep::Take, SwitchoverStep::Follow];
+            way.into_iter().filter(|step| *step > last && *step < next).collect()
+        }
+    }
+}
+
+/// What every write of the elected coordinator compares: its own tenure, and `primary`.
+pub(super) fn elected_write(view: &View, purpose: Purpose) -> Write {
+    Write::new(purpose).as_seen(view, GlobalKey::Leader).as_seen(view, GlobalKey::Primary)
+}

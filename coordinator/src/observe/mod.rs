@@ -1,0 +1,194 @@
+//! What the global quorum holds of one federation, kept up to date from a watch.
+//!
+//! Gathers and never judges: every record is decoded and checked for being the one its key says,
+//! and gets the instant at which this process first saw it. What can't be decoded is kept as
+//! unreadable.
+
+pub mod clock;
+
+use std::collections::BTreeMap;
+
+use regent_dcs::{Entry, Event, Snapshot};
+use regent_proto::keys::{GlobalKey, GlobalKeys};
+use regent_proto::name::{FederationName, NodeName};
+use regent_proto::record::{
+    Assignment, CoordinatorLeader, CoordinatorMember, EpochHistory, Lease, Operation, Primary,
+    Record, Report, RunningOperation, TopologyRecord,
+};
+use regent_proto::time::{BootTime, WallTime};
+
+use crate::decide::view::{Quorum, Revision, Seen, Session, Slot, StoreLease, Unreadable, View};
+
+/// All keys of one federation.
+#[derive(Debug)]
+pub struct Records {
+    federation: FederationName,
+    keys: GlobalKeys,
+    entries: BTreeMap<String, Observed>,
+    revision: regent_dcs::Revision,
+    /// A first snapshot was taken: from now on what is new was seen coming.
+    looked: bool,
+}
+
+#[derive(Debug)]
+struct Observed {
+    entry: Entry,
+    since: BootTime,
+    witnessed: bool,
+}
+
+impl Records {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(federation: FederationName) -> Self {
+        let keys = GlobalKeys::new(&federation);
+        let revision = regent_dcs::Revision::default();
+        Self { federation, keys, entries: BTreeMap::new(), revision, looked: false }
+    }
+
+    /// The store revision up to which the records are known.
+    #[must_use]
+    pub fn revision(&self) -> regent_dcs::Revision {
+        self.revision
+    }
+
+    /// Takes over a whole snapshot that was read just now.
+    pub fn replace(&mut self, snapshot: Snapshot, now: BootTime) {
+        // A store that was restored from a backup may go back; then everything is new.
+        let mut before = std::mem::take(&mut self.entries);
+        for entry in snapshot.entries {
+            let old = before.remove(&entry.key);
+            self.insert(entry, old, now);
+        }
+        self.revision = snapshot.revision;
+        self.looked = true;
+    }
+
+    /// Takes over changes that a watch delivered just now; those that a snapshot had already are
+    /// left out.
+    pub fn apply(&mut self, events: Vec<Event>, now: BootTime) {
+        let known = self.revision;
+        for event in events {
+            match event {
+                Event::Put(entry) if entry.modified > known => {
+                    self.revision = self.revision.max(entry.modified);
+                    let old = self.entries.remove(&entry.key);
+                    self.insert(entry, old, now);
+                }
+                Event::Deleted { key, revision } if revision > known => {
+                    self.revision = self.revision.max(revision);
+                    self.entries.remove(&key);
+                }
+                Event::Put(_) | Event::Deleted { .. } => {}
+            }
+        }
+    }
+
+    fn insert(&mut self, entry: Entry, old: Option<Observed>, now: BootTime) {
+        let key = entry.key.clone();
+        let observed = match old {
+            Some(old) if old.entry.modified == entry.modified => old,
+            Some(old) if self.same_report(&old.entry, &entry) => Observed { entry, ..old },
+            Some(_) | None => Observed { entry, since: now, witnessed: self.looked },
+        };
+        self.entries.insert(key, observed);
+    }
+
+    /// A report that says nothing newer is as old as it was.
+    fn same_report(&self, old: &Entry, new: &Entry) -> bool {
+        let sequence = |entry: &Entry| -> Option<(NodeName, u64)> {
+            let report = Report::decode(&entry.key, &entry.value).ok()?;
+            Some((report.node, report.sequence))
+        };
+        matches!(self.keys.classify(&new.key), GlobalKey::Report(_))
+            && sequence(new).is_some_and(|new| sequence(old) == Some(new))
+    }
+
+    /// The records as a view.
+    #[must_use]
+    pub fn view(
+        &self,
+        now: BootTime,
+        wall: WallTime,
+        quorum: Quorum,
+        session: Option<Session>,
+    ) -> View {
+        let mut view = View::empty(self.federation.clone(), now);
+        view.wall = wall;
+        view.quorum = quorum;
+        view.session = session;
+        view.revision = Revision(self.revision.0);
+        for observed in self.entries.values() {
+            self.place(observed, &mut view);
+        }
+        view
+    }
+
+    fn place(&self, observed: &Observed, view: &mut View) {
+        match self.keys.classify(&observed.entry.key) {
+            GlobalKey::Topology => {
+                view.topology = observed.slot(|record: &TopologyRecord| {
+                    same("federation", &record.topology.federation, &self.federation)
+                });
+            }
+            GlobalKey::Primary => view.primary = observed.slot(|_: &Primary| Ok(())),
+            GlobalKey::Lease => view.lease = observed.slot(|_: &Lease| Ok(())),
+            GlobalKey::RunningOperation => {
+                view.running = observed.slot(|_: &RunningOperation| Ok(()));
+            }
+            GlobalKey::Leader => view.leader = observed.slot(|_: &CoordinatorLeader| Ok(())),
+            GlobalKey::Assignment(site) => {
+                view.assignments.insert(site, observed.slot(|_: &Assignment| Ok(())));
+            }
+            GlobalKey::Report(site) => {
+                let slot = observed.slot(|report: &Report| same("site", &report.site, &site));
+                view.reports.insert(site, slot);
+            }
+            GlobalKey::Operation(id) => {
+                let slot = observed.slot(|record: &Operation| same("id", &record.id, &id));
+                view.operations.insert(id, slot);
+            }
+            GlobalKey::Coordinator(name) => {
+                let slot =
+                    observed.slot(|record: &CoordinatorMember| same("name", &record.name, &name));
+                view.coordinators.insert(name, slot);
+            }
+            GlobalKey::History(epoch) => {
+                let slot =
+                    observed.slot(|record: &EpochHistory| same("epoch", &record.epoch, &epoch));
+                view.history.insert(epoch, slot);
+            }
+            GlobalKey::Foreign => {}
+        }
+    }
+}
+
+/// A record says itself what it is about; that must be what its key says.
+fn same<T: PartialEq + std::fmt::Display>(what: &str, said: &T, key: &T) -> Result<(), String> {
+    if said == key { Ok(()) } else { Err(format!("{what} {said} in the record of {key}")) }
+}
+
+impl Observed {
+    fn slot<T: Record>(&self, check: impl Fn(&T) -> Result<(), String>) -> Slot<T> {
+        let (key, revision) = (&self.entry.key, Revision(self.entry.modified.0));
+        let decoded = T::decode(key, &self.entry.value).and_then(|record| {
+            check(&record).map(|()| record).map_err(|problem| {
+                regent_proto::record::RecordError { key: key.clone(), kind: T::KIND, problem }
+            })
+        });
+        match decoded {
+            Ok(value) => Slot::Read(Seen {
+                value,
+                revision,
+                lease: self.entry.lease.map(|lease| StoreLease(lease.0)),
+                since: self.since,
+                witnessed: self.witnessed,
+            }),
+            Err(error) => Slot::Unreadable(Unreadable {
+                key: key.clone(),
+                problem: error.to_string(),
+                revision,
+            }),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The only place that prints.
+//!
+//! Results go to standard output, progress and failures to standard error. Colour only on a
+//! terminal without `NO_COLOR`. When the reader of a pipe has gone, printing stops silently and
+//! the verb goes on: `regentctl switchover … | head` must not end an operation half-watched.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use serde_json::Value;
+
+use crate::environment;
+use crate::exit::Failure;
+use crate::screen::{Line, Tone};
+
+/// What standard output is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// Tables and sentences for people.
+    #[default]
+    Text,
+    /// JSON for programs, one document per line where there are several.
+    Json,
+}
+
+/// Where a verb's results go.
+#[derive(Debug, Clone)]
+pub struct Output {
+    format: Format,
+    colour: bool,
+    terminal: bool,
+}
+
+impl Output {
+    /// For this process's standard output.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        Self { format, colour: terminal && !environment::no_colour(), terminal }
+    }
+
+    /// The format asked for.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Whether a person sees this on a terminal that can be redrawn.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.terminal && self.format == Format::Text
+    }
+
+    /// As if there were no terminal (`--plain`).
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.terminal = false;
+        self.colour = false;
+        self
+    }
+
+    /// Rows and columns of the terminal; 24×80 without one.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        if !self.terminal {
+            return (24, 80);
+        }
+        match rustix::termios::tcgetwinsize(std::io::stdout()) {
+            Ok(size) if size.ws_row > 3 && size.ws_col > 20 => {
+                (usize::from(size.ws_row), usize::from(size.ws_col))
+            }
+            Ok(_) | Err(_) => (24, 80),
+        }
+    }
+
+    /// Prints lines for people; nothing in JSON.
+    pub fn lines(&self, lines: &[Line]) {
+        if self.format == Format::Json {
+            return;
+        }
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&self.paint(line));
+            text.push('\n');
+        }
+        put(&mut std::io::stdout().lock(), &text);
+    }
+
+    /// Prints one line for people.
+    pub fn line(&self, line: Line) {
+        self.lines(&[line]);
+    }
+
+    /// Prints one sentence for people.
+    pub fn say(&self, text: impl AsRef<str>) {
+        self.lines(&[Line::plain(text)]);
+    }
+
+    /// Prints one JSON document; nothing in text.
+    pub fn json(&self, value: &Value) {
+        if self.format == Format::Json {
+            put(&mut std::io::stdout().lock(), &format!("{value}\n"));
+        }
+    }
+
+    /// Prints text as it is, whatever the format: a file or script that was asked for.
+    pub fn raw(&self, text: &str) {
+        put(&mut std::io::stdout().lock(), text);
+    }
+
+    /// A line about progress, on standard error.
+    pub fn progress(&self, text: impl AsRef<str>) {
+        put(&mut std::io::stderr().lock(), &format!("{}\n", Line::plain(text).text()));
+    }
+
+    /// Prints a failure; in JSON also as a document.
+    pub fn failure(&self, failure: &Failure) {
+        let next = failure.next.as_ref().map(|next| format!("\nnext: {next}")).unwrap_or_default();
+        put(&mut std::io::stderr().lock(), &format!("regentctl: {}{next}\n", failure.message));
+        self.json(&serde_json::json!({
+            "error": failure.message, "next": failure.next, "exit": failure.exit.code(),
+        }));
+    }
+
+    /// Asks a question on the terminal. `None` when there is no person to ask.
+    #[must_use]
+    pub fn ask(&self, question: &str) -> Option<bool> {
+        if !self.is_live() || !std::io::stdin().is_terminal() {
+            return None;
+        }
+        put(&mut std::io::stdout().lock(), &format!("{question} [y/N] "));
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).ok()?;
+        Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+
+    fn paint(&self, line: &Line) -> String {
+        if !self.colour {
+            return line.text();
+        }
+        let mut text = String::new();
+        for piece in line.pieces() {
+            match code(piece.tone) {
+                Some(code) => text.push_str(&format!("\x1b[{code}m{}\x1b[0m", piece.text)),
+                None => text.push_str(&piece.text),
+            }
+        }
+        text
+    }
+}
+
+fn code(tone: Tone) -> Option<&'static str> {
+    match tone {
+        Tone::Plain => None,
+        Tone::Strong => Some("1"),
+        Tone::Dim => Some("2"),
+        Tone::Good => Some("32"),
+        Tone::Warn => Some("33"),
+        Tone::Bad => Some("1;31"),
+    }
+}
+
+/// Writes, and gives up silently when nobody reads.
+fn put(to: &mut impl Write, text: &str) {
+    if to.write_all(text.as_bytes()).and_then(|()| to.flush()).is_err() {
+        // The reader has gone; what the verb does matters more than telling nobody.
+    }
+}
+
+/// A region at the bottom of the terminal that is drawn again and again, with ordinary lines
+/// scrolling above it. Without a terminal the region is not shown at all.
+#[derive(Debug)]
+pub struct Live<'a> {
+    output: &'a Output,
+    drawn: usize,
+    region: Vec<Line>,
+}
+
+impl<'a> Live<'a> {
+    /// An empty region.
+    #[must_use]
+    pub fn new(output: &'a Output) -> Self {
+        Self { output, drawn: 0, region: Vec::new() }
+    }
+
+    /// Replaces the region.
+    pub fn draw(&mut self, region: Vec<Line>) {
+        if self.output.is_live() && region != self.region {
+            self.region = region;
+            self.paint(&[]);
+        }
+    }
+
+    /// Prints lines above the region.
+    pub fn lines(&mut self, lines: &[Line]) {
+        if self.output.is_live() {
+            self.paint(lines);
+        } else {
+            self.output.lines(lines);
+        }
+    }
+
+    /// Removes the region.
+    pub fn clear(&mut self) {
+        self.region.clear();
+        if self.drawn > 0 {
+            self.paint(&[]);
+        }
+    }
+
+    fn paint(&mut self, above: &[Line]) {
+        let (rows, columns) = self.output.size();
+        let mut text = String::new();
+        if self.drawn > 0 {
+            text.push_str(&format!("\x1b[{}A", self.drawn));
+        }
+        text.push_str("\r\x1b[J");
+        for line in above {
+            text.push_str(&self.output.paint(line));
+            text.push('\n');
+        }
+        // One row less than there are, or the terminal scrolls and the cursor is lost.
+        let shown = self.region.len().min(rows.saturating_sub(1));
+        for line in self.region.iter().take(shown) {
+            text.push_str(&self.output.paint(&line.clone().cut(columns)));
+            text.push('\n');
+        }
+        self.drawn = shown;
+        put(&mut std::io::stdout().lock(), &text);
+    }
+}
+
+impl Drop for Live<'_> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,169 @@
+//! `regentctl operation list|show|watch|cancel`, and following an operation to its end.
+
+use std::time::Duration;
+
+use regent_proto::wire::{CancelOperationRequest, GetOperationRequest, Operation};
+use serde_json::Value;
+
+use crate::cli::{Global, OperationVerb};
+use crate::clock;
+use crate::coordinators::{Client, Coordinators};
+use crate::exit::{Ending, Exit, Failure};
+use crate::render::Output;
+use crate::{environment, json, plan, signals};
+
+/// How long to look for a coordinator again when the one that was asked has gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Runs a verb of `operation`.
+pub async fn run(verb: OperationVerb, global: &Global, output: &Output) -> Ending {
+    let coordinators = Coordinators::from_options(global)?;
+    match verb {
+        OperationVerb::List { limit } => list(&coordinators, limit, output).await,
+        OperationVerb::Show { id } => {
+            let operation = named(&coordinators, id).await?;
+            output.json(&json::operation(&operation));
+            output.lines(&plan::operation(&operation, output.size().1));
+            Ok(Exit::Done)
+        }
+        OperationVerb::Watch { id } => {
+            let operation = named(&coordinators, id).await?;
+            let mut show = show_steps(output);
+            tokio::select! {
+                ended = follow(&coordinators, &operation.id, &mut show) => finish(&ended?, output),
+                () = signals::interrupted() => Ok(Exit::Interrupted),
+            }
+        }
+        OperationVerb::Cancel { id } => cancel(&coordinators, id, output).await,
+    }
+}
+
+async fn list(coordinators: &Coordinators, limit: u32, output: &Output) -> Ending {
+    let list = coordinators.operations(limit).await?;
+    output.json(&Value::Array(list.iter().map(json::operation).collect()));
+    output.lines(&plan::operations(&list));
+    Ok(Exit::Done)
+}
+
+/// The operation of this id, or the newest.
+async fn named(coordinators: &Coordinators, id: Option<String>) -> Result<Operation, Failure> {
+    if let Some(id) = id {
+        return coordinators.operation(&id).await;
+    }
+    let newest = coordinators.operations(1).await?.into_iter().next();
+    newest.ok_or_else(|| {
+        Failure::new(Exit::Refused, "there is no operation yet")
+            .next("regentctl switchover --to SITE --dry-run")
+    })
+}
+
+async fn cancel(coordinators: &Coordinators, id: Option<String>, output: &Output) -> Ending {
+    let id = match id {
+        Some(id) => id,
+        None => running(coordinators).await?,
+    };
+    let request = CancelOperationRequest {
+        federation: coordinators.name(),
+        id,
+        requested_by: requested_by(),
+    };
+    let operation = coordinators
+        .write("cancel the operation", async |mut client: Client| {
+            client.cancel_operation(request.clone()).await
+        })
+        .await?;
+    output.json(&json::operation(&operation));
+    output.say(plan::summary(&operation));
+    if !plan::is_over(&operation) {
+        output.say(format!(
+            "it will be cancelled; watch it: regentctl operation watch {}",
+            operation.id
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+async fn running(coordinators: &Coordinators) -> Result<String, Failure> {
+    let federation = coordinators.federation().await?;
+    federation.operation.map(|operation| operation.id).ok_or_else(|| {
+        Failure::new(Exit::Refused, "no operation runs, so there is nothing to cancel")
+            .next("regentctl operation list")
+    })
+}
+
+/// Who asks, for the audit.
+#[must_use]
+pub fn requested_by() -> String {
+    format!("{}@{}", environment::person(), environment::machine())
+}
+
+/// Prints each step once, as it comes.
+pub fn show_steps(output: &Output) -> impl FnMut(&Operation) {
+    let mut shown = Vec::new();
+    move |operation: &Operation| {
+        output.json(&json::operation(operation));
+        for step in &operation.steps {
+            let key = (step.name.clone(), step.entered_at_ms, step.note.clone());
+            if !shown.contains(&key) {
+                output.line(plan::step(operation, step));
+                shown.push(key);
+            }
+        }
+    }
+}
+
+/// Follows an operation until it has an outcome, across coordinators that come and go.
+pub async fn follow(
+    coordinators: &Coordinators,
+    id: &str,
+    show: &mut impl FnMut(&Operation),
+) -> Result<Operation, Failure> {
+    let mut heard = clock::now();
+    loop {
+        let problem = match stream(coordinators, id, show, &mut heard).await {
+            Ok(Some(operation)) => return Ok(operation),
+            Ok(None) => None,
+            Err(problem) if problem.exit == Exit::Unknown => Some(problem),
+            Err(problem) => return Err(problem),
+        };
+        if heard.elapsed() > PATIENCE {
+            let message = problem.map(|p| p.message).unwrap_or_else(|| "no news".to_owned());
+            return Err(Failure::new(
+                Exit::Unknown,
+                format!("follow operation {id}: {message}; it goes on without being watched"),
+            )
+            .next(format!("regentctl operation watch {id}")));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn stream(
+    coordinators: &Coordinators,
+    id: &str,
+    show: &mut impl FnMut(&Operation),
+    heard: &mut std::time::Instant,
+) -> Result<Option<Operation>, Failure> {
+    let request = GetOperationRequest { federation: coordinators.name(), id: id.to_owned() };
+    let what = "watch the operation";
+    let mut stream = coordinators
+        .stream(what, async |mut client: Client| client.watch_operation(request.clone()).await)
+        .await?;
+    loop {
+        let message = stream.message().await;
+        let message = message.map_err(|status| crate::coordinators::refused(what, &status))?;
+        let Some(operation) = message else { return Ok(None) };
+        *heard = clock::now();
+        show(&operation);
+        if plan::is_over(&operation) {
+            return Ok(Some(operation));
+        }
+    }
+}
+
+/// Prints how an operation ended and says so in the exit code.
+pub fn finish(operation: &Operation, output: &Output) -> Ending {
+    output.line(plan::ending(operation));
+    Ok(plan::exit(operation))
+}

@@ -1,0 +1,98 @@
+//! `regentctl switchover --to SITE`: plan, ask, execute exactly that plan, show its steps.
+
+use regent_proto::wire::{ExecuteSwitchoverRequest, Operation, Plan, PlanSwitchoverRequest};
+
+use crate::cli::{Global, Switchover};
+use crate::coordinators::{Client, Coordinators};
+use crate::exit::{Ending, Exit, Failure};
+use crate::render::Output;
+use crate::verbs::operation::{finish, follow, requested_by, show_steps};
+use crate::{json, plan, signals};
+
+/// Runs the verb.
+pub async fn run(arguments: &Switchover, global: &Global, output: &Output) -> Ending {
+    let coordinators = Coordinators::from_options(global)?;
+    let agreed = make_plan(&coordinators, &arguments.to, arguments.accept_unprotected).await?;
+    output.lines(&plan::plan(&agreed, output.size().1));
+    if arguments.dry_run || agreed.blocked {
+        output.json(&json::plan(&agreed));
+    }
+    if agreed.blocked {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("switchover to {} is blocked: {}", arguments.to, plan::blockers(&agreed)),
+        ));
+    }
+    if arguments.dry_run {
+        output.say("dry run: nothing was changed");
+        return Ok(Exit::Done);
+    }
+    if !arguments.yes && !agree(&agreed, output)? {
+        return Err(Failure::new(Exit::Refused, "not agreed to: nothing was changed"));
+    }
+    let operation = execute(&coordinators, &agreed, arguments).await?;
+    output.say(format!("operation {}", operation.id));
+    let mut show = show_steps(output);
+    tokio::select! {
+        ended = follow(&coordinators, &operation.id, &mut show) => finish(&ended?, output),
+        () = signals::interrupted() => {
+            // The operation is in the quorum, not in this process.
+            output.progress(format!(
+                "no longer watching; the operation goes on\n\
+                 next: regentctl operation watch {0}, or regentctl operation cancel {0}",
+                operation.id
+            ));
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+fn agree(agreed: &Plan, output: &Output) -> Result<bool, Failure> {
+    let question = format!("Move the primary from {} to {}?", agreed.from, agreed.to);
+    output.ask(&question).ok_or_else(|| {
+        Failure::usage("there is no terminal to ask on: want --yes, or --dry-run to see the plan")
+    })
+}
+
+/// Asks a coordinator what a switchover would do. Changes nothing.
+pub async fn make_plan(
+    coordinators: &Coordinators,
+    to: &str,
+    accept_unprotected: bool,
+) -> Result<Plan, Failure> {
+    let request = PlanSwitchoverRequest {
+        federation: coordinators.name(),
+        to: to.to_owned(),
+        accept_unprotected,
+    };
+    coordinators
+        .read("plan the switchover", async |mut client: Client| {
+            client.plan_switchover(request.clone()).await
+        })
+        .await
+}
+
+/// Executes exactly the plan that was shown.
+pub async fn execute(
+    coordinators: &Coordinators,
+    agreed: &Plan,
+    arguments: &Switchover,
+) -> Result<Operation, Failure> {
+    let request = ExecuteSwitchoverRequest {
+        federation: coordinators.name(),
+        to: agreed.to.clone(),
+        plan_hash: agreed.hash.clone(),
+        accept_unprotected: arguments.accept_unprotected,
+        requested_by: requested_by(),
+        reason: arguments.reason.clone(),
+    };
+    let started = coordinators
+        .write("execute the switchover", async |mut client: Client| {
+            client.execute_switchover(request.clone()).await
+        })
+        .await;
+    started.map_err(|problem| match problem.exit {
+        Exit::Unknown => problem.next("regentctl operation list: it may have begun"),
+        _ => problem,
+    })
+}
