@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::decide::view::{
     FinishedJob, Memory, PeerAnswer, PeersView, Policy, Process, TenureView, View,
 };
-use crate::decide::{Action, decide};
+use crate::decide::{Action, Reason, decide};
 use crate::fence::Deadlines;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
@@ -75,6 +75,7 @@ impl Agent {
         prepare_run_dir(&config)?;
         let programs = Programs::new(&config.postgres.bin_dir);
         let files = Files::new(&config);
+        files.write_passfile(&config).context("writing the password file")?;
         check_versions(&programs, &files).await?;
         let listener = api::bind(config.rest.listen).await?;
         let deadlines = Arc::new(Deadlines::new(config.federation.is_some()));
@@ -183,7 +184,7 @@ impl Agent {
             let (view, extra) = self.observe().await;
             let policy = self.policy();
             let decision = decide(&policy, &self.memory, &view);
-            self.say(&view, &decision.reason.to_string());
+            self.say(&view, &decision.reason);
             self.tell(&view, extra);
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
@@ -279,11 +280,16 @@ impl Agent {
     }
 
     /// A decision is logged when its reason changes.
-    fn say(&mut self, view: &View, reason: &str) {
+    fn say(&mut self, view: &View, reason: &Reason) {
+        if matches!(reason, Reason::Busy(_)) {
+            // The line before said what was begun.
+            return;
+        }
+        let reason = reason.to_string();
         if self.last_reason == reason {
             return;
         }
-        reason.clone_into(&mut self.last_reason);
+        self.last_reason.clone_from(&reason);
         let epoch = view
             .federation
             .as_ref()

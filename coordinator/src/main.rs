@@ -1,5 +1,6 @@
 //! `regent-coordinator CONFIG.yml`: reads the configuration, runs until SIGTERM or SIGINT.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -70,8 +71,12 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 }
 
 fn start_log(log: &Log) {
-    let filter = EnvFilter::new(format!("warn,regent_coordinator={0},regent_dcs={0}", log.level.name()));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter =
+        EnvFilter::new(format!("warn,regent_coordinator={0},regent_dcs={0}", log.level.name()));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),

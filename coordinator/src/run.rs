@@ -55,10 +55,7 @@ impl Coordinator {
     pub async fn build(config: &Config) -> anyhow::Result<Self> {
         let clock = BootClock::kernel().context("read the boot id")?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
-            format!(
-                "listen on {} (`listen:`); is another process using that port?",
-                config.listen
-            )
+            format!("listen on {} (`listen:`); is another process using that port?", config.listen)
         })?;
         let address = listener.local_addr().context("read the listener's address")?;
         let tls = config.tls.as_ref().map(tls).transpose()?;
@@ -115,6 +112,8 @@ impl Coordinator {
         tasks.spawn(async move { server.await.map(|()| "the server") });
 
         let ended = tokio::select! {
+            // First, because every task ends when it is told to stop.
+            biased;
             () = self.stop.cancelled() => None,
             ended = tasks.join_next() => ended,
         };

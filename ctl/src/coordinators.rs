@@ -75,11 +75,10 @@ impl Coordinators {
     }
 
     /// A read: the next coordinator is asked when one does not answer.
-    pub async fn read<T>(
-        &self,
-        what: &str,
-        call: impl AsyncFn(Client) -> Result<Response<T>, Status>,
-    ) -> Result<T, Failure> {
+    pub async fn read<T, F>(&self, what: &str, call: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut problems = Vec::new();
         let mut last = None;
         for endpoint in &self.endpoints {
@@ -106,29 +105,32 @@ impl Coordinators {
     }
 
     /// A write: sent once, to the first coordinator that can be reached.
-    pub async fn write<T>(
-        &self,
-        what: &str,
-        call: impl AsyncFn(Client) -> Result<Response<T>, Status>,
-    ) -> Result<T, Failure> {
+    pub async fn write<T, F>(&self, what: &str, call: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let client = self.connect().await?;
         limited(call(client)).await.map_err(|status| refused(what, &status))
     }
 
     /// A stream that the first reachable coordinator gives.
-    pub async fn stream<T>(
+    pub async fn stream<T, F>(
         &self,
         what: &str,
-        call: impl AsyncFn(Client) -> Result<Response<Streaming<T>>, Status>,
-    ) -> Result<Streaming<T>, Failure> {
+        call: impl Fn(Client) -> F,
+    ) -> Result<Streaming<T>, Failure>
+    where
+        F: Future<Output = Result<Response<Streaming<T>>, Status>>,
+    {
         self.read(what, call).await
     }
 
     /// One picture of the federation.
     pub async fn federation(&self) -> Result<wire::Federation, Failure> {
         let request = wire::GetFederationRequest { federation: self.name() };
-        self.read("read the federation", async |mut client: Client| {
-            client.get_federation(request.clone()).await
+        self.read("read the federation", |mut client: Client| {
+            let request = request.clone();
+            async move { client.get_federation(request).await }
         })
         .await
     }
@@ -136,8 +138,9 @@ impl Coordinators {
     /// One operation.
     pub async fn operation(&self, id: &str) -> Result<wire::Operation, Failure> {
         let request = wire::GetOperationRequest { federation: self.name(), id: id.to_owned() };
-        self.read("read the operation", async |mut client: Client| {
-            client.get_operation(request.clone()).await
+        self.read("read the operation", |mut client: Client| {
+            let request = request.clone();
+            async move { client.get_operation(request).await }
         })
         .await
     }
@@ -146,8 +149,9 @@ impl Coordinators {
     pub async fn operations(&self, limit: u32) -> Result<Vec<wire::Operation>, Failure> {
         let request = wire::ListOperationsRequest { federation: self.name(), limit };
         let answer = self
-            .read("list operations", async |mut client: Client| {
-                client.list_operations(request.clone()).await
+            .read("list operations", |mut client: Client| {
+                let request = request.clone();
+                async move { client.list_operations(request).await }
             })
             .await?;
         Ok(answer.operations)

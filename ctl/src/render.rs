@@ -169,17 +169,17 @@ fn put(to: &mut impl Write, text: &str) {
 /// A region at the bottom of the terminal that is drawn again and again, with ordinary lines
 /// scrolling above it. Without a terminal the region is not shown at all.
 #[derive(Debug)]
-pub struct Live<'a> {
-    output: &'a Output,
+pub struct Live {
+    output: Output,
     drawn: usize,
     region: Vec<Line>,
 }
 
-impl<'a> Live<'a> {
+impl Live {
     /// An empty region.
     #[must_use]
-    pub fn new(output: &'a Output) -> Self {
-        Self { output, drawn: 0, region: Vec::new() }
+    pub fn new(output: &Output) -> Self {
+        Self { output: output.clone(), drawn: 0, region: Vec::new() }
     }
 
     /// Replaces the region.
@@ -229,7 +229,7 @@ impl<'a> Live<'a> {
     }
 }
 
-impl Drop for Live<'_> {
+impl Drop for Live {
     fn drop(&mut self) {
         self.clear();
     }

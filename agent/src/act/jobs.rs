@@ -146,13 +146,6 @@ impl Context {
             }
             in_force.clone()
         };
-        let users = &self.config.postgres.authentication;
-        let all: Vec<_> =
-            [Some(&users.superuser), Some(&users.replication), users.rewind.as_ref()]
-                .into_iter()
-                .flatten()
-                .collect();
-        self.files.write_passfile(&all)?;
         self.files.write_configuration(&self.config, &self.dynamic, &in_force)?;
         let arguments = self.files.arguments(&self.config, &self.dynamic);
         let postmaster = self.server.start(&self.programs, &self.files, &arguments)?;

@@ -342,6 +342,9 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
         .map(|(name, member)| {
             let own = *name == config.name;
             let status = picture.view.postgres.status.as_ref().filter(|_| own);
+            let word = if own { state(&picture.view).to_owned() } else { member.state.clone() };
+            let streams = word == "running"
+                && if own { status.is_some_and(|s| s.receiver.is_some()) } else { member.streaming };
             ReportedNode {
                 name: name.clone(),
                 role: if own {
@@ -349,7 +352,7 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
                 } else {
                     member.role.clone()
                 },
-                state: if own { state(&picture.view).to_owned() } else { member.state.clone() },
+                state: if streams { "streaming".to_owned() } else { word },
                 host: member.host.clone(),
                 port: member.port,
                 api_url: member.api_url.clone(),

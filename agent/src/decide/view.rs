@@ -108,6 +108,8 @@ pub struct Member {
     pub state: String,
     /// Patroni's role word.
     pub role: String,
+    /// It receives WAL.
+    pub streaming: bool,
     /// Present timeline.
     pub timeline: Option<TimelineId>,
     /// WAL end.

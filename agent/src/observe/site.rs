@@ -29,6 +29,8 @@ struct MemberRecord {
     #[serde(default)]
     role: String,
     #[serde(default)]
+    replication_state: String,
+    #[serde(default)]
     timeline: Option<u32>,
     #[serde(default)]
     xlog_location: Option<u64>,
@@ -206,6 +208,7 @@ impl SiteObserver {
                     nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
                     nosync: flag("nosync"),
                     api_url: record.api_url,
+                    streaming: record.replication_state == "streaming",
                     state: record.state,
                     role: record.role,
                     timeline: record.timeline.map(TimelineId),

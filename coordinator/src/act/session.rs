@@ -39,8 +39,7 @@ pub async fn keep(
         };
         match granted {
             Ok(granted) => {
-                let session =
-                    Session { lease: StoreLease(granted.id.0), tenure: random_tenure() };
+                let session = Session { lease: StoreLease(granted.id.0), tenure: random_tenure() };
                 sessions.send_replace(Some(session));
                 keep_one(&*store, &clock, granted, &stop).await;
                 sessions.send_replace(None);

@@ -104,7 +104,8 @@ impl Api {
 
     #[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
     fn federation<'a>(&'a self, moment: &'a Moment) -> Result<Federation<'a>, Status> {
-        let (topology, primary) = plan::deciding(&moment.view).map_err(Refusal::from).map_err(refused)?;
+        let (topology, primary) =
+            plan::deciding(&moment.view).map_err(Refusal::from).map_err(refused)?;
         let (view, memory) = (&moment.view, &moment.memory);
         Ok(Federation { policy: &self.policy, memory, view, topology, primary })
     }
@@ -159,7 +160,10 @@ impl Api {
         }
     }
 
-    async fn apply(&self, asked: pb::ApplyTopologyRequest) -> Result<pb::ApplyTopologyResponse, Status> {
+    async fn apply(
+        &self,
+        asked: pb::ApplyTopologyRequest,
+    ) -> Result<pb::ApplyTopologyResponse, Status> {
         let file = File::parse(&asked.yaml).map_err(refused)?;
         let moment = self.moment(file.topology.federation.as_str())?;
         let applied = if asked.create {
@@ -175,7 +179,12 @@ impl Api {
         };
         if let Some(write) = applied.write.filter(|_| !asked.dry_run) {
             self.write(&moment.handle, &write).await?;
-            tracing::info!(by = asked.requested_by, "{}: {}", write.purpose, response.changes.join("; "));
+            tracing::info!(
+                by = asked.requested_by,
+                "{}: {}",
+                write.purpose,
+                response.changes.join("; ")
+            );
             response.applied = true;
         }
         Ok(response)

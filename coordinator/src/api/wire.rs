@@ -156,10 +156,7 @@ fn reported_nodes(report: &Report) -> Vec<pb::Node> {
         timeline: node.timeline.map(|timeline| timeline.0),
         position: node.position.map(|position| position.to_string()),
         upstream: text(node.upstream.as_ref()),
-        lag_bytes: report
-            .position
-            .zip(node.position)
-            .map(|(leader, own)| leader.bytes_since(own)),
+        lag_bytes: report.position.zip(node.position).map(|(leader, own)| leader.bytes_since(own)),
     };
     report.nodes.iter().map(node).collect()
 }

@@ -76,7 +76,10 @@ pub fn create(view: &View, file: &File, federation: uuid::Uuid) -> Result<Applie
         topology.data_sites().map(|site| site.name.clone()).collect();
     let names: Vec<&str> = electorate.iter().map(SiteName::as_str).collect();
     let changes = vec![
-        format!("federation {} is made, with {} as primary site", view.federation, topology.primary),
+        format!(
+            "federation {} is made, with {} as primary site",
+            view.federation, topology.primary
+        ),
         format!("its electorate is {}", names.join(", ")),
     ];
     let primary = Primary {
@@ -154,11 +157,7 @@ fn refuse_loss_of_primary(new: &Topology, holder: &SiteName) -> Result<(), Refus
     }
 }
 
-fn differences(
-    old: &Topology,
-    new: &Topology,
-    holder: &SiteName,
-) -> Result<Vec<String>, Refusal> {
+fn differences(old: &Topology, new: &Topology, holder: &SiteName) -> Result<Vec<String>, Refusal> {
     let mut changes = Vec::new();
     if old.primary != new.primary && new.primary != *holder {
         changes.push(format!(
@@ -190,11 +189,7 @@ fn differences(
     Ok(changes)
 }
 
-fn site_changes(
-    old: &Topology,
-    new: &Topology,
-    changes: &mut Vec<String>,
-) -> Result<(), Refusal> {
+fn site_changes(old: &Topology, new: &Topology, changes: &mut Vec<String>) -> Result<(), Refusal> {
     for site in &new.sites {
         match old.site(&site.name) {
             None => changes.push(format!(
@@ -287,11 +282,7 @@ fn policy_changes(old: &Policy, new: &Policy, changes: &mut Vec<String>) {
         ("follow_timeout", old.follow_timeout, new.follow_timeout),
     ];
     for (name, before, after) in spans.into_iter().filter(|(_, before, after)| before != after) {
-        changes.push(format!(
-            "policy.{name} {} → {}",
-            String::from(before),
-            String::from(after)
-        ));
+        changes.push(format!("policy.{name} {} → {}", String::from(before), String::from(after)));
     }
     if old.switchover_max_lag != new.switchover_max_lag {
         changes.push(format!(

@@ -40,7 +40,9 @@ fn preparing<'a>(federation: &'a Federation<'_>) -> Option<Preparing<'a>> {
 pub(super) fn due(federation: &Federation<'_>) -> Option<(Write, Vec<SiteName>)> {
     match &federation.primary.value.state {
         PrimaryState::Open => {}
-        PrimaryState::Handover { .. } | PrimaryState::Token { .. } | PrimaryState::Fenced { .. } => {
+        PrimaryState::Handover { .. }
+        | PrimaryState::Token { .. }
+        | PrimaryState::Fenced { .. } => {
             return None;
         }
     }
@@ -141,9 +143,8 @@ pub fn present_tree(federation: &Federation<'_>) -> Tree {
         .collect();
     // A coordinator that has just started can't tell a living site from a dead one yet; the one
     // before it could. It keeps that one's tree until it knows better.
-    let unproven = topology
-        .data_sites()
-        .any(|site| federation.freshness(&site.name) == Freshness::Unproven);
+    let unproven =
+        topology.data_sites().any(|site| federation.freshness(&site.name) == Freshness::Unproven);
     if unproven && tree::holds(topology, &primary.holder, &assigned) {
         return assigned;
     }

@@ -37,7 +37,8 @@ pub use reason::{Missing, Reason};
 pub use switchover::Situation;
 
 use election::Standing;
-use view::{Freshness, Quorum, Seen, Slot, View};
+use switchover::Advance;
+use view::{Freshness, Quorum, Seen, Slot, Unreadable, View};
 use write::{Purpose, Put, Write};
 
 /// What this coordinator is, and limits that are not the federation's to choose.
@@ -169,9 +170,7 @@ fn judge(policy: &Policy, memory: &Memory, view: &View) -> Judgement {
         Standing::Waiting(reason) => return (None, None, reason),
     }
     match (&view.topology, &view.primary) {
-        (Slot::Unreadable(bad), _) | (_, Slot::Unreadable(bad)) => {
-            (None, None, Reason::Unreadable { problem: bad.problem.clone() })
-        }
+        (Slot::Unreadable(bad), _) | (_, Slot::Unreadable(bad)) => (None, None, unreadable(bad)),
         (Slot::Absent, _) | (_, Slot::Absent) => (None, None, Reason::NotCreated),
         (Slot::Read(topology), Slot::Read(primary)) => {
             govern(&Federation { policy, memory, view, topology, primary })
@@ -179,51 +178,48 @@ fn judge(policy: &Policy, memory: &Memory, view: &View) -> Judgement {
     }
 }
 
-/// The elected coordinator's work: the running operation first, then the assignments.
+/// The elected coordinator's work: the running operation, then the assignments, then what is only
+/// said about the operation.
 fn govern(federation: &Federation<'_>) -> Judgement {
-    let view = federation.view;
-    let (wake, reason) = match &view.running {
-        Slot::Unreadable(bad) => (None, Reason::Unreadable { problem: bad.problem.clone() }),
-        Slot::Absent => (None, Reason::AtRest),
+    let advance = match &federation.view.running {
+        Slot::Absent => Advance::nothing(Reason::AtRest),
+        Slot::Unreadable(bad) => Advance::nothing(unreadable(bad)),
         Slot::Read(running) => match &running.value.id {
-            None => (None, Reason::AtRest),
-            Some(id) => match view.operations.get(id) {
-                Some(Slot::Read(operation)) => {
-                    let advance = switchover::advance(federation, operation);
-                    if advance.write.is_some() {
-                        return (advance.write, advance.wake, advance.reason);
-                    }
-                    (advance.wake, advance.reason)
-                }
-                Some(Slot::Unreadable(bad)) => {
-                    (None, Reason::Unreadable { problem: bad.problem.clone() })
-                }
-                Some(Slot::Absent) | None => {
-                    return clear_missing(federation, id);
-                }
+            None => Advance::nothing(Reason::AtRest),
+            Some(id) => match federation.view.operations.get(id) {
+                Some(Slot::Read(operation)) => switchover::advance(federation, operation),
+                Some(Slot::Unreadable(bad)) => Advance::nothing(unreadable(bad)),
+                Some(Slot::Absent) | None => clear_missing(federation, id),
             },
         },
     };
-    match assignments::due(federation) {
-        Some((write, sites)) => (Some(write), wake, Reason::Assigning { sites }),
-        None => (None, wake, reason),
+    if advance.write.is_some() {
+        return (advance.write, advance.wake, advance.reason);
     }
+    match assignments::due(federation) {
+        Some((write, sites)) => (Some(write), advance.wake, Reason::Assigning { sites }),
+        None => (advance.note, advance.wake, advance.reason),
+    }
+}
+
+fn unreadable(bad: &Unreadable) -> Reason {
+    Reason::Unreadable { problem: bad.problem.clone() }
 }
 
 /// `operation` names one without a record: nothing can end it, so it is forgotten, unless
 /// primacy is on its way by it (then A's leader rolls back or B takes, and it is forgotten after).
-fn clear_missing(federation: &Federation<'_>, id: &OperationId) -> Judgement {
+fn clear_missing(federation: &Federation<'_>, id: &OperationId) -> Advance {
     let view = federation.view;
     let reason = Reason::OperationMissing { operation: id.clone() };
     if federation.primary.value.state.operation() == Some(id) {
-        return (None, None, reason);
+        return Advance::nothing(reason);
     }
     let running = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
     let cleared = RunningOperation { version: VERSION, id: None, unknown: running };
     let write = switchover::elected_write(view, Purpose::ClearOperation)
         .as_seen(view, regent_proto::keys::GlobalKey::Operation(id.clone()))
         .put(view, Put::Running(cleared));
-    (Some(write), None, reason)
+    Advance { write: Some(write), ..Advance::nothing(reason) }
 }
 
 /// The memory with this view's ages in it.
@@ -233,9 +229,7 @@ fn noted(policy: &Policy, memory: &Memory, view: &View) -> Memory {
         let step = switchover::recorded(&seen.value);
         match &memory.step {
             Some(clock) if clock.operation == seen.value.id && clock.step == step => clock.clone(),
-            Some(_) | None => {
-                StepClock { operation: seen.value.id.clone(), step, since: view.now }
-            }
+            Some(_) | None => StepClock { operation: seen.value.id.clone(), step, since: view.now },
         }
     });
     let mut broken = memory.broken.clone();

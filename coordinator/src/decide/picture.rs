@@ -94,7 +94,8 @@ fn primary_reasons(federation: &Federation<'_>, reasons: &mut Vec<String>) {
     let holder = &primary.holder;
     match &primary.state {
         PrimaryState::Open => {}
-        PrimaryState::Handover { to, operation, .. } | PrimaryState::Token { to, operation, .. } => {
+        PrimaryState::Handover { to, operation, .. }
+        | PrimaryState::Token { to, operation, .. } => {
             reasons.push(format!("primacy is on its way from {holder} to {to} ({operation})"));
         }
         PrimaryState::Fenced { to, operation } => {
@@ -137,9 +138,9 @@ fn wants_synchronous(federation: &Federation<'_>, site: &SiteName) -> bool {
 fn unknown_site(federation: &Federation<'_>, site: &SiteName) -> Option<String> {
     match federation.freshness(site) {
         Freshness::Fresh => None,
-        Freshness::Unproven => Some(format!(
-            "this coordinator has just started and waits for a new report of {site}"
-        )),
+        Freshness::Unproven => {
+            Some(format!("this coordinator has just started and waits for a new report of {site}"))
+        }
         Freshness::Old => {
             let age = federation.view.report_age(site).unwrap_or_default();
             Some(format!("{site} has not reported for {age:.0?}: its state is unknown"))

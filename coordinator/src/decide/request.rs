@@ -145,9 +145,9 @@ pub fn cancel(
     let step = switchover::recorded(operation);
     let open = match &federation.primary.value.state {
         PrimaryState::Open => true,
-        PrimaryState::Handover { .. } | PrimaryState::Token { .. } | PrimaryState::Fenced { .. } => {
-            false
-        }
+        PrimaryState::Handover { .. }
+        | PrimaryState::Token { .. }
+        | PrimaryState::Fenced { .. } => false,
     };
     if !open || step != SwitchoverStep::Prepare {
         return Err(Refusal::Blocked(format!(

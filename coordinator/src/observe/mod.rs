@@ -171,11 +171,12 @@ fn same<T: PartialEq + std::fmt::Display>(what: &str, said: &T, key: &T) -> Resu
 impl Observed {
     fn slot<T: Record>(&self, check: impl Fn(&T) -> Result<(), String>) -> Slot<T> {
         let (key, revision) = (&self.entry.key, Revision(self.entry.modified.0));
-        let decoded = T::decode(key, &self.entry.value).and_then(|record| {
-            check(&record).map(|()| record).map_err(|problem| {
-                regent_proto::record::RecordError { key: key.clone(), kind: T::KIND, problem }
-            })
-        });
+        let decoded =
+            T::decode(key, &self.entry.value).and_then(|record| {
+                check(&record).map(|()| record).map_err(|problem| {
+                    regent_proto::record::RecordError { key: key.clone(), kind: T::KIND, problem }
+                })
+            });
         match decoded {
             Ok(value) => Slot::Read(Seen {
                 value,

@@ -37,8 +37,9 @@ pub async fn create(
     let begun = clock::now();
     loop {
         let applied = coordinators
-            .write("create the federation", async |mut client: Client| {
-                client.apply_topology(request.clone()).await
+            .write("create the federation", |mut client: Client| {
+                let request = request.clone();
+                async move { client.apply_topology(request).await }
             })
             .await;
         let Err(problem) = applied else { return Ok(()) };

@@ -45,8 +45,7 @@ impl Judgement {
 pub fn judge(history: &History, contents: &Contents) -> Judgement {
     let rows: BTreeSet<u64> = contents.rows.iter().copied().collect();
     let mut applied: BTreeMap<u64, usize> = BTreeMap::new();
-    let mut judgement =
-        Judgement { acknowledged: history.acks.len(), ..Judgement::default() };
+    let mut judgement = Judgement { acknowledged: history.acks.len(), ..Judgement::default() };
     let mut highest = None;
     for number in &contents.journal {
         *applied.entry(*number).or_default() += 1;

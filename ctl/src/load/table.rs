@@ -52,8 +52,9 @@ async fn connect(
 ) -> Result<(tokio_postgres::Client, tokio::task::AbortHandle), Failure> {
     let connected = tokio::time::timeout(LIMIT, config.connect(NoTls)).await;
     let fail = |problem: String| Failure::error(format!("{what}: connect: {problem}"));
-    let (client, connection) =
-        connected.map_err(|_| fail(format!("no answer within {LIMIT:?}")))?.map_err(|e| fail(explain(&e)))?;
+    let (client, connection) = connected
+        .map_err(|_| fail(format!("no answer within {LIMIT:?}")))?
+        .map_err(|e| fail(explain(&e)))?;
     let task = tokio::spawn(async move {
         // Its error comes back from the statement that meets it.
         connection.await.ok();

@@ -89,31 +89,42 @@ pub struct History {
     pub last_error: String,
 }
 
+impl History {
+    /// Adds what a later writer did. Its times are on a clock of its own.
+    pub fn append(&mut self, later: Self) {
+        self.acks.extend(later.acks);
+        self.sent = self.sent.max(later.sent);
+        self.unknown += later.unknown;
+        self.last_error = later.last_error;
+    }
+}
+
 /// A writer at work. Dropping it ends it.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Mutex<History>>,
     begun: Instant,
     stop: watch::Sender<bool>,
-    task: Option<JoinHandle<()>>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Writer {
-    /// Begins to write.
+    /// Begins to write, with row 0.
     #[must_use]
     pub fn start(target: Target) -> Self {
-        let shared = Arc::new(Mutex::new(History::default()));
+        Self::resume(target, 0)
+    }
+
+    /// Begins to write, with row `first`: those below were written by an earlier writer.
+    #[must_use]
+    pub fn resume(target: Target, first: u64) -> Self {
+        let shared = Arc::new(Mutex::new(History { sent: first, ..History::default() }));
         let (stop, stopped) = watch::channel(false);
         let begun = clock::now();
-        let session = Session {
-            target,
-            shared: Arc::clone(&shared),
-            begun,
-            attempts: 0,
-            connection: None,
-        };
-        let task = tokio::spawn(session.run(stopped));
-        Self { shared, begun, stop, task: Some(task) }
+        let session =
+            Session { target, shared: Arc::clone(&shared), begun, attempts: 0, connection: None };
+        let task = tokio::spawn(session.run(first, stopped));
+        Self { shared, begun, stop, task: Mutex::new(Some(task)) }
     }
 
     /// Time since the start, on the clock of the acknowledgements.
@@ -155,9 +166,10 @@ impl Writer {
     }
 
     /// Ends after the row that is outstanding, and gives the whole history.
-    pub async fn stop(mut self) -> History {
+    pub async fn finish(&self) -> History {
         self.stop.send(true).ok();
-        if let Some(mut task) = self.task.take()
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut task) = task
             && tokio::time::timeout(LAST_ROW, &mut task).await.is_err()
         {
             task.abort();
@@ -168,7 +180,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
             task.abort();
         }
     }
@@ -196,10 +209,10 @@ struct Session {
 }
 
 impl Session {
-    async fn run(mut self, stopped: watch::Receiver<bool>) {
+    async fn run(mut self, first: u64, stopped: watch::Receiver<bool>) {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut number = 0;
+        let mut number = first;
         while !*stopped.borrow() {
             pace.tick().await;
             self.note(|history| history.sent = number + 1);
@@ -232,7 +245,8 @@ impl Session {
             },
         };
         let value = i64::try_from(number).map_err(|e| e.to_string())?;
-        let sent = connection.client.execute(&connection.statement, &[&value]);
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&value];
+        let sent = connection.client.execute(&connection.statement, &parameters);
         let answer = tokio::time::timeout(STATEMENT, sent).await;
         match answer {
             Ok(Ok(_)) => {

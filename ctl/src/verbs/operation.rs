@@ -69,8 +69,9 @@ async fn cancel(coordinators: &Coordinators, id: Option<String>, output: &Output
         requested_by: requested_by(),
     };
     let operation = coordinators
-        .write("cancel the operation", async |mut client: Client| {
-            client.cancel_operation(request.clone()).await
+        .write("cancel the operation", |mut client: Client| {
+            let request = request.clone();
+            async move { client.cancel_operation(request).await }
         })
         .await?;
     output.json(&json::operation(&operation));
@@ -148,7 +149,10 @@ async fn stream(
     let request = GetOperationRequest { federation: coordinators.name(), id: id.to_owned() };
     let what = "watch the operation";
     let mut stream = coordinators
-        .stream(what, async |mut client: Client| client.watch_operation(request.clone()).await)
+        .stream(what, |mut client: Client| {
+            let request = request.clone();
+            async move { client.watch_operation(request).await }
+        })
         .await?;
     loop {
         let message = stream.message().await;

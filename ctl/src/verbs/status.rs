@@ -50,13 +50,14 @@ async fn follow(coordinators: &Coordinators, output: &Output) -> Ending {
 async fn pictures(
     coordinators: &Coordinators,
     output: &Output,
-    live: &mut Live<'_>,
+    live: &mut Live,
     seen: &mut Option<Federation>,
 ) -> Result<(), Failure> {
     let request = GetFederationRequest { federation: coordinators.name() };
     let mut stream = coordinators
-        .stream("watch the federation", async |mut client: Client| {
-            client.watch_federation(request.clone()).await
+        .stream("watch the federation", |mut client: Client| {
+            let request = request.clone();
+            async move { client.watch_federation(request).await }
         })
         .await?;
     loop {
@@ -71,7 +72,7 @@ async fn pictures(
     }
 }
 
-fn show(federation: &Federation, output: &Output, live: &mut Live<'_>, note: Option<&str>) {
+fn show(federation: &Federation, output: &Output, live: &mut Live, note: Option<&str>) {
     let (rows, width) = output.size();
     let mut lines = screen(federation, rows.saturating_sub(1), width);
     if let Some(note) = note {
@@ -86,7 +87,7 @@ fn show(federation: &Federation, output: &Output, live: &mut Live<'_>, note: Opt
 }
 
 /// The last picture stays, marked as old.
-fn lost(problem: &Failure, output: &Output, live: &mut Live<'_>, seen: Option<&Federation>) {
+fn lost(problem: &Failure, output: &Output, live: &mut Live, seen: Option<&Federation>) {
     let note = format!("OLD PICTURE: {}", problem.message);
     match seen {
         Some(federation) if output.is_live() => show(federation, output, live, Some(&note)),

@@ -66,8 +66,9 @@ pub async fn make_plan(
         accept_unprotected,
     };
     coordinators
-        .read("plan the switchover", async |mut client: Client| {
-            client.plan_switchover(request.clone()).await
+        .read("plan the switchover", |mut client: Client| {
+            let request = request.clone();
+            async move { client.plan_switchover(request).await }
         })
         .await
 }
@@ -87,12 +88,42 @@ pub async fn execute(
         reason: arguments.reason.clone(),
     };
     let started = coordinators
-        .write("execute the switchover", async |mut client: Client| {
-            client.execute_switchover(request.clone()).await
+        .write("execute the switchover", |mut client: Client| {
+            let request = request.clone();
+            async move { client.execute_switchover(request).await }
         })
         .await;
     started.map_err(|problem| match problem.exit {
         Exit::Unknown => problem.next("regentctl operation list: it may have begun"),
         _ => problem,
     })
+}
+
+/// Plans, executes and follows a switchover to its end, for programs that do not ask. Anything
+/// but success is an error.
+pub async fn carry_out(
+    coordinators: &Coordinators,
+    to: &str,
+    reason: &str,
+    shown: impl FnOnce(&Plan),
+    mut step: impl FnMut(&Operation),
+) -> Result<Operation, Failure> {
+    let agreed = make_plan(coordinators, to, false).await?;
+    shown(&agreed);
+    if agreed.blocked {
+        return Err(Failure::new(Exit::Refused, plan::blockers(&agreed)));
+    }
+    let arguments = Switchover {
+        to: to.to_owned(),
+        dry_run: false,
+        yes: true,
+        accept_unprotected: false,
+        reason: reason.to_owned(),
+    };
+    let begun = execute(coordinators, &agreed, &arguments).await?;
+    let ended = follow(coordinators, &begun.id, &mut step).await?;
+    match plan::exit(&ended) {
+        Exit::Done => Ok(ended),
+        _ => Err(Failure::error(format!("switchover to {to}: {}", plan::outcome(&ended)))),
+    }
 }

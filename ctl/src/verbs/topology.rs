@@ -54,8 +54,9 @@ async fn apply(
     request.requested_by = requested_by();
     let coordinators = Coordinators::from_options(global)?;
     let answer = coordinators
-        .write("apply the topology", async |mut client: Client| {
-            client.apply_topology(request.clone()).await
+        .write("apply the topology", |mut client: Client| {
+            let request = request.clone();
+            async move { client.apply_topology(request).await }
         })
         .await?;
     output.json(&json!({
@@ -79,8 +80,9 @@ async fn show(global: &Global, output: &Output) -> Ending {
     let coordinators = Coordinators::from_options(global)?;
     let request = GetFederationRequest { federation: coordinators.name() };
     let topology = coordinators
-        .read("read the topology", async |mut client: Client| {
-            client.get_topology(request.clone()).await
+        .read("read the topology", |mut client: Client| {
+            let request = request.clone();
+            async move { client.get_topology(request).await }
         })
         .await?;
     if output.is_json() {

@@ -91,10 +91,12 @@ impl Files {
     }
 
     /// Writes the password file for replication, rewind and the agent itself.
-    pub fn write_passfile(&self, users: &[&User]) -> std::io::Result<()> {
+    pub fn write_passfile(&self, config: &Config) -> std::io::Result<()> {
+        let users = &config.postgres.authentication;
+        let users = [Some(&users.superuser), Some(&users.replication), users.rewind.as_ref()];
         let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
         let mut text = String::new();
-        for user in users {
+        for user in users.into_iter().flatten() {
             let password = escape(user.password.reveal());
             writeln!(text, "*:*:*:{}:{password}", escape(&user.username))
                 .expect("writing to a String does not fail");

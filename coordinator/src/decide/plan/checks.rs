@@ -170,9 +170,7 @@ pub(super) fn assignment_seen(at: &Preflight<'_>) -> Finding {
             );
             // As primary it is refused by `target-not-primary`.
             let fits = match assignment.role {
-                SiteRole::Standby | SiteRole::Primary => {
-                    report.generation >= assignment.generation
-                }
+                SiteRole::Standby | SiteRole::Primary => report.generation >= assignment.generation,
                 SiteRole::Quarantined | SiteRole::Detached => false,
             };
             if fits { Finding::pass(saw, wanted) } else { Finding::block(saw, wanted, next) }

@@ -70,27 +70,14 @@ struct Finding {
 
 impl Finding {
     fn pass(saw: impl Into<String>, wanted: impl Into<String>) -> Self {
-        Self {
-            verdict: Verdict::Pass,
-            saw: saw.into(),
-            wanted: wanted.into(),
-            next: String::new(),
-        }
+        Self { verdict: Verdict::Pass, saw: saw.into(), wanted: wanted.into(), next: String::new() }
     }
 
-    fn warn(
-        saw: impl Into<String>,
-        wanted: impl Into<String>,
-        next: impl Into<String>,
-    ) -> Self {
+    fn warn(saw: impl Into<String>, wanted: impl Into<String>, next: impl Into<String>) -> Self {
         Self { verdict: Verdict::Warn, next: next.into(), ..Self::pass(saw, wanted) }
     }
 
-    fn block(
-        saw: impl Into<String>,
-        wanted: impl Into<String>,
-        next: impl Into<String>,
-    ) -> Self {
+    fn block(saw: impl Into<String>, wanted: impl Into<String>, next: impl Into<String>) -> Self {
         Self { verdict: Verdict::Block, next: next.into(), ..Self::pass(saw, wanted) }
     }
 }
@@ -215,8 +202,7 @@ pub fn plan(federation: &Federation<'_>, request: &Request) -> Planned {
             }
         })
         .collect();
-    let kind =
-        OperationKind::Switchover { from: primary.holder.clone(), to: request.to.clone() };
+    let kind = OperationKind::Switchover { from: primary.holder.clone(), to: request.to.clone() };
     let steps = steps(&preflight);
     let plan = Plan { kind, epoch: primary.epoch, checks, steps };
     let hash = hash(federation, &plan);
@@ -243,7 +229,9 @@ fn steps(preflight: &Preflight<'_>) -> Vec<String> {
     let moves: Vec<String> = preflight
         .future
         .iter()
-        .filter_map(|(site, upstream)| upstream.as_ref().map(|up| format!("{site} streams from {up}")))
+        .filter_map(|(site, upstream)| {
+            upstream.as_ref().map(|up| format!("{site} streams from {up}"))
+        })
         .collect();
     vec![
         format!(

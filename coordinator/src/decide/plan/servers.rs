@@ -80,9 +80,7 @@ pub(super) fn lag(at: &Preflight<'_>) -> Finding {
         Some(bytes) if bytes <= limit.0 => {
             Finding::pass(format!("{} lags {}", at.to(), rounded(bytes)), wanted)
         }
-        Some(bytes) => {
-            Finding::block(format!("{} lags {}", at.to(), rounded(bytes)), wanted, next)
-        }
+        Some(bytes) => Finding::block(format!("{} lags {}", at.to(), rounded(bytes)), wanted, next),
         None => Finding::block(format!("the lag of {} is not known", at.to()), wanted, next),
     }
 }

@@ -6,10 +6,10 @@
 use regent_proto::name::SiteName;
 use regent_proto::record::{Outcome, Report, ReportedRole, SiteRole, SwitchoverStep};
 
+use super::super::Federation;
 use super::super::assignments;
 use super::super::reason::{Missing, listed};
 use super::super::view::Freshness;
-use super::super::Federation;
 use super::{Advance, Machine};
 
 impl Machine<'_> {

@@ -20,10 +20,10 @@ use regent_proto::record::{
 };
 use regent_proto::time::BootTime;
 
+use super::Federation;
 use super::reason::{Missing, Reason, listed};
 use super::view::{Seen, View};
 use super::write::{Purpose, Put, Write};
-use super::Federation;
 
 /// What `primary` says about an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub enum Situation {
 pub(super) struct Advance {
     /// The transaction.
     pub(super) write: Option<Write>,
+    /// One that only says what it waits for: written when there is nothing else to write.
+    pub(super) note: Option<Write>,
     /// Look again then.
     pub(super) wake: Option<BootTime>,
     /// Why.
@@ -74,7 +76,9 @@ pub fn situation(federation: &Federation<'_>, operation: &Operation) -> Situatio
     let with_b = primary.holder == *to && primary.epoch == operation.epoch.next();
     let own = primary.state.operation() == Some(&operation.id);
     match &primary.state {
-        PrimaryState::Fenced { operation: by, .. } => Situation::Superseded { by: Some(by.clone()) },
+        PrimaryState::Fenced { operation: by, .. } => {
+            Situation::Superseded { by: Some(by.clone()) }
+        }
         PrimaryState::Handover { .. } if with_a && own => Situation::Stopping,
         PrimaryState::Token { .. } if with_a && own => Situation::Stopped,
         PrimaryState::Open if with_a => Situation::Before,
@@ -265,7 +269,8 @@ impl<'a> Machine<'a> {
         let saw = format!("{} holds primacy at epoch {}", primary.holder, primary.epoch);
         let at = self.view().wall;
         let taken = self.view().history.get(&self.operation.epoch.next()).and_then(|s| s.read());
-        let own = taken.is_some_and(|seen| seen.value.operation.as_ref() == Some(&self.operation.id));
+        let own =
+            taken.is_some_and(|seen| seen.value.operation.as_ref() == Some(&self.operation.id));
         let outcome = match by {
             // B took by this operation, and primacy has moved on since.
             None if own => Outcome::Succeeded { at },
@@ -328,13 +333,13 @@ impl<'a> Machine<'a> {
     fn write(&self, step: SwitchoverStep, write: Write) -> Advance {
         let operation = self.operation.id.clone();
         let reason = Reason::Switchover { operation, step, waits_for: Vec::new() };
-        Advance { write: Some(write), wake: None, reason }
+        Advance { write: Some(write), ..Advance::nothing(reason) }
     }
 
     fn wait(&self, step: SwitchoverStep, waits_for: Vec<Missing>) -> Advance {
         let operation = self.operation.id.clone();
         let reason = Reason::Switchover { operation, step, waits_for };
-        Advance { write: None, wake: None, reason }
+        Advance::nothing(reason)
     }
 
     /// Waits, and says for what in the record, for whoever watches the operation.
@@ -347,11 +352,16 @@ impl<'a> Machine<'a> {
         }
         let put = Put::Operation(Box::new(operation));
         let write = self.base(Purpose::RecordStep).put(self.view(), put);
-        Advance { write: Some(write), ..self.wait(step, waits_for) }
+        Advance { note: Some(write), ..self.wait(step, waits_for) }
     }
 }
 
 impl Advance {
+    /// Nothing to write, for this reason.
+    pub(super) fn nothing(reason: Reason) -> Self {
+        Self { write: None, note: None, wake: None, reason }
+    }
+
     fn wake_at(self, at: BootTime) -> Self {
         Self { wake: Some(at), ..self }
     }

@@ -133,9 +133,12 @@ impl Machine<'_> {
             missing.push(Missing::Lag { site: to.clone(), bytes, limit_bytes });
         }
         // What the plan found good must still be so; what it warned of was accepted.
-        let promised = self.operation.plan.checks.iter().any(|check| {
-            check.name == "synchronous-standby" && check.verdict == Verdict::Pass
-        });
+        let promised = self
+            .operation
+            .plan
+            .checks
+            .iter()
+            .any(|check| check.name == "synchronous-standby" && check.verdict == Verdict::Pass);
         let wanted = federation.topology().site(to).is_some_and(|site| site.synchronous);
         if promised && wanted && report.synchronous_nodes.is_empty() {
             missing.push(Missing::SynchronousStandby { site: to.clone() });
