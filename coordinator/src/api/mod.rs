@@ -68,7 +68,6 @@ impl Api {
         Self { policy, clock, federations: Arc::new(federations), streams, stop }
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
     fn handle(&self, name: &str) -> Result<&Handle, Status> {
         let known = || {
             let names: Vec<&str> = self.federations.keys().map(FederationName::as_str).collect();
@@ -92,7 +91,6 @@ impl Api {
         })
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
     fn moment(&self, name: &str) -> Result<Moment, Status> {
         let handle = self.handle(name)?.clone();
         let published = handle.published.borrow().clone();
@@ -102,7 +100,6 @@ impl Api {
         Ok(Moment { handle, view, memory: published.memory.clone() })
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
     fn federation<'a>(&'a self, moment: &'a Moment) -> Result<Federation<'a>, Status> {
         let (topology, primary) =
             plan::deciding(&moment.view).map_err(Refusal::from).map_err(refused)?;
@@ -231,7 +228,6 @@ impl Api {
 }
 
 /// The operation that a request has just written.
-#[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
 fn written(write: Write) -> Result<Operation, Status> {
     let operation = write.puts.into_iter().find_map(|put| match put {
         Put::Operation(operation) => Some(*operation),
@@ -245,7 +241,6 @@ fn written(write: Write) -> Result<Operation, Status> {
     operation.ok_or_else(|| Status::internal("the request wrote no operation"))
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
 fn parse<T: std::str::FromStr<Err = regent_proto::name::NameError>>(
     field: &str,
     text: &str,

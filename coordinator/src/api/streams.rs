@@ -45,7 +45,6 @@ impl Follower {
 }
 
 impl Api {
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
     fn follower(&self, handle: &Handle) -> Result<Follower, Status> {
         let permit = self.streams.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!(
@@ -57,7 +56,6 @@ impl Api {
         Ok(Follower { published, stop, first: true, _permit: permit })
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
     pub(super) fn watch_view(&self, handle: &Handle) -> Result<Answers<pb::Federation>, Status> {
         let (api, follower) = (self.clone(), self.follower(handle)?);
         Ok(Box::pin(stream::unfold(follower, move |mut follower| {
@@ -75,7 +73,6 @@ impl Api {
     }
 
     /// The operation at every change, until it has an outcome.
-    #[expect(clippy::result_large_err, reason = "tonic's Status is what the service answers")]
     pub(super) fn watch_one(
         &self,
         handle: &Handle,

@@ -124,8 +124,8 @@ pub fn apply(view: &View, file: &File) -> Result<Applied, Refusal> {
         return Ok(Applied { changes, write: None });
     }
     let mut write = Write::new(Purpose::Apply)
-        .as_seen(view, GlobalKey::Primary)
-        .as_seen(view, GlobalKey::RunningOperation)
+        .comparing(view, GlobalKey::Primary)
+        .comparing(view, GlobalKey::RunningOperation)
         .put(view, file.record(record.value.unknown.clone()));
     let remaining: BTreeSet<SiteName> = primary
         .value

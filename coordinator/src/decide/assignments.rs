@@ -52,10 +52,10 @@ pub(super) fn due(federation: &Federation<'_>) -> Option<(Write, Vec<SiteName>)>
     }
     let view = federation.view;
     let mut write = switchover::elected_write(view, Purpose::Assign)
-        .as_seen(view, GlobalKey::Topology)
-        .as_seen(view, GlobalKey::RunningOperation);
+        .comparing(view, GlobalKey::Topology)
+        .comparing(view, GlobalKey::RunningOperation);
     if let Some(operation) = federation.running() {
-        write = write.as_seen(view, GlobalKey::Operation(operation.value.id.clone()));
+        write = write.comparing(view, GlobalKey::Operation(operation.value.id.clone()));
     }
     let sites = changed.keys().cloned().collect();
     for (site, assignment) in changed {

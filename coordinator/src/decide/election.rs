@@ -63,6 +63,6 @@ fn campaign(policy: &Policy, view: &View, session: &Session) -> Write {
         tenure: session.tenure.clone(),
     };
     Write::new(Purpose::Campaign)
-        .as_seen(view, GlobalKey::Leader)
+        .comparing(view, GlobalKey::Leader)
         .put(view, Put::Leader(leader, session.lease))
 }

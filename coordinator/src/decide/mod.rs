@@ -217,7 +217,7 @@ fn clear_missing(federation: &Federation<'_>, id: &OperationId) -> Advance {
     let running = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
     let cleared = RunningOperation { version: VERSION, id: None, unknown: running };
     let write = switchover::elected_write(view, Purpose::ClearOperation)
-        .as_seen(view, regent_proto::keys::GlobalKey::Operation(id.clone()))
+        .comparing(view, regent_proto::keys::GlobalKey::Operation(id.clone()))
         .put(view, Put::Running(cleared));
     Advance { write: Some(write), ..Advance::nothing(reason) }
 }

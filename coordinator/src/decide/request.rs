@@ -110,8 +110,8 @@ pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refu
     let unknown = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
     let running = RunningOperation { version: VERSION, id: Some(asked.id.clone()), unknown };
     Ok(Write::new(Purpose::Execute)
-        .as_seen(view, GlobalKey::Primary)
-        .as_seen(view, GlobalKey::Topology)
+        .comparing(view, GlobalKey::Primary)
+        .comparing(view, GlobalKey::Topology)
         .put(view, Put::Operation(Box::new(operation)))
         .put(view, Put::Running(running)))
 }
@@ -167,8 +167,8 @@ pub fn cancel(
     }
     Ok(Some(
         Write::new(Purpose::Cancel)
-            .as_seen(view, GlobalKey::Primary)
-            .as_seen(view, GlobalKey::RunningOperation)
+            .comparing(view, GlobalKey::Primary)
+            .comparing(view, GlobalKey::RunningOperation)
             .put(view, Put::Operation(Box::new(cancelled))),
     ))
 }

@@ -129,7 +129,7 @@ impl Write {
 
     /// Compares `record` with the revision that `view` has of it.
     #[must_use]
-    pub fn as_seen(mut self, view: &View, record: GlobalKey) -> Self {
+    pub fn comparing(mut self, view: &View, record: GlobalKey) -> Self {
         if !self.compares.iter().any(|expect| expect.record == record) {
             let revision = view.revision_of(&record);
             self.compares.push(Expect { record, revision });
@@ -140,7 +140,7 @@ impl Write {
     /// Writes a record, comparing it with the revision that `view` has of it.
     #[must_use]
     pub fn put(mut self, view: &View, put: Put) -> Self {
-        self = self.as_seen(view, put.record());
+        self = self.comparing(view, put.record());
         self.puts.push(put);
         self
     }

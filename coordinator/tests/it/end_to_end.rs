@@ -170,7 +170,7 @@ impl Play {
         } {
             self.store.txn(txn, CALL).await.expect("an outcome");
         }
-        if tick % 5 == 0 {
+        if tick.is_multiple_of(5) {
             self.renew().await;
         }
     }

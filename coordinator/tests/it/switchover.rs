@@ -263,10 +263,12 @@ fn a_site_that_does_not_follow_ends_it_all_the_same_and_is_named() {
     assert!(note.contains("us is primary") && note.contains("eu"), "{note}");
 }
 
+type Break = fn(&mut World);
+
 /// Each thing that *prepare* waits for, alone, keeps the handover from being written.
 #[test]
 fn nothing_is_handed_over_before_everything_is_ready() {
-    let breaks: [(&str, fn(&mut World)); 8] = [
+    let breaks: [(&str, Break); 8] = [
         ("a checkpoint", |w| w.edit_report("us", |r| r.checkpointed_for = None)),
         ("the generation", |w| w.edit_report("us", |r| r.generation = 0)),
         ("slots", |w| w.edit_report("us", |r| r.slots.clear())),

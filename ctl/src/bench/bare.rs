@@ -251,8 +251,9 @@ impl Bare {
         }
     }
 
-    /// Hands over to the other server. Returns once that one was told to promote.
-    pub async fn hand_over(&mut self) -> Result<(), Failure> {
+    /// Hands over to the other server. Returns once that one was told to promote, with what that
+    /// took, in words.
+    pub async fn hand_over(&mut self) -> Result<String, Failure> {
         let (old, new) = (self.primary, 1 - self.primary);
         let from = self.connect_when_up(old).await?;
         let to = self.connect_when_up(new).await?;
@@ -262,9 +263,11 @@ impl Bare {
                 .map_err(|e| Failure::error(format!("checkpoint: {}", explain(&e))))?;
         }
         drop(from);
-        self.stop(old).await?;
-        let end = self.shutdown_checkpoint(old)?;
         let begun = clock::now();
+        self.stop(old).await?;
+        let stopped = clock::millis(begun.elapsed());
+        let end = self.shutdown_checkpoint(old)?;
+        let waiting = clock::now();
         loop {
             let row = query_one(&to, "SELECT pg_last_wal_receive_lsn()::text").await?;
             let text: String = row.try_get(0).map_err(|e| Failure::error(explain(&e)))?;
@@ -272,14 +275,15 @@ impl Bare {
             if received > end {
                 break;
             }
-            if begun.elapsed() > LIMIT {
+            if waiting.elapsed() > LIMIT {
                 return Err(Failure::error(format!("the standby has {received}, wanted {end}")));
             }
             tokio::task::yield_now().await;
         }
+        let received = clock::millis(begun.elapsed());
         query_one(&to, "SELECT pg_promote(false)").await?;
         self.primary = new;
-        Ok(())
+        Ok(format!("stopped after {stopped} ms, received after {received} ms"))
     }
 
     /// Brings the former primary back as a standby, for the next hand-over.

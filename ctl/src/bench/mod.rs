@@ -9,6 +9,7 @@ pub mod figures;
 use std::path::Path;
 use std::time::Duration;
 
+use regent_proto::wire::Operation;
 use serde_json::json;
 
 use crate::cli::Dcs;
@@ -93,20 +94,20 @@ impl Side {
     /// Writes, lets the event happen, and keeps the largest gap around it.
     async fn measure(
         &mut self,
-        event: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<Duration, Failure> {
+        event: impl Future<Output = Result<String, Failure>>,
+    ) -> Result<String, Failure> {
         let writer = Writer::resume(self.target.clone(), self.history.sent);
         writer.wait_for(BACK, Duration::ZERO, LIMIT).await?;
         tokio::time::sleep(CALM).await;
         let from = writer.now();
-        event.await?;
+        let parts = event.await?;
         writer.wait_for(BACK, writer.now(), LIMIT).await?;
         let to = writer.now();
         let history = writer.finish().await;
         let gap = outage(&history.acks, from, to).length;
         self.outages.push(gap);
         self.history.append(history);
-        Ok(gap)
+        Ok(format!("{} ({parts})", span(clock::millis(gap))))
     }
 
     /// The rows' fate, as a case.
@@ -139,11 +140,8 @@ async fn all_pairs(lab: &Lab, pairs: u32, output: &Output) -> Result<Vec<Case>, 
         let one = ours.measure(switch(lab, target.as_str())).await?;
         let other = theirs.measure(bare.hand_over()).await?;
         bare.rejoin().await?;
-        output.progress(format!(
-            "pair {pair} of {pairs}: switchover {}, bare hand-over {}",
-            span(clock::millis(one)),
-            span(clock::millis(other))
-        ));
+        output
+            .progress(format!("pair {pair} of {pairs}: switchover {one}; bare hand-over {other}"));
     }
     let mut cases = figures::cases(&ours.outages, &theirs.outages);
     cases.push(ours.judged(&superuser).await?);
@@ -151,11 +149,21 @@ async fn all_pairs(lab: &Lab, pairs: u32, output: &Output) -> Result<Vec<Case>, 
     Ok(cases)
 }
 
-async fn switch(lab: &Lab, to: &str) -> Result<(), Failure> {
+async fn switch(lab: &Lab, to: &str) -> Result<String, Failure> {
     let coordinators = lab.coordinators();
     let done = switchover::carry_out(&coordinators, to, "benchmark", |_| {}, |_| {});
     match tokio::time::timeout(LIMIT, done).await {
-        Ok(done) => done.map(drop),
+        Ok(done) => done.map(|operation| steps(&operation)),
         Err(_) => Err(Failure::error(format!("switchover to {to} has not ended within {LIMIT:?}"))),
     }
+}
+
+/// When each step was entered, in words.
+fn steps(operation: &Operation) -> String {
+    let begun = operation.requested_at_ms;
+    let steps = operation
+        .steps
+        .iter()
+        .map(|step| format!("{} {} ms", step.name, step.entered_at_ms.saturating_sub(begun)));
+    steps.collect::<Vec<_>>().join(", ")
 }

@@ -302,8 +302,8 @@ impl<'a> Machine<'a> {
 
     fn base(&self, purpose: Purpose) -> Write {
         elected_write(self.view(), purpose)
-            .as_seen(self.view(), GlobalKey::RunningOperation)
-            .as_seen(self.view(), GlobalKey::Operation(self.operation.id.clone()))
+            .comparing(self.view(), GlobalKey::RunningOperation)
+            .comparing(self.view(), GlobalKey::Operation(self.operation.id.clone()))
     }
 
     fn no_operation(&self) -> Put {
@@ -383,5 +383,5 @@ fn passed_over(last: SwitchoverStep, next: SwitchoverStep) -> Vec<SwitchoverStep
 
 /// What every write of the elected coordinator compares: its own tenure, and `primary`.
 pub(super) fn elected_write(view: &View, purpose: Purpose) -> Write {
-    Write::new(purpose).as_seen(view, GlobalKey::Leader).as_seen(view, GlobalKey::Primary)
+    Write::new(purpose).comparing(view, GlobalKey::Leader).comparing(view, GlobalKey::Primary)
 }

@@ -59,7 +59,7 @@ impl Machine<'_> {
         let note = format!("{} stops and posts its token", self.from());
         let write = self
             .base(Purpose::Handover)
-            .as_seen(self.view(), GlobalKey::Topology)
+            .comparing(self.view(), GlobalKey::Topology)
             .put(self.view(), Put::Primary(Box::new(handover)))
             .put(self.view(), self.record(SwitchoverStep::Handover, &note, None));
         self.write(SwitchoverStep::Handover, write)
