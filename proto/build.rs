@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 
+#[expect(clippy::disallowed_methods, reason = "cargo hands OUT_DIR over in the environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["wire/regent.proto"], ["wire"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);

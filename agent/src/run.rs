@@ -91,20 +91,7 @@ impl Agent {
         )?;
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
         let renewal = start_renewal(&config, &site_keys, &deadlines)?;
-        let site_store = SiteStore {
-            store: store::open(&config.dcs)?,
-            keys: site_keys.clone(),
-            me: config.name.clone(),
-        };
-        let global_store = match &config.federation {
-            None => None,
-            Some(federation) => Some(GlobalStore {
-                store: store::open(&federation.quorum)?,
-                keys: GlobalKeys::new(&federation.name),
-                site: federation.site.clone(),
-                me: config.name.clone(),
-            }),
-        };
+        let (site_store, global_store) = open_stores(&config, &site_keys)?;
         let dynamic = config.first_dynamic();
         let timeout = config.site_timing(&dynamic).call_timeout;
         let site_mirror =
@@ -242,10 +229,10 @@ impl Agent {
         if let Some(answers) = self.peer_answers.borrow().clone() {
             self.peers = Some(answers);
         }
-        let peers = self.peers.as_ref().map(|(asked, answers)| PeersView {
-            age: now.since(*asked),
-            answers: answers.clone(),
-        });
+        let peers = self
+            .peers
+            .as_ref()
+            .map(|(asked, answers)| PeersView { age: now.since(*asked), answers: answers.clone() });
         let view = View {
             now,
             site,
@@ -384,7 +371,7 @@ impl Agent {
 
     async fn shut_down(&mut self, view: &View) -> anyhow::Result<()> {
         tracing::info!(node = %self.config.name, "stopping");
-        drop(self.actor.renewal.end_tenure().await);
+        self.actor.renewal.end_tenure().await;
         let budget = self.config.regent.stop_budget.0;
         if self.actor.server.postmaster().is_some() {
             self.actor.server.stop(&self.actor.files.data_dir, budget).await;
@@ -489,6 +476,27 @@ async fn ask_reach(
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+fn open_stores(
+    config: &Config,
+    site_keys: &SiteKeys,
+) -> anyhow::Result<(SiteStore, Option<GlobalStore>)> {
+    let site = SiteStore {
+        store: store::open(&config.dcs)?,
+        keys: site_keys.clone(),
+        me: config.name.clone(),
+    };
+    let global = match &config.federation {
+        None => None,
+        Some(federation) => Some(GlobalStore {
+            store: store::open(&federation.quorum)?,
+            keys: GlobalKeys::new(&federation.name),
+            site: federation.site.clone(),
+            me: config.name.clone(),
+        }),
+    };
+    Ok((site, global))
 }
 
 fn start_renewal(

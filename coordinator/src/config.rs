@@ -281,7 +281,16 @@ impl Checks<'_> {
         advertise: Option<String>,
         listen: SocketAddr,
     ) -> Result<String, ConfigError> {
-        let Some(advertise) = advertise else { return Ok(listen.to_string()) };
+        let Some(advertise) = advertise else {
+            if listen.ip().is_unspecified() {
+                let problem = format!(
+                    "is needed because `listen` is {listen}, which nobody else can call: want \
+                     HOST:PORT"
+                );
+                return Err(self.wrong("advertise", problem));
+            }
+            return Ok(listen.to_string());
+        };
         let fits = advertise
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
@@ -391,6 +400,10 @@ mod tests {
             (with("site: eu\n", ""), vec!["site"]),
             (with("127.0.0.1:7000", "localhost"), vec!["listen", "localhost", "IP:PORT"]),
             (with("127.0.0.1:7000", "0.0.0.0:7000"), vec!["0.0.0.0:7000", "insecure: true"]),
+            (
+                with("127.0.0.1:7000", "0.0.0.0:7000\ninsecure: true"),
+                vec!["advertise", "0.0.0.0:7000"],
+            ),
             (with("site: eu", "site: eu\nadvertise: nowhere"), vec!["advertise", "HOST:PORT"]),
             (with("site: eu", "site: eu\ninsecure: maybe"), vec!["insecure"]),
             (with("{sqlite: {path: /x/quorum.db}}", "{}"), vec!["quorum", "etcd3"]),

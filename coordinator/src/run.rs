@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::act::session;
-use crate::api::Api;
+use crate::api::{Api, health};
 use crate::config::{Config, QuorumConfig, Tls};
 use crate::decide::Policy;
 use crate::federation::{self, Loop};
@@ -179,15 +179,19 @@ fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("describe the service for reflection")?;
+    let published = api.published();
     let service = RegentServer::new(api).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (reporter, health_service) = tonic_health::server::health_reporter();
     let router = server.add_service(service).add_service(health_service).add_service(reflection);
     Ok(async move {
-        health.set_serving::<RegentServer<Api>>().await;
         let incoming = TcpListenerStream::new(listener);
-        router
-            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-            .await
-            .context("serve the API")
+        let served = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let (served, ()) = tokio::join!(served, async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = health::report(reporter, published) => {}
+            }
+        });
+        served.context("serve the API")
     })
 }

@@ -158,12 +158,14 @@ impl Side<'_> {
     /// All that can still be watched after a revision.
     async fn history(&self, after: Revision) -> Result<Vec<Event>, String> {
         let upto = self.everything().await.0;
+        // Revision 1 is the empty store; every later one made at least one event.
+        let after = after.max(Revision(1));
         let watch = self.store.watch("/", after, T).await;
         let mut watch: Box<dyn Watch> = watch.map_err(|error| error.to_string())?;
         let mut events = Vec::new();
-        // Every revision after the first made at least one event.
         while after < upto && events.last().is_none_or(|e: &Event| e.revision() < upto) {
-            for event in watch.next().await.map_err(|error| error.to_string())? {
+            let news = tokio::time::timeout(T, watch.next()).await.expect("the events are there");
+            for event in news.map_err(|error| error.to_string())? {
                 events.push(match event {
                     Event::Put(entry) => Event::Put(self.named(Some(entry)).unwrap()),
                     deleted @ Event::Deleted { .. } => deleted,

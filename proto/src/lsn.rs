@@ -43,7 +43,8 @@ impl FromStr for Lsn {
     type Err = LsnError;
     fn from_str(text: &str) -> Result<Self, LsnError> {
         let half = |part: &str| {
-            let plain = (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let plain =
+                (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
             if plain { u64::from_str_radix(part, 16).ok() } else { None }
         };
         text.split_once('/')

@@ -53,7 +53,8 @@ pub trait Record: Serialize + DeserializeOwned {
 
     /// Reads a record; `key` is for the message.
     fn decode(key: &str, bytes: &[u8]) -> Result<Self, RecordError> {
-        let error = |problem: String| RecordError { key: key.to_owned(), kind: Self::KIND, problem };
+        let error =
+            |problem: String| RecordError { key: key.to_owned(), kind: Self::KIND, problem };
         let record: Self = serde_json::from_slice(bytes).map_err(|e| error(e.to_string()))?;
         if record.version() != VERSION {
             return Err(error(format!("version {} instead of {VERSION}", record.version())));
@@ -825,7 +826,8 @@ mod tests {
             serde_json::from_slice(&primary().encode()).expect("own encoding");
         json["comet"] = serde_json::json!({"tail": 3});
         let read = Primary::decode("primary", json.to_string().as_bytes()).expect("readable");
-        let again: serde_json::Value = serde_json::from_slice(&read.encode()).expect("own encoding");
+        let again: serde_json::Value =
+            serde_json::from_slice(&read.encode()).expect("own encoding");
         assert_eq!(again["comet"]["tail"], 3);
         assert_eq!(again["state"]["name"], "handover");
         assert_eq!(again["state"]["span_ms"], 30_000);

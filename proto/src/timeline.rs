@@ -117,7 +117,11 @@ impl Ancestry {
             {
                 return Containment::Diverged;
             }
-            return if end >= point.position { Containment::Contained } else { Containment::Behind };
+            return if end >= point.position {
+                Containment::Contained
+            } else {
+                Containment::Behind
+            };
         }
         match self.left(point.timeline) {
             Some(Some(switch)) if switch < point.position => Containment::Diverged,

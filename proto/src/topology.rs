@@ -198,7 +198,7 @@ impl From<Size> for String {
     fn from(size: Size) -> String {
         let (unit, factor) = UNITS
             .iter()
-            .find(|(_, factor)| size.0 >= *factor && size.0 % *factor == 0)
+            .find(|(_, factor)| size.0 >= *factor && size.0.is_multiple_of(*factor))
             .unwrap_or(&("B", 1));
         format!("{}{unit}", size.0 / factor)
     }

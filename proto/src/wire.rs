@@ -8,6 +8,7 @@ mod generated {
         unreachable_pub,
         elided_lifetimes_in_paths,
         clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
         missing_docs,
         reason = "generated"
     )]

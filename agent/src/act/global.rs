@@ -208,13 +208,7 @@ impl GlobalStore {
             .then(Change::put(history_key, history.encode()));
         let sent: BootTime = boot_time();
         let revision = self.txn("take", txn, timing.call_timeout).await?;
-        Ok(Adopted {
-            record,
-            lease_revision: revision,
-            primary_revision: revision,
-            sent,
-            timing,
-        })
+        Ok(Adopted { record, lease_revision: revision, primary_revision: revision, sent, timing })
     }
 
     /// *roll-back* by A's leader: take and roll-back compare the same revision, so one wins.

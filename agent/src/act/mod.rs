@@ -104,7 +104,12 @@ impl Actor {
     }
 
     /// Performs one action.
-    pub async fn perform(&mut self, action: &Action, view: &View, client: Option<&Client>) -> Outcome {
+    pub async fn perform(
+        &mut self,
+        action: &Action,
+        view: &View,
+        client: Option<&Client>,
+    ) -> Outcome {
         match action {
             Action::Exit(text) => Outcome::Exit(text.clone()),
             Action::Run(job) => self.run(job),

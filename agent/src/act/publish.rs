@@ -235,7 +235,8 @@ impl Publisher {
         }
         let now = boot_time();
         if let Some((last, at)) = &self.reported {
-            let least = if *last == comparable { REPORT_EVERY.min(REPORT_AT_MOST) } else { Duration::ZERO };
+            let least =
+                if *last == comparable { REPORT_EVERY.min(REPORT_AT_MOST) } else { Duration::ZERO };
             if now.since(*at) < least {
                 return;
             }
@@ -344,7 +345,11 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
             let status = picture.view.postgres.status.as_ref().filter(|_| own);
             let word = if own { state(&picture.view).to_owned() } else { member.state.clone() };
             let streams = word == "running"
-                && if own { status.is_some_and(|s| s.receiver.is_some()) } else { member.streaming };
+                && if own {
+                    status.is_some_and(|s| s.receiver.is_some())
+                } else {
+                    member.streaming
+                };
             ReportedNode {
                 name: name.clone(),
                 role: if own {

@@ -88,7 +88,11 @@ pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
 }
 
 fn cluster_member(name: &str, role: &str, member: &Member, site: &SiteView, leads: bool) -> Value {
-    let state = if member.state == "running" && member.streaming { "streaming" } else { member.state.as_str() };
+    let state = if member.state == "running" && member.streaming {
+        "streaming"
+    } else {
+        member.state.as_str()
+    };
     let mut value = json!({
         "name": name, "role": role, "state": state, "api_url": member.api_url,
         "host": member.host, "port": member.port,

@@ -12,6 +12,7 @@ use crate::observe::clock::boot_time;
 
 /// What the codes depend on, at the instant of the request.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact of a health check")]
 pub(super) struct Facts {
     leads: bool,
     writable: bool,
@@ -134,9 +135,10 @@ fn code(ok: bool) -> StatusCode {
 /// `16MB` and the like; a bad value is "unlimited", as in Patroni.
 fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
-    let (digits, factor) = [("TB", 1 << 40), ("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10), ("B", 1)]
-        .into_iter()
-        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
-        .unwrap_or((text, 1));
+    let (digits, factor) =
+        [("TB", 1 << 40), ("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10), ("B", 1)]
+            .into_iter()
+            .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
+            .unwrap_or((text, 1));
     digits.trim().parse::<u64>().ok()?.checked_mul(factor)
 }

@@ -8,16 +8,33 @@ use std::time::Duration;
 
 /// Top-level keys that are read.
 pub(super) const READ: &[&str] = &[
-    "ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover", "synchronous_mode",
-    "synchronous_mode_strict", "synchronous_node_count", "postgresql",
+    "ttl",
+    "loop_wait",
+    "retry_timeout",
+    "maximum_lag_on_failover",
+    "synchronous_mode",
+    "synchronous_mode_strict",
+    "synchronous_node_count",
+    "postgresql",
 ];
 
 /// Patroni's keys that this version does not use yet.
 pub(super) const NOT_YET: &[&str] = &[
-    "pause", "maximum_lag_on_syncnode", "max_timelines_history", "primary_start_timeout",
-    "master_start_timeout", "primary_stop_timeout", "master_stop_timeout", "check_timeline",
-    "failsafe_mode", "member_slots_ttl", "slots", "permanent_slots",
-    "permanent_replication_slots", "ignore_slots", "standby_cluster",
+    "pause",
+    "maximum_lag_on_syncnode",
+    "max_timelines_history",
+    "primary_start_timeout",
+    "master_start_timeout",
+    "primary_stop_timeout",
+    "master_stop_timeout",
+    "check_timeline",
+    "failsafe_mode",
+    "member_slots_ttl",
+    "slots",
+    "permanent_slots",
+    "permanent_replication_slots",
+    "ignore_slots",
+    "standby_cluster",
 ];
 
 /// The values that decisions use.

@@ -55,7 +55,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// The numbers.
-        source: TimingError,
+        source: Box<TimingError>,
     },
 }
 
@@ -397,10 +397,9 @@ impl Config {
             tags: file.tags,
             warnings,
         };
-        config
-            .site_timing(&config.first_dynamic())
-            .check("site lease")
-            .map_err(|source| ConfigError::Timing { path: path.to_owned(), source })?;
+        config.site_timing(&config.first_dynamic()).check("site lease").map_err(|source| {
+            ConfigError::Timing { path: path.to_owned(), source: Box::new(source) }
+        })?;
         Ok(config)
     }
 
@@ -468,9 +467,9 @@ impl Checks<'_> {
             .listen
             .to_socket_addrs()
             .map_err(|e| self.error(place, format!("{:?}: {e}; {want}", section.listen)))?;
-        let listen = found
-            .next()
-            .ok_or_else(|| self.error(place, format!("{:?} has no address; {want}", section.listen)))?;
+        let listen = found.next().ok_or_else(|| {
+            self.error(place, format!("{:?} has no address; {want}", section.listen))
+        })?;
         if section.certfile.is_some() {
             return Err(self.error(
                 "restapi.certfile",
@@ -492,7 +491,9 @@ impl Checks<'_> {
         let connect_address =
             section.connect_address.clone().unwrap_or_else(|| section.listen.clone());
         if split(&connect_address).is_none() {
-            return Err(self.error("restapi.connect_address", format!("{connect_address:?}; {want}")));
+            return Err(
+                self.error("restapi.connect_address", format!("{connect_address:?}; {want}"))
+            );
         }
         Ok(Listener { listen, connect_address })
     }
@@ -508,7 +509,9 @@ impl Checks<'_> {
             (None, Some(mut etcd)) => {
                 etcd.hosts.extend(etcd.host.take());
                 if etcd.hosts.is_empty() {
-                    return Err(self.error(place, "etcd3 names no hosts; want `hosts: [HOST:PORT]`"));
+                    return Err(
+                        self.error(place, "etcd3 names no hosts; want `hosts: [HOST:PORT]`")
+                    );
                 }
                 Ok(StoreConfig::Etcd(etcd))
             }

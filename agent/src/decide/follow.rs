@@ -158,9 +158,7 @@ impl Judge<'_> {
             Way::Rewind if self.memory.rewind_failed || !self.policy.use_pg_rewind => {
                 Choice::act(Reason::Recloning, vec![Action::Run(Job::Clone(target))])
             }
-            Way::Rewind => {
-                Choice::act(Reason::Rewinding, vec![Action::Run(Job::Rewind(target))])
-            }
+            Way::Rewind => Choice::act(Reason::Rewinding, vec![Action::Run(Job::Rewind(target))]),
         }
     }
 

@@ -157,7 +157,8 @@ impl Judge<'_> {
         let list = synchronous::list(self.policy, &standbys);
         let mut actions = Vec::new();
         if self.policy.synchronous_mode
-            && (site.sync.leader.as_ref() != Some(&self.policy.me) || site.sync.standbys != standbys)
+            && (site.sync.leader.as_ref() != Some(&self.policy.me)
+                || site.sync.standbys != standbys)
         {
             actions.push(Action::WriteSync { standbys, revision: site.sync.revision });
         }

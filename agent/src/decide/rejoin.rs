@@ -72,12 +72,20 @@ pub(super) fn way_back(control: &Control, upstream: Option<&Ancestry>) -> Way {
         // again once it says so.
         ControlState::InRecovery => Way::Start,
         ControlState::ShutDown | ControlState::ShutDownInRecovery => {
-            if control.ancestry.can_follow(control.end, upstream) { Way::Start } else { Way::Rewind }
+            if control.ancestry.can_follow(control.end, upstream) {
+                Way::Start
+            } else {
+                Way::Rewind
+            }
         }
         // It crashed while it wrote. On the same timeline it is the history that the upstream is
         // on; otherwise pg_rewind recovers it first and finds out what must go.
         ControlState::InProduction => {
-            if control.ancestry.timeline == upstream.timeline { Way::Start } else { Way::Rewind }
+            if control.ancestry.timeline == upstream.timeline {
+                Way::Start
+            } else {
+                Way::Rewind
+            }
         }
     }
 }

@@ -40,10 +40,8 @@ pub fn next(
     status: &Status,
 ) -> Option<Action> {
     remember_list(memory, status);
-    let record = |standbys: BTreeSet<NodeName>| Action::WriteSync {
-        standbys,
-        revision: site.sync.revision,
-    };
+    let record =
+        |standbys: BTreeSet<NodeName>| Action::WriteSync { standbys, revision: site.sync.revision };
     if !policy.synchronous_mode {
         if !site.sync.standbys.is_empty() {
             return Some(record(BTreeSet::new()));
@@ -97,11 +95,7 @@ fn pick(policy: &Policy, site: &SiteView, status: &Status) -> BTreeSet<NodeName>
     candidates.into_iter().take(policy.synchronous_node_count).map(|c| c.2.clone()).collect()
 }
 
-fn confirmed(
-    memory: &Memory,
-    picked: &BTreeSet<NodeName>,
-    status: &Status,
-) -> BTreeSet<NodeName> {
+fn confirmed(memory: &Memory, picked: &BTreeSet<NodeName>, status: &Status) -> BTreeSet<NodeName> {
     let Some((_, since)) = &memory.list_since else { return BTreeSet::new() };
     picked
         .iter()

@@ -385,6 +385,7 @@ pub struct PeerAnswer {
 
 /// What does not change from round to round.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "Patroni's switches, each independent")]
 pub struct Policy {
     /// This member.
     pub me: NodeName,

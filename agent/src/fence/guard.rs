@@ -134,7 +134,7 @@ fn act(
             armed.on = false;
         }
         // Nobody listening is fine: the processes are what counts.
-        drop(events.try_send(Fenced::Killed));
+        events.try_send(Fenced::Killed).ok();
         return Duration::from_millis(5);
     }
     if now >= stop_at && !armed.stopping && armed.bound.is_none() {
@@ -142,7 +142,7 @@ fn act(
         if let Some(postmaster) = armed.postmaster {
             processes::signal(postmaster, Signal::SIGINT);
         }
-        drop(events.try_send(Fenced::Stopping));
+        events.try_send(Fenced::Stopping).ok();
     }
     if now < stop_at {
         armed.stopping = false;

@@ -56,7 +56,7 @@ pub fn alive(pid: i32) -> bool {
 /// Sends a signal; a process that is gone already is no error.
 pub fn signal(pid: i32, signal: Signal) {
     // ESRCH is the aim; EPERM cannot be, all processes are of one user.
-    drop(kill(Pid::from_raw(pid), signal));
+    kill(Pid::from_raw(pid), signal).ok();
 }
 
 /// Kills everything of the data directory; true once a scan finds nothing.

@@ -81,8 +81,10 @@ pub struct GlobalSide {
 
 /// Stores are opened inside the thread, so that their tasks live on its runtime.
 pub type OpenSides = Box<
-    dyn FnOnce() -> futures::future::BoxFuture<'static, anyhow::Result<(SiteSide, Option<GlobalSide>)>>
-        + Send,
+    dyn FnOnce() -> futures::future::BoxFuture<
+            'static,
+            anyhow::Result<(SiteSide, Option<GlobalSide>)>,
+        > + Send,
 >;
 
 impl RenewalThread {
@@ -298,9 +300,11 @@ impl PrimaryLoop {
                 Err(_elapsed) => self.renew().await,
                 Ok(Some(PrimaryCommand::Adopt(adopted, done))) => {
                     self.adopt(*adopted);
-                    drop(done.send(()));
+                    done.send(()).ok();
                 }
-                Ok(Some(PrimaryCommand::End(done))) => drop(done.send(self.end())),
+                Ok(Some(PrimaryCommand::End(done))) => {
+                    done.send(self.end()).ok();
+                }
                 Ok(None) => return,
             }
         }

@@ -108,14 +108,15 @@ async fn follow(
             return tokio::time::sleep(PAUSE).await;
         }
     };
-    let until = tokio::time::sleep(READ_AGAIN);
-    tokio::pin!(until);
+    let mut again = tokio::time::interval(READ_AGAIN);
+    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first tick is at once, and the prefix was just read.
+    again.tick().await;
     loop {
         tokio::select! {
-            () = &mut until => match store.range(prefix, timeout).await {
+            _ = again.tick() => match store.range(prefix, timeout).await {
                 Ok(snapshot) => {
                     publish.send_if_modified(|picture| replace(picture, snapshot));
-                    until.as_mut().reset(tokio::time::Instant::now() + READ_AGAIN);
                 }
                 Err(error) => return tracing::debug!(%error, "reading {prefix} again"),
             },

@@ -2,10 +2,10 @@
 //! their REST API. Never judges; a record that cannot be read is reported once and left out.
 
 pub mod clock;
+pub mod global;
 pub mod mirror;
 pub mod peers;
 pub mod postgres;
 pub mod reach;
 pub mod site;
 pub mod unreadable;
-pub mod global;

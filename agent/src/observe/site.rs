@@ -103,10 +103,9 @@ impl SiteObserver {
             sync: self.sync(picture),
             optime: self.optime(picture),
             failover: self.failover(picture),
-            mark: self.record::<Mark>(picture, SiteKey::Mark).map(|(value, entry)| At {
-                value,
-                revision: entry.modified.0,
-            }),
+            mark: self
+                .record::<Mark>(picture, SiteKey::Mark)
+                .map(|(value, entry)| At { value, revision: entry.modified.0 }),
             seen_epoch: self.record::<SeenEpoch>(picture, SiteKey::Epoch).map(|(value, _)| value),
             ancestry,
             leader,

@@ -37,7 +37,9 @@ pub fn key_of(keys: &GlobalKeys, record: &GlobalKey) -> String {
 #[must_use]
 pub fn transaction(keys: &GlobalKeys, write: &Write) -> Txn {
     let compares = write.compares.iter().map(|expect| compare(keys, expect)).collect();
-    let changes = write.puts.iter().map(|put| change(keys, put)).collect();
+    let puts = write.puts.iter().map(|put| change(keys, put));
+    let forgets = write.forgets.iter().map(|id| Change::delete(keys.operation(id)));
+    let changes = puts.chain(forgets).collect();
     Txn { compares, changes }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Nothing here judges: requests go through [`crate::decide`], answers through [`wire`].
 
+pub(crate) mod health;
 mod streams;
 pub mod wire;
 
@@ -16,9 +17,9 @@ use regent_proto::name::{FederationName, OperationId};
 use regent_proto::record::{Operation, Record as _};
 use regent_proto::wire as pb;
 use regent_proto::wire::regent_server::Regent;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::act::{self, CALL_TIMEOUT};
 use crate::decide::apply::{self, File};
@@ -26,13 +27,15 @@ use crate::decide::request::{self, Asked, Refusal};
 use crate::decide::view::View;
 use crate::decide::write::{Put, Write};
 use crate::decide::{Federation, Memory, Policy, plan};
-use crate::federation::Handle;
+use crate::federation::{Handle, Published};
 use crate::observe::clock::wall_time;
 
 /// Streams served at once; each holds one view.
 const STREAMS_MAX: usize = 256;
 /// How long an answer is held back until this coordinator sees what it has just written.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
+/// How often a cancel is judged again when the operation's record changes meanwhile.
+const CANCEL_ATTEMPTS: usize = 5;
 /// Operations listed when no limit is given, and at most.
 const LISTED: usize = 20;
 const LISTED_MAX: usize = 1000;
@@ -66,6 +69,11 @@ impl Api {
         let federations = handles.into_iter().map(|handle| (handle.name.clone(), handle)).collect();
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         Self { policy, clock, federations: Arc::new(federations), streams, stop }
+    }
+
+    /// What the loops publish, for the health service.
+    pub(crate) fn published(&self) -> Vec<watch::Receiver<Arc<Published>>> {
+        self.federations.values().map(|handle| handle.published.clone()).collect()
     }
 
     fn handle(&self, name: &str) -> Result<&Handle, Status> {
@@ -213,7 +221,24 @@ impl Api {
         written(write)
     }
 
+    /// The record is rewritten now and then while it prepares, so a request that comes between is
+    /// judged again, not sent again.
     async fn cancel(&self, asked: pb::CancelOperationRequest) -> Result<Operation, Status> {
+        let mut attempts = CANCEL_ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match self.cancel_once(&asked).await {
+                Err(status) if status.code() == Code::Aborted && attempts > 0 => {
+                    let handle = self.handle(&asked.federation)?;
+                    let mut published = handle.published.clone();
+                    drop(tokio::time::timeout(SEEN_WITHIN, published.changed()).await);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn cancel_once(&self, asked: &pb::CancelOperationRequest) -> Result<Operation, Status> {
         let moment = self.moment(&asked.federation)?;
         let federation = self.federation(&moment)?;
         let id = parse("id", &asked.id)?;

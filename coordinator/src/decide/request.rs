@@ -41,6 +41,11 @@ impl From<NoPlan> for Refusal {
     }
 }
 
+/// How many operations a federation remembers.
+pub const OPERATIONS_KEPT: usize = 50;
+/// A transaction is bounded.
+const FORGOTTEN_AT_ONCE: usize = 20;
+
 /// Who asked for a switchover, and which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
@@ -109,14 +114,29 @@ pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refu
     };
     let unknown = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
     let running = RunningOperation { version: VERSION, id: Some(asked.id.clone()), unknown };
-    Ok(Write::new(Purpose::Execute)
+    let begin = Write::new(Purpose::Execute)
         .comparing(view, GlobalKey::Primary)
         .comparing(view, GlobalKey::Topology)
         .put(view, Put::Operation(Box::new(operation)))
-        .put(view, Put::Running(running)))
+        .put(view, Put::Running(running));
+    Ok(too_many(view).into_iter().fold(begin, |write, id| write.forget(view, id)))
 }
 
-/// The operation of this id, or of an empty id the running one.
+/// Ended operations beyond those that are kept, oldest first: the records of a federation are read
+/// as a whole, so they must stay few.
+fn too_many(view: &View) -> Vec<OperationId> {
+    let mut ended: Vec<&Operation> = view
+        .operations
+        .values()
+        .filter_map(|slot| slot.read().map(|seen| &seen.value))
+        .filter(|operation| operation.outcome.is_some())
+        .collect();
+    ended.sort_by_key(|operation| (operation.requested_at, &operation.id));
+    let surplus = (ended.len() + 1).saturating_sub(OPERATIONS_KEPT).min(FORGOTTEN_AT_ONCE);
+    ended.into_iter().take(surplus).map(|operation| operation.id.clone()).collect()
+}
+
+/// The operation of this id.
 pub fn find<'a>(view: &'a View, id: &OperationId) -> Result<&'a Seen<Operation>, Refusal> {
     match view.operations.get(id) {
         Some(Slot::Read(operation)) => Ok(operation),

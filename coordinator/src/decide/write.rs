@@ -4,12 +4,12 @@
 //! a choice of its own (protocol.md section 2). Reports are the exception: they are observations
 //! that change every second, their age is part of the view, and whatever rests on them is
 //! confirmed by the agents before anything irreversible happens.
-//! Invariant: each record that is put is also compared.
+//! Invariant: each record that is put or forgotten is also compared.
 
 use std::fmt;
 
 use regent_proto::keys::GlobalKey;
-use regent_proto::name::SiteName;
+use regent_proto::name::{OperationId, SiteName};
 use regent_proto::record::{
     Assignment, CoordinatorLeader, CoordinatorMember, Operation, Primary, RunningOperation,
     TopologyRecord,
@@ -118,13 +118,15 @@ pub struct Write {
     pub compares: Vec<Expect>,
     /// Written together when they do.
     pub puts: Vec<Put>,
+    /// Ended operations that are forgotten in the same transaction.
+    pub forgets: Vec<OperationId>,
 }
 
 impl Write {
     /// A transaction that compares and writes nothing yet.
     #[must_use]
     pub fn new(purpose: Purpose) -> Self {
-        Self { purpose, compares: Vec::new(), puts: Vec::new() }
+        Self { purpose, compares: Vec::new(), puts: Vec::new(), forgets: Vec::new() }
     }
 
     /// Compares `record` with the revision that `view` has of it.
@@ -142,6 +144,14 @@ impl Write {
     pub fn put(mut self, view: &View, put: Put) -> Self {
         self = self.comparing(view, put.record());
         self.puts.push(put);
+        self
+    }
+
+    /// Forgets an operation, comparing it with the revision that `view` has of it.
+    #[must_use]
+    pub fn forget(mut self, view: &View, id: OperationId) -> Self {
+        self = self.comparing(view, GlobalKey::Operation(id.clone()));
+        self.forgets.push(id);
         self
     }
 }

@@ -1,18 +1,13 @@
 //! Whole coordinators over gRPC on the embedded store, with the agents' part played.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_coordinator::config::Config;
-use regent_coordinator::decide::view::{Quorum, View};
-use regent_coordinator::observe::Records;
-use regent_coordinator::observe::clock::wall_time;
 use regent_coordinator::run::Coordinator;
 use regent_dcs::clock::BootClock;
 use regent_dcs::sqlite::SqliteStore;
-use regent_dcs::{Change, Revision, Store as _, Txn};
-use regent_proto::keys::GlobalKeys;
-use regent_proto::record::{Lease, Record as _, Report};
 use regent_proto::wire as pb;
 use regent_proto::wire::regent_client::RegentClient;
 use tokio::task::JoinHandle;
@@ -21,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::agents::{self, ALL_LIVE, Conduct};
+use crate::agents::{ALL_LIVE, Conduct};
+use crate::play::Play;
 use crate::world::TWO_SITES;
 
 /// Nothing here takes longer, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(60);
-const CALL: Duration = Duration::from_secs(3);
 
 struct Running {
     client: RegentClient<Channel>,
@@ -129,76 +124,9 @@ impl Running {
     }
 }
 
-/// Plays the agents of all sites on the store.
-struct Play {
-    store: SqliteStore,
-    keys: GlobalKeys,
-    records: Records,
-    clock: BootClock,
-    conduct: Conduct,
-}
-
-impl Play {
-    fn begin(quorum: &Path, conduct: Conduct) -> JoinHandle<()> {
-        let federation: regent_proto::name::FederationName = "f".parse().expect("a label");
-        let keys = GlobalKeys::new(&federation);
-        let clock = BootClock::kernel().expect("a boot id");
-        let store = SqliteStore::open(quorum).expect("the store");
-        let records = Records::new(federation);
-        let mut play = Self { store, keys, records, clock, conduct };
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(Duration::from_millis(100));
-            for tick in 0u64.. {
-                ticks.tick().await;
-                play.act(tick).await;
-            }
-        })
-    }
-
-    async fn view(&mut self) -> View {
-        let snapshot = self.store.range(self.keys.prefix(), CALL).await.expect("records");
-        let now = self.clock.now();
-        self.records.replace(snapshot, now);
-        self.records.view(now, wall_time(), Quorum::Reachable, None)
-    }
-
-    async fn act(&mut self, tick: u64) {
-        let conduct = self.conduct;
-        while let Some(txn) = {
-            let view = self.view().await;
-            agents::deed(&view, &conduct)
-        } {
-            self.store.txn(txn, CALL).await.expect("an outcome");
-        }
-        if tick.is_multiple_of(5) {
-            self.renew().await;
-        }
-    }
-
-    /// Every living site reports anew, and the holder renews its lease.
-    async fn renew(&mut self) {
-        let view = self.view().await;
-        for (site, slot) in &view.reports {
-            if let Some(seen) = slot.read()
-                && !self.conduct.dead.contains(&site.as_str())
-            {
-                let report = Report { sequence: seen.value.sequence + 1, ..seen.value.clone() };
-                self.put(self.keys.report(site), report.encode(), seen.revision.0).await;
-            }
-        }
-        if let Some(seen) = view.lease.read().filter(|seen| !seen.value.released) {
-            let lease = Lease { counter: seen.value.counter + 1, ..seen.value.clone() };
-            self.put(self.keys.lease(), lease.encode(), seen.revision.0).await;
-        }
-    }
-
-    async fn put(&self, key: String, value: Vec<u8>, revision: u64) {
-        let revision = Revision(revision);
-        let txn = Txn::new()
-            .when(regent_dcs::Compare::Modified { key: key.clone(), revision })
-            .then(Change::put(key, value));
-        self.store.txn(txn, CALL).await.expect("an outcome");
-    }
+fn play_on(quorum: &Path, conduct: Conduct) -> JoinHandle<()> {
+    let store = SqliteStore::open(quorum).expect("the store");
+    Play::begin(Arc::new(store), BootClock::kernel().expect("a boot id"), conduct)
 }
 
 /// A safe federation with one coordinator.
@@ -207,7 +135,7 @@ async fn safe(folder: &Path, conduct: Conduct) -> (Running, JoinHandle<()>) {
     let mut coordinator = Running::start("eu-c1", &quorum).await;
     let yaml = TWO_SITES.replace("handover_span: 10s", "handover_span: 1s");
     coordinator.apply(&yaml, true).await.expect("created");
-    let play = Play::begin(&quorum, conduct);
+    let play = play_on(&quorum, conduct);
     coordinator.until("the federation is safe", |picture| picture.safe).await;
     (coordinator, play)
 }
@@ -273,7 +201,7 @@ async fn another_coordinator_goes_on_when_the_elected_one_goes() {
     })
     .await;
     play.abort();
-    let play = Play::begin(&quorum, ALL_LIVE);
+    let play = play_on(&quorum, ALL_LIVE);
     assert_eq!(us.ended(&id).await.outcome, "succeeded");
     play.abort();
     us.stop().await;

@@ -14,7 +14,13 @@ mod garbage;
 #[cfg(test)]
 mod planning;
 #[cfg(test)]
+mod play;
+#[cfg(test)]
+mod program;
+#[cfg(test)]
 mod purity;
+#[cfg(test)]
+mod storm;
 #[cfg(test)]
 mod switchover;
 #[cfg(test)]

@@ -108,3 +108,24 @@ fn cancelling_is_refused_from_the_handover_on_with_the_reason() {
         }
     }
 }
+
+#[test]
+fn old_operations_are_forgotten_when_a_new_one_begins() {
+    let mut world = World::healthy(TWO_SITES);
+    let first = world.begin("us");
+    world.settle();
+    let mut ended = world.operation(&first);
+    assert!(ended.outcome.is_some());
+    for number in 0..request::OPERATIONS_KEPT {
+        ended.id = format!("old-{number:03}").parse().expect("an identifier");
+        ended.requested_at.0 = u64::try_from(number).expect("small");
+        let key = world.keys.operation(&ended.id);
+        world.put(&key, &ended);
+    }
+    world.remove(&world.keys.operation(&first));
+    world.begin("eu");
+    let prefix = world.keys.operations();
+    let kept: Vec<&String> = world.entries.keys().filter(|k| k.starts_with(&prefix)).collect();
+    assert_eq!(kept.len(), request::OPERATIONS_KEPT);
+    assert!(kept[0].ends_with("old-001"), "{kept:?}");
+}

@@ -129,14 +129,14 @@ async fn all_pairs(lab: &Lab, pairs: u32, output: &Output) -> Result<Vec<Case>, 
     let superuser = lab.client_config(&lab.data_sites())?;
     table::make(&superuser, &lab.secrets().app).await?;
     table::make(&bare.superuser(), &lab.secrets().app).await?;
-    let ports = lab.layout().nodes.iter().map(|node| node.postgres_port).collect();
-    let mut ours = Side::new("planned-switchover", ports, lab);
+    let mut ours = Side::new("planned-switchover", leaders(lab).await?, lab);
     let mut theirs = Side::new("bare-hand-over", bare.ports(), lab);
     let sites = lab.data_sites();
     for pair in 1..=pairs {
         let target =
             sites.iter().cycle().nth(pair as usize).ok_or_else(|| Failure::error("no site"))?;
         ready::wait(lab, &mut |_| {}).await?;
+        ours.target.ports = leaders(lab).await?;
         let one = ours.measure(switch(lab, target.as_str())).await?;
         let other = theirs.measure(bare.hand_over()).await?;
         bare.rejoin().await?;
@@ -147,6 +147,24 @@ async fn all_pairs(lab: &Lab, pairs: u32, output: &Output) -> Result<Vec<Case>, 
     cases.push(ours.judged(&superuser).await?);
     cases.push(theirs.judged(&bare.superuser()).await?);
     Ok(cases)
+}
+
+/// The ports of the two servers between which the primary moves: each site's leader. The client
+/// names only these, as it names only two of the bare servers, so that both clients walk equally
+/// many hosts.
+async fn leaders(lab: &Lab) -> Result<Vec<u16>, Failure> {
+    let federation = lab.coordinators().federation().await?;
+    let ports: Vec<u16> = federation
+        .sites
+        .iter()
+        .filter_map(|site| lab.layout().node(&site.leader))
+        .map(|node| node.postgres_port)
+        .collect();
+    if ports.len() == 2 {
+        return Ok(ports);
+    }
+    Err(Failure::error(format!("{} sites have a leader, wanted 2", ports.len()))
+        .next("regentctl status"))
 }
 
 async fn switch(lab: &Lab, to: &str) -> Result<String, Failure> {

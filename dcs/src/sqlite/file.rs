@@ -74,9 +74,12 @@ pub(super) fn create(path: &Path) -> Result<(), Fault> {
     let bell = bell::path(path);
     create_private(&bell)
         .map_err(|error| Fault::Refused(format!("create {}: {error}", bell.display())))?;
-    let mode = fs::metadata(path)
-        .map_err(|error| Fault::NotDone(format!("read the file's mode: {error}")))?
-        .mode();
+    let metadata = fs::metadata(path)
+        .map_err(|error| Fault::NotDone(format!("read the file's mode: {error}")))?;
+    if !metadata.is_file() {
+        return Err(Fault::Refused("this is not a regular file".to_owned()));
+    }
+    let mode = metadata.mode();
     if mode & 0o077 != 0 {
         return Err(Fault::Refused(format!(
             "the file has mode {:03o}, so other users could read or change it; \
@@ -114,7 +117,12 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(Fault::from_open)?;
     connection.busy_timeout(OPEN_PATIENCE).map_err(Fault::from_open)?;
-    if identify(&connection)? == Found::Empty {
+    let found = {
+        // Several questions about one state: another process may be giving the file its tables.
+        let state = connection.unchecked_transaction().map_err(Fault::from_open)?;
+        identify(&state)?
+    };
+    if found == Found::Empty {
         initialise(&mut connection)?;
     }
     connection

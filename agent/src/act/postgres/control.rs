@@ -62,7 +62,8 @@ fn interpret(fields: &Fields, data_dir: &Path) -> Result<Control, String> {
                 page: fields.get("WAL block size")?,
                 segment: fields.get("Bytes per WAL segment")?,
             };
-            let end = wal::record_end(data_dir, TimelineId(checkpoint_timeline), checkpoint, layout)?;
+            let end =
+                wal::record_end(data_dir, TimelineId(checkpoint_timeline), checkpoint, layout)?;
             (checkpoint_timeline, end)
         }
         ControlState::InProduction => (checkpoint_timeline, checkpoint),

@@ -76,12 +76,13 @@ pub async fn clone(
     begin(files)?;
     let conninfo = files.conninfo(user, addresses, "pg_basebackup");
     let mut command = programs.command("pg_basebackup");
-    command
-        .arg("-D")
-        .arg(&files.data_dir)
-        .arg("-d")
-        .arg(conninfo)
-        .args(["-X", "stream", "--checkpoint=fast", "--no-password", "--progress"]);
+    command.arg("-D").arg(&files.data_dir).arg("-d").arg(conninfo).args([
+        "-X",
+        "stream",
+        "--checkpoint=fast",
+        "--no-password",
+        "--progress",
+    ]);
     let result = programs
         .run(command, COPY_BOUND, |line| {
             progress.send_replace(Some(line.to_owned()));

@@ -121,8 +121,7 @@ impl Files {
     #[must_use]
     pub fn arguments(&self, config: &Config, dynamic: &Dynamic) -> Vec<String> {
         let (host, port) = config.postgres.listen_host_port();
-        let mut arguments =
-            vec!["-D".to_owned(), self.data_dir.to_string_lossy().into_owned()];
+        let mut arguments = vec!["-D".to_owned(), self.data_dir.to_string_lossy().into_owned()];
         let mut set = |name: &str, value: &str| {
             arguments.push("-c".to_owned());
             arguments.push(format!("{name}={value}"));

@@ -1,12 +1,12 @@
 //! The server process: starting, stopping, adopting, and noticing its exit at once.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::files::Files;
@@ -64,19 +64,25 @@ impl Server {
         .ok()?;
         let postmaster = Postmaster { pid, started };
         self.state.send_replace(Some(postmaster));
-        self.watch_pidfd(fd);
+        self.watch_pidfd(fd).ok()?;
         Some(postmaster)
     }
 
-    fn watch_pidfd(&self, fd: OwnedFd) {
+    /// A pidfd becomes readable when the process ends (pidfd_open(2)). A thread of its own waits for
+    /// that; it lives as long as the adopted process.
+    fn watch_pidfd(&self, fd: OwnedFd) -> std::io::Result<()> {
         let state = self.state.clone();
-        tokio::spawn(async move {
-            // A pidfd becomes readable when the process ends (pidfd_open(2)).
-            if let Ok(fd) = AsyncFd::new(fd) {
-                drop(fd.readable().await);
+        std::thread::Builder::new().name("adopted".to_owned()).spawn(move || {
+            loop {
+                let mut waiting = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut waiting, PollTimeout::NONE) {
+                    Err(nix::errno::Errno::EINTR) => {}
+                    Ok(_) | Err(_) => break,
+                }
             }
             state.send_replace(None);
-        });
+        })?;
+        Ok(())
     }
 
     /// Starts a postmaster; returns once the process exists.
@@ -86,10 +92,7 @@ impl Server {
         files: &Files,
         arguments: &[String],
     ) -> std::io::Result<Postmaster> {
-        let log = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(files.server_log())?;
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(files.server_log())?;
         let mut command = programs.command("postgres");
         command
             .args(arguments)
@@ -138,7 +141,8 @@ impl Server {
             return self.kill(data_dir, Some(postmaster.pid)).await;
         }
         tracing::warn!("PostgreSQL has not stopped: killing it");
-        drop(self.kill(data_dir, Some(postmaster.pid)).await);
+        let nothing_left = self.kill(data_dir, Some(postmaster.pid)).await;
+        tracing::debug!(nothing_left, "after the kill");
         false
     }
 

@@ -32,7 +32,7 @@ pub fn record_end(
     start: Lsn,
     layout: Layout,
 ) -> Result<Lsn, String> {
-    if layout.page == 0 || layout.segment == 0 || layout.segment % layout.page != 0 {
+    if layout.page == 0 || layout.segment == 0 || !layout.segment.is_multiple_of(layout.page) {
         return Err(format!("WAL pages of {} bytes, segments of {}", layout.page, layout.segment));
     }
     let segments_per_id = 0x1_0000_0000 / layout.segment;
@@ -75,7 +75,7 @@ fn advance(start: Lsn, length: u64, layout: Layout) -> Lsn {
             // end that PostgreSQL reports is the page boundary.
             return Lsn::new(at);
         }
-        at += if at % layout.segment == 0 { LONG_HEADER } else { SHORT_HEADER };
+        at += if at.is_multiple_of(layout.segment) { LONG_HEADER } else { SHORT_HEADER };
     }
     Lsn::new(at.next_multiple_of(ALIGNMENT))
 }
