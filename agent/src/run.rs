@@ -66,6 +66,8 @@ pub struct Agent {
     last_problem: String,
     repeated: u32,
     stop: CancellationToken,
+    /// Held for the life of the process.
+    _lock: std::fs::File,
 }
 
 impl Agent {
@@ -75,6 +77,7 @@ impl Agent {
         prepare_run_dir(&config)?;
         let programs = Programs::new(&config.postgres.bin_dir);
         let files = Files::new(&config);
+        let lock = lock_run_dir(&config)?;
         files.write_passfile(&config).context("writing the password file")?;
         check_versions(&programs, &files).await?;
         let listener = api::bind(config.rest.listen).await?;
@@ -161,6 +164,7 @@ impl Agent {
             last_problem: String::new(),
             repeated: 0,
             stop,
+            _lock: lock,
         })
     }
 
@@ -173,6 +177,7 @@ impl Agent {
             let decision = decide(&policy, &self.memory, &view);
             self.say(&view, &decision.reason);
             self.tell(&view, extra);
+            self.guard_what_writes(&view);
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
             self.memory = decision.memory;
@@ -193,6 +198,18 @@ impl Agent {
                 wait = wait.min(ASK_AGAIN);
             }
             self.wait(&mut wakes, wait).await;
+        }
+    }
+
+    /// A server that was found writable (adopted after a restart of the agent) is under the guard
+    /// from its first acknowledged deadline on.
+    fn guard_what_writes(&self, view: &View) {
+        let writable = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
+        if writable && view.job.is_none() && !self.actor.guard.is_armed() {
+            let ahead = self.deadlines.writing().lies_ahead(boot_time());
+            if let (true, Some(postmaster)) = (ahead, self.actor.server.postmaster()) {
+                self.actor.guard.arm(Some(postmaster.pid));
+            }
         }
     }
 
@@ -546,6 +563,25 @@ fn prepare_run_dir(config: &Config) -> anyhow::Result<()> {
         nix::unistd::geteuid()
     );
     Ok(())
+}
+
+/// One agent a run directory: a second one would fight over the server (hazards.md row 10).
+fn lock_run_dir(config: &Config) -> anyhow::Result<std::fs::File> {
+    let path = config.regent.run_dir.join("agent.lock");
+    let lock = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    lock.try_lock().map_err(|error| {
+        anyhow::anyhow!(
+            "{} is locked ({error}): another agent runs with this run directory; stop it, or give \
+             this one a regent.run_dir of its own",
+            path.display()
+        )
+    })?;
+    Ok(lock)
 }
 
 /// The oldest PostgreSQL that is understood.

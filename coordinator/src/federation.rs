@@ -5,7 +5,6 @@
 //! transaction, whatever came of it, the records are read again before the next decision: an
 //! unknown outcome is never acted on.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +20,8 @@ use crate::act::{self, CALL_TIMEOUT};
 use crate::decide::view::{Quorum, Session, View};
 use crate::decide::write::Write;
 use crate::decide::{self, Decision, Memory, Policy, Reason};
-use crate::observe::Records;
 use crate::observe::clock::wall_time;
+use crate::observe::{Records, Reported};
 
 /// Without an event for this long the records are read again: a watch that hangs is not noticed
 /// otherwise, and reports come at least twice as often.
@@ -39,6 +38,8 @@ const ROUNDS_MAX: usize = 32;
 /// What the loop publishes after every look.
 #[derive(Debug, Clone)]
 pub struct Published {
+    /// Whether the quorum has been asked at all.
+    pub looked: bool,
     /// The records.
     pub view: View,
     /// The ages.
@@ -60,6 +61,16 @@ pub struct Handle {
     pub published: watch::Receiver<Arc<Published>>,
 }
 
+impl Handle {
+    /// What the loop saw last; just after the start, what it sees first, at most `within`.
+    pub async fn seen(&self, within: Duration) -> Arc<Published> {
+        let mut published = self.published.clone();
+        let first = published.wait_for(|published| published.looked);
+        drop(tokio::time::timeout(within, first).await);
+        self.published.borrow().clone()
+    }
+}
+
 /// The loop's own state.
 pub struct Loop {
     policy: Policy,
@@ -71,7 +82,7 @@ pub struct Loop {
     memory: Memory,
     quorum: Quorum,
     reason: Option<String>,
-    reported: BTreeMap<String, decide::view::Revision>,
+    reported: Reported,
     out: watch::Sender<Arc<Published>>,
 }
 
@@ -101,6 +112,7 @@ pub fn build(
     let view = View::empty(name.clone(), now);
     let problem = "not read yet".to_owned();
     let first = Published {
+        looked: false,
         reason: Reason::QuorumUnreachable { problem },
         memory: Memory::default(),
         view: view.clone(),
@@ -111,7 +123,7 @@ pub fn build(
     let records = Records::new(name);
     let quorum = view.quorum;
     let memory = Memory::default();
-    let reported = BTreeMap::new();
+    let reported = Reported::default();
     let reason = None;
     let state = Loop {
         policy,
@@ -273,19 +285,13 @@ impl Loop {
             self.reason = Some(reason);
         }
         let (memory, reason) = (decision.memory.clone(), decision.reason.clone());
-        self.out.send_replace(Arc::new(Published { view, memory, reason }));
+        self.out.send_replace(Arc::new(Published { looked: true, view, memory, reason }));
         decision
     }
 
-    /// Each record that can't be read is reported once for each of its revisions.
     fn report_unreadable(&mut self, view: &View) {
-        let unreadable = view.unreadable();
-        for bad in &unreadable {
-            if self.reported.get(&bad.key) != Some(&bad.revision) {
-                tracing::warn!(federation = %view.federation, key = bad.key, "{}", bad.problem);
-                self.reported.insert(bad.key.clone(), bad.revision);
-            }
+        for bad in self.reported.news(view) {
+            tracing::warn!(federation = %view.federation, key = bad.key, "{}", bad.problem);
         }
-        self.reported.retain(|key, _| unreadable.iter().any(|bad| bad.key == *key));
     }
 }

@@ -58,7 +58,7 @@ impl Coordinator {
             format!("listen on {} (`listen:`); is another process using that port?", config.listen)
         })?;
         let address = listener.local_addr().context("read the listener's address")?;
-        let tls = config.tls.as_ref().map(tls).transpose()?;
+        let tls = config.tls.as_ref().map(tls).transpose().context("use the `tls:` section")?;
         let policy = policy(config, address.to_string());
         let stop = CancellationToken::new();
         let (mut loops, mut handles, mut sessions) = (Vec::new(), Vec::new(), Vec::new());

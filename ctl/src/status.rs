@@ -200,7 +200,12 @@ fn node_row(branch: &str, node: &Node, site: &Site) -> Vec<Cell> {
         let text = if node.state.is_empty() { "unknown" } else { &node.state };
         (Tone::Bad, text.to_owned())
     };
-    let from = if node.upstream.is_empty() { "-" } else { &node.upstream };
+    // A standby leader's upstream is in another site, which may not be able to say which node.
+    let from = match (node.upstream.as_str(), node.role.as_str()) {
+        ("", "standby_leader") if !site.streaming_from.is_empty() => &site.streaming_from,
+        ("", _) => "-",
+        (upstream, _) => upstream,
+    };
     let mut row =
         vec![cell(format!("{branch}{}", node.name)), role, state, cell(from), lag(node.lag_bytes)];
     row.extend(history(node.timeline, node.position.as_deref()));

@@ -24,6 +24,7 @@ pub(super) struct Facts {
     lag_bytes: Option<u64>,
     noloadbalance: bool,
     tags: BTreeMap<String, String>,
+    fresh: bool,
 }
 
 impl Facts {
@@ -47,6 +48,7 @@ impl Facts {
             streaming: status.is_some_and(|status| status.receiver.is_some()),
             synchronous: site.is_some_and(|site| site.sync.standbys.contains(&config.name)),
             lag_bytes: status.zip(optime).map(|(s, optime)| optime.bytes_since(s.replayed)),
+            fresh: now.since(view.now) <= picture.dynamic.ttl * if in_recovery { 2 } else { 1 },
             noloadbalance: config.tag("noloadbalance"),
             tags: config
                 .tags
@@ -113,9 +115,9 @@ impl Facts {
         code(ok && (!tags_count || self.tags_match(query)))
     }
 
-    /// The picture exists, so the loop ran; how old it may be is the guardian's affair.
+    /// Whether the last round is younger than the TTL, or twice that on a standby, as in Patroni.
     pub(super) fn liveness(&self) -> StatusCode {
-        StatusCode::OK
+        code(self.fresh)
     }
 
     pub(super) fn readiness(&self, query: &BTreeMap<String, String>) -> StatusCode {

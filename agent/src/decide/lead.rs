@@ -99,6 +99,13 @@ impl Judge<'_> {
             let Some(status) = &postgres.status else {
                 return self.own_lease(global).unwrap_or(Choice::wait(Reason::AwaitingServer));
             };
+            if !self.contains_floor(status) {
+                // Opened before this floor was set, by a life that missed the handover (rule 7).
+                return Choice::act(
+                    Reason::LacksFloor,
+                    vec![Action::EndTenure, Action::Run(Job::Stop)],
+                );
+            }
             return self
                 .own_lease(global)
                 .or_else(|| self.own_epoch(site, global))
@@ -114,9 +121,14 @@ impl Judge<'_> {
             (DataDirectory::Cluster(control), Process::Stopped) => {
                 let fresh = site.initialize == Initialize::Running
                     && control.state == ControlState::ShutDown;
-                if fresh || control.state == ControlState::InProduction {
-                    // A fresh cluster, or our own server that crashed under our lease: it opens
-                    // where it stopped, in the same order as a promotion.
+                // What crashed while it was open under this very epoch contains what this epoch
+                // demands; anything else goes through recovery, where the floor is tested.
+                let crashed = control.state == ControlState::InProduction
+                    && global.is_none_or(|(federation, primary)| {
+                        federation.disk_epoch == Some(primary.value.epoch)
+                    });
+                if fresh || crashed {
+                    // It opens where it stopped, in the same order as a promotion.
                     self.own_lease(global).or_else(|| self.own_epoch(site, global)).unwrap_or(
                         Choice::act(Reason::Starting, vec![Action::Run(Job::StartPrimary)]),
                     )

@@ -2,11 +2,15 @@
 //! checkpoints that a switchover asks for.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use regent_proto::record::Primary;
 
 use super::view::{At, FederationView, Initialize, SiteView, Status};
 use super::{Action, Choice, DataDirectory, Job, Judge, Reason, synchronous};
+
+/// How long a slot outlives its member: Patroni's default for `member_slots_ttl`.
+const MEMBER_SLOTS_KEPT: Duration = Duration::from_secs(1800);
 
 impl Judge<'_> {
     /// Writable, with every right it needs.
@@ -61,7 +65,7 @@ impl Judge<'_> {
 
     /// A slot for every other member, and for every node of the sites that stream, or will
     /// stream, from here.
-    pub(super) fn keep_slots(&self, site: &SiteView, status: &Status) -> Option<Choice> {
+    pub(super) fn keep_slots(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
         let mut wanted: BTreeSet<String> = site
             .members
             .keys()
@@ -75,7 +79,25 @@ impl Judge<'_> {
             let reports = downstream.filter_map(|site| federation.reports.get(site));
             wanted.extend(reports.flat_map(|report| &report.nodes).map(|node| node.name.slot()));
         }
+        wanted.extend(self.slots_of_the_missing(status, &wanted));
         self.slots_choice(status, wanted)
+    }
+
+    /// A node that is away keeps its slot for a while, or it could not come back without a copy.
+    fn slots_of_the_missing(
+        &mut self,
+        status: &Status,
+        wanted: &BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        let missing: BTreeSet<String> =
+            status.slots.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+        self.memory.slots_missing_since.retain(|name, _| missing.contains(name));
+        let now = self.view.now;
+        let since = &mut self.memory.slots_missing_since;
+        missing
+            .into_iter()
+            .filter(|name| now.since(*since.entry(name.clone()).or_insert(now)) < MEMBER_SLOTS_KEPT)
+            .collect()
     }
 
     pub(super) fn slots_choice(&self, status: &Status, wanted: BTreeSet<String>) -> Option<Choice> {

@@ -422,6 +422,8 @@ pub struct Memory {
     pub marked: Option<u64>,
     /// A rewind failed: only a new copy helps.
     pub rewind_failed: bool,
+    /// Slots whose node is away, and since when.
+    pub slots_missing_since: BTreeMap<String, BootTime>,
     /// When promotion was last asked for; forgotten once the server is open.
     pub promoting_since: Option<BootTime>,
     /// The server was promoted by this process and owes a checkpoint, which `pg_rewind` of others

@@ -92,6 +92,12 @@ impl Guard {
         self.shared.1.notify_all();
     }
 
+    /// Whether it watches over a server.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.armed().on
+    }
+
     /// Nothing writable runs any more.
     pub fn disarm(&self) {
         *self.armed() = Armed::default();

@@ -32,7 +32,8 @@ use crate::observe::clock::wall_time;
 
 /// Streams served at once; each holds one view.
 const STREAMS_MAX: usize = 256;
-/// How long an answer is held back until this coordinator sees what it has just written.
+/// How long an answer is held back until this coordinator sees what it has just written, or,
+/// when it has just started, anything at all.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 /// How often a cancel is judged again when the operation's record changes meanwhile.
 const CANCEL_ATTEMPTS: usize = 5;
@@ -99,9 +100,9 @@ impl Api {
         })
     }
 
-    fn moment(&self, name: &str) -> Result<Moment, Status> {
+    async fn moment(&self, name: &str) -> Result<Moment, Status> {
         let handle = self.handle(name)?.clone();
-        let published = handle.published.borrow().clone();
+        let published = handle.seen(SEEN_WITHIN).await;
         let mut view = published.view.clone();
         view.now = self.clock.now();
         view.wall = wall_time();
@@ -170,7 +171,7 @@ impl Api {
         asked: pb::ApplyTopologyRequest,
     ) -> Result<pb::ApplyTopologyResponse, Status> {
         let file = File::parse(&asked.yaml).map_err(refused)?;
-        let moment = self.moment(file.topology.federation.as_str())?;
+        let moment = self.moment(file.topology.federation.as_str()).await?;
         let applied = if asked.create {
             apply::create(&moment.view, &file, uuid::Uuid::new_v4())
         } else {
@@ -196,7 +197,7 @@ impl Api {
     }
 
     async fn execute(&self, asked: pb::ExecuteSwitchoverRequest) -> Result<Operation, Status> {
-        let moment = self.moment(&asked.federation)?;
+        let moment = self.moment(&asked.federation).await?;
         let federation = self.federation(&moment)?;
         if asked.plan_hash.is_empty() {
             return Err(Status::invalid_argument(
@@ -239,7 +240,7 @@ impl Api {
     }
 
     async fn cancel_once(&self, asked: &pb::CancelOperationRequest) -> Result<Operation, Status> {
-        let moment = self.moment(&asked.federation)?;
+        let moment = self.moment(&asked.federation).await?;
         let federation = self.federation(&moment)?;
         let id = parse("id", &asked.id)?;
         match request::cancel(&federation, &id, &asked.requested_by).map_err(refused)? {
@@ -308,7 +309,7 @@ impl Regent for Api {
         &self,
         request: Request<pb::GetFederationRequest>,
     ) -> Result<Response<pb::Federation>, Status> {
-        let moment = self.moment(&request.get_ref().federation)?;
+        let moment = self.moment(&request.get_ref().federation).await?;
         Ok(Response::new(wire::federation(&self.policy, &moment.view)))
     }
 
@@ -316,8 +317,8 @@ impl Regent for Api {
         &self,
         request: Request<pb::GetFederationRequest>,
     ) -> Result<Response<Self::WatchFederationStream>, Status> {
-        let handle = self.handle(&request.get_ref().federation)?;
-        Ok(Response::new(self.watch_view(handle)?))
+        let moment = self.moment(&request.get_ref().federation).await?;
+        Ok(Response::new(self.watch_view(&moment.handle)?))
     }
 
     async fn plan_switchover(
@@ -325,7 +326,7 @@ impl Regent for Api {
         request: Request<pb::PlanSwitchoverRequest>,
     ) -> Result<Response<pb::Plan>, Status> {
         let asked = request.into_inner();
-        let moment = self.moment(&asked.federation)?;
+        let moment = self.moment(&asked.federation).await?;
         let federation = self.federation(&moment)?;
         request::reachable(&moment.view).map_err(refused)?;
         let to = parse("to", &asked.to)?;
@@ -347,7 +348,7 @@ impl Regent for Api {
         request: Request<pb::GetOperationRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
         let asked = request.into_inner();
-        let moment = self.moment(&asked.federation)?;
+        let moment = self.moment(&asked.federation).await?;
         let operation = self.operation(&moment, &asked.id).await?;
         Ok(Response::new(wire::operation(&operation)))
     }
@@ -357,7 +358,7 @@ impl Regent for Api {
         request: Request<pb::ListOperationsRequest>,
     ) -> Result<Response<pb::ListOperationsResponse>, Status> {
         let asked = request.into_inner();
-        let moment = self.moment(&asked.federation)?;
+        let moment = self.moment(&asked.federation).await?;
         let limit = match usize::try_from(asked.limit) {
             Ok(0) => LISTED,
             Ok(limit) => limit.min(LISTED_MAX),
@@ -379,7 +380,7 @@ impl Regent for Api {
         request: Request<pb::GetOperationRequest>,
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
         let asked = request.into_inner();
-        let moment = self.moment(&asked.federation)?;
+        let moment = self.moment(&asked.federation).await?;
         let operation = self.operation(&moment, &asked.id).await?;
         Ok(Response::new(self.watch_one(&moment.handle, operation)?))
     }
@@ -403,7 +404,7 @@ impl Regent for Api {
         &self,
         request: Request<pb::GetFederationRequest>,
     ) -> Result<Response<pb::Topology>, Status> {
-        let moment = self.moment(&request.get_ref().federation)?;
+        let moment = self.moment(&request.get_ref().federation).await?;
         let federation = self.federation(&moment)?;
         Ok(Response::new(pb::Topology {
             yaml: federation.topology.value.yaml.clone(),

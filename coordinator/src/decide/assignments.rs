@@ -133,11 +133,10 @@ fn out_of_the_tree(federation: &Federation<'_>, site: &SiteName) -> bool {
 pub fn present_tree(federation: &Federation<'_>) -> Tree {
     let primary = &federation.primary.value;
     let topology = federation.topology();
-    let assigned: Tree = federation
-        .view
-        .assignments
-        .iter()
-        .filter_map(|(site, slot)| slot.read().map(|seen| (site, &seen.value)))
+    let assigned: Tree = topology
+        .data_sites()
+        .filter_map(|site| federation.view.assignment(&site.name).map(|seen| (&site.name, seen)))
+        .map(|(site, seen)| (site, &seen.value))
         .filter(|(_, assignment)| assignment.epoch == primary.epoch)
         .map(|(site, assignment)| (site.clone(), assignment.upstream.clone()))
         .collect();

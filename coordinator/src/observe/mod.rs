@@ -193,3 +193,19 @@ impl Observed {
         }
     }
 }
+
+/// Which unreadable records were told already.
+#[derive(Debug, Default)]
+pub struct Reported(BTreeMap<String, Revision>);
+
+impl Reported {
+    /// The unreadable records that were not told yet: each once for each of its revisions.
+    pub fn news<'a>(&mut self, view: &'a View) -> Vec<&'a Unreadable> {
+        let unreadable = view.unreadable();
+        self.0.retain(|key, _| unreadable.iter().any(|bad| bad.key == *key));
+        unreadable
+            .into_iter()
+            .filter(|bad| self.0.insert(bad.key.clone(), bad.revision) != Some(bad.revision))
+            .collect()
+    }
+}

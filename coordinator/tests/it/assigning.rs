@@ -184,3 +184,15 @@ fn a_site_that_is_down_gets_no_children_but_keeps_its_place() {
     assert_eq!(world.assignment("ap").upstream, Some(site("eu")));
     assert_eq!(world.assignment("us").upstream, Some(site("eu")));
 }
+
+#[test]
+fn a_site_that_left_the_topology_is_not_assigned_any_more() {
+    let mut world = World::healthy(CASCADE);
+    let key = world.keys.assignment(&site("sa"));
+    let stray = world.assignment("ap");
+    world.put(&key, &stray);
+    world.restart_coordinator();
+    assert_eq!(next(&mut world), (None, Reason::AtRest));
+    world.pass(Duration::from_secs(2), &["eu", "us", "ap"]);
+    assert_eq!(next(&mut world), (None, Reason::AtRest));
+}

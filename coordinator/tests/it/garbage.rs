@@ -8,6 +8,7 @@ use regent_coordinator::api::wire;
 use regent_coordinator::decide::view::View;
 use regent_coordinator::decide::write::Put;
 use regent_coordinator::decide::{apply, plan, request};
+use regent_coordinator::observe::Reported;
 use regent_proto::name::SiteName;
 use regent_proto::record::{SiteRole, SwitchoverStep};
 use serde_json::Value;
@@ -197,4 +198,22 @@ fn an_unreadable_primary_stops_everything_and_is_named() {
     assert!(decision.actions.is_empty());
     assert!(decision.reason.to_string().contains(&key), "{}", decision.reason);
     assert!(!wire::federation(&policy(), &world.view()).safe);
+}
+
+#[test]
+fn what_can_not_be_read_is_reported_once_for_each_revision() {
+    let mut world = World::healthy(TWO_SITES);
+    let mut reported = Reported::default();
+    let key = world.keys.report(&site("us"));
+    let news = |world: &World, reported: &mut Reported| reported.news(&world.view()).len();
+    let good = world.entries[&key].value.clone();
+    assert_eq!(news(&world, &mut reported), 0);
+    for _ in 0..2 {
+        world.put_bytes(&key, b"garbage");
+        assert_eq!([news(&world, &mut reported), news(&world, &mut reported)], [1, 0]);
+        world.edit_report("eu", |_| {});
+        assert_eq!(news(&world, &mut reported), 0, "another record's change is no news of this");
+    }
+    world.put_bytes(&key, &good);
+    assert_eq!(news(&world, &mut reported), 0);
 }

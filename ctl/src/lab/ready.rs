@@ -35,6 +35,7 @@ pub async fn create(
         requested_by: "regentctl lab".to_owned(),
     };
     let begun = clock::now();
+    let mut said = false;
     loop {
         let applied = coordinators
             .write("create the federation", |mut client: Client| {
@@ -54,6 +55,10 @@ pub async fn create(
         }
         if let Some(ended) = ended(&lab.processes().await?) {
             return Err(with_log(lab, &ended.name, &explain_end(ended)));
+        }
+        if !said && begun.elapsed() > Duration::from_secs(1) {
+            progress("waiting: no coordinator answers yet");
+            said = true;
         }
         if begun.elapsed() > CREATE {
             let first = lab.layout.coordinators.first().map(|place| place.process());

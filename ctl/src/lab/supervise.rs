@@ -163,7 +163,7 @@ impl Owner {
     }
 
     fn start(&mut self, name: &str) -> anyhow::Result<()> {
-        let known = self.processes.keys().cloned().collect::<Vec<_>>().join(", ");
+        let known = self.known();
         let log = self.layout.log(name);
         let process = self
             .processes
@@ -176,6 +176,11 @@ impl Owner {
         process.ended = None;
         process.killed = false;
         Ok(())
+    }
+
+    /// Names of all processes, for messages.
+    fn known(&self) -> String {
+        self.processes.keys().cloned().collect::<Vec<_>>().join(", ")
     }
 
     /// Takes every child that ended, ours and those that came to us as orphans.
@@ -280,7 +285,11 @@ impl Owner {
     }
 
     fn signal(&mut self, name: &str, signal: Signal) -> anyhow::Result<()> {
-        let process = self.processes.get_mut(name).with_context(|| format!("no process {name}"))?;
+        let known = self.known();
+        let process = self
+            .processes
+            .get_mut(name)
+            .with_context(|| format!("no process {name}; there are {known}"))?;
         let pid = process.pid.with_context(|| format!("{name} does not run"))?;
         process.killed = matches!(signal, Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT);
         kill(pid, signal).with_context(|| format!("send {signal} to {name}, process {pid}"))

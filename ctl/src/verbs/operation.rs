@@ -99,18 +99,27 @@ pub fn requested_by() -> String {
     format!("{}@{}", environment::person(), environment::machine())
 }
 
-/// Prints each step once, as it comes.
+/// Prints each step as it is entered, and what a step waits for while that takes long.
 pub fn show_steps(output: &Output) -> impl FnMut(&Operation) {
-    let mut shown = Vec::new();
+    const LONG: Duration = Duration::from_secs(1);
+    let mut entered = 0;
+    let mut note = String::new();
+    let mut said = clock::now();
     move |operation: &Operation| {
         output.json(&json::operation(operation));
-        for step in &operation.steps {
-            let key = (step.name.clone(), step.entered_at_ms, step.note.clone());
-            if !shown.contains(&key) {
-                output.line(plan::step(operation, step));
-                shown.push(key);
-            }
+        let waits = operation.steps.last().map(|step| step.note.clone()).unwrap_or_default();
+        if operation.steps.len() == entered && (waits == note || said.elapsed() < LONG) {
+            return;
         }
+        // The new ones, or the last one again when only its note is new.
+        let first = entered.min(operation.steps.len().saturating_sub(1));
+        let first = if operation.steps.len() > entered { entered } else { first };
+        for step in operation.steps.iter().skip(first) {
+            output.line(plan::step(operation, step));
+        }
+        entered = operation.steps.len();
+        note = waits;
+        said = clock::now();
     }
 }
 

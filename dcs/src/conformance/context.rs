@@ -100,9 +100,16 @@ impl<'a> Context<'a> {
         self.repeat(|| store.range(key, self.expect().timeout)).await
     }
 
+    /// A short lease, for cases about its end.
     pub(super) async fn grant(&self, store: &dyn Store) -> Result<GrantedLease, Failure> {
         let expect = self.expect();
         self.repeat(|| store.grant(expect.ttl, expect.timeout)).await
+    }
+
+    /// A lease that won't end by itself while the case runs, however busy the machine is.
+    pub(super) async fn grant_long(&self, store: &dyn Store) -> Result<GrantedLease, Failure> {
+        let expect = self.expect();
+        self.repeat(|| store.grant(expect.ttl + 2 * expect.patience, expect.timeout)).await
     }
 
     pub(super) async fn renew(

@@ -201,6 +201,7 @@ pub(super) async fn snapshot_and_watch_fit_together(context: &Context<'_>) -> Re
 
 pub(super) async fn next_may_be_dropped(context: &Context<'_>) -> Result<(), Failure> {
     const TURNS: u32 = 40;
+    const DROPPED_AFTER: Duration = Duration::from_micros(100);
     let stores = context.open_many(2).await?;
     let key = context.key("a");
     let start = context.range(stores[0].as_ref(), &key).await?.revision;
@@ -220,10 +221,15 @@ pub(super) async fn next_may_be_dropped(context: &Context<'_>) -> Result<(), Fai
     let read = async {
         let mut seen = Vec::new();
         let give_up = context.now().plus(context.expect().patience);
+        let mut patience = DROPPED_AFTER;
         while seen.len() < TURNS as usize && context.now() < give_up {
-            match tokio::time::timeout(Duration::from_micros(300), watch.next()).await {
-                Err(_) => {}
-                Ok(Ok(events)) => seen.extend(events),
+            match tokio::time::timeout(patience, watch.next()).await {
+                // Longer each time: on a busy machine nothing at all is done in so short a time.
+                Err(_) => patience *= 2,
+                Ok(Ok(events)) => {
+                    seen.extend(events);
+                    patience = DROPPED_AFTER;
+                }
                 Ok(Err(_)) if context.expect().disturbed => return Ok(None),
                 Ok(Err(error)) => return Err(error.into()),
             }

@@ -71,7 +71,7 @@ async fn write_that_waits_for_the_lock_is_not_done_in_time() {
     let outcome = store.txn(Txn::new().then(Change::put("/a", "x")), timeout).await;
     let took = clock.now().since(begun);
     assert!(matches!(outcome, Err(StoreError::NotDone { .. })), "{outcome:?}");
-    assert!(took < timeout + Duration::from_millis(150), "took {took:?}");
+    assert!(took < timeout + Duration::from_millis(500), "took {took:?}");
     // Readers don't wait for writers.
     let begun = clock.now();
     assert_eq!(store.get("/a", T).await, Ok(None));

@@ -24,7 +24,7 @@ const AT_REST: Expectations = Expectations {
     ttl: Duration::from_secs(1),
     // etcd looks for expired leases twice a second, and then it has to agree on it.
     expiry_late_by: Duration::from_secs(3),
-    wake_up: Duration::from_millis(50),
+    wake_up: Duration::from_millis(100),
 };
 
 const DISTURBED: Expectations = Expectations {

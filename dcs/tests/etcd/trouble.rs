@@ -34,7 +34,7 @@ async fn leaves_dead_and_frozen_members_for_good() {
         store.txn(put("/a"), TIMEOUT).await.unwrap();
     }
     let twenty = clock.now().since(begun);
-    assert!(twenty < Duration::from_secs(1), "twenty more took {twenty:?}");
+    assert!(twenty < Duration::from_secs(2), "twenty more took {twenty:?}");
     println!("nearest member frozen: first call {first:?}, then {:?} each", twenty / 20);
     cluster.thaw(victim);
 
@@ -43,7 +43,7 @@ async fn leaves_dead_and_frozen_members_for_good() {
     let begun = clock.now();
     store.txn(put("/a"), TIMEOUT).await.unwrap();
     let first = clock.now().since(begun);
-    assert!(first < Duration::from_millis(500), "the first call took {first:?}");
+    assert!(first < Duration::from_secs(1), "the first call took {first:?}");
     println!("nearest member dead: first call {first:?}");
 }
 

@@ -1,0 +1,403 @@
+//! What is decided in named situations. Each check that can refuse has a case in which it alone
+//! refuses.
+
+use std::time::Duration;
+
+use regent_proto::epoch::Epoch;
+use regent_proto::name::NodeName;
+use regent_proto::record::PrimaryState;
+use regent_proto::time::Deadline;
+
+use super::world::{NOW, PRIMARY_REVISION, World, history, mark, name, point, sender};
+use crate::decide::view::*;
+use crate::decide::{Action, Job, Reason, Unfit};
+
+/// A leader in recovery that may open: everything of rule 8 holds.
+fn about_to_open() -> World {
+    let mut world = World::new();
+    world.standby(3, 500);
+    world.status().senders.insert("a2".to_owned(), sender(500));
+    world.status().synchronous_standby_names = "\"a2\"".to_owned();
+    world
+}
+
+#[test]
+fn a_healthy_leader_has_nothing_to_do() {
+    let decision = World::new().decide();
+    assert_eq!((decision.actions, decision.reason), (vec![], Reason::Leading));
+}
+
+#[test]
+fn a_leader_with_everything_in_order_promotes() {
+    let decision = about_to_open().decide();
+    assert_eq!(decision.actions, vec![Action::Promote]);
+    assert!(decision.memory.owes_checkpoint);
+}
+
+#[test]
+fn each_condition_of_opening_alone_keeps_the_server_closed() {
+    type Bend = fn(&mut World);
+    let cases: [(&str, Bend, Reason); 11] = [
+        ("leader key of another", |w| w.leader(Some("a2")), Reason::Turning),
+        (
+            "leader key not renewed",
+            |w| w.view.tenure.site = Deadline::NEVER,
+            Reason::AwaitingRenewal,
+        ),
+        ("primary unknown", |w| w.federation().primary = None, Reason::PrimacyUnknown),
+        ("held by another site", World::held_by_b, Reason::Turning),
+        (
+            "fenced",
+            |w| {
+                w.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") });
+            },
+            Reason::Fenced,
+        ),
+        ("marked", |w| w.site().mark = Some(mark(PRIMARY_REVISION - 1)), Reason::ClearingMark),
+        (
+            "marked, older reading",
+            |w| {
+                w.site().mark = Some(mark(PRIMARY_REVISION));
+            },
+            Reason::AwaitingTake,
+        ),
+        ("floor missing", |w| w.primary().floor = Some(point(3, 501)), Reason::LacksFloor),
+        ("no lease", |w| w.view.tenure.primary = None, Reason::AcquiringPrimary),
+        ("epoch not on disk", |w| w.federation().disk_epoch = None, Reason::EnteringEpoch),
+        (
+            "newer epoch seen",
+            |w| {
+                w.site().seen_epoch.as_mut().expect("seen").epoch = Epoch::new(4);
+            },
+            Reason::PrimacyUnknown,
+        ),
+    ];
+    for (what, bend, reason) in cases {
+        let mut world = about_to_open();
+        bend(&mut world);
+        let decision = world.decide();
+        assert_eq!(decision.reason, reason, "{what}");
+        let opens = decision
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Promote | Action::Run(Job::StartPrimary)));
+        assert!(!opens, "{what}: {:?}", decision.actions);
+    }
+}
+
+#[test]
+fn a_lease_of_an_older_epoch_or_past_its_deadline_is_acquired_anew() {
+    for bend in [
+        (|w: &mut World| w.view.tenure.primary.as_mut().expect("held").epoch = Epoch::new(2))
+            as fn(&mut World),
+        |w| w.view.tenure.primary.as_mut().expect("held").deadline = Deadline::at(NOW),
+    ] {
+        let mut world = about_to_open();
+        bend(&mut world);
+        assert_eq!(world.decide().reason, Reason::AcquiringPrimary);
+    }
+}
+
+#[test]
+fn record_and_list_are_set_before_opening() {
+    let mut world = about_to_open();
+    world.site().sync = SyncView::default();
+    world.status().synchronous_standby_names = String::new();
+    let decision = world.decide();
+    assert_eq!(decision.reason, Reason::SynchronousBeforeOpening);
+    assert!(matches!(decision.actions[0], Action::WriteSync { .. }));
+    assert_eq!(decision.actions[1], Action::SetSynchronousNames("\"a2\"".to_owned()));
+}
+
+#[test]
+fn a_writer_without_the_right_is_stopped() {
+    let stops = vec![Action::EndTenure, Action::Run(Job::Stop)];
+    let cases: [fn(&mut World); 5] = [
+        |w| w.leader(Some("a2")),
+        World::held_by_b,
+        |w| w.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") }),
+        |w| w.leader(None),
+        // Its history misses what this epoch demands.
+        |w| w.primary().floor = Some(point(3, 501)),
+    ];
+    for bend in cases {
+        let mut world = World::new();
+        bend(&mut world);
+        assert_eq!(world.decide().actions, stops, "{:?}", world.decide().reason);
+    }
+}
+
+#[test]
+fn a_writer_goes_on_while_the_quorum_is_silent() {
+    // Its deadline, which only the quorum can raise, ends it; not a missing answer.
+    let mut world = World::new();
+    world.federation().primary = None;
+    assert_eq!(world.decide().actions, vec![]);
+}
+
+#[test]
+fn handover_step_by_step() {
+    let mut world = World::new();
+    world.handover("b");
+    let decision = world.decide();
+    assert_eq!(decision.reason, Reason::Marking);
+    assert_eq!(decision.actions[0], Action::EndTenure, "the tenure ends before the mark stands");
+    assert!(matches!(decision.actions[1], Action::WriteMark { .. }));
+    assert_eq!(decision.actions[2], Action::Run(Job::Stop));
+    world.memory = decision.memory;
+
+    world.site().mark = Some(mark(PRIMARY_REVISION));
+    world.stopped(ControlState::ShutDown, 3, 520);
+    let decision = world.decide();
+    let Action::PostToken { end, lease_revision, .. } = &decision.actions[0] else {
+        panic!("{decision:?}");
+    };
+    assert_eq!((end, *lease_revision), (&point(3, 520), 60));
+
+    world.token("b", point(3, 520));
+    let decision = world.decide();
+    assert!(matches!(decision.actions[..], [Action::Run(Job::StartStandby(_))]), "{decision:?}");
+
+    world.federation().primary_age = Duration::from_secs(15);
+    assert_eq!(world.decide().reason, Reason::RollingBack);
+}
+
+#[test]
+fn only_a_clean_stop_of_the_marking_process_gives_a_token() {
+    type Bend = fn(&mut World);
+    let cases: [(&str, Bend); 4] = [
+        ("not clean", |w| w.stopped(ControlState::InProduction, 3, 520)),
+        ("marked by an earlier life", |w| w.memory.marked = None),
+        ("marked for another handover", |w| w.site().mark = Some(mark(PRIMARY_REVISION - 5))),
+        ("the lease is another tenure's", |w| {
+            w.federation().lease.as_mut().expect("there").value.tenure = name("t2");
+        }),
+    ];
+    for (what, bend) in cases {
+        let mut world = World::new();
+        world.handover("b");
+        world.memory.marked = Some(PRIMARY_REVISION);
+        world.site().mark = Some(mark(PRIMARY_REVISION));
+        world.stopped(ControlState::ShutDown, 3, 520);
+        bend(&mut world);
+        assert_eq!(world.decide().reason, Reason::RollingBack, "{what}");
+    }
+}
+
+#[test]
+fn the_next_leader_of_a_rolls_back() {
+    let mut world = about_to_open();
+    world.handover("b");
+    world.view.tenure.primary = None;
+    assert_eq!(world.decide().reason, Reason::RollingBack);
+}
+
+/// This site is `to`; the token stands and everything is confirmed.
+fn about_to_take() -> World {
+    let mut world = World::new();
+    world.held_by_b();
+    world.token("a", point(3, 520));
+    world.standby(3, 520);
+    world.status().senders.insert("a2".to_owned(), sender(520));
+    world
+}
+
+#[test]
+fn the_target_takes_at_exactly_the_token() {
+    assert_eq!(about_to_take().decide().reason, Reason::Taking);
+    type Bend = fn(&mut World);
+    let cases: [(&str, Bend, Reason); 6] = [
+        ("behind", |w| w.standby(3, 519), Reason::AwaitingToken),
+        ("beyond", |w| w.standby(3, 521), Reason::AwaitingToken),
+        ("another timeline", |w| w.standby(4, 520), Reason::AwaitingToken),
+        (
+            "another promotion",
+            |w| {
+                w.token("a", {
+                    let mut p = point(3, 520);
+                    p.promotion = Some(name("x"));
+                    p
+                });
+                w.status().ancestry.promotion = Some(name("y"));
+            },
+            Reason::AwaitingToken,
+        ),
+        (
+            "its standby has not confirmed",
+            |w| {
+                w.status().senders.insert("a2".to_owned(), sender(519));
+            },
+            Reason::AwaitingConfirmation,
+        ),
+        ("for another site", |w| w.token("b", point(3, 520)), Reason::LeadingStandby),
+    ];
+    for (what, bend, reason) in cases {
+        let mut world = about_to_take();
+        bend(&mut world);
+        let decision = world.decide();
+        assert_eq!(decision.reason, reason, "{what}");
+        assert!(!decision.actions.iter().any(|a| matches!(a, Action::Take { .. })), "{what}");
+    }
+}
+
+#[test]
+fn a_target_without_other_members_takes_alone() {
+    let mut world = about_to_take();
+    world.site().members.remove(&name::<NodeName>("a2"));
+    world.status().senders.clear();
+    assert_eq!(world.decide().reason, Reason::Taking);
+}
+
+#[test]
+fn the_race_is_won_by_the_healthiest() {
+    type Bend = fn(&mut World);
+    let answer = |position: u64, primary: bool| PeerAnswer {
+        primary,
+        position: regent_proto::Lsn::new(position),
+        timeline: Some(regent_proto::timeline::TimelineId(3)),
+        nofailover: false,
+    };
+    let mut fit = World::new();
+    fit.leader(None);
+    fit.standby(3, 500);
+    fit.view.tenure.primary = None;
+    fit.site().leaderless = Duration::from_secs(1);
+    fit.view.peers = Some(PeersView {
+        age: Duration::from_millis(10),
+        answers: [(name("a2"), answer(500, false))].into(),
+    });
+    assert_eq!(fit.decide().actions, vec![Action::AcquireLeader]);
+    let unfit: [(&str, Bend, Reason); 8] = [
+        ("tag", |w| w.policy.nofailover = true, Reason::NotCandidate(Unfit::NoFailover)),
+        (
+            "not synchronous",
+            |w| {
+                w.site().sync.leader = Some(name("a2"));
+                w.site().sync.standbys.clear();
+            },
+            Reason::NotCandidate(Unfit::NotSynchronous),
+        ),
+        (
+            "lagging",
+            |w| {
+                w.site().optime = Some(regent_proto::Lsn::new((1 << 20) + 501));
+            },
+            Reason::NotCandidate(Unfit::Lagging),
+        ),
+        (
+            "floor",
+            |w| w.primary().floor = Some(point(3, 501)),
+            Reason::NotCandidate(Unfit::LacksFloor),
+        ),
+        (
+            "another is ahead",
+            |w| {
+                let peers = w.view.peers.as_mut().expect("asked");
+                peers.answers.get_mut(&name::<NodeName>("a2")).expect("a2").position =
+                    regent_proto::Lsn::new(501);
+            },
+            Reason::NotCandidate(Unfit::Behind(name("a2"))),
+        ),
+        (
+            "another still writes",
+            |w| {
+                let peers = w.view.peers.as_mut().expect("asked");
+                peers.answers.get_mut(&name::<NodeName>("a2")).expect("a2").primary = true;
+            },
+            Reason::NotCandidate(Unfit::PrimaryAlive(name("a2"))),
+        ),
+        ("nobody asked yet", |w| w.view.peers = None, Reason::AskingPeers),
+        (
+            "answers from before",
+            |w| w.site().leaderless = Duration::from_millis(1),
+            Reason::AskingPeers,
+        ),
+    ];
+    for (what, bend, reason) in unfit {
+        let mut world = fit.clone();
+        bend(&mut world);
+        assert_eq!(world.decide().reason, reason, "{what}");
+    }
+}
+
+#[test]
+fn coming_back_under_another_history() {
+    type Case = (&'static str, ControlState, u32, u64, bool, Reason);
+    let cases: [Case; 6] = [
+        ("clean, on the way", ControlState::ShutDown, 2, 200, false, Reason::Starting),
+        ("clean, beyond the switch", ControlState::ShutDown, 2, 201, false, Reason::Rewinding),
+        ("crashed as primary", ControlState::InProduction, 2, 150, false, Reason::Rewinding),
+        ("crashed as standby", ControlState::InRecovery, 2, 150, false, Reason::Starting),
+        ("same timeline", ControlState::ShutDownInRecovery, 3, 450, false, Reason::Starting),
+        ("rewind failed before", ControlState::InProduction, 2, 150, true, Reason::Recloning),
+    ];
+    for (what, state, timeline, end, failed, reason) in cases {
+        let mut world = World::new();
+        world.leader(Some("a2"));
+        world.view.tenure.primary = None;
+        world.stopped(state, timeline, end);
+        world.memory.rewind_failed = failed;
+        assert_eq!(world.decide().reason, reason, "{what}");
+    }
+    let mut running = World::new();
+    running.leader(Some("a2"));
+    running.view.tenure.primary = None;
+    running.standby(2, 201);
+    assert_eq!(running.decide().reason, Reason::Rewinding, "a running standby that is ahead");
+    running.standby(2, 200);
+    assert_eq!(running.decide().reason, Reason::Turning);
+    // Without the upstream's history nothing is destroyed.
+    running.stopped(ControlState::ShutDown, 2, 201);
+    running.site().ancestry = None;
+    assert_eq!(running.decide().reason, Reason::AwaitingHistory);
+    let _ = history(1);
+}
+
+#[test]
+fn missing_keys_never_make_a_second_database() {
+    let mut world = World::new();
+    world.leader(None);
+    world.view.postgres.data = DataDirectory::Empty;
+    world.view.postgres.process = Process::Stopped;
+    world.view.postgres.status = None;
+    world.view.tenure.primary = None;
+    world.site().initialize = Initialize::Absent;
+    // The federation already has a system identifier.
+    assert_eq!(world.decide().actions, vec![]);
+    world.primary().system_identifier = None;
+    assert_eq!(world.decide().actions, vec![Action::ClaimInitialize, Action::Run(Job::Initdb)]);
+    world.site().initialize = Initialize::Running;
+    assert_eq!(world.decide().reason, Reason::AwaitingBootstrap);
+    world.federation().primary = None;
+    world.site().initialize = Initialize::Absent;
+    assert_eq!(world.decide().reason, Reason::PrimacyUnknown);
+}
+
+#[test]
+fn another_database_is_refused() {
+    let mut world = World::new();
+    world.site().initialize = Initialize::Done(name("7000000000000000002"));
+    assert!(matches!(world.decide().actions[..], [Action::Exit(_)]));
+}
+
+#[test]
+fn a_failed_job_is_tried_again_later_and_later() {
+    let mut world = World::new();
+    world.leader(Some("a2"));
+    world.view.tenure.primary = None;
+    world.view.postgres.data = DataDirectory::Empty;
+    world.view.postgres.process = Process::Stopped;
+    world.view.postgres.status = None;
+    let mut pauses = Vec::new();
+    for _ in 0..3 {
+        world.view.finished =
+            Some(FinishedJob { job: JobKind::Clone, problem: Some("refused".to_owned()) });
+        let decision = world.decide();
+        assert_eq!(decision.reason, Reason::Backoff(JobKind::Clone));
+        pauses.push(decision.wake_at.since(NOW));
+        world.memory = decision.memory;
+    }
+    assert_eq!(pauses, [1, 2, 4].map(Duration::from_secs));
+    world.view.finished = Some(FinishedJob { job: JobKind::Clone, problem: None });
+    assert_eq!(world.decide().reason, Reason::Cloning);
+}

@@ -1,0 +1,9 @@
+//! Cases and properties of the agent's decisions.
+//!
+//! `world` is a compact language for views; `cases` says what is decided in named situations;
+//! `properties` draws any combination and checks what must hold in all of them.
+
+mod cases;
+mod properties;
+mod synchronous;
+mod world;

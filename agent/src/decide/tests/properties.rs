@@ -1,0 +1,274 @@
+//! What holds in every world: the order of opening, the conditions of each edge of `primary`, and
+//! that no world makes the decider panic.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use regent_proto::epoch::Epoch;
+use regent_proto::record::PrimaryState;
+use regent_proto::time::Deadline;
+use regent_proto::timeline::Containment;
+
+use super::world::{NOW, PRIMARY_REVISION, World, mark, name, point, sender};
+use crate::decide::view::*;
+use crate::decide::{Action, Decision, Job};
+
+/// Draws every dimension on its own, so that also impossible and half-changed worlds come up.
+#[derive(Debug, Clone)]
+struct Draw {
+    leader: Option<&'static str>,
+    site_deadline: bool,
+    primary: u8,
+    holder_is_me: bool,
+    floor: u64,
+    mark: Option<u64>,
+    marked: Option<u64>,
+    tenure: u8,
+    disk_epoch: u64,
+    seen_epoch: u64,
+    server: u8,
+    timeline: u32,
+    end: u64,
+    confirmed: u64,
+    synchronous: bool,
+    sync_leader: Option<&'static str>,
+    initialize: u8,
+    job: bool,
+    primary_age: u64,
+}
+
+fn draw() -> impl Strategy<Value = Draw> {
+    let identity = (
+        prop_oneof![Just(None), Just(Some("a1")), Just(Some("a2"))],
+        any::<bool>(),
+        0u8..6,
+        any::<bool>(),
+        prop_oneof![Just(200u64), Just(500), Just(520), Just(900)],
+        prop_oneof![Just(None), Just(Some(PRIMARY_REVISION)), Just(Some(PRIMARY_REVISION - 3))],
+        prop_oneof![Just(None), Just(Some(PRIMARY_REVISION)), Just(Some(PRIMARY_REVISION - 3))],
+        0u8..4,
+    );
+    let rest = (
+        2u64..5,
+        2u64..5,
+        0u8..8,
+        2u32..5,
+        prop_oneof![Just(150u64), Just(500), Just(520), Just(901)],
+        prop_oneof![Just(500u64), Just(520)],
+        any::<bool>(),
+        prop_oneof![Just(None), Just(Some("a1")), Just(Some("a2"))],
+        0u8..4,
+        prop::bool::weighted(0.1),
+        prop_oneof![Just(1u64), Just(20)],
+    );
+    (identity, rest).prop_map(|(i, r)| Draw {
+        leader: i.0,
+        site_deadline: i.1,
+        primary: i.2,
+        holder_is_me: i.3,
+        floor: i.4,
+        mark: i.5,
+        marked: i.6,
+        tenure: i.7,
+        disk_epoch: r.0,
+        seen_epoch: r.1,
+        server: r.2,
+        timeline: r.3,
+        end: r.4,
+        confirmed: r.5,
+        synchronous: r.6,
+        sync_leader: r.7,
+        initialize: r.8,
+        job: r.9,
+        primary_age: r.10,
+    })
+}
+
+fn world(draw: &Draw) -> World {
+    let mut world = World::new();
+    world.leader(draw.leader);
+    if !draw.site_deadline {
+        world.view.tenure.site = Deadline::NEVER;
+    }
+    if !draw.holder_is_me {
+        world.primary().holder = name("b");
+    }
+    world.primary().floor = Some(point(3, draw.floor));
+    match draw.primary {
+        0 | 1 => {}
+        2 => world.handover(if draw.holder_is_me { "b" } else { "a" }),
+        3 => world.token(if draw.holder_is_me { "b" } else { "a" }, point(3, 520)),
+        4 => world.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") }),
+        _ => world.federation().primary = None,
+    }
+    world.site().mark = draw.mark.map(mark);
+    world.memory.marked = draw.marked;
+    match draw.tenure {
+        0 => world.view.tenure.primary = None,
+        1 => world.view.tenure.primary.as_mut().expect("held").epoch = Epoch::new(2),
+        2 => world.view.tenure.primary.as_mut().expect("held").deadline = Deadline::NEVER,
+        _ => {}
+    }
+    world.federation().disk_epoch = Some(Epoch::new(draw.disk_epoch));
+    world.site().seen_epoch.as_mut().expect("seen").epoch = Epoch::new(draw.seen_epoch);
+    match draw.server {
+        0 => world.standby(draw.timeline, draw.end),
+        1 => world.stopped(ControlState::ShutDown, draw.timeline, draw.end),
+        2 => world.stopped(ControlState::InProduction, draw.timeline, draw.end),
+        3 => world.stopped(ControlState::InRecovery, draw.timeline, draw.end),
+        4 => {
+            world.view.postgres.data = DataDirectory::Empty;
+            world.view.postgres.process = Process::Stopped;
+            world.view.postgres.status = None;
+        }
+        5 => world.view.postgres.status = None,
+        6 => {
+            world.standby(draw.timeline, draw.end);
+            world.view.postgres.process = Process::Starting;
+            world.view.postgres.status = None;
+        }
+        _ => {
+            world.status().end = regent_proto::Lsn::new(draw.end);
+        }
+    }
+    if let Some(status) = &mut world.view.postgres.status {
+        status.senders.insert("a2".to_owned(), sender(draw.confirmed));
+    }
+    world.policy.synchronous_mode = draw.synchronous;
+    world.site().sync.leader = draw.sync_leader.map(name);
+    world.site().initialize = match draw.initialize {
+        0 => Initialize::Absent,
+        1 => Initialize::Running,
+        2 => Initialize::Unreadable,
+        _ => Initialize::Done(name("7000000000000000001")),
+    };
+    world.view.job = draw.job.then_some(JobKind::Start);
+    world.federation().primary_age = Duration::from_secs(draw.primary_age);
+    world
+}
+
+/// The whole of rule 8, read off the view independently of the decider.
+fn may_open(world: &World) -> Result<(), &'static str> {
+    let view = &world.view;
+    let site = view.site.as_ref().ok_or("no site")?;
+    let leader = site.leader.as_ref().ok_or("nobody leads")?;
+    if leader.name != world.policy.me || !leader.bound_to_my_lease {
+        return Err("the leader key is not ours");
+    }
+    if !view.tenure.site.lies_ahead(NOW) {
+        return Err("the site deadline is past");
+    }
+    if site.mark.is_some() {
+        return Err("the site is marked");
+    }
+    let federation = view.federation.as_ref().ok_or("no federation")?;
+    let primary = federation.primary.as_ref().ok_or("primary unknown")?;
+    if primary.value.state != PrimaryState::Open || primary.value.holder != federation.site {
+        return Err("not open for this site");
+    }
+    let held = view.tenure.primary.as_ref().ok_or("no lease")?;
+    if held.epoch != primary.value.epoch || !held.deadline.lies_ahead(NOW) {
+        return Err("no lease of this epoch");
+    }
+    let seen = site.seen_epoch.as_ref().ok_or("epoch not in the site DCS")?;
+    if federation.disk_epoch != Some(primary.value.epoch) || seen.epoch != primary.value.epoch {
+        return Err("epoch not persisted");
+    }
+    if let (Some(status), Some(floor)) = (&view.postgres.status, &primary.value.floor)
+        && status.ancestry.contains(status.end, floor) != Containment::Contained
+    {
+        return Err("floor missing");
+    }
+    Ok(())
+}
+
+fn check(world: &World, decision: &Decision) -> Result<(), TestCaseError> {
+    let view = &world.view;
+    let primary = view.federation.as_ref().and_then(|f| f.primary.as_ref());
+    for (index, action) in decision.actions.iter().enumerate() {
+        match action {
+            Action::Promote | Action::Run(Job::StartPrimary) => {
+                prop_assert_eq!(may_open(world), Ok(()), "opens");
+            }
+            Action::AcquirePrimary { .. } => {
+                let primary = primary.expect("acquire needs a record");
+                prop_assert!(matches!(primary.value.state, PrimaryState::Open));
+                prop_assert_eq!(primary.value.holder.as_str(), "a");
+                prop_assert!(view.site.as_ref().expect("site").mark.is_none(), "marked");
+                prop_assert!(view.tenure.site.lies_ahead(NOW), "site key first");
+                if let (Some(status), Some(floor)) = (&view.postgres.status, &primary.value.floor) {
+                    let held = status.ancestry.contains(status.end, floor);
+                    prop_assert_eq!(held, Containment::Contained, "floor before lease");
+                }
+            }
+            Action::PostToken { primary_revision, .. } => {
+                prop_assert!(view.postgres.process == Process::Stopped);
+                let mark = view.site.as_ref().and_then(|s| s.mark.as_ref()).expect("marked");
+                prop_assert_eq!(mark.value.primary_revision, *primary_revision);
+                prop_assert_eq!(world.memory.marked, Some(*primary_revision));
+                let clean = matches!(&view.postgres.data,
+                    DataDirectory::Cluster(c) if c.state == ControlState::ShutDown);
+                prop_assert!(clean, "a token needs a clean stop");
+            }
+            Action::Take { .. } => {
+                let status = view.postgres.status.as_ref().expect("take needs a server");
+                prop_assert!(status.in_recovery);
+                let Some(PrimaryState::Token { to, token, .. }) = primary.map(|p| &p.value.state)
+                else {
+                    return Err(TestCaseError::fail("take without a token"));
+                };
+                prop_assert_eq!(to.as_str(), "a");
+                prop_assert_eq!(status.end, token.end.position);
+                prop_assert_eq!(status.ancestry.timeline, token.end.timeline);
+            }
+            Action::WriteMark { .. } => {
+                prop_assert_eq!(&decision.actions[index - 1], &Action::EndTenure);
+            }
+            Action::RollBack { .. } => {
+                let state = primary.map(|p| &p.value.state);
+                let movable = matches!(
+                    state,
+                    Some(PrimaryState::Handover { .. } | PrimaryState::Token { .. })
+                );
+                prop_assert!(movable && primary.is_some_and(|p| p.value.holder.as_str() == "a"));
+            }
+            Action::Run(Job::Initdb) => {
+                let known = primary.and_then(|p| p.value.system_identifier);
+                prop_assert_eq!(known, None, "a second database");
+            }
+            Action::EnterEpoch { clear_mark: Some(_), .. } => {
+                let mark = view.site.as_ref().and_then(|s| s.mark.as_ref()).expect("a mark");
+                let primary = primary.expect("a reading of primary");
+                prop_assert!(primary.revision > mark.value.primary_revision);
+                prop_assert!(matches!(primary.value.state, PrimaryState::Open));
+                prop_assert_eq!(primary.value.holder.as_str(), "a");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn every_edge_has_its_conditions(draw in draw()) {
+        let world = world(&draw);
+        let decision = world.decide();
+        check(&world, &decision)?;
+    }
+
+    #[test]
+    fn a_decision_is_a_function_of_its_arguments(draw in draw()) {
+        let world = world(&draw);
+        prop_assert_eq!(world.decide(), world.decide());
+    }
+
+    #[test]
+    fn whoever_lost_the_leader_key_stops_writing(draw in draw()) {
+        let world = world(&Draw { leader: Some("a2"), server: 7, job: false, ..draw });
+        let actions = world.decide().actions;
+        prop_assert_eq!(actions, vec![Action::EndTenure, Action::Run(Job::Stop)]);
+    }
+}

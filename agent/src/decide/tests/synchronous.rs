@@ -1,0 +1,202 @@
+//! The synchronous record and list: after every single step, and at every crash between two steps,
+//! whoever may lead has every commit that was acknowledged (I3, I4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use regent_proto::lsn::Lsn;
+use regent_proto::name::NodeName;
+
+use super::world::{World, name, sender};
+use crate::decide::Action;
+use crate::decide::synchronous::{list, next};
+use crate::decide::view::{Member, Sender};
+
+/// A primary with standbys, simulated at the level of the rule: commits wait for the list in
+/// force; what is acknowledged is on the primary and on everyone in the list.
+struct Site {
+    world: World,
+    in_force: BTreeSet<NodeName>,
+    acknowledged: u64,
+    /// What each standby has on disk; stays there while it is away.
+    flushed: BTreeMap<String, Lsn>,
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Step,
+    Write,
+    Catch(usize),
+    Connect(usize, bool),
+}
+
+const NAMES: [&str; 3] = ["a2", "a3", "a4"];
+
+fn names(list: &str) -> BTreeSet<NodeName> {
+    NAMES.iter().filter(|n| list.contains(&format!("\"{n}\""))).map(|n| name(n)).collect()
+}
+
+impl Site {
+    fn new() -> Self {
+        let mut world = World::new();
+        let member: Member = world.site().members[&name::<NodeName>("a2")].clone();
+        for other in NAMES {
+            world.site().members.insert(name(other), member.clone());
+        }
+        world.status().senders.clear();
+        world.status().synchronous_standby_names = String::new();
+        world.site().sync.standbys.clear();
+        world.memory.list_since = None;
+        Self { world, in_force: BTreeSet::new(), acknowledged: 0, flushed: BTreeMap::new() }
+    }
+
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Write => {
+                let end = self.world.status().end.get() + 10;
+                self.world.status().end = Lsn::new(end);
+                let all = self.in_force.iter().all(|who| {
+                    self.world
+                        .view
+                        .postgres
+                        .status
+                        .as_ref()
+                        .expect("runs")
+                        .senders
+                        .get(who.as_str())
+                        .is_some_and(|s| s.streaming && s.flushed.get() >= end)
+                });
+                // A standby in the list that streams confirms at once; one that is gone holds the
+                // commit, and it is not acknowledged.
+                for who in &self.in_force.clone() {
+                    if let Some(s) = self.world.status().senders.get_mut(who.as_str()) {
+                        s.flushed = Lsn::new(end);
+                    }
+                }
+                let held = self.in_force.iter().any(|who| {
+                    !self
+                        .world
+                        .view
+                        .postgres
+                        .status
+                        .as_ref()
+                        .expect("runs")
+                        .senders
+                        .contains_key(who.as_str())
+                });
+                if all || !held {
+                    self.acknowledged = end;
+                }
+            }
+            Event::Catch(who) => {
+                let end = self.world.status().end;
+                if let Some(s) = self.world.status().senders.get_mut(NAMES[*who]) {
+                    s.flushed = end;
+                }
+            }
+            Event::Connect(who, on) => {
+                let senders = &mut self.world.view.postgres.status.as_mut().expect("runs").senders;
+                if *on {
+                    let on_disk = self.flushed.get(NAMES[*who]).copied().unwrap_or(Lsn::new(1));
+                    let back = Sender { synchronous: false, flushed: on_disk, ..sender(1) };
+                    senders.entry(NAMES[*who].to_owned()).or_insert(back);
+                } else {
+                    senders.remove(NAMES[*who]);
+                }
+            }
+            Event::Step => self.step(),
+        }
+        let in_force = self.in_force.clone();
+        let senders = &mut self.world.view.postgres.status.as_mut().expect("runs").senders;
+        for (who, sender) in senders {
+            sender.synchronous = in_force.contains(&name::<NodeName>(who));
+            self.flushed.insert(who.clone(), sender.flushed);
+        }
+    }
+
+    fn step(&mut self) {
+        let World { policy, memory, view } = &mut self.world;
+        let site = view.site.as_mut().expect("site");
+        let status = view.postgres.status.as_mut().expect("runs");
+        match next(policy, memory, site, status) {
+            Some(Action::WriteSync { standbys, .. }) => site.sync.standbys = standbys,
+            Some(Action::SetSynchronousNames(text)) => {
+                self.in_force = names(&text);
+                status.synchronous_standby_names = text;
+            }
+            Some(other) => panic!("{other:?} is not a step of the resolver"),
+            None => {}
+        }
+    }
+
+    /// Everyone whom the record would let lead has what was acknowledged.
+    fn nothing_can_be_lost(&self) -> Result<(), String> {
+        let site = self.world.view.site.as_ref().expect("site");
+        let status = self.world.view.postgres.status.as_ref().expect("runs");
+        for who in &site.sync.standbys {
+            if !self.in_force.contains(who) {
+                return Err(format!("{who} is in the record but nobody waits for it"));
+            }
+            if let Some(sender) = status.senders.get(who.as_str())
+                && sender.flushed.get() < self.acknowledged
+            {
+                return Err(format!("{who} may lead without {}", self.acknowledged));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        5 => Just(Event::Step),
+        4 => Just(Event::Write),
+        2 => (0usize..3).prop_map(Event::Catch),
+        3 => (0usize..3, any::<bool>()).prop_map(|(who, on)| Event::Connect(who, on)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn record_and_list_never_let_an_acknowledged_commit_go(
+        events in proptest::collection::vec(event(), 1..120),
+        count in 1usize..3,
+    ) {
+        let mut site = Site::new();
+        site.world.policy.synchronous_node_count = count;
+        for event in &events {
+            site.apply(event);
+            prop_assert_eq!(site.nothing_can_be_lost(), Ok(()), "after {:?}", event);
+        }
+    }
+
+    #[test]
+    fn it_comes_to_rest(connected in proptest::collection::vec(any::<bool>(), 3)) {
+        let mut site = Site::new();
+        for (who, on) in connected.iter().enumerate() {
+            site.apply(&Event::Connect(who, *on));
+            site.apply(&Event::Catch(who));
+        }
+        for _ in 0..10 {
+            site.apply(&Event::Step);
+        }
+        let wanted = usize::from(connected.iter().any(|on| *on));
+        let sync = &site.world.view.site.as_ref().expect("site").sync.standbys;
+        prop_assert_eq!(sync.len(), wanted);
+        prop_assert_eq!(&site.in_force, sync);
+    }
+}
+
+#[test]
+fn names_are_always_quoted() {
+    let policy = World::new().policy;
+    let set = |names: &[&str]| names.iter().map(|n| name(n)).collect::<BTreeSet<NodeName>>();
+    assert_eq!(list(&policy, &set(&["first"])), "\"first\"");
+    assert_eq!(list(&policy, &set(&["A.b", "any"])), "2 (\"A.b\",\"any\")");
+    assert_eq!(list(&policy, &set(&[])), "");
+    let mut strict = policy;
+    strict.synchronous_mode_strict = true;
+    assert_eq!(list(&strict, &set(&[])), "\"__regent_nobody__\"");
+}

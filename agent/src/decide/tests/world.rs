@@ -1,0 +1,365 @@
+//! A view built from a few words. The default world: member `a1` of site `a` leads, is primary
+//! under epoch 3, holds both leases; `a2` is its synchronous standby; site `b` follows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use regent_proto::epoch::Epoch;
+use regent_proto::lsn::Lsn;
+use regent_proto::name::SiteName;
+use regent_proto::record::{
+    Assignment, Lease, Mark, Primary, PrimaryState, Report, ReportedNode, ReportedObjects,
+    ReportedRole, SeenEpoch, SiteRole, Token, Unknown, VERSION,
+};
+use regent_proto::time::{BootTime, Deadline, WallTime};
+use regent_proto::timeline::{Ancestry, HistoryPoint, Switch, TimelineId};
+
+use crate::decide::view::*;
+use crate::decide::{Decision, decide};
+
+pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().expect("names in tests are well formed")
+}
+
+pub(super) const NOW: BootTime = BootTime::from_nanos(1_000_000_000_000);
+
+/// Revision of `primary` in every world.
+pub(super) const PRIMARY_REVISION: u64 = 70;
+
+pub(super) fn history(timeline: u32) -> Ancestry {
+    let switches = (1..timeline)
+        .map(|t| Switch { timeline: TimelineId(t), end: Lsn::new(u64::from(t) * 100) })
+        .collect();
+    Ancestry { timeline: TimelineId(timeline), promotion: None, switches }
+}
+
+pub(super) fn point(timeline: u32, position: u64) -> HistoryPoint {
+    HistoryPoint { timeline: TimelineId(timeline), position: Lsn::new(position), promotion: None }
+}
+
+pub(super) fn sender(flushed: u64) -> Sender {
+    Sender { streaming: true, synchronous: true, flushed: Lsn::new(flushed) }
+}
+
+pub(super) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
+    Status {
+        in_recovery,
+        ancestry: history(timeline),
+        end: Lsn::new(end),
+        replayed: Lsn::new(end),
+        senders: BTreeMap::new(),
+        receiver: None,
+        synchronous_standby_names: String::new(),
+        slots: BTreeMap::new(),
+        settings: BTreeMap::new(),
+        free_slots: 10,
+        free_senders: 10,
+        server_version: 150_018,
+    }
+}
+
+pub(super) fn control(state: ControlState, timeline: u32, end: u64) -> Control {
+    Control {
+        system_identifier: name("7000000000000000001"),
+        state,
+        ancestry: history(timeline),
+        end: Lsn::new(end),
+    }
+}
+
+fn member(port: u16) -> Member {
+    Member {
+        host: "127.0.0.1".to_owned(),
+        port,
+        api_url: String::new(),
+        state: "running".to_owned(),
+        role: "replica".to_owned(),
+        streaming: true,
+        timeline: None,
+        position: None,
+        nofailover: false,
+        nosync: false,
+    }
+}
+
+fn report(site: &str, timeline: u32) -> Report {
+    let node = format!("{site}1");
+    Report {
+        version: VERSION,
+        site: name(site),
+        node: name(&node),
+        sequence: 1,
+        at: WallTime(0),
+        epoch: Epoch::new(3),
+        generation: 1,
+        checkpointed_for: None,
+        role: ReportedRole::Standby,
+        system_identifier: None,
+        ancestry: Some(history(timeline)),
+        position: Some(Lsn::new(500)),
+        lag_bytes: None,
+        streaming_from: None,
+        nodes: vec![ReportedNode {
+            name: name(&node),
+            role: "standby_leader".to_owned(),
+            state: "running".to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port: 7001,
+            api_url: String::new(),
+            timeline: None,
+            position: None,
+            upstream: None,
+            unknown: Unknown::new(),
+        }],
+        synchronous_mode: true,
+        synchronous_nodes: BTreeSet::new(),
+        settings: BTreeMap::new(),
+        free_slots: 1,
+        free_senders: 1,
+        slots: BTreeSet::new(),
+        objects: ReportedObjects::default(),
+        reaches: BTreeMap::new(),
+        warnings: Vec::new(),
+        agent: String::new(),
+        server_version: 0,
+        unknown: Unknown::new(),
+    }
+}
+
+pub(super) fn token(end: HistoryPoint) -> Token {
+    Token {
+        from: name("a"),
+        epoch: Epoch::new(3),
+        system_identifier: name("7000000000000000001"),
+        end,
+        tenure: name("t1"),
+    }
+}
+
+pub(super) fn mark(primary_revision: u64) -> At<Mark> {
+    At {
+        value: Mark {
+            version: VERSION,
+            operation: name("op-1"),
+            primary_revision,
+            node: name("a1"),
+            unknown: Unknown::new(),
+        },
+        revision: 41,
+    }
+}
+
+/// A policy, a memory and a view that tests bend.
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    pub(super) policy: Policy,
+    pub(super) memory: Memory,
+    pub(super) view: View,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let policy = Policy {
+            me: name("a1"),
+            nofailover: false,
+            loop_wait: Duration::from_secs(1),
+            maximum_lag_on_failover: 1 << 20,
+            synchronous_mode: true,
+            synchronous_mode_strict: false,
+            synchronous_node_count: 1,
+            use_pg_rewind: true,
+            may_bootstrap: true,
+        };
+        let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
+        let mut status = status(false, 3, 500);
+        status.senders.insert("a2".to_owned(), sender(500));
+        status.synchronous_standby_names = "\"a2\"".to_owned();
+        for slot in ["a2", "b1"] {
+            status.slots.insert(slot.to_owned(), Slot { active: true, physical: true });
+        }
+        let view = View {
+            now: NOW,
+            site: Some(site_view()),
+            federation: Some(federation_view()),
+            postgres: PostgresView {
+                data: DataDirectory::Cluster(control(ControlState::InProduction, 3, 400)),
+                process: Process::Running,
+                status: Some(status),
+                follows: None,
+                standby_signal: false,
+                users_exist: true,
+            },
+            tenure: TenureView {
+                has_lease: true,
+                site: ahead,
+                primary: Some(PrimaryTenure {
+                    tenure: name("t1"),
+                    epoch: Epoch::new(3),
+                    deadline: ahead,
+                    lease_revision: 60,
+                }),
+            },
+            job: None,
+            checkpoint_runs: false,
+            finished: None,
+            peers: None,
+        };
+        let memory =
+            Memory { list_since: Some(("\"a2\"".to_owned(), Lsn::new(1))), ..Memory::default() };
+        Self { policy, memory, view }
+    }
+
+    pub(super) fn decide(&self) -> Decision {
+        decide(&self.policy, &self.memory, &self.view)
+    }
+
+    pub(super) fn site(&mut self) -> &mut SiteView {
+        self.view.site.as_mut().expect("these worlds have a site DCS")
+    }
+
+    pub(super) fn federation(&mut self) -> &mut FederationView {
+        self.view.federation.as_mut().expect("these worlds have a federation")
+    }
+
+    pub(super) fn primary(&mut self) -> &mut Primary {
+        &mut self.federation().primary.as_mut().expect("these worlds have a primary record").value
+    }
+
+    pub(super) fn status(&mut self) -> &mut Status {
+        self.view.postgres.status.as_mut().expect("the server runs")
+    }
+
+    pub(super) fn leader(&mut self, who: Option<&str>) {
+        self.site().leader = who.map(|who| LeaderKey {
+            name: name(who),
+            bound_to_my_lease: who == "a1",
+            revision: 12,
+        });
+        if who != Some("a1") {
+            self.view.tenure.site = Deadline::NEVER;
+        }
+    }
+
+    /// The server is stopped with this pg_control.
+    pub(super) fn stopped(&mut self, state: ControlState, timeline: u32, end: u64) {
+        self.view.postgres.data = DataDirectory::Cluster(control(state, timeline, end));
+        self.view.postgres.process = Process::Stopped;
+        self.view.postgres.status = None;
+    }
+
+    /// The server runs in recovery.
+    pub(super) fn standby(&mut self, timeline: u32, end: u64) {
+        self.view.postgres.data =
+            DataDirectory::Cluster(control(ControlState::InRecovery, timeline, end));
+        self.view.postgres.process = Process::Running;
+        self.view.postgres.standby_signal = true;
+        self.view.postgres.status = Some(status(true, timeline, end));
+    }
+
+    /// This site is not the primary site.
+    pub(super) fn held_by_b(&mut self) {
+        self.primary().holder = name("b");
+        self.federation().assignment = None;
+        self.view.tenure.primary = None;
+    }
+
+    pub(super) fn state(&mut self, state: PrimaryState) {
+        self.primary().state = state;
+    }
+
+    pub(super) fn handover(&mut self, to: &str) {
+        self.state(PrimaryState::Handover {
+            to: name(to),
+            operation: name("op-1"),
+            span: Duration::from_secs(15),
+        });
+    }
+
+    pub(super) fn token(&mut self, to: &str, end: HistoryPoint) {
+        self.state(PrimaryState::Token {
+            to: name(to),
+            operation: name("op-1"),
+            span: Duration::from_secs(15),
+            token: token(end),
+        });
+    }
+}
+
+fn site_view() -> SiteView {
+    SiteView {
+        age: Duration::ZERO,
+        leader: Some(LeaderKey { name: name("a1"), bound_to_my_lease: true, revision: 12 }),
+        leaderless: Duration::ZERO,
+        initialize: Initialize::Done(name("7000000000000000001")),
+        members: BTreeMap::from([(name("a1"), member(6001)), (name("a2"), member(6002))]),
+        sync: SyncView {
+            revision: Some(20),
+            leader: Some(name("a1")),
+            standbys: BTreeSet::from([name("a2")]),
+        },
+        optime: Some(Lsn::new(500)),
+        ancestry: Some(history(3)),
+        failover: None,
+        mark: None,
+        seen_epoch: Some(SeenEpoch {
+            version: VERSION,
+            federation: uuid::Uuid::nil(),
+            epoch: Epoch::new(3),
+            holder: name("a"),
+            unknown: Unknown::new(),
+        }),
+    }
+}
+
+fn federation_view() -> FederationView {
+    let b: SiteName = name("b");
+    FederationView {
+        site: name("a"),
+        age: Some(Duration::ZERO),
+        primary: Some(At {
+            value: Primary {
+                version: VERSION,
+                federation: uuid::Uuid::nil(),
+                system_identifier: Some(name("7000000000000000001")),
+                holder: name("a"),
+                epoch: Epoch::new(3),
+                state: PrimaryState::Open,
+                floor: Some(point(2, 200)),
+                electorate: BTreeSet::from([name("a"), b.clone()]),
+                ttl_max: Duration::from_secs(15),
+                span_max: Duration::from_secs(15),
+                writes_fenced: None,
+                unknown: Unknown::new(),
+            },
+            revision: PRIMARY_REVISION,
+        }),
+        primary_age: Duration::from_secs(1),
+        lease: Some(At {
+            value: Lease {
+                version: VERSION,
+                site: name("a"),
+                node: name("a1"),
+                tenure: name("t1"),
+                epoch: Epoch::new(3),
+                counter: 9,
+                request: name("r9"),
+                ttl: Duration::from_secs(15),
+                released: false,
+                unknown: Unknown::new(),
+            },
+            revision: 60,
+        }),
+        assignment: Some(Assignment {
+            version: VERSION,
+            generation: 1,
+            role: SiteRole::Primary,
+            epoch: Epoch::new(3),
+            upstream: None,
+            downstream: BTreeSet::from([b.clone()]),
+            checkpoint_for: None,
+            unknown: Unknown::new(),
+        }),
+        reports: BTreeMap::from([(b.clone(), report("b", 3))]),
+        disk_epoch: Some(Epoch::new(3)),
+    }
+}
