@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, SiteName};
-use regent_proto::record::Reach;
-use regent_proto::time::BootTime;
+use regent_proto::record::{Opened, Reach};
+use regent_proto::time::{BootTime, WallTime};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ use crate::decide::{Action, Reason, decide};
 use crate::fence::Deadlines;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
-use crate::observe::clock::boot_time;
+use crate::observe::clock::{boot_time, wall_time};
 use crate::observe::global::GlobalObserver;
 use crate::observe::mirror::Mirror;
 use crate::observe::postgres::{ASK_AGAIN, Extra, PostgresObserver};
@@ -62,6 +62,7 @@ pub struct Agent {
     http: reqwest::Client,
     reaches: watch::Sender<BTreeMap<SiteName, Reach>>,
     pictures: watch::Sender<Option<Arc<Picture>>>,
+    opened: Option<Opened>,
     last_reason: String,
     last_problem: String,
     repeated: u32,
@@ -146,6 +147,7 @@ impl Agent {
                 in_force: Arc::new(Mutex::new(InForce::default())),
                 jobs: Jobs::new(finished_send),
                 dynamic,
+                marked_at: WallTime::default(),
             },
             config,
             deadlines,
@@ -160,6 +162,7 @@ impl Agent {
             http: reqwest::Client::builder().no_proxy().build().context("building HTTP client")?,
             reaches,
             pictures,
+            opened: None,
             last_reason: String::new(),
             last_problem: String::new(),
             repeated: 0,
@@ -176,6 +179,7 @@ impl Agent {
             let policy = self.policy();
             let decision = decide(&policy, &self.memory, &view);
             self.say(&view, &decision.reason);
+            self.note_opening(&view);
             self.tell(&view, extra);
             self.guard_what_writes(&view);
             self.finished = None;
@@ -210,6 +214,17 @@ impl Agent {
             if let (true, Some(postmaster)) = (ahead, self.actor.server.postmaster()) {
                 self.actor.guard.arm(Some(postmaster.pid));
             }
+        }
+    }
+
+    /// For people: when this node was first seen writable under an epoch.
+    fn note_opening(&mut self, view: &View) {
+        let writable = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
+        let held = view.tenure.primary.as_ref().filter(|held| held.deadline.lies_ahead(view.now));
+        if let (true, Some(held)) = (writable, held)
+            && self.opened.is_none_or(|opened| opened.epoch != held.epoch)
+        {
+            self.opened = Some(Opened { epoch: held.epoch, at: wall_time() });
         }
     }
 
@@ -314,6 +329,7 @@ impl Agent {
             dynamic: self.actor.dynamic.clone(),
             lease: self.actor.lease(),
             checkpointed_for: self.memory.checkpointed_for.clone(),
+            opened: self.opened,
             reaches: self.reaches.borrow().clone(),
             warnings,
             reason: self.last_reason.clone(),

@@ -51,3 +51,9 @@ pub fn person() -> String {
 pub fn machine() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
+
+/// This program as it was called, for commands to type next.
+#[must_use]
+pub fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "regentctl".to_owned())
+}

@@ -247,6 +247,9 @@ pub struct Token {
     pub end: HistoryPoint,
     /// The tenure that wrote it.
     pub tenure: Tenure,
+    /// When the site was marked and its clients were cut, for people.
+    #[serde(default)]
+    pub stopping_at: WallTime,
 }
 
 /// Why writes are fenced by hand.
@@ -360,6 +363,9 @@ pub struct Report {
     pub checkpointed_for: Option<OperationId>,
     /// What the site's leader runs as.
     pub role: ReportedRole,
+    /// When this leader was last seen to have opened for writes, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<Opened>,
     /// Identity of the database, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<SystemIdentifier>,
@@ -414,6 +420,15 @@ pub struct Report {
     pub unknown: Unknown,
 }
 record!(Report, "report");
+
+/// An opening for writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// When, for people.
+    pub at: WallTime,
+}
 
 /// What a site's leader runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -507,8 +522,8 @@ pub struct Operation {
     pub version: u32,
     /// Identity.
     pub id: OperationId,
-    /// What it is.
-    #[serde(flatten)]
+    /// What was asked for.
+    #[serde(rename = "request")]
     pub kind: OperationKind,
     /// Who asked.
     pub requested_by: String,
@@ -535,6 +550,9 @@ pub struct Operation {
     /// agents reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage_ms: Option<u64>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 record!(Operation, "operation");
 
@@ -637,8 +655,8 @@ pub enum Outcome {
 /// What a verb would do, and whether it may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// What it would do.
-    #[serde(flatten)]
+    /// What was asked for.
+    #[serde(rename = "request")]
     pub kind: OperationKind,
     /// The epoch it was made under.
     pub epoch: Epoch,
@@ -706,6 +724,9 @@ pub struct CoordinatorLeader {
     pub name: CoordinatorName,
     /// Its term.
     pub tenure: Tenure,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 record!(CoordinatorLeader, "coordinator leader");
 
@@ -725,6 +746,9 @@ pub struct CoordinatorMember {
     /// It serves the API off loopback without TLS because its configuration says so.
     #[serde(default)]
     pub insecure: bool,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 record!(CoordinatorMember, "coordinator");
 
@@ -750,6 +774,9 @@ pub struct EpochHistory {
     pub floor: Option<HistoryPoint>,
     /// When, for people.
     pub at: WallTime,
+    /// When the site before cut its clients, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping_at: Option<WallTime>,
     /// Bytes lost; 0 for a switchover.
     pub lost_bytes: u64,
     /// Fields of a newer version.

@@ -185,7 +185,8 @@ impl Bed {
         let a: SiteName = federation.primary_site.parse()?;
         let sites = self.lab().data_sites();
         let b = sites.iter().find(|site| **site != a).context("no second data site")?.clone();
-        let lease = federation.lease.as_ref().filter(|lease| lease.held).context("no lease held")?;
+        let lease =
+            federation.lease.as_ref().filter(|lease| lease.held).context("no lease held")?;
         let elected = federation.coordinators.iter().find(|coordinator| coordinator.elected);
         let elected = elected.context("no coordinator is elected")?;
         let all = self.lab().layout().coordinators.len();

@@ -16,7 +16,11 @@ pub mod wait;
 ///
 /// # Panics
 /// When `REGENT_SKIPS_ARE_FAILURES` is `1`.
-#[expect(clippy::print_stdout, clippy::panic, reason = "this is how a test says that it is skipped")]
+#[expect(
+    clippy::print_stdout,
+    clippy::panic,
+    reason = "this is how a test says that it is skipped"
+)]
 #[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads it")]
 pub fn skip(why: &str) {
     println!("SKIPPED: {why}");

@@ -76,7 +76,11 @@ pub fn run(mut command: Command, limit: Duration) -> anyhow::Result<Finished> {
     let begun = clock::now();
     loop {
         if let Some(status) = child.0.try_wait()? {
-            return Ok(Finished { code: status.code(), stdout: text(stdout), stderr: text(stderr) });
+            return Ok(Finished {
+                code: status.code(),
+                stdout: text(stdout),
+                stderr: text(stderr),
+            });
         }
         if begun.elapsed() > limit {
             drop(child);

@@ -34,6 +34,17 @@ pub struct GlobalStore {
     pub me: NodeName,
 }
 
+/// A clean stop, as a token tells it.
+#[derive(Debug, Clone)]
+pub struct Stopped {
+    /// End of the shutdown checkpoint.
+    pub end: HistoryPoint,
+    /// Identity of the database.
+    pub system_identifier: SystemIdentifier,
+    /// When the clients were cut, for people.
+    pub at: WallTime,
+}
+
 /// Why a transaction could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum GlobalError {
@@ -132,8 +143,7 @@ impl GlobalStore {
         primary: &Primary,
         (primary_revision, lease_revision): (u64, u64),
         lease: &Lease,
-        end: HistoryPoint,
-        system_identifier: SystemIdentifier,
+        stopped: Stopped,
         timeout: Duration,
     ) -> Result<Revision, GlobalError> {
         let PrimaryState::Handover { to, operation, span } = &primary.state else {
@@ -143,9 +153,10 @@ impl GlobalStore {
         let token = Token {
             from: self.site.clone(),
             epoch: primary.epoch,
-            system_identifier,
-            end: end.clone(),
+            system_identifier: stopped.system_identifier,
+            end: stopped.end.clone(),
             tenure: lease.tenure.clone(),
+            stopping_at: stopped.at,
         };
         let next = Primary {
             state: PrimaryState::Token {
@@ -154,7 +165,7 @@ impl GlobalStore {
                 span: *span,
                 token,
             },
-            floor: Some(end),
+            floor: Some(stopped.end),
             ..primary.clone()
         };
         let released = Lease { released: true, counter: lease.counter + 1, ..lease.clone() };
@@ -196,6 +207,7 @@ impl GlobalStore {
             operation: Some(operation.clone()),
             floor: Some(token.end.clone()),
             at,
+            stopping_at: Some(token.stopping_at),
             lost_bytes: 0,
             unknown: Unknown::new(),
         };

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use regent_dcs::{LeaseId, Revision};
 use regent_proto::record::{SeenEpoch, Unknown, VERSION};
+use regent_proto::time::WallTime;
 use tokio_postgres::Client;
 
 use crate::config::Config;
@@ -77,6 +78,8 @@ pub struct Actor {
     pub jobs: Jobs,
     /// The dynamic configuration in use.
     pub dynamic: Dynamic,
+    /// When this process last marked its site, for people.
+    pub marked_at: WallTime,
 }
 
 fn refused(doing: &str) -> Outcome {
@@ -115,6 +118,7 @@ impl Actor {
             Action::Run(job) => self.run(job),
             Action::AskPeers => Outcome::Done(Touched::Nothing),
             Action::EndTenure => {
+                self.marked_at = wall_time();
                 let before = self.renewal.end_tenure().await;
                 self.guard.bound_by(before);
                 Outcome::Done(Touched::Nothing)
@@ -243,8 +247,12 @@ impl Actor {
                     return Outcome::NotDone("no `lease` was read".to_owned());
                 };
                 let revisions = (*primary_revision, *lease_revision);
-                let end = end.clone();
-                global.post_token(primary, revisions, lease, end, *system_identifier, timeout).await
+                let stopped = global::Stopped {
+                    end: end.clone(),
+                    system_identifier: *system_identifier,
+                    at: self.marked_at,
+                };
+                global.post_token(primary, revisions, lease, stopped, timeout).await
             }
             Action::RollBack { primary_revision } => {
                 global.roll_back(primary, *primary_revision, timeout).await

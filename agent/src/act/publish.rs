@@ -10,7 +10,7 @@ use regent_dcs::LeaseId;
 use regent_proto::keys::SiteKey;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{
-    Reach, Record as _, Report, ReportedNode, ReportedRole, Unknown, VERSION,
+    Opened, Reach, Record as _, Report, ReportedNode, ReportedRole, Unknown, VERSION,
 };
 use regent_proto::time::BootTime;
 use serde_json::{Value, json};
@@ -36,6 +36,8 @@ pub struct Picture {
     pub lease: Option<LeaseId>,
     /// The last operation whose checkpoint was done.
     pub checkpointed_for: Option<regent_proto::name::OperationId>,
+    /// When this node was seen to open.
+    pub opened: Option<Opened>,
     /// Reachability of other sites.
     pub reaches: BTreeMap<SiteName, Reach>,
     /// What a person should know.
@@ -275,6 +277,7 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         epoch: site.seen_epoch.as_ref().map_or(regent_proto::Epoch::new(0), |seen| seen.epoch),
         generation: federation.assignment.as_ref().map_or(0, |a| a.generation),
         checkpointed_for: picture.checkpointed_for.clone(),
+        opened: picture.opened,
         role: match status {
             None => ReportedRole::Down,
             Some(status) if status.in_recovery => ReportedRole::Standby,

@@ -5,7 +5,7 @@
 
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::CoordinatorName;
-use regent_proto::record::{CoordinatorLeader, CoordinatorMember, VERSION};
+use regent_proto::record::{CoordinatorLeader, CoordinatorMember, Unknown, VERSION};
 
 use super::view::{Session, Slot, View};
 use super::write::{Purpose, Put, Write};
@@ -52,6 +52,7 @@ fn join(policy: &Policy, view: &View, session: &Session) -> Write {
         address: policy.address.clone(),
         software: policy.software.clone(),
         insecure: policy.insecure,
+        unknown: Unknown::new(),
     };
     Write::new(Purpose::Join).put(view, Put::Coordinator(Box::new(member), session.lease))
 }
@@ -61,6 +62,7 @@ fn campaign(policy: &Policy, view: &View, session: &Session) -> Write {
         version: VERSION,
         name: policy.me.clone(),
         tenure: session.tenure.clone(),
+        unknown: Unknown::new(),
     };
     Write::new(Purpose::Campaign)
         .comparing(view, GlobalKey::Leader)

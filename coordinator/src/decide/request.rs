@@ -6,8 +6,8 @@
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::OperationId;
 use regent_proto::record::{
-    Operation, OperationKind, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, VERSION,
-    Verdict,
+    Operation, OperationKind, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, Unknown,
+    VERSION, Verdict,
 };
 
 use super::plan::{self, NoPlan, Planned};
@@ -111,6 +111,7 @@ pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refu
         cancel_requested: false,
         outcome: None,
         outage_ms: None,
+        unknown: Unknown::new(),
     };
     let unknown = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
     let running = RunningOperation { version: VERSION, id: Some(asked.id.clone()), unknown };

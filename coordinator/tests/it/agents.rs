@@ -94,6 +94,7 @@ impl Agent<'_> {
                     system_identifier: report.system_identifier?,
                     end: end.clone(),
                     tenure: lease?.tenure.clone(),
+                    stopping_at: WallTime(1_000),
                 };
                 let (to, operation, span) = (to.clone(), operation.clone(), *span);
                 let state = PrimaryState::Token { to, operation, span, token };
@@ -120,6 +121,7 @@ impl Agent<'_> {
                     operation: Some(operation.clone()),
                     floor: next.floor.clone(),
                     at: WallTime::default(),
+                    stopping_at: Some(token.stopping_at),
                     lost_bytes: 0,
                     unknown: Unknown::new(),
                 };
@@ -292,6 +294,7 @@ fn first_report(site: &Site) -> Report {
         epoch: regent_proto::Epoch::FIRST,
         generation: 0,
         checkpointed_for: None,
+        opened: None,
         role: ReportedRole::Down,
         system_identifier: Some(identifier),
         ancestry: None,

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use regent_coordinator::decide::Reason;
 use regent_coordinator::decide::write::Purpose;
-use regent_proto::record::{CoordinatorLeader, PrimaryState, ReportedRole, SiteRole, VERSION};
+use regent_proto::record::{
+    CoordinatorLeader, PrimaryState, ReportedRole, SiteRole, Unknown, VERSION,
+};
 
 use crate::world::{TWO_SITES, World, site};
 
@@ -48,6 +50,7 @@ fn whoever_is_not_elected_writes_nothing() {
         version: VERSION,
         name: "us-c1".parse().expect("a name"),
         tenure: "another".parse().expect("an identifier"),
+        unknown: Unknown::new(),
     };
     let key = world.keys.leader();
     world.put(&key, &elected);

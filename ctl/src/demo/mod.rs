@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::cli::Demo;
+use crate::environment;
 use crate::exit::{Ending, Exit, Failure};
 use crate::lab::{Lab, Options};
 use crate::load::{Target, Writer, judge, table};
@@ -113,7 +114,7 @@ async fn perform(lab: &Lab, output: &Output, stage: &Stage) -> Result<Vec<Case>,
 
 /// Leaves it running, or removes it; says what to try next.
 async fn finish(lab: Lab, arguments: &Demo, stage: &Stage) -> Result<(), Failure> {
-    let program = std::env::args().next().unwrap_or_else(|| "regentctl".to_owned());
+    let program = environment::program();
     if !arguments.keep {
         lab.down().await?;
         stage.act("try next");

@@ -436,10 +436,10 @@ fn prepare(
         return Err(problem);
     }
     progress(&format!(
-        "PostgreSQL {}, {} nodes, {} coordinators in {}",
+        "PostgreSQL {} on {} nodes in {} sites, in {}",
         layout.postgres_major,
         layout.nodes.len(),
-        layout.coordinators.len(),
+        topology.sites.len(),
         dir.display()
     ));
     Ok((layout, secrets))

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use regent_proto::topology::{StoreKind, Topology};
+use regent_proto::topology::StoreKind;
 use serde_json::json;
 
 use crate::cli::{Dcs, Global, LabPlace, LabVerb};
@@ -58,21 +58,16 @@ async fn up(file: &Path, dir: Option<PathBuf>, dcs: Option<Dcs>, output: &Output
     output.json(&json!({
         "dir": layout.dir, "federation": layout.federation, "endpoints": layout.endpoints(),
     }));
-    output.lines(&[
-        Line::plain(format!("federation {} runs in {shown}", layout.federation)),
-        Line::plain(""),
-        Line::plain("  regentctl status --watch"),
-        Line::plain(format!("  regentctl switchover --to {}", another_site(&topology))),
-        Line::plain(format!("  regentctl lab status --dir {shown}")),
-        Line::plain(format!("  regentctl lab down --dir {shown}")),
-    ]);
+    let mut next = vec!["status --watch".to_owned()];
+    let another = topology.data_sites().find(|site| site.name != topology.primary);
+    next.extend(another.map(|site| format!("switchover --to {}", site.name)));
+    next.push(format!("lab status --dir {shown}"));
+    next.push(format!("lab down --dir {shown}"));
+    output.say(format!("federation {} runs in {shown}; next:", layout.federation));
+    for arguments in next {
+        output.say(format!("  {} {arguments}", crate::environment::program()));
+    }
     Ok(Exit::Done)
-}
-
-/// A site for the example command.
-fn another_site(topology: &Topology) -> String {
-    let mut others = topology.data_sites().filter(|site| site.name != topology.primary);
-    others.next().map_or_else(|| "SITE".to_owned(), |site| site.name.to_string())
 }
 
 fn refuse_existing(dir: &Path) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::{try_join, try_join_all};
 
 use super::context::Context;
@@ -223,7 +224,12 @@ pub(super) async fn next_may_be_dropped(context: &Context<'_>) -> Result<(), Fai
         let give_up = context.now().plus(context.expect().patience);
         let mut patience = DROPPED_AFTER;
         while seen.len() < TURNS as usize && context.now() < give_up {
-            match tokio::time::timeout(patience, watch.next()).await {
+            // Dropped after its first step, and after a while.
+            let next = match watch.next().now_or_never() {
+                Some(next) => Ok(next),
+                None => tokio::time::timeout(patience, watch.next()).await,
+            };
+            match next {
                 // Longer each time: on a busy machine nothing at all is done in so short a time.
                 Err(_) => patience *= 2,
                 Ok(Ok(events)) => {

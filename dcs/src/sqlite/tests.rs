@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures::FutureExt;
 use rusqlite::Connection;
 
 use super::*;
@@ -58,6 +59,24 @@ async fn commit_without_bell_is_not_lost_to_a_later_one() {
         keys.extend(watch.next().await.unwrap().iter().map(|e| e.key().to_owned()));
     }
     assert_eq!(keys, ["/silent", "/loud"]);
+}
+
+#[tokio::test]
+async fn look_that_was_dropped_is_made_again() {
+    let (_directory, path, store) = new_store();
+    let clock = BootClock::kernel().unwrap();
+    let mut watch = watch::SqliteWatch::open(store.clone(), "/", Revision(0), T).await.unwrap();
+    let writer = SqliteStore::open(&path).unwrap();
+    for turn in 0..10_u8 {
+        writer.txn(Txn::new().then(Change::put("/a", [turn])), T).await.unwrap();
+        watch.has_rung().await;
+        // Dropped while the other thread reads the log.
+        assert_eq!(watch.next().now_or_never(), None);
+        let begun = clock.now();
+        assert_eq!(watch.next().await.unwrap().len(), 1);
+        let took = clock.now().since(begun);
+        assert!(took < watch::RECHECK / 2, "the bell was forgotten: {took:?}");
+    }
 }
 
 #[tokio::test]

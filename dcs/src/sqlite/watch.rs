@@ -35,7 +35,7 @@ pub(super) struct SqliteWatch {
     rung: Option<watch::Receiver<()>>,
     /// When the log has to be looked at although nobody rang: leases end silently.
     next_expiry: Option<BootTime>,
-    /// Whether the last look left something behind.
+    /// Whether the last look left something behind, or was dropped.
     more: bool,
 }
 
@@ -60,8 +60,10 @@ impl SqliteWatch {
         Ok(watch)
     }
 
-    /// Reads what is new. Dropped half-way it has changed nothing.
+    /// Reads what is new.
     async fn look(&mut self, timeout: Duration) -> Result<(), WatchError> {
+        // A look that is dropped half-way has to be made again.
+        self.more = true;
         // Before reading: a ring from here on means another look.
         if let Some(rung) = &mut self.rung {
             rung.mark_unchanged();
@@ -85,6 +87,14 @@ impl SqliteWatch {
                 Ok(())
             }
         }
+    }
+
+    /// Waits until the bell has rung, and leaves it so.
+    #[cfg(test)]
+    pub(super) async fn has_rung(&mut self) {
+        let rung = self.rung.as_mut().unwrap();
+        rung.changed().await.unwrap();
+        rung.mark_changed();
     }
 
     async fn wait_for_a_reason_to_look(&mut self) {

@@ -15,6 +15,7 @@ use crate::decide::{Action, Decision, Job};
 
 /// Draws every dimension on its own, so that also impossible and half-changed worlds come up.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent dimensions of a random world")]
 struct Draw {
     leader: Option<&'static str>,
     site_deadline: bool,
@@ -182,6 +183,7 @@ fn may_open(world: &World) -> Result<(), &'static str> {
     Ok(())
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "only the edges have conditions of their own")]
 fn check(world: &World, decision: &Decision) -> Result<(), TestCaseError> {
     let view = &world.view;
     let primary = view.federation.as_ref().and_then(|f| f.primary.as_ref());

@@ -93,6 +93,7 @@ fn report(site: &str, timeline: u32) -> Report {
         epoch: Epoch::new(3),
         generation: 1,
         checkpointed_for: None,
+        opened: None,
         role: ReportedRole::Standby,
         system_identifier: None,
         ancestry: Some(history(timeline)),
@@ -133,6 +134,7 @@ pub(super) fn token(end: HistoryPoint) -> Token {
         system_identifier: name("7000000000000000001"),
         end,
         tenure: name("t1"),
+        stopping_at: WallTime(0),
     }
 }
 

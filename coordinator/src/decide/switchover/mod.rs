@@ -321,8 +321,23 @@ impl<'a> Machine<'a> {
             operation.steps.push(StepRecord { step: passed, entered_at, note });
         }
         operation.steps.push(StepRecord { step, entered_at, note: note.to_owned() });
+        if let Some(Outcome::Succeeded { .. }) = &outcome {
+            operation.outage_ms = self.outage_ms();
+        }
         operation.outcome = outcome.or(operation.outcome);
         Put::Operation(Box::new(operation))
+    }
+
+    /// From the moment A cut its clients to the moment B's leader saw itself open, by their wall
+    /// clocks: for people, like every other use of them.
+    fn outage_ms(&self) -> Option<u64> {
+        let epoch = self.federation.primary.value.epoch;
+        let history = self.view().history.get(&epoch)?.read()?;
+        let opened = self.view().report(self.to())?.value.opened?;
+        if opened.epoch != epoch {
+            return None;
+        }
+        opened.at.0.checked_sub(history.value.stopping_at?.0)
     }
 
     fn enter(&self, step: SwitchoverStep, note: &str) -> Advance {
