@@ -348,7 +348,12 @@ impl Agent {
             }
             let client = self.postgres.client();
             match self.actor.perform(action, view, client).await {
-                Outcome::Done(what) => touched.push(what),
+                Outcome::Done(what) => {
+                    if matches!(action, Action::Slots(_)) {
+                        self.postgres.forget_surroundings();
+                    }
+                    touched.push(what);
+                }
                 Outcome::NotDone(problem) => {
                     if problem != self.last_problem {
                         tracing::warn!(node = %self.config.name, problem, "not done");
@@ -388,7 +393,7 @@ impl Agent {
             finished = self.finished_jobs.recv() => {
                 if let Some(finished) = finished {
                     self.actor.jobs.ended(&finished.job);
-                    self.postgres.forget_control();
+                    self.postgres.forget();
                     self.finished = Some(finished);
                     self.repeated = 0;
                 }

@@ -251,6 +251,16 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_could_not_be_made_does_not_bury_the_one_that_blocks() {
+        let mut moot = blocked();
+        moot.checks[0].verdict = "warn".into();
+        moot.checks[0].saw = "not known: there is no report of us".into();
+        let text: Vec<String> = plan(&moot, 80).iter().map(Line::text).collect();
+        assert_eq!(text[1], "  warn  reports not known: there is no report of us");
+        assert_eq!(text[2], "  BLOCK lag     us lags 212.0 MB");
+    }
+
+    #[test]
     fn outcomes_have_their_exit_codes() {
         let with =
             |outcome: &str| exit(&Operation { outcome: outcome.into(), ..Operation::default() });

@@ -237,6 +237,19 @@ impl Bed {
         Ok(Coordinators::new(vec![endpoint], layout.federation.to_string()))
     }
 
+    /// Waits until no check of the plan blocks a switchover, as this coordinator sees it.
+    ///
+    /// # Errors
+    /// When one still does after [`HEALTHY`].
+    pub async fn unblocked(&self, whom: &Coordinators, to: &SiteName) -> anyhow::Result<()> {
+        until("a plan that nothing blocks", HEALTHY, async || {
+            let agreed = switchover::make_plan(whom, to.as_str(), false).await;
+            let agreed = agreed.map_err(|e| e.to_string())?;
+            if agreed.blocked { Err(regentctl::plan::blockers(&agreed)) } else { Ok(()) }
+        })
+        .await
+    }
+
     /// Plans a switchover and executes the plan.
     ///
     /// # Errors

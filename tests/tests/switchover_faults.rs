@@ -17,6 +17,7 @@ use regent_tests::gate::Gate;
 use regent_tests::report;
 use regent_tests::wait::{seconds, until};
 use regentctl::clock::{self, millis};
+use regentctl::coordinators::Coordinators;
 use regentctl::report::Case as Line;
 
 /// Longest wait for the state in which a fault is injected.
@@ -227,7 +228,7 @@ impl Matrix<'_> {
             return match self.case.fault {
                 Fault::AllCoordinators => Ok(None),
                 Fault::ElectedCoordinator | Fault::LeaderOfA | Fault::LeaderOfB => {
-                    Ok(self.ask().await.ok())
+                    Ok(self.bed.ask(&self.whom()?, &self.roles.b).await.ok())
                 }
             };
         }
@@ -236,24 +237,32 @@ impl Matrix<'_> {
         until("a writer at the gate", TRIGGER, async || {
             if self.said_since(&offsets, &words) { Ok(()) } else { Err(self.bed.state()) }
         })
-        .await?;
+        .await
+        .with_context(|| self.story(&operation))?;
         self.inject().await?;
         drop(gate);
         Ok(Some(operation))
     }
 
-    /// Asks a coordinator that stays alive, where one does.
-    async fn ask(&self) -> anyhow::Result<OperationId> {
+    /// A coordinator that stays alive, where one does.
+    fn whom(&self) -> anyhow::Result<Coordinators> {
         let sites = self.bed.lab().layout().coordinators.iter().map(|place| &place.site);
         let other = sites.into_iter().find(|site| **site != self.roles.elected);
-        let whom = self.bed.coordinator(other.context("a second coordinator")?)?;
+        self.bed.coordinator(other.context("a second coordinator")?)
+    }
+
+    /// Asks as soon as nothing blocks.
+    async fn ask(&self) -> anyhow::Result<OperationId> {
+        let whom = self.whom()?;
+        self.bed.unblocked(&whom, &self.roles.b).await?;
         self.bed.ask(&whom, &self.roles.b).await
     }
 
     /// Waits for the write of the step.
     async fn written(&self, id: &OperationId) -> anyhow::Result<()> {
         let step = self.case.step;
-        self.bed
+        let seen = self
+            .bed
             .see(&format!("the write of {step}"), TRIGGER, |global| {
                 let (primary, operation) = (global.primary()?, global.operation(id)?);
                 let entered = || operation.steps.iter().any(|entry| entry.step == step);
@@ -272,7 +281,20 @@ impl Matrix<'_> {
                 };
                 written.then_some(())
             })
-            .await
+            .await;
+        seen.with_context(|| self.story(id))
+    }
+
+    /// What the operation's record says, for messages.
+    fn story(&self, id: &OperationId) -> String {
+        self.bed.look(|global| match global.operation(id) {
+            None => format!("{id} has no record"),
+            Some(operation) => {
+                let steps = operation.steps.iter().map(|s| format!("{}: {}", s.step, s.note));
+                let steps: Vec<String> = steps.collect();
+                format!("{id}: {}; outcome {:?}", steps.join(" | "), operation.outcome)
+            }
+        })
     }
 
     async fn inject(&self) -> anyhow::Result<()> {
@@ -325,13 +347,13 @@ impl Matrix<'_> {
             Some(Outcome::RolledBack { .. } | Outcome::Cancelled { .. }) => &self.roles.a,
             Some(Outcome::Superseded { .. }) | None => bail!("{:?}", operation.outcome),
         };
-        ensure!(holder == *expected, "{:?}, but {holder} is primary", operation.outcome);
+        ensure!(holder == *expected, "{holder} is primary; {}", self.story(id));
         let wanted = match self.case.wanted() {
             Some(Wanted::Moves) => Some(&self.roles.b),
             Some(Wanted::Stays) => Some(&self.roles.a),
             None => None,
         };
-        ensure!(wanted.is_none_or(|wanted| *wanted == holder), "ended as {:?}", operation.outcome);
+        ensure!(wanted.is_none_or(|wanted| *wanted == holder), "{}", self.story(id));
         let outcome = match operation.outcome {
             Some(Outcome::Succeeded { .. }) => "succeeded".to_owned(),
             Some(Outcome::RolledBack { reason, .. }) => format!("rolled back: {reason}"),
@@ -365,7 +387,8 @@ impl Matrix<'_> {
 /// federation recovers.
 async fn run(lane: Lane, only: Option<&str>) -> anyhow::Result<Vec<Line>> {
     let topology = match lane {
-        Lane::UpToTake => TWO_SITES.to_owned(),
+        // B without its synchronous standby is given up sooner.
+        Lane::UpToTake => TWO_SITES.replace("prepare_timeout: 60s", "prepare_timeout: 8s"),
         // The roll-back waits for the span.
         Lane::FromFollow => TWO_SITES.replace("handover_span: 15s", "handover_span: 6s"),
     };

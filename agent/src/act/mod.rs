@@ -119,8 +119,10 @@ impl Actor {
             Action::AskPeers => Outcome::Done(Touched::Nothing),
             Action::EndTenure => {
                 self.marked_at = wall_time();
-                let before = self.renewal.end_tenure().await;
-                self.guard.bound_by(before);
+                // The bound first: a guard that looks in between must not see a deadline of 0 and
+                // kill the server that is about to stop in order.
+                self.guard.bound_by(self.renewal.deadlines().writing());
+                self.renewal.end_tenure().await;
                 Outcome::Done(Touched::Nothing)
             }
             Action::ClaimInitialize

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use regent_proto::lsn::Lsn;
 use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::timeline::Ancestry;
 
@@ -11,7 +12,10 @@ use super::view::{
     At, Control, DataDirectory, FederationView, Follow, Initialize, LeaderKey, Process, SiteView,
     Status,
 };
-use super::{Action, Choice, Job, Judge, Reason};
+use super::{Action, Choice, Job, Judge, Reason, synchronous};
+
+/// How far behind a member may be for the prepared list, in bytes; the take itself asks for all.
+const LIST_SLACK: u64 = 16 << 20;
 
 impl Judge<'_> {
     /// Another member holds the site's leader key.
@@ -68,8 +72,19 @@ impl Judge<'_> {
                 .or_else(|| self.own_epoch(site, Some((federation, primary))))
                 .or_else(|| self.keep_slots(site, status))
                 .or_else(|| self.checkpoint())
+                .or_else(|| self.prepare_list(site, status))
                 .unwrap_or(Choice::wait(Reason::LeadingStandby)),
         }
+    }
+
+    /// The list that this node would open with is in place before it is needed: in recovery it has
+    /// no effect, and a take then waits for no reload.
+    fn prepare_list(&self, site: &SiteView, status: &Status) -> Option<Choice> {
+        let behind_at_most = Lsn::new(status.end.get().saturating_sub(LIST_SLACK));
+        let ready = self.confirmed(site, status, behind_at_most);
+        let list = synchronous::list(self.policy, &ready);
+        (status.synchronous_standby_names != list)
+            .then(|| Choice::act(Reason::Synchronous, vec![Action::SetSynchronousNames(list)]))
     }
 
     /// `sync` is of this site's last time as primary: it must not bar anybody when the site takes

@@ -162,12 +162,17 @@ impl Judge<'_> {
             let actions = if release { vec![Action::ReleaseLeader] } else { Vec::new() };
             return Choice::act(Reason::LacksFloor, actions);
         }
-        if let Some(choice) = self.own_lease(global).or_else(|| self.own_epoch(site, global)) {
+        if let Some(choice) = self.own_lease(global) {
             return choice;
+        }
+        let epoch = self.own_epoch(site, global);
+        if epoch.as_ref().is_some_and(|choice| choice.actions.is_empty()) {
+            return epoch.unwrap_or(Choice::wait(Reason::PrimacyUnknown));
         }
         let standbys = self.standbys_before_opening(site, global, status);
         let list = synchronous::list(self.policy, &standbys);
-        let mut actions = Vec::new();
+        let entering = epoch.is_some();
+        let mut actions = epoch.map(|choice| choice.actions).unwrap_or_default();
         if self.policy.synchronous_mode
             && (site.sync.leader.as_ref() != Some(&self.policy.me)
                 || site.sync.standbys != standbys)
@@ -178,7 +183,9 @@ impl Judge<'_> {
             actions.push(Action::SetSynchronousNames(list));
         }
         if !actions.is_empty() {
-            return Choice::act(Reason::SynchronousBeforeOpening, actions);
+            let reason =
+                if entering { Reason::EnteringEpoch } else { Reason::SynchronousBeforeOpening };
+            return Choice::act(reason, actions);
         }
         self.memory.promoting_since = Some(self.view.now);
         self.memory.owes_checkpoint = true;

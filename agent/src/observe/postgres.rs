@@ -10,6 +10,7 @@ use regent_proto::timeline::TimelineId;
 use serde::Deserialize;
 use tokio_postgres::Client;
 
+use super::clock::boot_time;
 use crate::act::postgres::server::Postmaster;
 use crate::act::postgres::{control, files::Files, programs::Programs, sql};
 use crate::config::Config;
@@ -17,8 +18,9 @@ use crate::decide::view::{
     Control, DataDirectory, PostgresView, Process, Receiver, Sender, Slot, Status,
 };
 use regent_proto::record::ReportedObjects;
+use regent_proto::time::BootTime;
 
-/// Everything in one round trip. Runs on 13 and newer.
+/// What decisions wait for, in one round trip. Runs on 13 and newer.
 const STATUS: &str = "
 SELECT json_build_object(
  'in_recovery', r.in_recovery,
@@ -36,17 +38,21 @@ SELECT json_build_object(
     'sync_priority', sync_priority)) FROM pg_stat_replication),
  'receiver', (SELECT json_build_object('host', sender_host, 'port', sender_port,
     'timeline', received_tli, 'status', status) FROM pg_stat_wal_receiver),
+ 'synchronous_standby_names', current_setting('synchronous_standby_names'),
+ 'replayed_at', pg_last_xact_replay_timestamp()
+)::text FROM (SELECT pg_is_in_recovery() AS in_recovery) r, pg_control_checkpoint() c";
+
+/// What changes rarely and costs more: asked once a second, and after acts that change it.
+const SURROUNDINGS: &str = "
+SELECT json_build_object(
  'slots', (SELECT json_agg(json_build_object('name', slot_name, 'active', active,
     'physical', slot_type = 'physical')) FROM pg_replication_slots WHERE NOT temporary),
  'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN
     ('max_connections', 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions',
      'max_locks_per_transaction', 'max_replication_slots', 'wal_log_hints', 'data_checksums')),
- 'synchronous_standby_names', current_setting('synchronous_standby_names'),
  'version', current_setting('server_version_num')::int,
  'started', pg_postmaster_start_time(),
- 'users', (SELECT count(*) FROM pg_roles WHERE rolname = ANY(USERS)),
- 'replayed_at', pg_last_xact_replay_timestamp()
-)::text FROM (SELECT pg_is_in_recovery() AS in_recovery) r, pg_control_checkpoint() c";
+ 'users', (SELECT count(*) FROM pg_roles WHERE rolname = ANY(USERS)))::text";
 
 /// What a switchover does not carry over; asked rarely.
 const OBJECTS: &str = "
@@ -70,13 +76,17 @@ struct Answer {
     timeline: Option<u32>,
     senders: Option<Vec<SenderAnswer>>,
     receiver: Option<ReceiverAnswer>,
+    synchronous_standby_names: String,
+    replayed_at: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Surroundings {
     slots: Option<Vec<SlotAnswer>>,
     settings: BTreeMap<String, String>,
-    synchronous_standby_names: String,
     version: u32,
     started: String,
     users: usize,
-    replayed_at: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -98,7 +108,7 @@ struct ReceiverAnswer {
     status: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct SlotAnswer {
     name: String,
     active: bool,
@@ -132,12 +142,14 @@ pub struct PostgresObserver {
     control: Option<Control>,
     problem: Option<String>,
     objects: ReportedObjects,
-    /// Rounds until the objects are asked for again.
-    objects_in: u32,
+    objects_asked: Option<BootTime>,
+    surroundings: Option<(BootTime, Surroundings)>,
 }
 
-/// Every how many rounds the objects are looked at.
-const OBJECTS_EVERY: u32 = 100;
+/// How often the objects are looked at.
+const OBJECTS_EVERY: Duration = Duration::from_secs(20);
+/// How old the surroundings may be.
+const SURROUNDINGS_EVERY: Duration = Duration::from_secs(1);
 
 impl PostgresObserver {
     /// For this server.
@@ -153,7 +165,8 @@ impl PostgresObserver {
             control: None,
             problem: None,
             objects: ReportedObjects::default(),
-            objects_in: 0,
+            objects_asked: None,
+            surroundings: None,
         }
     }
 
@@ -163,9 +176,15 @@ impl PostgresObserver {
         self.client.as_ref().filter(|client| !client.is_closed())
     }
 
-    /// pg_control has to be read again: a job touched the data directory.
-    pub fn forget_control(&mut self) {
+    /// A job touched the data directory or the server: everything is read again.
+    pub fn forget(&mut self) {
         self.control = None;
+        self.surroundings = None;
+    }
+
+    /// An act changed slots: they are asked for again.
+    pub fn forget_surroundings(&mut self) {
+        self.surroundings = None;
     }
 
     /// Why the server last did not answer.
@@ -186,7 +205,8 @@ impl PostgresObserver {
             self.timeline = 0;
             self.postmaster = postmaster;
             self.control = None;
-            self.objects_in = 0;
+            self.objects_asked = None;
+            self.surroundings = None;
         }
         let mut extra = Extra::default();
         let mut users_exist = false;
@@ -195,11 +215,12 @@ impl PostgresObserver {
         if postmaster.is_some()
             && !job
             && let Some(answer) = self.ask().await
+            && let Some(surroundings) = self.surroundings().await
         {
-            users_exist = answer.users == self.users().len();
+            users_exist = surroundings.users == self.users().len();
             self.look_at_objects(answer.in_recovery).await;
-            extra = self.extra(&answer);
-            status = Some(self.status(answer));
+            extra = self.extra(&answer, &surroundings);
+            status = Some(self.status(answer, surroundings));
         }
         let data = if job { DataDirectory::Incomplete } else { self.data().await };
         let process = match (postmaster, &status) {
@@ -234,11 +255,8 @@ impl PostgresObserver {
                 }
             }
         }
-        let users: Vec<String> =
-            self.users().iter().map(|u| format!("'{}'", u.replace('\'', "''"))).collect();
-        let query = STATUS.replace("USERS", &format!("ARRAY[{}]::name[]", users.join(",")));
         let client = self.client.as_ref()?;
-        let answer = match sql::text(client, &query).await {
+        let answer = match sql::text(client, STATUS).await {
             Ok(text) => serde_json::from_str(&text).map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };
@@ -257,9 +275,25 @@ impl PostgresObserver {
         }
     }
 
+    async fn surroundings(&mut self) -> Option<Surroundings> {
+        let now = boot_time();
+        if let Some((asked, known)) = &self.surroundings
+            && now.since(*asked) < SURROUNDINGS_EVERY
+        {
+            return Some(known.clone());
+        }
+        let users: Vec<String> =
+            self.users().iter().map(|u| format!("'{}'", u.replace('\'', "''"))).collect();
+        let query = SURROUNDINGS.replace("USERS", &format!("ARRAY[{}]::name[]", users.join(",")));
+        let text = sql::text(self.client.as_ref()?, &query).await.ok()?;
+        let surroundings: Surroundings = serde_json::from_str(&text).ok()?;
+        self.surroundings = Some((now, surroundings.clone()));
+        Some(surroundings)
+    }
+
     async fn look_at_objects(&mut self, in_recovery: bool) {
-        if self.objects_in > 0 {
-            self.objects_in -= 1;
+        let now = boot_time();
+        if self.objects_asked.is_some_and(|asked| now.since(asked) < OBJECTS_EVERY) {
             return;
         }
         let Some(client) = &self.client else { return };
@@ -272,13 +306,13 @@ impl PostgresObserver {
             objects.collation_mismatches = databases;
         }
         self.objects = objects;
-        self.objects_in = OBJECTS_EVERY;
+        self.objects_asked = Some(now);
     }
 
-    fn extra(&self, answer: &Answer) -> Extra {
+    fn extra(&self, answer: &Answer, surroundings: &Surroundings) -> Extra {
         let senders = answer.senders.iter().flatten();
         Extra {
-            started: Some(answer.started.clone()),
+            started: Some(surroundings.started.clone()),
             replayed_at: answer.replayed_at.clone(),
             replication: senders
                 .map(|s| {
@@ -291,7 +325,7 @@ impl PostgresObserver {
         }
     }
 
-    fn status(&mut self, answer: Answer) -> Status {
+    fn status(&mut self, answer: Answer, surroundings: Surroundings) -> Status {
         self.timeline = self.timeline.max(answer.timeline.unwrap_or(0));
         let senders: BTreeMap<String, Sender> = answer
             .senders
@@ -306,13 +340,13 @@ impl PostgresObserver {
                 (sender.name, value)
             })
             .collect();
-        let slots: BTreeMap<String, Slot> = answer
+        let slots: BTreeMap<String, Slot> = surroundings
             .slots
             .unwrap_or_default()
             .into_iter()
             .map(|slot| (slot.name, Slot { active: slot.active, physical: slot.physical }))
             .collect();
-        let settings: BTreeMap<String, i64> = answer
+        let settings: BTreeMap<String, i64> = surroundings
             .settings
             .iter()
             .filter_map(|(name, value)| {
@@ -346,7 +380,7 @@ impl PostgresObserver {
             senders,
             slots,
             settings,
-            server_version: answer.version,
+            server_version: surroundings.version,
         }
     }
 

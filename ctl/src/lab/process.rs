@@ -155,25 +155,59 @@ fn pid(child: &Child) -> anyhow::Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(child.id()).context("read process id")?))
 }
 
-/// Every process whose working directory is `dir` or lies below it, except this one.
-/// Whatever a lab starts has its directory there: agents and what they run the lab's own,
-/// PostgreSQL its data directory.
+/// Every process of a lab: its program lies in the lab or is one of PostgreSQL's, and its working
+/// directory is `dir` or lies below it. Whatever a lab starts has its directory there: agents and
+/// what they run the lab's own, PostgreSQL its data directory. A person's shell that stands there
+/// is not the lab's.
 #[must_use]
 pub fn living_in(dir: &Path) -> BTreeSet<Pid> {
+    all().filter(|pid| is_in(*pid, dir) && is_labs_program(*pid, dir)).collect()
+}
+
+/// Processes whose parent is this one.
+#[must_use]
+pub fn children() -> BTreeSet<Pid> {
     let own = nix::unistd::getpid();
-    let Ok(entries) = fs::read_dir("/proc") else { return BTreeSet::new() };
-    entries
+    all().filter(|pid| parent(*pid) == Some(own)).collect()
+}
+
+fn all() -> impl Iterator<Item = Pid> {
+    let own = nix::unistd::getpid();
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw))
-        .filter(|pid| *pid != own)
-        .filter(|pid| {
-            // " (deleted)" is appended when the directory has gone already.
-            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| {
-                let text = cwd.to_string_lossy();
-                Path::new(text.trim_end_matches(" (deleted)")).starts_with(dir)
-            })
-        })
-        .collect()
+        .filter(move |pid| *pid != own)
+}
+
+/// A link of /proc; " (deleted)" is appended when its target has gone already.
+fn link(pid: Pid, name: &str) -> Option<PathBuf> {
+    let target = fs::read_link(format!("/proc/{pid}/{name}")).ok()?;
+    let text = target.to_string_lossy();
+    Some(PathBuf::from(text.trim_end_matches(" (deleted)")))
+}
+
+fn is_in(pid: Pid, dir: &Path) -> bool {
+    link(pid, "cwd").is_some_and(|cwd| cwd.starts_with(dir))
+}
+
+fn is_labs_program(pid: Pid, dir: &Path) -> bool {
+    let Some(program) = link(pid, "exe") else { return false };
+    let name = program.file_name().map(|name| name.to_string_lossy().into_owned());
+    // `dir` is a lab's, or that of a node in it.
+    let placed = program
+        .parent()
+        .and_then(Path::parent)
+        .is_some_and(|lab| dir == lab || dir.starts_with(lab.join("nodes")));
+    placed || name.is_some_and(|n| n == "postgres" || n == "initdb" || n.starts_with("pg_"))
+}
+
+fn parent(pid: Pid) -> Option<Pid> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name, in parentheses, may hold anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok().map(Pid::from_raw)
 }
 
 /// Sends a signal to every process that lives in `dir`; how many there were.
@@ -184,6 +218,17 @@ pub fn signal_all(dir: &Path, signal: Signal) -> usize {
         kill(*pid, signal).ok();
     }
     living.len()
+}
+
+/// Kills every process that lives in `dir`, and every child of this one; how many there were.
+pub fn kill_all(dir: &Path) -> usize {
+    let mut left = living_in(dir);
+    left.extend(children());
+    for pid in &left {
+        // Gone in between is what was wanted.
+        kill(*pid, Signal::SIGKILL).ok();
+    }
+    left.len()
 }
 
 /// The postmaster of a data directory, as its pid file says and /proc confirms.
@@ -235,6 +280,30 @@ pub fn own_directories() -> anyhow::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_in_the_labs_directory_is_not_the_labs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().canonicalize().expect("its path");
+        let log = dir.join("log");
+        let argv = ["/bin/sleep", "30"].map(str::to_owned);
+        let stranger = start(&argv, &dir, &log).expect("it starts");
+        fs::create_dir(dir.join("bin")).expect("a directory");
+        fs::copy("/bin/sleep", dir.join("bin/sleep")).expect("a copy");
+        let own = [dir.join("bin/sleep").display().to_string(), "30".to_owned()];
+        let own = start(&own, &dir, &log).expect("it starts");
+        // Both have become what they are once their files say so.
+        let begun = clock::now();
+        while living_in(&dir) != BTreeSet::from([own]) && begun.elapsed() < Duration::from_secs(5) {
+            pause(LOOK_EVERY);
+        }
+        assert_eq!(living_in(&dir), BTreeSet::from([own]));
+        assert!(children().is_superset(&BTreeSet::from([own, stranger])));
+        for pid in [own, stranger] {
+            kill(pid, Signal::SIGKILL).expect("it runs");
+            nix::sys::wait::waitpid(pid, None).expect("our child");
+        }
+    }
 
     #[test]
     fn a_program_that_does_not_end_is_killed() {

@@ -301,7 +301,8 @@ impl Owner {
         self.terminate(|name| name.starts_with("agent-"), AGENTS_STOP).await;
         self.terminate(|_| true, OTHERS_STOP).await;
         let begun = clock::now();
-        while process::signal_all(&self.layout.dir, Signal::SIGKILL) > 0 {
+        // Also what is ours by descent only, such as a shell that PostgreSQL had started.
+        while process::kill_all(&self.layout.dir) > 0 {
             self.reap();
             if begun.elapsed() > KILLED_GO {
                 break;

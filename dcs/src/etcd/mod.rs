@@ -3,7 +3,7 @@
 //! What etcd's client leaves open is closed here:
 //! * **One client per member, sticky failover.** etcd-client with several endpoints balances every
 //!   request and keeps a dead member in the rotation. Here all calls go to one member until it
-//!   fails, then to the next ([`members`]).
+//!   fails, then to the next (`members`).
 //! * **Own deadlines on every call**, split so that a frozen member can't eat the whole budget.
 //!   etcd-client has none by default, and HTTP/2 pings fast enough to notice a frozen member get
 //!   the connection closed by the server.

@@ -7,14 +7,14 @@
 //! * Every change goes into a change log under a global revision. Watching is reading that log, so
 //!   a watcher can come late, be slow, or be stopped and loses nothing until the log is compacted,
 //!   and then it is told.
-//! * After COMMIT the writer rings the [`bell`]: it touches `FILE.notify`, on which watchers hold
+//! * After COMMIT the writer rings the bell (`bell`): it touches `FILE.notify`, on which watchers hold
 //!   an inotify watch. SQLite's own files are of no use for that: they change before the commit is
-//!   visible. A writer that died before it rang costs a watcher at most [`watch::RECHECK`].
+//!   visible. A writer that died before it rang costs a watcher at most a second (`watch`).
 //! * Nobody runs a clock for the others. Whoever looks, reader or writer, first ends the leases
-//!   that are due, in a transaction; watchers wake for that at the earliest expiry ([`leases`]).
+//!   that are due, in a transaction; watchers wake for that at the earliest expiry (`leases`).
 //!
 //! SQLite blocks, so each store has two threads with a connection each: one for writes and one for
-//! reads, so that a watcher doesn't wait for another's fsync ([`worker`]).
+//! reads, so that a watcher doesn't wait for another's fsync (`worker`).
 
 mod bell;
 mod database;
@@ -101,8 +101,8 @@ impl SqliteStore {
     }
 
     /// Forgets all but the last `keep` revisions of the change log; returns the oldest revision
-    /// that can be watched from now. The store does this itself, with
-    /// [`database::CHANGES_KEPT`].
+    /// that can be watched from now. The store does this itself, and keeps
+    /// 10,000.
     ///
     /// # Errors
     /// As any call of the store.

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use regent_dcs::Store;
 use regent_dcs::clock::BootClock;
-use regent_dcs::etcd::{EtcdConfig, EtcdStore};
+use regent_dcs::etcd::{EtcdConfig, EtcdStore, EtcdTls};
 
 /// For everything that has to come about by itself: a start, an election.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,6 +21,8 @@ pub(crate) struct Cluster {
     directory: tempfile::TempDir,
     program: PathBuf,
     members: Vec<Member>,
+    /// Where `ca.pem`, `node.pem` and `node.key` are, when clients must use TLS.
+    certificates: Option<PathBuf>,
 }
 
 struct Member {
@@ -40,16 +42,52 @@ pub(crate) fn program(test: &str) -> Option<PathBuf> {
     places.push("/opt/regent-tools/bin/etcd".into());
     let found = named.or_else(|| places.into_iter().find(|place| place.is_file()));
     if found.is_none() {
-        println!("SKIPPED: {test}: no etcd here; `scripts/install --etcd` installs one");
-        let skips_fail = std::env::var("REGENT_SKIPS_ARE_FAILURES").is_ok_and(|value| value == "1");
-        assert!(!skips_fail, "{test} was skipped, and skips are failures here");
+        skip(test, "no etcd here; `scripts/install --etcd` installs one");
     }
     found
+}
+
+/// A CA and a certificate for 127.0.0.1 in this directory; whether openssl could make them.
+#[expect(clippy::disallowed_methods, reason = "the one place of these tests that runs openssl")]
+pub(crate) fn make_certificates(directory: &Path) -> bool {
+    let script = "
+        set -e
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+            -subj /CN=ca -keyout ca.key -out ca.pem
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+            -subj /CN=node -keyout node.key -out node.csr
+        printf 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n' > node.ext
+        openssl x509 -req -days 2 -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
+            -extfile node.ext -out node.pem";
+    let run = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    run.unwrap().success()
+}
+
+/// Says that a test is skipped, and fails it where skips are failures.
+#[expect(clippy::disallowed_methods, reason = "the environment of the tests")]
+pub(crate) fn skip(test: &str, why: &str) {
+    println!("SKIPPED: {test}: {why}");
+    let skips_fail = std::env::var("REGENT_SKIPS_ARE_FAILURES").is_ok_and(|value| value == "1");
+    assert!(!skips_fail, "{test} was skipped, and skips are failures here");
 }
 
 impl Cluster {
     /// Starts `size` members and waits until they serve.
     pub(crate) async fn start(program: PathBuf, size: usize) -> Self {
+        Self::start_with(program, size, None).await
+    }
+
+    /// As [`Self::start`]; clients must show a certificate when there are certificates.
+    pub(crate) async fn start_with(
+        program: PathBuf,
+        size: usize,
+        certificates: Option<PathBuf>,
+    ) -> Self {
         // All ports are held until all are chosen, so that they differ.
         let hold = || TcpListener::bind("127.0.0.1:0").unwrap();
         let held: Vec<_> = (0..size).map(|_| (hold(), hold())).collect();
@@ -61,7 +99,8 @@ impl Cluster {
         });
         let members = members.collect();
         drop(held);
-        let cluster = Self { directory: tempfile::tempdir().unwrap(), program, members };
+        let cluster =
+            Self { directory: tempfile::tempdir().unwrap(), program, members, certificates };
         for index in 0..size {
             cluster.launch(index);
         }
@@ -78,7 +117,7 @@ impl Cluster {
         let all = self.members.iter().enumerate();
         let all: Vec<_> =
             all.map(|(i, m)| format!("m{i}=http://127.0.0.1:{}", m.peer_port)).collect();
-        let client = format!("http://127.0.0.1:{}", member.client_port);
+        let client = self.endpoint(index);
         let peer = format!("http://127.0.0.1:{}", member.peer_port);
         let with_parent = Path::new("/usr/bin/setpriv");
         let mut command = if with_parent.is_file() {
@@ -88,6 +127,12 @@ impl Cluster {
         } else {
             Command::new(&self.program)
         };
+        if let Some(certificates) = &self.certificates {
+            command.arg("--client-cert-auth");
+            command.arg("--trusted-ca-file").arg(certificates.join("ca.pem"));
+            command.arg("--cert-file").arg(certificates.join("node.pem"));
+            command.arg("--key-file").arg(certificates.join("node.key"));
+        }
         let log = self.directory.path().join(format!("m{index}.log"));
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let child = command
@@ -114,20 +159,28 @@ impl Cluster {
     }
 
     pub(crate) fn endpoint(&self, index: usize) -> String {
-        format!("http://127.0.0.1:{}", self.members[index].client_port)
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.members[index].client_port)
     }
 
     /// A store whose nearest member is this one.
     pub(crate) fn store(&self, nearest: usize) -> EtcdStore {
         let size = self.members.len();
-        let endpoints = (0..size).map(|i| self.endpoint((nearest + i) % size)).collect();
-        EtcdStore::connect(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap()
+        self.store_at((0..size).map(|i| self.endpoint((nearest + i) % size)).collect())
     }
 
     /// A store that knows only this member.
     pub(crate) fn store_of(&self, index: usize) -> EtcdStore {
-        let endpoints = vec![self.endpoint(index)];
-        EtcdStore::connect(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap()
+        self.store_at(vec![self.endpoint(index)])
+    }
+
+    fn store_at(&self, endpoints: Vec<String>) -> EtcdStore {
+        let tls = self.certificates.as_ref().map(|certificates| EtcdTls {
+            ca: certificates.join("ca.pem"),
+            certificate: Some(certificates.join("node.pem")),
+            key: Some(certificates.join("node.key")),
+        });
+        EtcdStore::connect(EtcdConfig { endpoints, user: None, tls }).unwrap()
     }
 
     /// etcd's own client, for what no store does.

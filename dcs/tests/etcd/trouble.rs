@@ -183,3 +183,30 @@ async fn users_see_and_change_what_they_may() {
     }
     agent.txn(put("/ours/a"), TIMEOUT).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn speaks_tls_and_names_it_when_it_fails() {
+    let name = "speaks_tls_and_names_it_when_it_fails";
+    let Some(program) = cluster::program(name) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    if !cluster::make_certificates(directory.path()) {
+        return cluster::skip(name, "openssl made no certificates");
+    }
+    let certificates = directory.path().to_owned();
+    let cluster = Cluster::start_with(program, 1, Some(certificates.clone())).await;
+    let store = cluster.store(0);
+    let mut watch = store.watch("/a", Revision(0), TIMEOUT).await.unwrap();
+    store.txn(put("/a"), TIMEOUT).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().len(), 1);
+
+    // Without our certificate the member just hangs up.
+    let tls = EtcdTls { ca: certificates.join("ca.pem"), certificate: None, key: None };
+    let endpoints = vec![cluster.endpoint(0)];
+    let nobody = EtcdConfig { endpoints, user: None, tls: Some(tls) };
+    let nobody = EtcdStore::connect(nobody).unwrap();
+    let error = nobody.get("/a", Duration::from_millis(500)).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotDone { .. }), "{error}");
+    // Which of the two depends on whether its alert or its hanging up is seen first.
+    let words = error.to_string();
+    assert!(words.contains("TLS") || words.contains("BadCertificate"), "{words}");
+}

@@ -1,0 +1,299 @@
+//! The program as scripts see it: exit codes, JSON, endpoints in order, start-up time. Against a
+//! coordinator of our own making that answers what each case needs.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::Stream;
+use regent_proto::wire::regent_server::{Regent, RegentServer};
+use regent_proto::wire::{
+    ApplyTopologyRequest, ApplyTopologyResponse, CancelOperationRequest, Check,
+    ExecuteSwitchoverRequest, Federation, GetFederationRequest, GetOperationRequest,
+    ListFederationsRequest, ListFederationsResponse, ListOperationsRequest, ListOperationsResponse,
+    Operation, OperationStep, Plan, PlanSwitchoverRequest, Topology,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Answers by the target site's name: `blocked`, `stale`, `rolled-back`, anything else succeeds.
+#[derive(Debug)]
+struct Stub;
+
+fn plan(to: &str) -> Plan {
+    let blocked = to == "blocked";
+    let check = Check {
+        name: "lag".into(),
+        verdict: if blocked { "block" } else { "pass" }.into(),
+        saw: "1 GB".into(),
+        wanted: "less than 16 MB".into(),
+        next: "regentctl status".into(),
+    };
+    let hash = format!("hash-of-{to}");
+    Plan {
+        kind: "switchover".into(),
+        from: "eu".into(),
+        to: to.into(),
+        epoch: 1,
+        checks: vec![check],
+        steps: vec![],
+        hash,
+        blocked,
+    }
+}
+
+fn operation(to: &str) -> Operation {
+    let outcome = if to == "rolled-back" { "rolled-back" } else { "succeeded" };
+    let step = OperationStep { name: "done".into(), entered_at_ms: 1_250, note: String::new() };
+    Operation {
+        id: format!("op-{to}"),
+        kind: "switchover".into(),
+        from: "eu".into(),
+        to: to.into(),
+        requested_at_ms: 1_000,
+        steps: vec![step],
+        outcome: outcome.into(),
+        ended_at_ms: Some(1_300),
+        outage_ms: Some(70),
+        ..Operation::default()
+    }
+}
+
+#[tonic::async_trait]
+impl Regent for Stub {
+    async fn list_federations(
+        &self,
+        _: Request<ListFederationsRequest>,
+    ) -> Answer<ListFederationsResponse> {
+        Ok(Response::new(ListFederationsResponse { names: vec!["f".into()] }))
+    }
+
+    async fn get_federation(&self, request: Request<GetFederationRequest>) -> Answer<Federation> {
+        let name = request.into_inner().federation;
+        if name == "nowhere" {
+            return Err(Status::not_found("no federation nowhere; this one serves f"));
+        }
+        Ok(Response::new(Federation { name: "f".into(), safe: true, ..Federation::default() }))
+    }
+
+    type WatchFederationStream = Flow<Federation>;
+
+    async fn watch_federation(
+        &self,
+        _: Request<GetFederationRequest>,
+    ) -> Answer<Self::WatchFederationStream> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn plan_switchover(&self, request: Request<PlanSwitchoverRequest>) -> Answer<Plan> {
+        Ok(Response::new(plan(&request.into_inner().to)))
+    }
+
+    async fn execute_switchover(
+        &self,
+        request: Request<ExecuteSwitchoverRequest>,
+    ) -> Answer<Operation> {
+        let request = request.into_inner();
+        if request.to == "stale" {
+            return Err(Status::aborted("the plan is stale: epoch 2 instead of 1"));
+        }
+        if request.plan_hash != plan(&request.to).hash {
+            return Err(Status::internal("not the plan that was shown"));
+        }
+        Ok(Response::new(Operation { outcome: "running".into(), ..operation(&request.to) }))
+    }
+
+    async fn get_operation(&self, request: Request<GetOperationRequest>) -> Answer<Operation> {
+        Ok(Response::new(operation(request.into_inner().id.trim_start_matches("op-"))))
+    }
+
+    async fn list_operations(
+        &self,
+        _: Request<ListOperationsRequest>,
+    ) -> Answer<ListOperationsResponse> {
+        Ok(Response::new(ListOperationsResponse { operations: vec![operation("us")] }))
+    }
+
+    type WatchOperationStream = Flow<Operation>;
+
+    async fn watch_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Answer<Self::WatchOperationStream> {
+        let ended = operation(request.into_inner().id.trim_start_matches("op-"));
+        Ok(Response::new(Box::pin(futures::stream::iter([Ok(ended)]))))
+    }
+
+    async fn cancel_operation(&self, _: Request<CancelOperationRequest>) -> Answer<Operation> {
+        Err(Status::failed_precondition("the operation is in take: it can no longer be cancelled"))
+    }
+
+    async fn apply_topology(
+        &self,
+        request: Request<ApplyTopologyRequest>,
+    ) -> Answer<ApplyTopologyResponse> {
+        let applied = !request.into_inner().dry_run;
+        let changes = vec!["policy.site_ttl: 30s → 5s".to_owned()];
+        Ok(Response::new(ApplyTopologyResponse { changes, warnings: vec![], applied }))
+    }
+
+    async fn get_topology(&self, _: Request<GetFederationRequest>) -> Answer<Topology> {
+        Err(Status::unavailable("the quorum cannot be reached"))
+    }
+}
+
+/// A coordinator on a port of its own, for as long as this lives.
+struct Coordinator {
+    address: SocketAddr,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Coordinator {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let serving = tonic::transport::Server::builder()
+            .add_service(RegentServer::new(Stub))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        runtime.spawn(serving);
+        Self { address, _runtime: runtime }
+    }
+
+    /// Runs regentctl against it; a dead endpoint comes first.
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let endpoints = format!("127.0.0.1:1,{}", self.address);
+        run(&[&["--endpoint", &endpoints], arguments].concat())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this test is about the program as a process")]
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_regentctl"))
+        .args(arguments)
+        .env_remove("REGENT_ENDPOINTS")
+        .env_remove("REGENT_LAB")
+        .env_remove("REGENT_FEDERATION")
+        .stdin(Stdio::null())
+        .output()
+        .expect("regentctl starts")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it ended by itself")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_switchover_ends_with_the_code_of_its_outcome() {
+    let coordinator = Coordinator::start();
+    let switch = |to: &str| coordinator.ask(&["switchover", "--yes", "--to", to]);
+    let done = switch("us");
+    assert_eq!(code(&done), 0, "{}", stderr(&done));
+    let last = "succeeded (writes stood still for 70 ms, 300 ms in all)\n";
+    assert!(stdout(&done).ends_with(last), "{}", stdout(&done));
+    let blocked = switch("blocked");
+    assert_eq!(code(&blocked), 3);
+    assert!(stderr(&blocked).contains("lag: 1 GB, wanted less than 16 MB"), "{}", stderr(&blocked));
+    let stale = switch("stale");
+    assert_eq!(code(&stale), 3);
+    assert!(stderr(&stale).contains("the plan is stale"), "{}", stderr(&stale));
+    assert_eq!(code(&switch("rolled-back")), 4);
+}
+
+#[test]
+fn nothing_is_executed_without_a_yes() {
+    let coordinator = Coordinator::start();
+    let asked = coordinator.ask(&["switchover", "--to", "us"]);
+    assert_eq!(code(&asked), 2);
+    assert!(stderr(&asked).contains("--yes"), "{}", stderr(&asked));
+    let dry = coordinator.ask(&["switchover", "--to", "us", "--dry-run"]);
+    assert_eq!(code(&dry), 0);
+    assert!(stdout(&dry).ends_with("dry run: nothing was changed\n"), "{}", stdout(&dry));
+}
+
+#[test]
+fn programs_get_json_also_of_failures() {
+    let coordinator = Coordinator::start();
+    let parse = |output: &Output| -> serde_json::Value {
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", stdout(output)))
+    };
+    let status = coordinator.ask(&["-o", "json", "status"]);
+    assert_eq!(parse(&status)["safe"], true);
+    let plan = coordinator.ask(&["-o", "json", "switchover", "--to", "us", "--dry-run"]);
+    assert_eq!(parse(&plan)["hash"], "hash-of-us");
+    let list = coordinator.ask(&["-o", "json", "operation", "list"]);
+    assert_eq!(parse(&list)[0]["outage_ms"], 70);
+    let refused = coordinator.ask(&["-o", "json", "operation", "cancel", "op-us"]);
+    assert_eq!(code(&refused), 3);
+    assert_eq!(parse(&refused)["exit"], 3);
+    let wrong = coordinator.ask(&["-o", "json", "--federation", "nowhere", "status"]);
+    assert_eq!(code(&wrong), 3);
+    let lost = coordinator.ask(&["topology", "show"]);
+    assert_eq!(code(&lost), 5, "the coordinator has no quorum: {}", stderr(&lost));
+}
+
+#[test]
+fn a_usage_error_is_2_and_an_unreachable_federation_5() {
+    for arguments in [
+        vec!["switchover"],
+        vec!["frobnicate"],
+        vec!["--endpoint", "nonsense", "status"],
+        vec!["topology", "validate", "/nonexistent.yaml"],
+        vec!["demo", "--dcs", "zookeeper"],
+        vec!["bench", "switchover", "--pairs", "0"],
+    ] {
+        let output = run(&arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
+        assert!(!stderr(&output).is_empty());
+    }
+    let alone = run(&["--endpoint", "127.0.0.1:1", "status"]);
+    assert_eq!(code(&alone), 5);
+    assert!(stderr(&alone).contains("127.0.0.1:1: Connection refused"), "{}", stderr(&alone));
+}
+
+#[test]
+fn no_colour_reaches_a_pipe() {
+    let coordinator = Coordinator::start();
+    assert!(!stdout(&coordinator.ask(&["status"])).contains('\x1b'));
+}
+
+#[test]
+fn start_up_takes_less_than_50_ms() {
+    // The best of several: the claim is about the program, not about the machine's load.
+    #[expect(clippy::disallowed_methods, reason = "measures")]
+    let best = (0..10)
+        .map(|_| {
+            let begun = Instant::now();
+            assert_eq!(code(&run(&["--version"])), 0);
+            begun.elapsed()
+        })
+        .min();
+    assert!(best.is_some_and(|best| best < Duration::from_millis(50)), "{best:?}");
+}
+
+#[test]
+fn every_shell_gets_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        assert_eq!(code(&output), 0);
+        assert!(stdout(&output).contains("switchover"), "{shell}");
+        assert!(!stdout(&output).is_empty());
+    }
+}
