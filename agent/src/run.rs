@@ -9,13 +9,13 @@ use anyhow::Context as _;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{Opened, Reach};
-use regent_proto::time::{BootTime, WallTime};
+use regent_proto::time::{BootTime, Deadline, WallTime};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
-use crate::act::postgres::files::{Files, InForce};
+use crate::act::postgres::files::Files;
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::Server;
 use crate::act::publish::{Picture, Publisher};
@@ -23,8 +23,9 @@ use crate::act::site::SiteStore;
 use crate::act::{Actor, Outcome, Touched, store};
 use crate::api;
 use crate::config::Config;
+use crate::config::dynamic::Dynamic;
 use crate::decide::view::{
-    FinishedJob, Memory, PeerAnswer, PeersView, Policy, Process, TenureView, View,
+    FinishedJob, JobKind, Memory, PeerAnswer, PeersView, Policy, Process, TenureView, View,
 };
 use crate::decide::{Action, Reason, decide};
 use crate::fence::Deadlines;
@@ -96,6 +97,8 @@ impl Agent {
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
         let renewal = start_renewal(&config, &site_keys, &deadlines)?;
         let (site_store, global_store) = open_stores(&config, &site_keys)?;
+        let http = reqwest::Client::builder().no_proxy().build().context("building HTTP client")?;
+        refuse_twin(&config, &site_store, &http).await?;
         let dynamic = config.first_dynamic();
         let timeout = config.site_timing(&dynamic).call_timeout;
         let site_mirror =
@@ -104,10 +107,9 @@ impl Agent {
             let prefix = global.keys.prefix().to_owned();
             Mirror::start(Arc::clone(&global.store), prefix, Duration::from_secs(2))
         });
+        let in_force = files.read_in_force();
         let server = Arc::new(Server::default());
-        if let Some(postmaster) = server.adopt(&files.data_dir) {
-            tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL");
-        }
+        adopt(&server, &files, &guard, dynamic.ttl);
         let (finished_send, finished_jobs) = mpsc::channel(8);
         let (pictures, picture_receiver) = watch::channel(None);
         let publisher =
@@ -144,7 +146,7 @@ impl Agent {
                 renewal,
                 site: site_store,
                 global: global_store,
-                in_force: Arc::new(Mutex::new(InForce::default())),
+                in_force: Arc::new(Mutex::new(in_force)),
                 jobs: Jobs::new(finished_send),
                 dynamic,
                 marked_at: WallTime::default(),
@@ -159,7 +161,7 @@ impl Agent {
             fenced,
             peers: None,
             peer_answers: watch::Sender::new(None),
-            http: reqwest::Client::builder().no_proxy().build().context("building HTTP client")?,
+            http,
             reaches,
             pictures,
             opened: None,
@@ -209,7 +211,7 @@ impl Agent {
     /// from its first acknowledged deadline on.
     fn guard_what_writes(&self, view: &View) {
         let writable = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
-        if writable && view.job.is_none() && !self.actor.guard.is_armed() {
+        if writable && view.job.is_none() && !self.actor.guard.watches() {
             let ahead = self.deadlines.writing().lies_ahead(boot_time());
             if let (true, Some(postmaster)) = (ahead, self.actor.server.postmaster()) {
                 self.actor.guard.arm(Some(postmaster.pid));
@@ -237,19 +239,23 @@ impl Agent {
         let job = self.actor.jobs.running();
         let follows = self.actor.in_force().follow;
         let postmaster = self.actor.server.postmaster();
-        let (postgres, extra) = self.postgres.read(postmaster, follows, job.is_some()).await;
+        let owned = !matches!(job, None | Some(JobKind::CreateUsers));
+        let (postgres, extra) = self.postgres.read(postmaster, follows, owned).await;
         let now = boot_time();
         let tenures = self.actor.renewal.tenures().borrow().clone();
         let picture = self.site_mirror.pictures().borrow().clone();
         let read = self.site_observer.read(&picture, tenures.lease, now);
-        let site = read.map(|(site, dynamic)| {
-            if let Some(dynamic) = dynamic
-                && dynamic != self.actor.dynamic
-            {
-                self.actor.dynamic = dynamic;
-            }
-            site
+        let read = read.map(|(site, dynamic)| {
+            (site, dynamic.filter(|dynamic| *dynamic != self.actor.dynamic))
         });
+        let site = match read {
+            None => None,
+            Some((site, None)) => Some(site),
+            Some((site, Some(dynamic))) => {
+                self.adopt_dynamic(dynamic).await;
+                Some(site)
+            }
+        };
         let disk_epoch = self.actor.files.epoch();
         let federation = match (&mut self.global_observer, &self.global_mirror) {
             (Some(observer), Some(mirror)) => {
@@ -281,6 +287,21 @@ impl Agent {
             peers,
         };
         (view, extra)
+    }
+
+    /// A changed dynamic configuration is taken whole or not at all (I21).
+    async fn adopt_dynamic(&mut self, dynamic: Dynamic) {
+        let timing = self.config.site_timing(&dynamic);
+        if let Err(error) = timing.check("site lease") {
+            let problem = format!("the dynamic configuration is not taken: {error}");
+            if problem != self.last_problem {
+                tracing::warn!(node = %self.config.name, "{problem}");
+                self.last_problem = problem;
+            }
+            return;
+        }
+        self.actor.dynamic = dynamic;
+        self.actor.renewal.renew_site(timing).await;
     }
 
     fn policy(&self) -> Policy {
@@ -323,6 +344,8 @@ impl Agent {
         if let Some(observer) = &self.global_observer {
             warnings.extend(observer.unreadable().map(|key| format!("unreadable record {key}")));
         }
+        let site = self.site_observer.unreadable();
+        warnings.extend(site.map(|key| format!("unreadable record {key}")));
         let picture = Picture {
             view: view.clone(),
             extra,
@@ -349,7 +372,7 @@ impl Agent {
             let client = self.postgres.client();
             match self.actor.perform(action, view, client).await {
                 Outcome::Done(what) => {
-                    if matches!(action, Action::Slots(_)) {
+                    if matches!(action, Action::Slots { .. }) {
                         self.postgres.forget_surroundings();
                     }
                     touched.push(what);
@@ -409,10 +432,15 @@ impl Agent {
 
     async fn shut_down(&mut self, view: &View) -> anyhow::Result<()> {
         tracing::info!(node = %self.config.name, "stopping");
+        self.actor.guard.bound_by(self.deadlines.writing());
         self.actor.renewal.end_tenure().await;
         let budget = self.config.regent.stop_budget.0;
         if self.actor.server.postmaster().is_some() {
             self.actor.server.stop(&self.actor.files.data_dir, budget).await;
+        }
+        if self.actor.server.postmaster().is_some() {
+            // The guard goes on until its bound; the key is left to expire (I12).
+            anyhow::bail!("PostgreSQL could not be stopped; the leader key is left to expire");
         }
         self.actor.guard.end();
         let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
@@ -549,7 +577,12 @@ fn start_renewal(
     RenewalThread::start(
         Box::new(move || {
             Box::pin(async move {
-                let site = SiteSide { store: store::open(&config.dcs)?, leader_key, timing };
+                let site = SiteSide {
+                    store: store::open(&config.dcs)?,
+                    leader_key,
+                    me: config.name.clone(),
+                    timing,
+                };
                 let global = match &config.federation {
                     None => None,
                     Some(federation) => Some(GlobalSide {
@@ -564,6 +597,44 @@ fn start_renewal(
         Arc::clone(deadlines),
         federated,
     )
+}
+
+/// Takes over a server that an earlier life of this agent left running.
+fn adopt(server: &Server, files: &Files, guard: &Guard, ttl: Duration) {
+    let Some(postmaster) = server.adopt(&files.data_dir) else { return };
+    tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL");
+    if !files.standby_signal() {
+        // What rights it had ended, at the latest, one TTL after the life that held them; within
+        // one TTL from now this one has renewed them, or it is fenced.
+        guard.arm(Some(postmaster.pid));
+        guard.bound_by(Deadline::at(boot_time().plus(ttl)));
+    }
+}
+
+/// As Patroni does: another process that answers under this member's name means that this one
+/// must not start (hazards.md row 10).
+async fn refuse_twin(
+    config: &Config,
+    site: &SiteStore,
+    http: &reqwest::Client,
+) -> anyhow::Result<()> {
+    let key = site.keys.member(&config.name);
+    let Ok(Some(entry)) = site.store.get(&key, Duration::from_secs(3)).await else { return Ok(()) };
+    let record: serde_json::Value = serde_json::from_slice(&entry.value).unwrap_or_default();
+    let url = record.get("api_url").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let own = format!("http://{}/", config.rest.connect_address);
+    if url.is_empty() || url.starts_with(&own) {
+        return Ok(());
+    }
+    let liveness = url.replace("/patroni", "/liveness");
+    let asked = http.get(&liveness).timeout(Duration::from_secs(3)).send().await;
+    anyhow::ensure!(
+        asked.is_err(),
+        "there is already a node named {:?} running at {url}; give this one a name of its own, or \
+         stop the other",
+        config.name.as_str()
+    );
+    Ok(())
 }
 
 /// The run directory is ours alone.

@@ -355,6 +355,10 @@ impl Bed {
         for log in logs {
             std::fs::copy(log.path(), target.join(log.file_name())).ok();
         }
+        for node in &lab.layout().nodes {
+            let log = lab.layout().run_dir(node).join("postgresql.log");
+            std::fs::copy(log, target.join(format!("postgresql-{}.log", node.name))).ok();
+        }
     }
 }
 

@@ -101,6 +101,12 @@ impl Jobs {
     }
 }
 
+/// How a server is started.
+enum Start {
+    Standby(Follow),
+    Primary { synchronous: String },
+}
+
 impl Context {
     async fn perform(
         &self,
@@ -117,8 +123,8 @@ impl Context {
                 // A copy is a standby until decided otherwise: it must never open by itself.
                 Ok(self.files.set_standby_signal(true)?)
             }
-            Job::StartStandby(follow) => self.start(Some(follow)),
-            Job::StartPrimary => self.start(None),
+            Job::StartStandby(follow) => self.start(Start::Standby(follow)),
+            Job::StartPrimary { synchronous } => self.start(Start::Primary { synchronous }),
             Job::Stop => self.stop().await,
             Job::Rewind(source) => {
                 let addresses = addresses(&source)?;
@@ -133,16 +139,19 @@ impl Context {
         }
     }
 
-    /// Starts the server, in recovery under `follow` or writable.
-    fn start(&self, follow: Option<Follow>) -> anyhow::Result<()> {
-        let standby = follow.is_some();
+    /// Starts the server.
+    fn start(&self, how: Start) -> anyhow::Result<()> {
+        let standby = matches!(how, Start::Standby(_));
         self.files.set_standby_signal(standby)?;
         let in_force = {
             let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-            if standby {
-                in_force.follow = follow;
-                // A standby has nobody to wait for; its list is set before it opens.
-                in_force.synchronous = String::new();
+            match how {
+                Start::Standby(follow) => {
+                    in_force.follow = Some(follow);
+                    // A standby has nobody to wait for; its list is set before it opens.
+                    in_force.synchronous = String::new();
+                }
+                Start::Primary { synchronous } => in_force.synchronous = synchronous,
             }
             in_force.clone()
         };

@@ -141,12 +141,12 @@ impl Actor {
             Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::Promote
-            | Action::Slots(_) => self.on_server(action, client).await,
+            | Action::Slots { .. } => self.on_server(action, client).await,
         }
     }
 
     fn run(&mut self, job: &Job) -> Outcome {
-        if *job == Job::StartPrimary {
+        if matches!(job, Job::StartPrimary { .. }) {
             // Armed before anything can open (rule 8).
             self.guard.arm(None);
         }
@@ -233,6 +233,9 @@ impl Actor {
         let timeout = timing.call_timeout;
         let result = match action {
             Action::AcquirePrimary { primary_revision, lease_revision, epoch } => {
+                if let Err(error) = timing.check("primary lease") {
+                    return Outcome::NotDone(error.to_string());
+                }
                 match global.acquire(*primary_revision, *lease_revision, *epoch, timing).await {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),
@@ -308,7 +311,7 @@ impl Actor {
                 self.guard.arm(self.server.postmaster().map(|postmaster| postmaster.pid));
                 sql::promote(client).await
             }
-            Action::Slots(wanted) => sql::keep_slots(client, wanted).await,
+            Action::Slots { create, drop } => sql::keep_slots(client, create, drop).await,
             other => return Outcome::NotDone(format!("{other:?} is not of the server")),
         };
         match done {

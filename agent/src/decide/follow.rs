@@ -28,6 +28,7 @@ impl Judge<'_> {
         let target = rejoin::member_follow(site, &leader.name);
         let running = site.members.get(&leader.name).is_some_and(|m| m.state == "running");
         let history = site.ancestry.as_ref();
+        self.manage_slots(site);
         self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
             self.slots_choice(status, BTreeSet::new()).unwrap_or(Choice::wait(Reason::Following))
         })

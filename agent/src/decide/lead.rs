@@ -32,7 +32,7 @@ impl Judge<'_> {
     }
 
     /// Leads without the right to write and without knowing whom to follow.
-    fn stay_fenced(&self, reason: Reason) -> Choice {
+    pub(super) fn stay_fenced(&self, reason: Reason) -> Choice {
         match (&self.view.postgres.data, self.view.postgres.process) {
             (DataDirectory::Cluster(_), Process::Stopped) => {
                 Choice::act(reason, vec![Action::Run(Job::StartStandby(Follow::Nobody))])
@@ -53,6 +53,10 @@ impl Judge<'_> {
         federation: &FederationView,
         primary: &At<Primary>,
     ) -> Choice {
+        if self.has_seen_more(site, federation, &primary.value) {
+            // The quorum shows less than this site or node has seen: restored, or foreign.
+            return self.stay_fenced(Reason::PrimacyUnknown);
+        }
         let writes_fenced = primary.value.writes_fenced.is_some();
         match &primary.value.state {
             PrimaryState::Fenced { .. } => self.fenced(),
@@ -129,9 +133,16 @@ impl Judge<'_> {
                     });
                 if fresh || crashed {
                     // It opens where it stopped, in the same order as a promotion.
-                    self.own_lease(global).or_else(|| self.own_epoch(site, global)).unwrap_or(
-                        Choice::act(Reason::Starting, vec![Action::Run(Job::StartPrimary)]),
-                    )
+                    // It waits for whom the record names: nothing else may be acknowledged (I3).
+                    let named = match &site.sync.leader {
+                        Some(leader) if *leader == self.policy.me => site.sync.standbys.clone(),
+                        Some(_) | None => BTreeSet::new(),
+                    };
+                    let synchronous = synchronous::list(self.policy, &named);
+                    let job = Job::StartPrimary { synchronous };
+                    self.own_lease(global)
+                        .or_else(|| self.own_epoch(site, global))
+                        .unwrap_or(Choice::act(Reason::Starting, vec![Action::Run(job)]))
                 } else {
                     let job = Job::StartStandby(Follow::Nobody);
                     Choice::act(Reason::Starting, vec![Action::Run(job)])
@@ -249,10 +260,23 @@ impl Judge<'_> {
             Reason::AcquiringPrimary,
             vec![Action::AcquirePrimary {
                 primary_revision: primary.revision,
-                lease_revision: federation.lease.as_ref().map(|l| l.revision),
+                lease_revision: federation.lease_revision,
                 epoch: primary.value.epoch,
             }],
         ))
+    }
+
+    /// Rung 4: never under an epoch older than any this site or this node has seen.
+    fn has_seen_more(
+        &self,
+        site: &SiteView,
+        federation: &FederationView,
+        primary: &Primary,
+    ) -> bool {
+        let in_store = site.seen_epoch.as_ref().is_some_and(|seen| {
+            seen.epoch > primary.epoch || seen.federation != primary.federation
+        });
+        in_store || federation.disk_epoch.is_some_and(|seen| seen > primary.epoch)
     }
 
     pub(super) fn own_epoch(
@@ -265,10 +289,7 @@ impl Judge<'_> {
         let in_store = seen.is_some_and(|seen| {
             seen.epoch == primary.value.epoch && seen.holder == primary.value.holder
         });
-        if let Some(seen) = seen
-            && (seen.epoch > primary.value.epoch || seen.federation != primary.value.federation)
-        {
-            // The quorum shows less than this site has seen: a restored or foreign quorum.
+        if self.has_seen_more(site, federation, &primary.value) {
             return Some(Choice::wait(Reason::PrimacyUnknown));
         }
         if in_store && federation.disk_epoch == Some(primary.value.epoch) {

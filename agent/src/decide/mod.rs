@@ -133,8 +133,13 @@ pub enum Action {
     SetSynchronousNames(String),
     /// Promote the running standby.
     Promote,
-    /// Keep exactly these physical slots.
-    Slots(BTreeSet<String>),
+    /// Make and drop physical slots.
+    Slots {
+        /// Missing ones.
+        create: BTreeSet<String>,
+        /// Ones that no node needs any more.
+        drop: BTreeSet<String>,
+    },
     /// Start a job.
     Run(Job),
     /// Ask the other members for their state.
@@ -153,7 +158,10 @@ pub enum Job {
     /// Start in recovery.
     StartStandby(Follow),
     /// Start writable; only after the whole order of opening (rule 8).
-    StartPrimary,
+    StartPrimary {
+        /// `synchronous_standby_names` from the first commit on.
+        synchronous: String,
+    },
     /// Stop: end sessions, fast shutdown, kill what is left after the budget.
     Stop,
     /// `pg_rewind` against this server.
@@ -171,7 +179,7 @@ impl Job {
         match self {
             Self::Initdb => JobKind::Initdb,
             Self::Clone(_) => JobKind::Clone,
-            Self::StartStandby(_) | Self::StartPrimary => JobKind::Start,
+            Self::StartStandby(_) | Self::StartPrimary { .. } => JobKind::Start,
             Self::Stop => JobKind::Stop,
             Self::Rewind(_) => JobKind::Rewind,
             Self::Checkpoint => JobKind::Checkpoint,
@@ -331,6 +339,8 @@ pub enum Unfit {
     NoFailover,
     /// Not in `sync`.
     NotSynchronous,
+    /// `sync` cannot be read.
+    SyncUnreadable,
     /// Too far behind what the last leader published.
     Lagging,
     /// Another member is ahead.
@@ -348,6 +358,7 @@ impl fmt::Display for Unfit {
         match self {
             Self::NoFailover => f.write_str("tag nofailover"),
             Self::NotSynchronous => f.write_str("not a synchronous standby of the last leader"),
+            Self::SyncUnreadable => f.write_str("the `sync` record cannot be read"),
             Self::Lagging => f.write_str("further behind than maximum_lag_on_failover"),
             Self::Behind(who) => write!(f, "{who} is ahead"),
             Self::PrimaryAlive(who) => write!(f, "{who} still runs as a primary"),
@@ -467,7 +478,7 @@ impl Judge<'_> {
             | Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::Promote
-            | Action::Slots(_)
+            | Action::Slots { .. }
             | Action::AskPeers
             | Action::Exit(_) => false,
         });
@@ -518,7 +529,14 @@ impl Judge<'_> {
              the replica anew",
             control.system_identifier
         );
-        Some(Choice::act(Reason::ForeignData(text.clone()), vec![Action::Exit(text)]))
+        // The server stops before the agent, or nobody would fence it.
+        let actions = match self.view.postgres.process {
+            Process::Stopped => vec![Action::Exit(text.clone())],
+            Process::Starting | Process::Running => {
+                vec![Action::EndTenure, Action::Run(Job::Stop)]
+            }
+        };
+        Some(Choice::act(Reason::ForeignData(text), actions))
     }
 
     /// The leader key carries our name.
@@ -532,7 +550,13 @@ impl Judge<'_> {
             };
         }
         if !self.view.tenure.site.lies_ahead(self.view.now) {
-            return Choice::wait(Reason::AwaitingRenewal);
+            return match &site.initialize {
+                // Reads are served while the right to more is waited for.
+                Initialize::Done(_) => self.stay_fenced(Reason::AwaitingRenewal),
+                Initialize::Absent | Initialize::Running | Initialize::Unreadable => {
+                    Choice::wait(Reason::AwaitingRenewal)
+                }
+            };
         }
         self.lead(site)
     }

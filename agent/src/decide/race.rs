@@ -37,9 +37,7 @@ impl Judge<'_> {
         match self.view.postgres.process {
             Process::Stopped => match &site.initialize {
                 // The node that made, or copied, the first data of this cluster leads it.
-                Initialize::Running | Initialize::Absent
-                    if control.state != ControlState::InProduction =>
-                {
+                Initialize::Running if control.state != ControlState::InProduction => {
                     Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
                 }
                 Initialize::Absent
@@ -111,6 +109,10 @@ impl Judge<'_> {
         }
         if !status.in_recovery {
             return Some(Unfit::NotInRecovery);
+        }
+        if site.sync.unreadable && self.policy.synchronous_mode {
+            // Unknown is not "anybody": the record may name others (I3, I9).
+            return Some(Unfit::SyncUnreadable);
         }
         if self.synchronous_rule_applies(site)
             && site.sync.leader.as_ref() != Some(&self.policy.me)

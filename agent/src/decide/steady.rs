@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use regent_proto::name::NodeName;
 use regent_proto::record::Primary;
 
 use super::view::{At, FederationView, Initialize, SiteView, Status};
@@ -70,7 +71,7 @@ impl Judge<'_> {
             .members
             .keys()
             .filter(|name| **name != self.policy.me)
-            .map(regent_proto::name::NodeName::slot)
+            .map(NodeName::slot)
             .collect();
         if let Some(federation) = &self.view.federation
             && let Some(assignment) = &federation.assignment
@@ -79,8 +80,19 @@ impl Judge<'_> {
             let reports = downstream.filter_map(|site| federation.reports.get(site));
             wanted.extend(reports.flat_map(|report| &report.nodes).map(|node| node.name.slot()));
         }
+        self.manage_slots(site);
         wanted.extend(self.slots_of_the_missing(status, &wanted));
         self.slots_choice(status, wanted)
+    }
+
+    /// Only slots of nodes are ours to drop; a backup tool's is not.
+    pub(super) fn manage_slots(&mut self, site: &SiteView) {
+        let members = site.members.keys().map(NodeName::slot);
+        let reports = self.view.federation.iter().flat_map(|federation| {
+            let nodes = federation.reports.values().flat_map(|report| &report.nodes);
+            nodes.map(|node| node.name.slot())
+        });
+        self.memory.slots_managed.extend(members.chain(reports));
     }
 
     /// A node that is away keeps its slot for a while, or it could not come back without a copy.
@@ -101,12 +113,21 @@ impl Judge<'_> {
     }
 
     pub(super) fn slots_choice(&self, status: &Status, wanted: BTreeSet<String>) -> Option<Choice> {
-        let missing = wanted.iter().any(|name| !status.slots.contains_key(name));
-        let stale = status
+        let create: BTreeSet<String> =
+            wanted.iter().filter(|name| !status.slots.contains_key(*name)).cloned().collect();
+        let drop: BTreeSet<String> = status
             .slots
             .iter()
-            .any(|(name, slot)| slot.physical && !slot.active && !wanted.contains(name));
-        (missing || stale).then(|| Choice::act(Reason::Slots, vec![Action::Slots(wanted)]))
+            .filter(|(name, slot)| {
+                slot.physical
+                    && !slot.active
+                    && !wanted.contains(*name)
+                    && self.memory.slots_managed.contains(*name)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        (!create.is_empty() || !drop.is_empty())
+            .then(|| Choice::act(Reason::Slots, vec![Action::Slots { create, drop }]))
     }
 
     /// Runs beside everything else; at most one at a time.

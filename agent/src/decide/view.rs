@@ -138,6 +138,8 @@ pub struct SyncView {
     pub leader: Option<NodeName>,
     /// Whose confirmation commits wait for.
     pub standbys: BTreeSet<NodeName>,
+    /// There is a record, but nobody knows what it says.
+    pub unreadable: bool,
 }
 
 /// The global quorum's records of this federation, from one snapshot.
@@ -153,6 +155,8 @@ pub struct FederationView {
     pub primary_age: Duration,
     /// `lease`.
     pub lease: Option<At<Lease>>,
+    /// Its revision, also where it cannot be read.
+    pub lease_revision: Option<u64>,
     /// This site's assignment.
     pub assignment: Option<Assignment>,
     /// Everybody's reports.
@@ -313,7 +317,7 @@ pub struct Slot {
 }
 
 /// Whom a standby follows.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Follow {
     /// Nobody: it stays in recovery and waits.
     Nobody,
@@ -422,6 +426,8 @@ pub struct Memory {
     pub marked: Option<u64>,
     /// A rewind failed: only a new copy helps.
     pub rewind_failed: bool,
+    /// Slots of nodes that this process has seen.
+    pub slots_managed: BTreeSet<String>,
     /// Slots whose node is away, and since when.
     pub slots_missing_since: BTreeMap<String, BootTime>,
     /// When promotion was last asked for; forgotten once the server is open.

@@ -92,10 +92,11 @@ impl Guard {
         self.shared.1.notify_all();
     }
 
-    /// Whether it watches over a server.
+    /// Whether it watches over a server by the deadlines themselves, not only by a bound.
     #[must_use]
-    pub fn is_armed(&self) -> bool {
-        self.armed().on
+    pub fn watches(&self) -> bool {
+        let armed = self.armed();
+        armed.on && armed.bound.is_none()
     }
 
     /// Nothing writable runs any more.
@@ -138,9 +139,10 @@ fn act(
         let gone = processes::kill_all(&settings.data_dir, armed.postmaster);
         if gone {
             armed.on = false;
+        } else {
+            // Nobody listening is fine: the processes are what counts.
+            events.try_send(Fenced::Killed).ok();
         }
-        // Nobody listening is fine: the processes are what counts.
-        events.try_send(Fenced::Killed).ok();
         return Duration::from_millis(5);
     }
     if now >= stop_at && !armed.stopping && armed.bound.is_none() {

@@ -11,19 +11,29 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Processes of a data directory, without zombies.
-#[must_use]
-pub fn of_data_directory(data_dir: &Path, postmaster: Option<i32>) -> Vec<i32> {
+///
+/// # Errors
+/// When /proc cannot be listed: then nothing is known, which is not "none".
+pub fn of_data_directory(data_dir: &Path, postmaster: Option<i32>) -> std::io::Result<Vec<i32>> {
     let data_dir = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
+    let found = std::fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| {
             let cwd: Option<PathBuf> = std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
             let child = || postmaster.is_some() && parent(*pid) == postmaster;
-            cwd.as_ref() == Some(&data_dir) || child()
+            (cwd.as_ref() == Some(&data_dir) && is_postgres(*pid)) || child()
         })
         .filter(|pid| state(*pid) != Some('Z'))
-        .collect()
+        .collect();
+    Ok(found)
+}
+
+/// An operator's shell that stands in the directory is no server process. An executable that was
+/// replaced by an upgrade shows as `postgres (deleted)`.
+fn is_postgres(pid: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| {
+        exe.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with("postgres"))
+    })
 }
 
 /// Fields of /proc/PID/stat after the command, which may itself contain anything (proc(5)).
@@ -62,7 +72,13 @@ pub fn signal(pid: i32, signal: Signal) {
 /// Kills everything of the data directory; true once a scan finds nothing.
 #[must_use]
 pub fn kill_all(data_dir: &Path, postmaster: Option<i32>) -> bool {
-    let found = of_data_directory(data_dir, postmaster);
+    let Ok(found) = of_data_directory(data_dir, postmaster) else {
+        // Blind: at least the postmaster's number is known.
+        if let Some(pid) = postmaster {
+            signal(pid, Signal::SIGKILL);
+        }
+        return false;
+    };
     let (last, first): (Vec<i32>, Vec<i32>) =
         found.iter().partition(|pid| Some(**pid) == postmaster);
     for pid in first.into_iter().chain(last) {

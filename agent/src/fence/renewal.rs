@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use regent_dcs::{Change, Compare, LeaseId, Renewal, Revision, Store, Txn, TxnOutcome};
 use regent_proto::keys::GlobalKeys;
-use regent_proto::name::{RequestId, SiteName};
+use regent_proto::name::{NodeName, RequestId, SiteName};
 use regent_proto::record::{Lease, Primary, Record as _};
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -65,6 +65,8 @@ pub struct SiteSide {
     pub store: Arc<dyn Store>,
     /// The leader key.
     pub leader_key: String,
+    /// This member.
+    pub me: NodeName,
     /// Timing to begin with.
     pub timing: LeaseTiming,
 }
@@ -165,6 +167,11 @@ impl RenewalThread {
     }
 }
 
+/// Whether a leader key's value is a member's name.
+fn is_name(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(|text| text.parse::<NodeName>().is_ok())
+}
+
 struct SiteLoop {
     side: SiteSide,
     deadlines: Arc<Deadlines>,
@@ -250,6 +257,13 @@ impl SiteLoop {
                     self.publish.send_modify(|_| {});
                 }
             }
+            // Not a member's name: nobody can take it over, so nobody opens. Not raised; D decides.
+            Ok(Some(entry)) if !is_name(&entry.value) => {
+                tracing::warn!("the leader key was overwritten with something unreadable");
+            }
+            Ok(None) if self.deadlines.site().lies_ahead(boot_time()) => {
+                self.create_again(sent, ttl, id, timeout).await;
+            }
             Ok(Some(_) | None) => {
                 if self.deadlines.site() != Deadline::NEVER {
                     self.deadlines.set_site(Deadline::NEVER);
@@ -260,10 +274,45 @@ impl SiteLoop {
         }
     }
 
+    /// The key was deleted under a living lease, by hand or by accident. Creating it again succeeds
+    /// only while nobody else has it, as in Patroni's refresh.
+    async fn create_again(
+        &mut self,
+        sent: BootTime,
+        ttl: Duration,
+        id: LeaseId,
+        timeout: Duration,
+    ) {
+        let key = self.side.leader_key.clone();
+        let put = Change::put_leased(key.clone(), self.side.me.as_str(), id);
+        let txn = Txn::new().when(Compare::Absent { key }).then(put);
+        match self.side.store.txn(txn, timeout).await {
+            Ok(TxnOutcome::Applied { .. }) => {
+                tracing::warn!("the leader key had been deleted; it was created again");
+                let timing = LeaseTiming { ttl, ..self.side.timing.clone() };
+                let granted = Deadline::granted(sent, &timing);
+                self.deadlines.set_site(self.deadlines.site().raised(granted));
+            }
+            Ok(TxnOutcome::Conflict { .. }) => {
+                self.deadlines.set_site(Deadline::NEVER);
+                self.publish.send_modify(|_| {});
+            }
+            Err(error) => tracing::debug!(%error, "creating the leader key again"),
+        }
+    }
+
     fn set_lease(&mut self, lease: Option<(LeaseId, Duration)>) {
         self.lease = lease;
         self.publish.send_modify(|tenures| tenures.lease = lease.map(|(id, _)| id));
     }
+}
+
+/// How a record was found after a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Absent,
+    Unreadable,
+    Read,
 }
 
 /// A held primary lease with its requests in flight.
@@ -408,6 +457,16 @@ impl PrimaryLoop {
             tenure: &held.record.tenure,
             marked: held.ended,
         };
+        let seen = |entry: Option<&regent_dcs::Entry>, readable: bool| match (entry, readable) {
+            (None, _) => Found::Absent,
+            (Some(_), false) => Found::Unreadable,
+            (Some(_), true) => Found::Read,
+        };
+        let found = [seen(primary, primary_record.is_some()), seen(lease, lease_record.is_some())];
+        if found.contains(&Found::Unreadable) && !found.contains(&Found::Absent) {
+            // Nobody can decide on what nobody can read; nothing is raised, and D ends it (I9).
+            return tracing::warn!("the primary lease cannot be renewed: a record is unreadable");
+        }
         match after_refusal(&holder, primary_record.as_ref(), lease_record.as_ref()) {
             AfterRefusal::Renew => {
                 if let (Some(primary), Some(lease), Some(record)) = (primary, lease, lease_record) {

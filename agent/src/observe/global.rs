@@ -35,7 +35,7 @@ impl GlobalObserver {
         disk_epoch: Option<Epoch>,
         now: BootTime,
     ) -> FederationView {
-        self.unreadable.keep(|key| picture.entries.contains_key(key));
+        self.unreadable.keep(&picture.entries);
         let primary: Option<At<Primary>> = self.record(picture, &self.keys.primary());
         let lease: Option<At<Lease>> = self.record(picture, &self.keys.lease());
         let assignment: Option<At<Assignment>> =
@@ -50,6 +50,7 @@ impl GlobalObserver {
             age: picture.answered.map(|answered| now.since(answered)),
             primary_age: self.primary_seen.map(|(_, at)| now.since(at)).unwrap_or_default(),
             primary,
+            lease_revision: picture.entries.get(&self.keys.lease()).map(|e| e.modified.0),
             lease,
             assignment: assignment.map(|at| at.value),
             reports: self.reports(picture),

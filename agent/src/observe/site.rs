@@ -87,7 +87,7 @@ impl SiteObserver {
         now: BootTime,
     ) -> Option<(SiteView, Option<Dynamic>)> {
         let answered = picture.answered?;
-        self.unreadable.keep(|key| picture.entries.contains_key(key));
+        self.unreadable.keep(&picture.entries);
         let leader = self.leader(picture, my_lease);
         match (&leader, self.leaderless_since) {
             (Some(_), _) => self.leaderless_since = None,
@@ -112,6 +112,11 @@ impl SiteObserver {
             members,
         };
         Some((view, self.dynamic(picture)))
+    }
+
+    /// Keys that cannot be read, for warnings.
+    pub fn unreadable(&self) -> impl Iterator<Item = &String> {
+        self.unreadable.keys()
     }
 
     fn entry<'p>(&self, picture: &'p Picture, key: SiteKey) -> Option<&'p Entry> {
@@ -222,7 +227,7 @@ impl SiteObserver {
         let Some(entry) = self.entry(picture, SiteKey::Sync) else { return SyncView::default() };
         let revision = Some(entry.modified.0);
         let Some(record) = self.json::<SyncRecord>(entry) else {
-            return SyncView { revision, ..SyncView::default() };
+            return SyncView { revision, unreadable: true, ..SyncView::default() };
         };
         let standbys: BTreeSet<NodeName> = record
             .sync_standby
@@ -230,7 +235,8 @@ impl SiteObserver {
             .split(',')
             .filter_map(|name| name.trim().parse().ok())
             .collect();
-        SyncView { revision, leader: record.leader.and_then(|l| l.parse().ok()), standbys }
+        let leader = record.leader.and_then(|l| l.parse().ok());
+        SyncView { revision, leader, standbys, unreadable: false }
     }
 
     fn optime(&mut self, picture: &Picture) -> Option<Lsn> {

@@ -18,9 +18,11 @@ impl Unreadable {
         }
     }
 
-    /// Forgets keys that are readable again or gone, so that the list stays bounded.
-    pub fn keep(&mut self, still: impl Fn(&str) -> bool) {
-        self.reported.retain(|key, _| still(key));
+    /// Forgets keys that were rewritten or are gone, so that a repair ends the warning.
+    pub fn keep(&mut self, entries: &BTreeMap<String, Entry>) {
+        self.reported.retain(|key, revision| {
+            entries.get(key).is_some_and(|entry| entry.modified == *revision)
+        });
     }
 
     /// The keys, for warnings.

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use regent_proto::epoch::Epoch;
+use serde::{Deserialize, Serialize};
 
 use crate::config::dynamic::Dynamic;
 use crate::config::{Config, User};
@@ -31,7 +32,7 @@ const OWNED: [(&str, &str); 9] = [
 ];
 
 /// What is in force on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct InForce {
     /// Whom the server follows in recovery.
     pub follow: Option<Follow>,
@@ -167,10 +168,28 @@ impl Files {
         }
         parameters.insert("synchronous_standby_names".to_owned(), in_force.synchronous.clone());
         write_atomically(&main, render(&parameters).as_bytes())?;
+        let note = serde_json::to_vec(in_force).map_err(std::io::Error::other)?;
+        write_atomically(&self.in_force(), &note)?;
         self.write_hba(config, dynamic)
     }
 
+    fn in_force(&self) -> PathBuf {
+        self.run_dir.join("in-force.json")
+    }
+
+    /// What an earlier life of this agent had written; nothing where the note is missing or not
+    /// readable, and then it is written anew.
+    #[must_use]
+    pub fn read_in_force(&self) -> InForce {
+        let note = std::fs::read(self.in_force()).ok();
+        note.and_then(|note| serde_json::from_slice(&note).ok()).unwrap_or_default()
+    }
+
     fn write_hba(&self, config: &Config, dynamic: &Dynamic) -> std::io::Result<()> {
+        if !config.postgres.pg_ident.is_empty() {
+            let text = format!("{HEADER}{}\n", config.postgres.pg_ident.join("\n"));
+            write_atomically(&self.data_dir.join("pg_ident.conf"), text.as_bytes())?;
+        }
         let lines = [&config.postgres.pg_hba, &dynamic.pg_hba, &config.bootstrap.pg_hba];
         let Some(lines) = lines.into_iter().find(|lines| !lines.is_empty()) else { return Ok(()) };
         let text = format!("{HEADER}{}\n", lines.join("\n"));

@@ -52,7 +52,7 @@ impl Server {
         let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
         let pid: i32 = text.lines().next()?.trim().parse().ok()?;
         // A number alone may be somebody else's by now (hazards.md row 78).
-        let ours = processes::of_data_directory(data_dir, None).contains(&pid);
+        let ours = processes::of_data_directory(data_dir, None).ok()?.contains(&pid);
         let started = processes::start_time(pid)?;
         if !ours || !processes::alive(pid) {
             return None;
@@ -131,7 +131,8 @@ impl Server {
         tracing::warn!(
             "PostgreSQL has not stopped within {budget:?}: ending the walsenders that hold it up"
         );
-        for pid in processes::of_data_directory(data_dir, Some(postmaster.pid)) {
+        for pid in processes::of_data_directory(data_dir, Some(postmaster.pid)).unwrap_or_default()
+        {
             let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&command).contains("walsender") {
                 processes::signal(pid, Signal::SIGTERM);

@@ -134,12 +134,13 @@ pub async fn reload(client: &Client) -> Result<(), SqlError> {
     text(client, "SELECT pg_reload_conf()::text").await.map(|_| ())
 }
 
-/// Creates physical slots that are missing and drops inactive ones that are not wanted.
+/// Creates physical slots that are missing and drops inactive ones that nobody needs.
 pub async fn keep_slots(
     client: &Client,
-    wanted: &std::collections::BTreeSet<String>,
+    create: &std::collections::BTreeSet<String>,
+    drop: &std::collections::BTreeSet<String>,
 ) -> Result<(), SqlError> {
-    for slot in wanted {
+    for slot in create {
         let slot = literal(slot);
         let query = format!(
             "SELECT count(pg_create_physical_replication_slot({slot}, true))::text WHERE NOT EXISTS \
@@ -147,13 +148,15 @@ pub async fn keep_slots(
         );
         text(client, &query).await?;
     }
-    let list = wanted.iter().map(|slot| literal(slot)).collect::<Vec<_>>().join(",");
-    let list = if list.is_empty() { "''".to_owned() } else { list };
-    let query = format!(
-        "SELECT count(pg_drop_replication_slot(slot_name))::text FROM pg_replication_slots WHERE \
-         slot_type = 'physical' AND NOT temporary AND NOT active AND slot_name NOT IN ({list})"
-    );
-    text(client, &query).await.map(|_| ())
+    for slot in drop {
+        let query = format!(
+            "SELECT count(pg_drop_replication_slot(slot_name))::text FROM pg_replication_slots \
+             WHERE slot_type = 'physical' AND NOT active AND slot_name = {}",
+            literal(slot)
+        );
+        text(client, &query).await?;
+    }
+    Ok(())
 }
 
 /// Creates the replication and rewind users with what they need, or brings their passwords up to

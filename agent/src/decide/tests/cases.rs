@@ -77,10 +77,9 @@ fn each_condition_of_opening_alone_keeps_the_server_closed() {
         bend(&mut world);
         let decision = world.decide();
         assert_eq!(decision.reason, reason, "{what}");
-        let opens = decision
-            .actions
-            .iter()
-            .any(|action| matches!(action, Action::Promote | Action::Run(Job::StartPrimary)));
+        let opens = decision.actions.iter().any(|action| {
+            matches!(action, Action::Promote | Action::Run(Job::StartPrimary { .. }))
+        });
         assert!(!opens, "{what}: {:?}", decision.actions);
     }
 }
@@ -267,7 +266,12 @@ fn the_race_is_won_by_the_healthiest() {
         answers: [(name("a2"), answer(500, false))].into(),
     });
     assert_eq!(fit.decide().actions, vec![Action::AcquireLeader]);
-    let unfit: [(&str, Bend, Reason); 8] = [
+    let unfit: [(&str, Bend, Reason); 9] = [
+        (
+            "sync unreadable",
+            |w| w.site().sync.unreadable = true,
+            Reason::NotCandidate(Unfit::SyncUnreadable),
+        ),
         ("tag", |w| w.policy.nofailover = true, Reason::NotCandidate(Unfit::NoFailover)),
         (
             "not synchronous",
@@ -377,7 +381,38 @@ fn missing_keys_never_make_a_second_database() {
 fn another_database_is_refused() {
     let mut world = World::new();
     world.site().initialize = Initialize::Done(name("7000000000000000002"));
+    let stops = vec![Action::EndTenure, Action::Run(Job::Stop)];
+    assert_eq!(world.decide().actions, stops, "stopped before the agent goes");
+    world.stopped(ControlState::ShutDown, 3, 520);
     assert!(matches!(world.decide().actions[..], [Action::Exit(_)]));
+}
+
+#[test]
+fn a_server_that_crashed_under_its_lease_waits_for_whom_the_record_names() {
+    let mut world = World::new();
+    world.stopped(ControlState::InProduction, 3, 400);
+    let synchronous = "\"a2\"".to_owned();
+    assert_eq!(world.decide().actions, vec![Action::Run(Job::StartPrimary { synchronous })]);
+    // Opened under another epoch: through recovery, where the floor is tested.
+    world.federation().disk_epoch = Some(Epoch::new(2));
+    assert_eq!(world.decide().actions, vec![Action::Run(Job::StartStandby(Follow::Nobody))]);
+}
+
+#[test]
+fn a_newer_epoch_on_disk_or_in_the_site_bars() {
+    for bend in [
+        (|w: &mut World| w.federation().disk_epoch = Some(Epoch::new(4))) as fn(&mut World),
+        |w| w.site().seen_epoch.as_mut().expect("seen").epoch = Epoch::new(4),
+        |w| w.site().seen_epoch.as_mut().expect("seen").federation = uuid::Uuid::max(),
+    ] {
+        for marked in [false, true] {
+            let mut world = about_to_open();
+            bend(&mut world);
+            world.site().mark = marked.then(|| mark(PRIMARY_REVISION - 1));
+            assert_eq!(world.decide().reason, Reason::PrimacyUnknown);
+            assert_eq!(world.decide().actions, vec![]);
+        }
+    }
 }
 
 #[test]

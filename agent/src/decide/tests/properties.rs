@@ -189,7 +189,7 @@ fn check(world: &World, decision: &Decision) -> Result<(), TestCaseError> {
     let primary = view.federation.as_ref().and_then(|f| f.primary.as_ref());
     for (index, action) in decision.actions.iter().enumerate() {
         match action {
-            Action::Promote | Action::Run(Job::StartPrimary) => {
+            Action::Promote | Action::Run(Job::StartPrimary { .. }) => {
                 prop_assert_eq!(may_open(world), Ok(()), "opens");
             }
             Action::AcquirePrimary { .. } => {

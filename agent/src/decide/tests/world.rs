@@ -298,6 +298,7 @@ fn site_view() -> SiteView {
             revision: Some(20),
             leader: Some(name("a1")),
             standbys: BTreeSet::from([name("a2")]),
+            unreadable: false,
         },
         optime: Some(Lsn::new(500)),
         ancestry: Some(history(3)),
@@ -351,6 +352,7 @@ fn federation_view() -> FederationView {
             },
             revision: 60,
         }),
+        lease_revision: Some(60),
         assignment: Some(Assignment {
             version: VERSION,
             generation: 1,
