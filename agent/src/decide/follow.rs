@@ -2,6 +2,7 @@
 //! site under another site.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::record::{Primary, PrimaryState};
@@ -17,11 +18,14 @@ use super::{Action, Choice, Job, Judge, Reason, synchronous};
 /// How far behind a member may be for the prepared list, in bytes; the take itself asks for all.
 const LIST_SLACK: u64 = 16 << 20;
 
+/// How soon a restartpoint is asked for again; it needs a checkpoint of the primary to start from.
+const RESTARTPOINT_AGAIN: Duration = Duration::from_secs(1);
+
 impl Judge<'_> {
     /// Another member holds the site's leader key.
     pub(super) fn follow_leader(&mut self, site: &SiteView, leader: &LeaderKey) -> Choice {
         self.memory.promoting_since = None;
-        self.memory.owes_checkpoint = false;
+        self.memory.owes_checkpoint_since = None;
         if let Some(choice) = self.stop_writer() {
             return choice;
         }
@@ -29,6 +33,7 @@ impl Judge<'_> {
         let running = site.members.get(&leader.name).is_some_and(|m| m.state == "running");
         let history = site.ancestry.as_ref();
         self.manage_slots(site);
+        self.note_following();
         self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
             self.slots_choice(status, BTreeSet::new()).unwrap_or(Choice::wait(Reason::Following))
         })
@@ -52,6 +57,7 @@ impl Judge<'_> {
         {
             return self.take(site, primary, token, status);
         }
+        self.note_following();
         let upstream = rejoin::upstream_site(federation);
         let target = upstream.as_ref().and_then(|site| rejoin::site_addresses(federation, site));
         let history = upstream.as_ref().and_then(|site| rejoin::site_history(federation, site));
@@ -72,10 +78,33 @@ impl Judge<'_> {
                 .or_else(|| self.clear_sync(site))
                 .or_else(|| self.own_epoch(site, Some((federation, primary))))
                 .or_else(|| self.keep_slots(site, status))
+                .or_else(|| self.restartpoint(status))
                 .or_else(|| self.checkpoint())
                 .or_else(|| self.prepare_list(site, status))
                 .unwrap_or(Choice::wait(Reason::LeadingStandby)),
         }
+    }
+
+    /// Streaming again: whatever was rewound has had its effect.
+    fn note_following(&mut self) {
+        if self.view.postgres.status.as_ref().is_some_and(|status| status.receiver.is_some()) {
+            self.memory.rewinds = 0;
+        }
+    }
+
+    /// Members of this site may have to rewind onto this node: until its pg_control is on the
+    /// timeline that it replays, `pg_rewind` would find nothing to do.
+    fn restartpoint(&mut self, status: &Status) -> Option<Choice> {
+        let due = self
+            .memory
+            .restartpoint_at
+            .is_none_or(|at| self.view.now.since(at) >= RESTARTPOINT_AGAIN);
+        if self.view.checkpoint_runs || status.control_timeline >= status.ancestry.timeline || !due
+        {
+            return None;
+        }
+        self.memory.restartpoint_at = Some(self.view.now);
+        Some(Choice::act(Reason::Checkpoint, vec![Action::Run(Job::Checkpoint)]))
     }
 
     /// The list that this node would open with is in place before it is needed: in recovery it has
@@ -171,7 +200,12 @@ impl Judge<'_> {
             Way::Start => {
                 Choice::act(Reason::Starting, vec![Action::Run(Job::StartStandby(target))])
             }
-            Way::Rewind if self.memory.rewind_failed || !self.policy.use_pg_rewind => {
+            // A rewind that succeeded and is wanted again has changed nothing (never a loop).
+            Way::Rewind
+                if self.memory.rewind_failed
+                    || self.memory.rewinds >= 2
+                    || !self.policy.use_pg_rewind =>
+            {
                 Choice::act(Reason::Recloning, vec![Action::Run(Job::Clone(target))])
             }
             Way::Rewind => Choice::act(Reason::Rewinding, vec![Action::Run(Job::Rewind(target))]),

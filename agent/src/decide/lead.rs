@@ -199,7 +199,7 @@ impl Judge<'_> {
             return Choice::act(reason, actions);
         }
         self.memory.promoting_since = Some(self.view.now);
-        self.memory.owes_checkpoint = true;
+        self.memory.owes_checkpoint_since = Some(self.view.now);
         self.memory.list_since = None;
         Choice {
             actions: vec![Action::Promote],

@@ -426,18 +426,18 @@ impl Judge<'_> {
         if finished.problem.is_none() {
             self.memory.failed = None;
             match finished.job {
-                JobKind::Clone => self.memory.rewind_failed = false,
+                JobKind::Clone => {
+                    self.memory.rewind_failed = false;
+                    self.memory.rewinds = 0;
+                }
                 JobKind::Checkpoint => {
-                    self.memory.owes_checkpoint = false;
+                    self.memory.owes_checkpoint_since = None;
                     if let Some(operation) = self.memory.checkpointing_for.take() {
                         self.memory.checkpointed_for = Some(operation);
                     }
                 }
-                JobKind::Initdb
-                | JobKind::Start
-                | JobKind::Stop
-                | JobKind::Rewind
-                | JobKind::CreateUsers => {}
+                JobKind::Rewind => self.memory.rewinds = self.memory.rewinds.saturating_add(1),
+                JobKind::Initdb | JobKind::Start | JobKind::Stop | JobKind::CreateUsers => {}
             }
             return;
         }

@@ -13,6 +13,10 @@ use super::{Action, Choice, DataDirectory, Job, Judge, Reason, synchronous};
 /// How long a slot outlives its member: Patroni's default for `member_slots_ttl`.
 const MEMBER_SLOTS_KEPT: Duration = Duration::from_secs(1800);
 
+/// The checkpoint that is owed after a promotion waits until the clients are back: its writes would
+/// hold up the first commits. A node that has to rewind meanwhile waits for it.
+const CHECKPOINT_AFTER_OPENING: Duration = Duration::from_secs(2);
+
 impl Judge<'_> {
     /// Writable, with every right it needs.
     pub(super) fn steady_primary(
@@ -138,7 +142,11 @@ impl Judge<'_> {
         let assignment = self.view.federation.as_ref().and_then(|f| f.assignment.as_ref());
         let asked = assignment.and_then(|a| a.checkpoint_for.as_ref());
         let asked = asked.filter(|asked| Some(*asked) != self.memory.checkpointed_for.as_ref());
-        if asked.is_none() && !self.memory.owes_checkpoint {
+        let owed = self
+            .memory
+            .owes_checkpoint_since
+            .is_some_and(|since| self.view.now.since(since) >= CHECKPOINT_AFTER_OPENING);
+        if asked.is_none() && !owed {
             return None;
         }
         self.memory.checkpointing_for = asked.cloned();

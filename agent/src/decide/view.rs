@@ -263,6 +263,8 @@ pub struct Status {
     pub in_recovery: bool,
     /// Its history.
     pub ancestry: Ancestry,
+    /// Timeline of the last checkpoint in pg_control: what `pg_rewind` of others goes by.
+    pub control_timeline: TimelineId,
     /// End of WAL: inserted and flushed (primary), or flushed or replayed (standby).
     pub end: Lsn,
     /// Replayed (standby), or `end` (primary).
@@ -430,11 +432,15 @@ pub struct Memory {
     pub slots_managed: BTreeSet<String>,
     /// Slots whose node is away, and since when.
     pub slots_missing_since: BTreeMap<String, BootTime>,
+    /// Rewinds that succeeded since this node last followed: a second one would be a loop.
+    pub rewinds: u32,
+    /// When a restartpoint was last asked for.
+    pub restartpoint_at: Option<BootTime>,
     /// When promotion was last asked for; forgotten once the server is open.
     pub promoting_since: Option<BootTime>,
-    /// The server was promoted by this process and owes a checkpoint, which `pg_rewind` of others
-    /// needs (hazards.md section 4, fact 27).
-    pub owes_checkpoint: bool,
+    /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
+    /// others needs (hazards.md section 4, fact 27).
+    pub owes_checkpoint_since: Option<BootTime>,
 }
 
 /// A job that failed.

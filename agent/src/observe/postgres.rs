@@ -33,6 +33,7 @@ SELECT json_build_object(
    THEN greatest((SELECT received_tli FROM pg_stat_wal_receiver), c.timeline_id,
                  (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END,
+ 'control_timeline', c.timeline_id,
  'senders', (SELECT json_agg(json_build_object('name', application_name, 'state', state,
     'sync_state', sync_state, 'flushed', flush_lsn, 'user', usename, 'client', client_addr,
     'sync_priority', sync_priority)) FROM pg_stat_replication),
@@ -74,6 +75,7 @@ struct Answer {
     end: Lsn,
     replayed: Lsn,
     timeline: Option<u32>,
+    control_timeline: u32,
     senders: Option<Vec<SenderAnswer>>,
     receiver: Option<ReceiverAnswer>,
     synchronous_standby_names: String,
@@ -364,6 +366,7 @@ impl PostgresObserver {
         Status {
             in_recovery: answer.in_recovery,
             ancestry: control::ancestry(&self.files.data_dir, TimelineId(self.timeline)),
+            control_timeline: TimelineId(answer.control_timeline),
             end: answer.end,
             replayed: answer.replayed,
             receiver: answer.receiver.and_then(|receiver| {

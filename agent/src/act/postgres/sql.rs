@@ -194,31 +194,30 @@ pub async fn create_users(config: &Config) -> Result<(), SqlError> {
     execute(&client, &statements, Duration::from_secs(10)).await
 }
 
-/// Waits until a source's pg_control is on its present timeline: before PostgreSQL 16 `pg_rewind`
-/// looks only there (hazards.md section 4, fact 27).
+/// Waits until a source's pg_control is on the timeline that it writes or replays: before
+/// PostgreSQL 16 `pg_rewind` looks only there (hazards.md section 4, fact 27).
 pub async fn wait_for_checkpoint(
     address: &(String, u16),
     user: &User,
     bound: Duration,
 ) -> Result<(), SqlError> {
     let client = connect(&address.0, address.1, user).await?;
-    let query = "SELECT ((NOT pg_is_in_recovery()) AND c.timeline_id = \
-                 ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int)::text \
-                 FROM pg_control_checkpoint() c";
-    let standby = "SELECT pg_is_in_recovery()::text";
+    let query = "SELECT (c.timeline_id = CASE WHEN pg_is_in_recovery() \
+                 THEN greatest(c.timeline_id, r.min_recovery_end_timeline, \
+                               (SELECT received_tli FROM pg_stat_wal_receiver)) \
+                 ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int \
+                 END)::text FROM pg_control_checkpoint() c, pg_control_recovery() r";
     let wait = async {
-        loop {
-            if text(&client, standby).await? == "true" || text(&client, query).await? == "true" {
-                return Ok(());
-            }
+        while text(&client, query).await? != "true" {
             // PostgreSQL tells nobody when a checkpoint ends.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        Ok(())
     };
     tokio::time::timeout(bound, wait).await.unwrap_or_else(|_elapsed| {
         Err(SqlError::TooLong {
             doing: format!(
-                "waiting for {}:{} to checkpoint after its promotion",
+                "waiting for {}:{} to checkpoint on its present timeline",
                 address.0, address.1
             ),
             bound,

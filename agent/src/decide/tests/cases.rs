@@ -31,7 +31,7 @@ fn a_healthy_leader_has_nothing_to_do() {
 fn a_leader_with_everything_in_order_promotes() {
     let decision = about_to_open().decide();
     assert_eq!(decision.actions, vec![Action::Promote]);
-    assert!(decision.memory.owes_checkpoint);
+    assert_eq!(decision.memory.owes_checkpoint_since, Some(NOW));
 }
 
 #[test]

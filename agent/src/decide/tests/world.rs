@@ -45,6 +45,7 @@ pub(super) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
     Status {
         in_recovery,
         ancestry: history(timeline),
+        control_timeline: TimelineId(timeline),
         end: Lsn::new(end),
         replayed: Lsn::new(end),
         senders: BTreeMap::new(),
