@@ -16,15 +16,23 @@ pub mod wait;
 ///
 /// # Panics
 /// When `REGENT_SKIPS_ARE_FAILURES` is `1`.
-#[expect(
-    clippy::print_stdout,
-    clippy::panic,
-    reason = "this is how a test says that it is skipped"
-)]
-#[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads it")]
+#[expect(clippy::panic, reason = "where every test must run")]
 pub fn skip(why: &str) {
-    println!("SKIPPED: {why}");
-    if std::env::var("REGENT_SKIPS_ARE_FAILURES").is_ok_and(|value| value == "1") {
+    say(format!("SKIPPED: {why}"));
+    if option("REGENT_SKIPS_ARE_FAILURES").is_some_and(|value| value == "1") {
         panic!("SKIPPED: {why}, and REGENT_SKIPS_ARE_FAILURES=1");
     }
+}
+
+/// A line of a test's output.
+#[expect(clippy::print_stdout, reason = "the one place where tests say what they saw")]
+pub fn say(text: impl AsRef<str>) {
+    println!("{}", text.as_ref());
+}
+
+/// A choice of whoever runs the tests, in the environment.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads it")]
+pub fn option(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }

@@ -16,6 +16,7 @@ use regent_tests::bed::{Bed, Roles, TWO_SITES, explain};
 use regent_tests::gate::Gate;
 use regent_tests::report;
 use regent_tests::wait::{seconds, until};
+use regent_tests::{option, say};
 use regentctl::clock::{self, millis};
 use regentctl::coordinators::Coordinators;
 use regentctl::report::Case as Line;
@@ -402,7 +403,7 @@ async fn run(lane: Lane, only: Option<&str>) -> anyhow::Result<Vec<Line>> {
         let line = Line::new(case.name());
         let line = match (Matrix { bed: &bed, roles, case }).run().await {
             Ok(seen) => {
-                println!(
+                say(format!(
                     "{:<46} {:<12} outage {:>5} ms, {} rows/s before and {} after, {:.1} s",
                     case.name(),
                     seen.ended,
@@ -410,12 +411,12 @@ async fn run(lane: Lane, only: Option<&str>) -> anyhow::Result<Vec<Line>> {
                     seen.rate_before,
                     seen.rate_after,
                     seen.took
-                );
+                ));
                 line.figure("outage", seen.outage.as_secs_f64() * 1e3, "ms")
                     .figure("took", seen.took, "s")
             }
             Err(problem) => {
-                println!("{:<46} FAILED: {problem:#}", case.name());
+                say(format!("{:<46} FAILED: {problem:#}", case.name()));
                 bed.keep_logs();
                 line.require(false, || format!("{problem:#}"))
             }
@@ -434,7 +435,7 @@ async fn run(lane: Lane, only: Option<&str>) -> anyhow::Result<Vec<Line>> {
                 f64::from(u32::try_from(acknowledged)?),
                 "rows",
             );
-            println!("{}", explain(&judgement, &history));
+            say(explain(&judgement, &history));
             lines.push(line.require(judgement.is_clean(), || explain(&judgement, &history)));
         }
         Err(problem) => {
@@ -451,14 +452,14 @@ async fn recovered(bed: &Bed) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_fault_at_every_step_ends_with_one_primary_and_nothing_lost() {
-    #[expect(clippy::disallowed_methods, reason = "for whoever looks at one case")]
-    let only = std::env::var("REGENT_CASE").ok();
+    // For whoever looks at one case.
+    let only = option("REGENT_CASE");
     let begun = clock::now();
     let lanes =
         tokio::join!(run(Lane::UpToTake, only.as_deref()), run(Lane::FromFollow, only.as_deref()));
     let mut lines = lanes.0.unwrap();
     lines.extend(lanes.1.unwrap());
-    println!("{} cases in {:.0} s", lines.len(), seconds(begun));
+    say(format!("{} cases in {:.0} s", lines.len(), seconds(begun)));
     regentctl::report::write(&report::file("faults"), &lines).unwrap();
     let failed: Vec<&Line> = lines.iter().filter(|line| !line.reason.is_empty()).collect();
     assert!(failed.is_empty(), "{failed:#?}");

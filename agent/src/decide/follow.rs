@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
-use regent_proto::record::{Primary, PrimaryState};
+use regent_proto::record::{Primary, PrimaryState, ReportedRole};
 use regent_proto::timeline::Ancestry;
 
 use super::rejoin::{self, Way};
@@ -18,6 +18,8 @@ use super::{Action, Choice, Job, Judge, Reason, synchronous};
 /// How far behind a member may be for the prepared list, in bytes; the take itself asks for all.
 const LIST_SLACK: u64 = 16 << 20;
 
+/// How long a stopped server waits for a new primary site to open.
+const OPENS_WITHIN: Duration = Duration::from_secs(2);
 /// How soon a restartpoint is asked for again; it needs a checkpoint of the primary to start from.
 const RESTARTPOINT_AGAIN: Duration = Duration::from_secs(1);
 
@@ -71,6 +73,10 @@ impl Judge<'_> {
         if in_motion {
             return Choice::wait(Reason::LeadingStandby);
         }
+        if self.opens_any_moment(federation, primary) {
+            let left = OPENS_WITHIN.saturating_sub(federation.primary_age);
+            return Choice::wait_for(Reason::AwaitingSource, left);
+        }
         match self.come_under(target, history) {
             Ok(choice) => choice,
             Err(status) => self
@@ -83,6 +89,18 @@ impl Judge<'_> {
                 .or_else(|| self.prepare_list(site, status))
                 .unwrap_or(Choice::wait(Reason::LeadingStandby)),
         }
+    }
+
+    /// The site that has just taken primacy is about to open: a server that is stopped starts a
+    /// moment later, straight under it.
+    fn opens_any_moment(&self, federation: &FederationView, primary: &At<Primary>) -> bool {
+        let open = federation
+            .reports
+            .get(&primary.value.holder)
+            .is_some_and(|report| report.role == ReportedRole::Primary);
+        self.view.postgres.process == Process::Stopped
+            && !open
+            && federation.primary_age < OPENS_WITHIN
     }
 
     /// Streaming again: whatever was rewound has had its effect.

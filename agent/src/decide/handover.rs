@@ -12,6 +12,9 @@ use super::view::{
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, rejoin};
 
+/// How long A, stopped, waits for B's take before it starts in recovery to serve B a missing tail.
+const TAKE_AT_ONCE: Duration = Duration::from_millis(300);
+
 impl Judge<'_> {
     /// A's leader, `primary` says handover.
     pub(super) fn hand_over(
@@ -111,6 +114,12 @@ impl Judge<'_> {
             );
         }
         match self.view.postgres.process {
+            // A take that follows at once finds this machine free, and this server then starts
+            // under the new primary; one that does not may lack a tail that only we can serve.
+            Process::Stopped if federation.primary_age < TAKE_AT_ONCE => Choice::wait_for(
+                Reason::AwaitingTake,
+                TAKE_AT_ONCE.saturating_sub(federation.primary_age),
+            ),
             Process::Stopped => {
                 let follow = rejoin::site_addresses(federation, to);
                 Choice::act(

@@ -72,6 +72,16 @@ impl Judge<'_> {
                 Some(mark) if mark.value.primary_revision >= primary.revision => {
                     Choice::wait(Reason::AwaitingTake)
                 }
+                // After the take the mark falls together with entering the epoch.
+                Some(mark) if self.has_taken(federation, primary) => {
+                    match &self.view.postgres.status {
+                        Some(status) => {
+                            let global = Some((federation, primary));
+                            self.open(site, global, status, Some(mark.revision))
+                        }
+                        None => Choice::wait(Reason::AwaitingServer),
+                    }
+                }
                 Some(mark) => Choice::act(
                     Reason::ClearingMark,
                     vec![Action::EnterEpoch {
@@ -151,7 +161,7 @@ impl Judge<'_> {
             (DataDirectory::Cluster(_), Process::Starting) => Choice::wait(Reason::AwaitingServer),
             (DataDirectory::Cluster(_), Process::Running) => match &postgres.status {
                 None => Choice::wait(Reason::AwaitingServer),
-                Some(status) => self.open(site, global, status),
+                Some(status) => self.open(site, global, status, None),
             },
         }
     }
@@ -162,6 +172,7 @@ impl Judge<'_> {
         site: &SiteView,
         global: Option<(&FederationView, &At<Primary>)>,
         status: &Status,
+        clear_mark: Option<u64>,
     ) -> Choice {
         if let Some(since) = self.memory.promoting_since
             && self.view.now.since(since) < PROMOTE_AGAIN
@@ -176,7 +187,7 @@ impl Judge<'_> {
         if let Some(choice) = self.own_lease(global) {
             return choice;
         }
-        let epoch = self.own_epoch(site, global);
+        let epoch = self.enter_epoch(site, global, clear_mark);
         if epoch.as_ref().is_some_and(|choice| choice.actions.is_empty()) {
             return epoch.unwrap_or(Choice::wait(Reason::PrimacyUnknown));
         }
@@ -279,10 +290,27 @@ impl Judge<'_> {
         in_store || federation.disk_epoch.is_some_and(|seen| seen > primary.epoch)
     }
 
+    /// In recovery, with the lease of this epoch in hand: only the outlived mark stands between
+    /// this node and the next steps of opening.
+    fn has_taken(&self, federation: &FederationView, primary: &At<Primary>) -> bool {
+        let in_recovery =
+            self.view.postgres.status.as_ref().is_some_and(|status| status.in_recovery);
+        in_recovery && self.own_lease(Some((federation, primary))).is_none()
+    }
+
     pub(super) fn own_epoch(
         &self,
         site: &SiteView,
         global: Option<(&FederationView, &At<Primary>)>,
+    ) -> Option<Choice> {
+        self.enter_epoch(site, global, None)
+    }
+
+    fn enter_epoch(
+        &self,
+        site: &SiteView,
+        global: Option<(&FederationView, &At<Primary>)>,
+        clear_mark: Option<u64>,
     ) -> Option<Choice> {
         let (federation, primary) = global?;
         let seen = site.seen_epoch.as_ref();
@@ -292,7 +320,8 @@ impl Judge<'_> {
         if self.has_seen_more(site, federation, &primary.value) {
             return Some(Choice::wait(Reason::PrimacyUnknown));
         }
-        if in_store && federation.disk_epoch == Some(primary.value.epoch) {
+        let on_disk = federation.disk_epoch == Some(primary.value.epoch);
+        if in_store && on_disk && clear_mark.is_none() {
             return None;
         }
         Some(Choice::act(
@@ -300,7 +329,7 @@ impl Judge<'_> {
             vec![Action::EnterEpoch {
                 epoch: primary.value.epoch,
                 holder: primary.value.holder.clone(),
-                clear_mark: None,
+                clear_mark,
             }],
         ))
     }

@@ -153,7 +153,6 @@ impl Files {
             }
         }
         let mut parameters = dynamic.parameters.clone();
-        parameters.retain(|name, _| !OWNED.iter().any(|(owned, _)| name == owned));
         for (name, value) in &config.postgres.parameters {
             match value {
                 Some(value) => parameters.insert(name.clone(), value.clone()),
@@ -162,6 +161,12 @@ impl Files {
         }
         for owned in ["listen_addresses", "port", "cluster_name", "synchronous_standby_names"] {
             parameters.remove(owned);
+        }
+        // The command line has these and wins; said here as well, or every reload would complain
+        // about the other value in postgresql.base.conf.
+        for (name, default) in OWNED {
+            let value = dynamic.parameters.get(name).map_or(default, String::as_str);
+            parameters.insert(name.to_owned(), value.to_owned());
         }
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));

@@ -53,7 +53,7 @@ fn each_condition_of_opening_alone_keeps_the_server_closed() {
             },
             Reason::Fenced,
         ),
-        ("marked", |w| w.site().mark = Some(mark(PRIMARY_REVISION - 1)), Reason::ClearingMark),
+        ("marked", |w| w.site().mark = Some(mark(PRIMARY_REVISION - 1)), Reason::EnteringEpoch),
         (
             "marked, older reading",
             |w| {

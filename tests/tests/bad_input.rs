@@ -1,0 +1,1 @@
+//! Bad input as a user of the real programs meets it. (helper: being written)

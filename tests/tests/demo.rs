@@ -1,0 +1,1 @@
+//! One complete run of the demo. (helper: being written)

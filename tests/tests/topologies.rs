@@ -1,0 +1,1 @@
+//! Every topology of topologies/ starts as a lab, and goes without a trace. (helper: being written)
