@@ -244,7 +244,7 @@ impl Agent {
         let now = boot_time();
         let tenures = self.actor.renewal.tenures().borrow().clone();
         let picture = self.site_mirror.pictures().borrow().clone();
-        let read = self.site_observer.read(&picture, tenures.lease, now);
+        let read = self.site_observer.read(&picture, tenures.lease, now, &self.actor.dynamic);
         let read = read.map(|(site, dynamic)| {
             (site, dynamic.filter(|dynamic| *dynamic != self.actor.dynamic))
         });
@@ -356,6 +356,7 @@ impl Agent {
             reaches: self.reaches.borrow().clone(),
             warnings,
             reason: self.last_reason.clone(),
+            unreadable: self.site_observer.unreadable().cloned().collect(),
             progress: self.actor.jobs.progress().borrow().clone(),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));

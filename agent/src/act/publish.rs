@@ -42,6 +42,8 @@ pub struct Picture {
     pub reaches: BTreeMap<SiteName, Reach>,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Keys of the site DCS that cannot be read.
+    pub unreadable: BTreeSet<String>,
     /// Why the last decision was made.
     pub reason: String,
     /// What a copy says of its progress.
@@ -214,6 +216,10 @@ impl Publisher {
             (SiteKey::History, Value::Array(history)),
         ];
         for (key, value) in values {
+            if picture.unreadable.contains(&self.site.keys.key(key)) {
+                // Ours to write, so ours to mend.
+                self.written.remove(key.name());
+            }
             if self.written.get(key.name()) == Some(&value) {
                 continue;
             }

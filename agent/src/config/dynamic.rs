@@ -68,69 +68,132 @@ pub struct Dynamic {
 /// own thread (design.md section 3).
 const TTL_FLOOR: Duration = Duration::from_secs(1);
 
-impl Dynamic {
-    /// Reads a document; anything that is not an object gives Patroni's defaults.
-    #[must_use]
-    pub fn from_json(document: &serde_json::Value) -> Self {
-        let mut problems = Vec::new();
-        let mut seconds = |key: &str, default: u64| {
-            let value = document.get(key);
-            match value.map(|v| v.as_f64().or_else(|| v.as_str()?.parse().ok())) {
-                None => Duration::from_secs(default),
-                Some(Some(number)) if number.is_finite() && (0.1..=86_400.0).contains(&number) => {
-                    Duration::from_secs_f64(number)
-                }
-                Some(_) => {
-                    problems.push(format!("{key}: want seconds as a number, using {default}"));
-                    Duration::from_secs(default)
-                }
-            }
-        };
-        let ttl = seconds("ttl", 30).max(TTL_FLOOR);
-        let loop_wait = seconds("loop_wait", 10);
-        let retry_timeout = seconds("retry_timeout", 10);
-        let mut count = |key: &str, default: u64| match document.get(key) {
+impl Default for Dynamic {
+    /// Patroni's defaults (spec/patroni-compat.md section 4).
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(30),
+            loop_wait: Duration::from_secs(10),
+            retry_timeout: Duration::from_secs(10),
+            maximum_lag_on_failover: 1 << 20,
+            synchronous_mode: false,
+            synchronous_mode_strict: false,
+            synchronous_node_count: 1,
+            use_pg_rewind: false,
+            parameters: BTreeMap::new(),
+            pg_hba: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+}
+
+/// Reads one document, collecting what is wrong with it.
+struct Reader<'a> {
+    document: &'a serde_json::Value,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn refuse<T>(&mut self, key: &str, wanted: &str, kept: T) -> T {
+        self.problems.push(format!("{key}: want {wanted}; the value in force stays"));
+        kept
+    }
+
+    fn seconds(&mut self, key: &str, default: Duration, in_force: Duration) -> Duration {
+        let Some(value) = self.document.get(key) else { return default };
+        let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
+        match number.filter(|n| n.is_finite() && (0.1..=86_400.0).contains(n)) {
+            Some(number) => Duration::from_secs_f64(number),
+            None => self.refuse(key, "seconds as a number", in_force),
+        }
+    }
+
+    fn count(&mut self, key: &str, default: u64, in_force: u64) -> u64 {
+        match self.document.get(key) {
             None => default,
-            Some(value) => value.as_u64().unwrap_or_else(|| {
-                problems.push(format!("{key}: want a whole number, using {default}"));
-                default
-            }),
+            Some(value) => match value.as_u64() {
+                Some(number) => number,
+                None => self.refuse(key, "a whole number", in_force),
+            },
+        }
+    }
+
+    /// A boolean, or the words PostgreSQL takes for one.
+    fn truth(&mut self, key: &str, value: Option<&serde_json::Value>, in_force: bool) -> bool {
+        let word = match value {
+            None | Some(serde_json::Value::Null) => return false,
+            Some(serde_json::Value::Bool(on)) => return *on,
+            Some(serde_json::Value::String(text)) => text.to_lowercase(),
+            Some(_) => String::new(),
         };
-        let maximum_lag_on_failover = count("maximum_lag_on_failover", 1 << 20);
-        let nodes = count("synchronous_node_count", 1);
+        match word.as_str() {
+            "on" | "true" | "yes" | "1" => true,
+            "off" | "false" | "no" | "0" => false,
+            _ => self.refuse(key, "on or off", in_force),
+        }
+    }
+}
+
+impl Dynamic {
+    /// Reads a document. A key that is missing has Patroni's default; one that cannot be read
+    /// keeps the value in force, so that a slip of the hand changes nothing (I21).
+    #[must_use]
+    pub fn read(document: &serde_json::Value, in_force: &Self) -> Self {
+        let default = Self::default();
+        let mut reader = Reader { document, problems: Vec::new() };
+        let ttl = reader.seconds("ttl", default.ttl, in_force.ttl).max(TTL_FLOOR);
+        let loop_wait = reader.seconds("loop_wait", default.loop_wait, in_force.loop_wait);
+        let retry_timeout =
+            reader.seconds("retry_timeout", default.retry_timeout, in_force.retry_timeout);
+        let maximum_lag_on_failover = reader.count(
+            "maximum_lag_on_failover",
+            default.maximum_lag_on_failover,
+            in_force.maximum_lag_on_failover,
+        );
+        let nodes_in_force = u64::try_from(in_force.synchronous_node_count).unwrap_or(1);
+        let nodes = reader.count("synchronous_node_count", 1, nodes_in_force);
         let synchronous_mode = match document.get("synchronous_mode") {
             Some(value) if value == "quorum" => {
-                problems.push("synchronous_mode: quorum is not built yet, using on".to_owned());
+                reader.problems.push("synchronous_mode: quorum is not built yet, using on".into());
                 true
             }
-            value => truth(value),
+            value => reader.truth("synchronous_mode", value, in_force.synchronous_mode),
         };
+        let strict = document.get("synchronous_mode_strict");
+        let synchronous_mode_strict =
+            reader.truth("synchronous_mode_strict", strict, in_force.synchronous_mode_strict);
         let postgresql = document.get("postgresql");
         let inside = |key: &str| postgresql.and_then(|p| p.get(key));
+        let use_pg_rewind = reader.truth(
+            "postgresql.use_pg_rewind",
+            inside("use_pg_rewind"),
+            in_force.use_pg_rewind,
+        );
+        if postgresql.is_some_and(|section| !section.is_object()) {
+            reader.problems.push("postgresql: want an object; the values in force stay".into());
+        }
+        let readable = postgresql.is_none_or(serde_json::Value::is_object);
         Self {
             ttl,
             loop_wait,
             retry_timeout,
             maximum_lag_on_failover,
             synchronous_mode,
-            synchronous_mode_strict: truth(document.get("synchronous_mode_strict")),
+            synchronous_mode_strict,
             synchronous_node_count: usize::try_from(nodes.max(1)).unwrap_or(1),
-            use_pg_rewind: truth(inside("use_pg_rewind")),
-            parameters: inside("parameters").map(parameters).unwrap_or_default(),
-            pg_hba: inside("pg_hba").map(lines).unwrap_or_default(),
-            problems,
+            use_pg_rewind: if readable { use_pg_rewind } else { in_force.use_pg_rewind },
+            parameters: match inside("parameters").map(parameters) {
+                Some(parameters) => parameters,
+                None if readable => BTreeMap::new(),
+                None => in_force.parameters.clone(),
+            },
+            pg_hba: match inside("pg_hba").map(lines) {
+                Some(lines) => lines,
+                None if readable => Vec::new(),
+                None => in_force.pg_hba.clone(),
+            },
+            problems: reader.problems,
         }
-    }
-}
-
-/// Patroni's idea of true: a boolean, or the words PostgreSQL takes.
-fn truth(value: Option<&serde_json::Value>) -> bool {
-    match value {
-        Some(serde_json::Value::Bool(on)) => *on,
-        Some(serde_json::Value::String(text)) => {
-            matches!(text.to_lowercase().as_str(), "on" | "true" | "yes" | "1")
-        }
-        Some(_) | None => false,
     }
 }
 
@@ -160,11 +223,17 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn values_that_cannot_be_read_fall_back_and_are_said() {
+    fn values_that_cannot_be_read_stay_as_they_are_and_are_said() {
         let document = serde_json::json!({"ttl": "soon", "loop_wait": 1, "synchronous_mode": "on",
             "postgresql": {"parameters": {"fsync": true, "work_mem": "4MB", "x": null}}});
-        let dynamic = Dynamic::from_json(&document);
-        assert_eq!(dynamic.ttl, Duration::from_secs(30));
+        let in_force =
+            Dynamic { ttl: Duration::from_secs(5), synchronous_mode: true, ..Dynamic::default() };
+        let dynamic = Dynamic::read(&document, &in_force);
+        assert_eq!(dynamic.ttl, Duration::from_secs(5), "a slip changes nothing");
+        for garbage in [serde_json::json!({}), serde_json::json!(3), serde_json::json!("perhaps")] {
+            let kept = Dynamic::read(&serde_json::json!({"synchronous_mode": garbage}), &in_force);
+            assert!(kept.synchronous_mode && kept.problems.len() == 1, "{kept:?}");
+        }
         assert_eq!(dynamic.loop_wait, Duration::from_secs(1));
         assert!(dynamic.synchronous_mode);
         assert_eq!(dynamic.problems.len(), 1);
@@ -176,7 +245,7 @@ mod tests {
         #[test]
         fn any_document_is_read(text in ".{0,80}") {
             let value = serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
-            let dynamic = Dynamic::from_json(&value);
+            let dynamic = Dynamic::read(&value, &Dynamic::default());
             prop_assert!(dynamic.ttl >= TTL_FLOOR);
         }
     }

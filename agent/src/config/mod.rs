@@ -407,7 +407,7 @@ impl Config {
     #[must_use]
     pub fn first_dynamic(&self) -> Dynamic {
         let given = self.bootstrap.dcs.clone().unwrap_or_else(|| serde_json::json!({}));
-        Dynamic::from_json(&given)
+        Dynamic::read(&given, &Dynamic::default())
     }
 
     /// Timing of the site's leader key under a dynamic configuration.
@@ -607,6 +607,7 @@ postgresql:
             ("data_dir: /tmp/data", "data_dir: data", "not absolute"),
             ("username: replicator", "username: postgres", "want two users"),
             ("name: eu-1", "name: 'eu 1'", "node name"),
+            ("ttl: 5", "ttl: soon", "seconds as a number"),
             ("ttl: 5", "ttl: 1", "exceeds the TTL"),
         ] {
             assert!(GOOD.contains(from), "{from}");

@@ -28,6 +28,16 @@ impl Judge<'_> {
             Reason::RollingBack,
             vec![Action::RollBack { primary_revision: primary.revision }],
         );
+        if site.unreadable_mark.is_some() {
+            let held = self.view.tenure.primary.as_ref();
+            let ended = !held.is_some_and(|held| held.deadline.lies_ahead(self.view.now));
+            // Before the tenure has ended this costs nothing; afterwards the server stops first.
+            return if ended && self.writable() {
+                Choice::act(Reason::StoppingWriter, vec![Action::Run(Job::Stop)])
+            } else {
+                roll_back
+            };
+        }
         let Some(mark) = &site.mark else {
             let opened = self
                 .view

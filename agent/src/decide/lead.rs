@@ -67,6 +67,9 @@ impl Judge<'_> {
             PrimaryState::Token { to, span, .. } => {
                 self.await_take(federation, primary, (to, *span))
             }
+            PrimaryState::Open if site.unreadable_mark.is_some() => {
+                self.mend_mark(site, federation, primary)
+            }
             PrimaryState::Open => match &site.mark {
                 // Our reading of `primary` may be older than the mark: then wait for a newer one.
                 Some(mark) if mark.value.primary_revision >= primary.revision => {
@@ -288,6 +291,27 @@ impl Judge<'_> {
             seen.epoch > primary.epoch || seen.federation != primary.federation
         });
         in_store || federation.disk_epoch.is_some_and(|seen| seen > primary.epoch)
+    }
+
+    /// A mark that nobody can read. `primary` is open for this site, and the lease, acquired or
+    /// renewed against just this revision of it, proves that this reading is the present one: no
+    /// handover is under way, so whatever the mark was for is over.
+    fn mend_mark(
+        &self,
+        site: &SiteView,
+        federation: &FederationView,
+        primary: &At<Primary>,
+    ) -> Choice {
+        self.own_lease(Some((federation, primary))).unwrap_or_else(|| {
+            Choice::act(
+                Reason::ClearingMark,
+                vec![Action::EnterEpoch {
+                    epoch: primary.value.epoch,
+                    holder: primary.value.holder.clone(),
+                    clear_mark: site.unreadable_mark,
+                }],
+            )
+        })
     }
 
     /// In recovery, with the lease of this epoch in hand: only the outlived mark stands between

@@ -201,6 +201,8 @@ pub enum Reason {
     ForeignData(String),
     /// The data directory cannot be read.
     UnreadableData(String),
+    /// The leader key cannot be read.
+    LeaderUnreadable,
     /// The leader key is ours but no renewal was acknowledged yet.
     AwaitingRenewal,
     /// The global quorum does not say who is primary: fenced.
@@ -288,6 +290,7 @@ impl fmt::Display for Reason {
             Self::Busy(kind) => return write!(f, "waiting for {kind:?} to end"),
             Self::Backoff(kind) => return write!(f, "waiting before {kind:?} is tried again"),
             Self::ForeignData(text) | Self::UnreadableData(text) => text,
+            Self::LeaderUnreadable => "the leader key cannot be read: nothing is changed",
             Self::AwaitingRenewal => "holding the leader key, waiting for its first renewal",
             Self::PrimacyUnknown => "the global quorum does not say who is primary: stays fenced",
             Self::Bootstrap => "bootstrapping a new cluster",
@@ -498,6 +501,7 @@ impl Judge<'_> {
             return choice;
         }
         match &site.leader {
+            Some(leader) if leader.unreadable => self.leader_unreadable(),
             Some(leader) if leader.name == self.policy.me => self.hold_leader_key(site, leader),
             Some(leader) => self.follow_leader(site, leader),
             None => self.race(site),
@@ -537,6 +541,17 @@ impl Judge<'_> {
             }
         };
         Some(Choice::act(Reason::ForeignData(text), actions))
+    }
+
+    /// Nobody can take the key over and nobody renews it. A writer goes on until its deadline, and
+    /// the rest stay as they are: unknown is no reason to change a role (I9).
+    fn leader_unreadable(&self) -> Choice {
+        let ahead = self.view.tenure.site.lies_ahead(self.view.now);
+        if self.writable() && !ahead {
+            let actions = vec![Action::EndTenure, Action::Run(Job::Stop)];
+            return Choice::act(Reason::StoppingWriter, actions);
+        }
+        Choice::wait(Reason::LeaderUnreadable)
     }
 
     /// The leader key carries our name.

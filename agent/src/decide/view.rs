@@ -67,6 +67,8 @@ pub struct SiteView {
     pub failover: Option<At<FailoverRequest>>,
     /// The mark of a handover.
     pub mark: Option<At<Mark>>,
+    /// Revision of a mark that cannot be read.
+    pub unreadable_mark: Option<u64>,
     /// Highest epoch the site has seen.
     pub seen_epoch: Option<SeenEpoch>,
 }
@@ -76,6 +78,8 @@ pub struct SiteView {
 pub struct LeaderKey {
     /// Who.
     pub name: NodeName,
+    /// Its value is no member's name: somebody has it, nobody knows who.
+    pub unreadable: bool,
     /// Whether it is bound to the lease that this process renews.
     pub bound_to_my_lease: bool,
     /// Its revision.

@@ -178,6 +178,8 @@ struct SiteLoop {
     publish: watch::Sender<Tenures>,
     commands: mpsc::Receiver<LeaseTiming>,
     lease: Option<(LeaseId, Duration)>,
+    /// Revision of an unreadable leader key that was told.
+    warned: Option<Revision>,
 }
 
 impl SiteLoop {
@@ -187,7 +189,7 @@ impl SiteLoop {
         publish: watch::Sender<Tenures>,
         commands: mpsc::Receiver<LeaseTiming>,
     ) -> Self {
-        Self { side, deadlines, publish, commands, lease: None }
+        Self { side, deadlines, publish, commands, lease: None, warned: None }
     }
 
     async fn run(mut self) {
@@ -259,7 +261,10 @@ impl SiteLoop {
             }
             // Not a member's name: nobody can take it over, so nobody opens. Not raised; D decides.
             Ok(Some(entry)) if !is_name(&entry.value) => {
-                tracing::warn!("the leader key was overwritten with something unreadable");
+                if self.warned != Some(entry.modified) {
+                    self.warned = Some(entry.modified);
+                    tracing::warn!(key = %entry.key, "the leader key was overwritten");
+                }
             }
             Ok(None) if self.deadlines.site().lies_ahead(boot_time()) => {
                 self.create_again(sent, ttl, id, timeout).await;
@@ -325,6 +330,8 @@ struct Held {
     /// Requests whose outcome is unknown, by id, with the clock before their sending.
     unknown: BTreeMap<RequestId, BootTime>,
     ended: bool,
+    /// Revisions of `primary` and `lease` whose unreadable content was told.
+    warned: Option<[Option<Revision>; 2]>,
 }
 
 struct PrimaryLoop {
@@ -369,6 +376,7 @@ impl PrimaryLoop {
             timing: adopted.timing,
             unknown: BTreeMap::new(),
             ended: false,
+            warned: None,
         });
         self.deadlines.set_primary(deadline);
         self.tell();
@@ -465,7 +473,15 @@ impl PrimaryLoop {
         let found = [seen(primary, primary_record.is_some()), seen(lease, lease_record.is_some())];
         if found.contains(&Found::Unreadable) && !found.contains(&Found::Absent) {
             // Nobody can decide on what nobody can read; nothing is raised, and D ends it (I9).
-            return tracing::warn!("the primary lease cannot be renewed: a record is unreadable");
+            let revisions = [primary, lease].map(|entry| entry.map(|entry| entry.modified));
+            if held.warned != Some(revisions) {
+                held.warned = Some(revisions);
+                tracing::warn!(
+                    primary = %primary_key, lease = %lease_key,
+                    "the primary lease cannot be renewed: a record is unreadable"
+                );
+            }
+            return;
         }
         match after_refusal(&holder, primary_record.as_ref(), lease_record.as_ref()) {
             AfterRefusal::Renew => {

@@ -85,9 +85,11 @@ impl SiteObserver {
         picture: &Picture,
         my_lease: Option<LeaseId>,
         now: BootTime,
+        in_force: &Dynamic,
     ) -> Option<(SiteView, Option<Dynamic>)> {
         let answered = picture.answered?;
         self.unreadable.keep(&picture.entries);
+        self.look_at_the_rest(picture);
         let leader = self.leader(picture, my_lease);
         match (&leader, self.leaderless_since) {
             (Some(_), _) => self.leaderless_since = None,
@@ -106,12 +108,13 @@ impl SiteObserver {
             mark: self
                 .record::<Mark>(picture, SiteKey::Mark)
                 .map(|(value, entry)| At { value, revision: entry.modified.0 }),
+            unreadable_mark: self.unreadable_mark(picture),
             seen_epoch: self.record::<SeenEpoch>(picture, SiteKey::Epoch).map(|(value, _)| value),
             ancestry,
             leader,
             members,
         };
-        Some((view, self.dynamic(picture)))
+        Some((view, self.dynamic(picture, in_force)))
     }
 
     /// Keys that cannot be read, for warnings.
@@ -127,11 +130,13 @@ impl SiteObserver {
         let entry = picture.entries.get(&self.keys.key(SiteKey::Leader))?;
         // A name that cannot be read still means: somebody holds it. It is not ours.
         let name = std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok());
+        let unreadable = name.is_none();
         let name = name.unwrap_or_else(|| {
             self.unreadable.report(entry, "the leader key is not a member name");
-            "unreadable-leader".parse().expect("a constant of the accepted form")
+            "unreadable".parse().expect("a constant of the accepted form")
         });
         Some(LeaderKey {
+            unreadable,
             bound_to_my_lease: my_lease.is_some() && entry.lease == my_lease && name == self.me,
             name,
             revision: entry.modified.0,
@@ -160,6 +165,21 @@ impl SiteObserver {
                 self.unreadable.report(entry, &error.problem);
                 None
             }
+        }
+    }
+
+    fn unreadable_mark(&mut self, picture: &Picture) -> Option<u64> {
+        let entry = self.entry(picture, SiteKey::Mark)?;
+        Mark::decode(&entry.key, &entry.value).is_err().then_some(entry.modified.0)
+    }
+
+    /// Keys that only people and Patroni's tools read: garbage there is said like any other.
+    fn look_at_the_rest(&mut self, picture: &Picture) {
+        if let Some(entry) = self.entry(picture, SiteKey::History) {
+            self.json::<Vec<serde_json::Value>>(entry);
+        }
+        if let Some(entry) = self.entry(picture, SiteKey::Failsafe) {
+            self.json::<BTreeMap<String, String>>(entry);
         }
     }
 
@@ -256,14 +276,14 @@ impl SiteObserver {
         })
     }
 
-    fn dynamic(&mut self, picture: &Picture) -> Option<Dynamic> {
+    fn dynamic(&mut self, picture: &Picture, in_force: &Dynamic) -> Option<Dynamic> {
         let entry = self.entry(picture, SiteKey::Config)?;
         let document: serde_json::Value = self.json(entry)?;
         if !document.is_object() {
             self.unreadable.report(entry, "the dynamic configuration is not an object");
             return None;
         }
-        let dynamic = Dynamic::from_json(&document);
+        let dynamic = Dynamic::read(&document, in_force);
         if !dynamic.problems.is_empty() {
             self.unreadable.report(entry, &dynamic.problems.join("; "));
         }

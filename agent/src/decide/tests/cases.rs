@@ -436,3 +436,31 @@ fn a_failed_job_is_tried_again_later_and_later() {
     world.view.finished = Some(FinishedJob { job: JobKind::Clone, problem: None });
     assert_eq!(world.decide().reason, Reason::Cloning);
 }
+
+#[test]
+fn an_unreadable_leader_key_changes_no_role_before_the_deadline() {
+    let mut world = World::new();
+    world.site().leader.as_mut().expect("a leader").unreadable = true;
+    assert_eq!((world.decide().actions, world.decide().reason), (vec![], Reason::LeaderUnreadable));
+    world.view.tenure.site = Deadline::at(NOW);
+    assert_eq!(world.decide().reason, Reason::StoppingWriter);
+    let mut standby = World::new();
+    standby.standby(3, 500);
+    standby.site().leader.as_mut().expect("a leader").unreadable = true;
+    standby.view.tenure.site = Deadline::NEVER;
+    assert_eq!(standby.decide().actions, vec![]);
+}
+
+#[test]
+fn an_unreadable_mark_is_removed_in_peace_and_ends_a_handover() {
+    let mut world = World::new();
+    world.site().unreadable_mark = Some(44);
+    assert!(matches!(
+        world.decide().actions[..],
+        [Action::EnterEpoch { clear_mark: Some(44), .. }]
+    ));
+    world.handover("b");
+    assert_eq!(world.decide().reason, Reason::RollingBack);
+    world.view.tenure.primary.as_mut().expect("held").deadline = Deadline::NEVER;
+    assert_eq!(world.decide().reason, Reason::StoppingWriter);
+}

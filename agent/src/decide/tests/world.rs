@@ -235,6 +235,7 @@ impl World {
     pub(super) fn leader(&mut self, who: Option<&str>) {
         self.site().leader = who.map(|who| LeaderKey {
             name: name(who),
+            unreadable: false,
             bound_to_my_lease: who == "a1",
             revision: 12,
         });
@@ -291,7 +292,12 @@ impl World {
 fn site_view() -> SiteView {
     SiteView {
         age: Duration::ZERO,
-        leader: Some(LeaderKey { name: name("a1"), bound_to_my_lease: true, revision: 12 }),
+        leader: Some(LeaderKey {
+            name: name("a1"),
+            unreadable: false,
+            bound_to_my_lease: true,
+            revision: 12,
+        }),
         leaderless: Duration::ZERO,
         initialize: Initialize::Done(name("7000000000000000001")),
         members: BTreeMap::from([(name("a1"), member(6001)), (name("a2"), member(6002))]),
@@ -305,6 +311,7 @@ fn site_view() -> SiteView {
         ancestry: Some(history(3)),
         failover: None,
         mark: None,
+        unreadable_mark: None,
         seen_epoch: Some(SeenEpoch {
             version: VERSION,
             federation: uuid::Uuid::nil(),
