@@ -50,14 +50,26 @@ impl Gate {
     /// # Errors
     /// When the store's file can't be changed.
     pub fn close(file: &Path, step: SwitchoverStep) -> anyhow::Result<Self> {
-        let name = step.name().replace('-', "_");
-        let gate = Self { file: file.to_owned(), name };
+        Self::closed(file, &step.name().replace('-', "_"), &condition(step))
+    }
+
+    /// Closes the gate before the token, which belongs to no step of its own.
+    ///
+    /// # Errors
+    /// When the store's file can't be changed.
+    pub fn close_token(file: &Path) -> anyhow::Result<Self> {
+        let state = "json_extract(CAST(NEW.value AS TEXT), '$.state.name')";
+        let key = "CAST(NEW.key AS TEXT) LIKE '/regent/%/primary'";
+        Self::closed(file, "token", &format!("{key} AND {state} = 'token'"))
+    }
+
+    fn closed(file: &Path, name: &str, condition: &str) -> anyhow::Result<Self> {
+        let gate = Self { file: file.to_owned(), name: name.to_owned() };
         // An upsert fires the trigger before it looks for a conflict.
         gate.change(&format!(
             "CREATE TRIGGER gate_{name} BEFORE INSERT ON entry WHEN {condition}
              BEGIN SELECT RAISE(ABORT, '{words}'); END",
             name = gate.name,
-            condition = condition(step),
             words = gate.words(),
         ))?;
         Ok(gate)

@@ -16,7 +16,7 @@ use regent_dcs::{Change, Compare, Entry, Revision, Txn, TxnOutcome};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::name::SiteName;
 use regent_tests::bed::{Bed, TWO_SITES, explain};
-use regent_tests::records::{CALL, Records, open};
+use regent_tests::records::{CALL, Global, Keys, Records, open};
 use regent_tests::report;
 use regent_tests::wait::{seconds, until};
 use regentctl::clock::{self, millis};
@@ -73,7 +73,11 @@ impl Numbers {
 }
 
 /// Every kind of garbage for a record with this good value.
-fn kinds(subject: &Subject, good: Option<&[u8]>, random: &mut Numbers) -> Vec<(&'static str, Vec<u8>)> {
+fn kinds(
+    subject: &Subject,
+    good: Option<&[u8]>,
+    random: &mut Numbers,
+) -> Vec<(&'static str, Vec<u8>)> {
     let good = good.unwrap_or(br#"{"version":1,"some":"thing"}"#);
     let mut kinds = vec![
         ("random bytes", random.bytes(64)),
@@ -299,15 +303,17 @@ impl Trial {
             let name = entry.map(|e| String::from_utf8_lossy(&e.value).into_owned());
             leaders.insert(site.clone(), name.unwrap_or_default());
         }
-        let primary = self.bed.look(|global| {
-            let (primary, lease) = (global.primary()?, global.lease()?);
-            Some(format!("{} {} {}", primary.holder, primary.epoch, lease.node))
-        });
+        let store = self.bed.store();
+        let found = store.range(self.bed.keys.prefix(), CALL).await?.entries;
+        let found: Keys = found.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        let global = Global { keys: &self.bed.keys, found: &found };
+        let primary = global.primary().context("`primary` can't be read")?;
+        let lease = global.lease().context("`lease` can't be read")?;
         let processes = self.bed.lab().processes().await?;
         let nodes = &self.bed.lab().layout().nodes;
         let postmasters = nodes.iter().map(|node| self.bed.lab().postmaster_pid(&node.name));
         Ok(Roles {
-            primary: primary.context("`primary` and `lease`")?,
+            primary: format!("{} at {}, {}", primary.holder, primary.epoch, lease.node),
             leaders,
             processes: processes.into_iter().map(|p| (p.name, p.pid)).collect(),
             postmasters: postmasters.collect::<Result<_, _>>()?,
@@ -365,6 +371,8 @@ impl Trial {
             ensure!(before == after, "{kind}: {before:?} became {after:?}");
         }
         self.bed.progress().await?;
+        let after = self.roles().await?;
+        ensure!(before == after, "{before:?} became {after:?}");
         self.logs.look();
         let reports = |process: &str| {
             let count = self.logs.count(process, &subject.key);
@@ -504,13 +512,16 @@ async fn garbage_in_any_record_changes_no_role_and_is_reported_once() {
     let begun = clock::now();
     let mut trial = Trial::start(seed).await.unwrap();
     println!("started in {:.0} s", seconds(begun));
+    let before = trial.roles().await.unwrap();
     let mut lines = try_all(&mut trial, only.as_deref()).await.unwrap();
+    let healthy = trial.bed.healthy().await;
+    let after = trial.roles().await.unwrap();
     let Trial { bed, .. } = trial;
     let federation = bed.federation().await.unwrap();
-    let healthy = bed.healthy().await;
     lines.push(
         Line::new("afterwards")
             .require(healthy.is_ok(), || format!("{healthy:?}"))
+            .require(before == after, || format!("{before:?} became {after:?}"))
             .require(federation.unreadable.is_empty(), || format!("{:?}", federation.unreadable)),
     );
     let (history, judgement) = bed.finish().await.unwrap();

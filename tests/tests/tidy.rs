@@ -1,1 +1,214 @@
-//! The rules of the house that a compiler does not hold. (helper: being written)
+//! Rules of the house that no compiler checks: pure decisions, arrows between crates, lints in
+//! every crate, links that lead somewhere, topologies that are valid.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use regent_proto::topology::Topology;
+use regent_tests::report::workspace;
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()))
+}
+
+/// Files below a directory with this ending, build products left out.
+fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(below).unwrap_or_else(|e| panic!("{}: {e}", below.display())) {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                found.extend(files(&path, ending));
+            }
+        } else if name.ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn crates() -> BTreeMap<String, String> {
+    let members = files(&workspace(), "Cargo.toml")
+        .into_iter()
+        .filter(|path| path.parent().is_some_and(|parent| parent != workspace()));
+    members
+        .map(|path| {
+            let directory = path.parent().expect("a directory").file_name().expect("a name");
+            (directory.to_string_lossy().into_owned(), read(&path))
+        })
+        .collect()
+}
+
+/// The code of a file: without comments, and without its tests at the end.
+fn code(text: &str) -> String {
+    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let lines = text[..end].lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn decisions_are_pure() {
+    const FORBIDDEN: [&str; 24] = [
+        "tokio",
+        "tracing",
+        "async ",
+        ".await",
+        "Instant",
+        "SystemTime",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::io",
+        "std::process",
+        "std::thread",
+        "std::sync",
+        "Mutex",
+        "RefCell",
+        "static ",
+        "thread_local",
+        "HashMap",
+        "HashSet",
+        "rand",
+        "println!",
+        "regent_dcs",
+        "unsafe",
+        "boot_time()",
+    ];
+    for (name, allowed) in
+        [("agent", &["regent_proto"][..]), ("coordinator", &["regent_proto", "sha2"][..])]
+    {
+        let own: Vec<PathBuf> = files(&workspace().join(name).join("src/decide"), ".rs")
+            .into_iter()
+            .filter(|path| !path.components().any(|part| part.as_os_str() == "tests"))
+            .filter(|path| !path.ends_with("tests.rs"))
+            .collect();
+        assert!(own.len() >= 8, "{name}: only {own:?}");
+        for path in own {
+            let code = code(&read(&path));
+            for (at, line) in code.lines().enumerate() {
+                let place = format!("{}:{}: {}", path.display(), at + 1, line.trim());
+                for word in FORBIDDEN {
+                    // A word of its own: `operand` is not `rand`.
+                    let found = line.match_indices(word).any(|(start, _)| {
+                        let before = line[..start].chars().next_back();
+                        !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+                            && (!word.chars().all(char::is_alphanumeric)
+                                || !line[start + word.len()..]
+                                    .starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+                    });
+                    assert!(!found, "{word:?} in a decision: {place}");
+                }
+                let import = line.trim_start();
+                let import = import.strip_prefix("pub ").unwrap_or(import);
+                if let Some(path) = import.strip_prefix("use ") {
+                    let first = path.split([':', ';', '{', ' ']).next().unwrap_or_default();
+                    let fine = ["std", "super", "self"].contains(&first)
+                        || allowed.contains(&first)
+                        || path.starts_with("crate::decide")
+                        // A module of the same file's.
+                        || code.contains(&format!("mod {first};"));
+                    assert!(fine, "decide imports its own and the vocabulary only: {place}");
+                }
+                let foreign = line
+                    .match_indices("crate::")
+                    .find(|(start, _)| !line[start + 7..].starts_with("decide"));
+                assert!(foreign.is_none(), "decide looks outside: {place}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_crate_obeys_the_workspace_lints() {
+    let crates = crates();
+    assert!(crates.len() >= 6, "{:?}", crates.keys());
+    for (name, manifest) in crates {
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{name}/Cargo.toml");
+    }
+}
+
+#[test]
+fn crates_depend_along_the_arrows_only() {
+    let arrows: BTreeMap<&str, BTreeSet<&str>> = [
+        ("proto", vec![]),
+        ("dcs", vec!["regent-proto"]),
+        ("agent", vec!["regent-proto", "regent-dcs"]),
+        ("coordinator", vec!["regent-proto", "regent-dcs"]),
+        // Talks to coordinators over gRPC only.
+        ("ctl", vec!["regent-proto"]),
+        ("guardian", vec![]),
+        (
+            "tests",
+            vec!["regent-proto", "regent-dcs", "regent-agent", "regent-coordinator", "regentctl"],
+        ),
+    ]
+    .into_iter()
+    .map(|(name, allowed)| (name, allowed.into_iter().collect()))
+    .collect();
+    for (name, manifest) in crates() {
+        let allowed = arrows.get(name.as_str()).unwrap_or_else(|| panic!("{name} has no arrows"));
+        let own: BTreeSet<&str> = manifest
+            .lines()
+            .filter_map(|line| line.split([' ', '.', '=']).next())
+            .filter(|word| word.starts_with("regent-") || *word == "regentctl")
+            .collect();
+        let foreign: Vec<&&str> = own.difference(allowed).collect();
+        assert!(foreign.is_empty(), "{name} depends on {foreign:?}");
+    }
+}
+
+/// Anchors of a page, as GitHub makes them from headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let words = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = words.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_link_in_the_docs_leads_somewhere() {
+    let root = workspace();
+    let mut seen = 0;
+    for page in files(&root, ".md") {
+        let text = read(&page);
+        let mut rest = text.as_str();
+        while let Some(start) = rest.find("](") {
+            rest = &rest[start + 2..];
+            let Some(end) = rest.find(')') else { break };
+            let target = &rest[..end];
+            if target.contains("://") || target.starts_with("mailto:") || target.contains(' ') {
+                continue;
+            }
+            seen += 1;
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().expect("a directory").join(file)
+            };
+            assert!(path.exists(), "{}: link to {target}, which is not there", page.display());
+            if !anchor.is_empty() && path.extension().is_some_and(|e| e == "md") {
+                let known = anchors(&read(&path));
+                assert!(known.contains(anchor), "{}: no heading for {target}", page.display());
+            }
+        }
+    }
+    assert!(seen > 0, "no link was found: is this the right directory?");
+}
+
+#[test]
+fn every_topology_is_valid_and_without_warnings() {
+    let all = files(&workspace().join("topologies"), ".yaml");
+    assert!(all.len() >= 4, "{all:?}");
+    for path in all {
+        let (_, findings) =
+            Topology::parse(&read(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert!(findings.is_empty(), "{}: {findings:?}", path.display());
+    }
+}

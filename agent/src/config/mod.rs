@@ -397,6 +397,9 @@ impl Config {
             tags: file.tags,
             warnings,
         };
+        if let Some(problem) = config.first_dynamic().problems.first() {
+            return Err(checks.error("bootstrap.dcs", problem.clone()));
+        }
         config.site_timing(&config.first_dynamic()).check("site lease").map_err(|source| {
             ConfigError::Timing { path: path.to_owned(), source: Box::new(source) }
         })?;
