@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the one place where a start-up error is told")]
+#[expect(clippy::print_stderr, reason = "the one place where start-up tells something")]
 fn report(text: &str) {
     eprintln!("{text}");
 }
@@ -39,11 +39,14 @@ fn report(text: &str) {
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     if arguments.check {
+        for warning in &config.warnings {
+            report(&format!("warning: {warning}"));
+        }
         return Ok(());
     }
     // Every TLS user of this process shares one provider; a second call would be a mistake of ours.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.regent.log.level)?;
+    let filter = tracing_subscriber::EnvFilter::new(config.regent.log.level.name());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.regent.log.format {
         LogFormat::Text => log.init(),

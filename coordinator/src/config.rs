@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use regent_dcs::etcd::{EtcdConfig, EtcdTls, EtcdUser};
 use regent_proto::name::{CoordinatorName, FederationName, SiteName};
+use regent_proto::yaml;
 use serde::Deserialize;
 
 /// A configuration that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("configuration {}: cannot be read: {source}", path.display())]
+    #[error("configuration {}: cannot be read", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -219,10 +220,8 @@ impl Config {
 
     /// Checks a configuration; `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let options = serde_saphyr::options! { strict_booleans: true };
-        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-            ConfigError::Syntax { path: path.to_owned(), problem: error.to_string() }
-        })?;
+        let file: File = yaml::read(text)
+            .map_err(|problem| ConfigError::Syntax { path: path.to_owned(), problem })?;
         let checks = Checks { path };
         let listen = checks.listen(&file)?;
         let advertise = checks.advertise(file.advertise, listen)?;

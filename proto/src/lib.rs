@@ -14,6 +14,7 @@ pub mod time;
 pub mod timeline;
 pub mod topology;
 pub mod wire;
+pub mod yaml;
 
 pub use epoch::Epoch;
 pub use lsn::Lsn;

@@ -298,9 +298,7 @@ impl fmt::Display for Finding {
 impl Topology {
     /// Reads and checks a topology file; warnings that the file accepts are left out.
     pub fn parse(text: &str) -> Result<(Self, Vec<Finding>), TopologyError> {
-        let options = serde_saphyr::options! { strict_booleans: true };
-        let topology: Self = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|e| TopologyError::Syntax(e.to_string()))?;
+        let topology: Self = crate::yaml::read(text).map_err(TopologyError::Syntax)?;
         topology.check()?;
         let findings = topology.findings();
         Ok((topology, findings))

@@ -10,6 +10,7 @@ use regent_proto::wire::CancelOperationRequest;
 use regent_tests::bed::{Bed, Roles, TWO_SITES, explain};
 use regent_tests::gate::Gate;
 use regent_tests::say;
+use regent_tests::wait::until;
 use regentctl::coordinators::Client;
 use regentctl::exit::{Exit, Failure};
 
@@ -58,6 +59,13 @@ async fn case(bed: &Bed, roles: &Roles, step: SwitchoverStep) -> anyhow::Result<
     bed.see("the step", LIMIT, |global| {
         let operation = global.operation(&id)?;
         (operation.steps.last()?.step == step).then_some(())
+    })
+    .await?;
+    // Whoever is asked has seen it too: otherwise the answer is only "look again".
+    until("the coordinator to see the step", LIMIT, async || {
+        let seen = whom.operation(id.as_str()).await.map_err(|e| e.to_string())?;
+        let last = seen.steps.last().map(|step| step.name.clone()).unwrap_or_default();
+        if last == step.name() { Ok(()) } else { Err(last) }
     })
     .await?;
     let answer = cancel(bed, &id).await;

@@ -291,7 +291,11 @@ impl Trial {
             })
             .collect();
         let nodes = self.bed.lab().layout().nodes.iter().filter(|node| node.site == *site);
-        subjects.extend(nodes.map(|node| subject(keys.member(&node.name), "conn_url")));
+        subjects.extend(nodes.map(|node| Subject {
+            // Its position is part of it.
+            overwritten: true,
+            ..subject(keys.member(&node.name), "conn_url")
+        }));
         Ok(subjects)
     }
 

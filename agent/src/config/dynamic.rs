@@ -87,6 +87,9 @@ impl Default for Dynamic {
     }
 }
 
+/// The most characters of a value that a message shows.
+const SHOWN: usize = 60;
+
 /// Reads one document, collecting what is wrong with it.
 struct Reader<'a> {
     document: &'a serde_json::Value,
@@ -94,8 +97,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn refuse<T>(&mut self, key: &str, wanted: &str, kept: T) -> T {
-        self.problems.push(format!("{key}: want {wanted}; the value in force stays"));
+    fn refuse<T>(&mut self, key: &str, value: &serde_json::Value, wanted: &str, kept: T) -> T {
+        let value: String = value.to_string().chars().take(SHOWN).collect();
+        self.problems.push(format!("{key}: {value} is not valid: want {wanted}"));
         kept
     }
 
@@ -104,7 +108,7 @@ impl Reader<'_> {
         let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
         match number.filter(|n| n.is_finite() && (0.1..=86_400.0).contains(n)) {
             Some(number) => Duration::from_secs_f64(number),
-            None => self.refuse(key, "seconds as a number", in_force),
+            None => self.refuse(key, value, "seconds as a number, from 0.1 to 86400", in_force),
         }
     }
 
@@ -113,23 +117,23 @@ impl Reader<'_> {
             None => default,
             Some(value) => match value.as_u64() {
                 Some(number) => number,
-                None => self.refuse(key, "a whole number", in_force),
+                None => self.refuse(key, value, "a whole number", in_force),
             },
         }
     }
 
     /// A boolean, or the words PostgreSQL takes for one.
     fn truth(&mut self, key: &str, value: Option<&serde_json::Value>, in_force: bool) -> bool {
+        let Some(value) = value.filter(|value| !value.is_null()) else { return false };
         let word = match value {
-            None | Some(serde_json::Value::Null) => return false,
-            Some(serde_json::Value::Bool(on)) => return *on,
-            Some(serde_json::Value::String(text)) => text.to_lowercase(),
-            Some(_) => String::new(),
+            serde_json::Value::Bool(on) => return *on,
+            serde_json::Value::String(text) => text.to_lowercase(),
+            _ => String::new(),
         };
         match word.as_str() {
             "on" | "true" | "yes" | "1" => true,
             "off" | "false" | "no" | "0" => false,
-            _ => self.refuse(key, "on or off", in_force),
+            _ => self.refuse(key, value, "on or off", in_force),
         }
     }
 }
@@ -170,9 +174,30 @@ impl Dynamic {
             in_force.use_pg_rewind,
         );
         if postgresql.is_some_and(|section| !section.is_object()) {
-            reader.problems.push("postgresql: want an object; the values in force stay".into());
+            reader.problems.push("postgresql: want an object".to_owned());
         }
         let readable = postgresql.is_none_or(serde_json::Value::is_object);
+        let part = |key: &str| match inside(key) {
+            Some(value) if !value.is_null() => Part::There(value.clone()),
+            Some(_) | None if readable => Part::Missing,
+            Some(_) | None => Part::Unreadable,
+        };
+        let parameters = match part("parameters") {
+            Part::There(value) => parameters(&value).unwrap_or_else(|| {
+                let kept = in_force.parameters.clone();
+                reader.refuse("postgresql.parameters", &value, "NAME: VALUE pairs", kept)
+            }),
+            Part::Missing => BTreeMap::new(),
+            Part::Unreadable => in_force.parameters.clone(),
+        };
+        let pg_hba = match part("pg_hba") {
+            Part::There(value) => lines(&value).unwrap_or_else(|| {
+                let kept = in_force.pg_hba.clone();
+                reader.refuse("postgresql.pg_hba", &value, "a list of lines", kept)
+            }),
+            Part::Missing => Vec::new(),
+            Part::Unreadable => in_force.pg_hba.clone(),
+        };
         Self {
             ttl,
             loop_wait,
@@ -182,24 +207,24 @@ impl Dynamic {
             synchronous_mode_strict,
             synchronous_node_count: usize::try_from(nodes.max(1)).unwrap_or(1),
             use_pg_rewind: if readable { use_pg_rewind } else { in_force.use_pg_rewind },
-            parameters: match inside("parameters").map(parameters) {
-                Some(parameters) => parameters,
-                None if readable => BTreeMap::new(),
-                None => in_force.parameters.clone(),
-            },
-            pg_hba: match inside("pg_hba").map(lines) {
-                Some(lines) => lines,
-                None if readable => Vec::new(),
-                None => in_force.pg_hba.clone(),
-            },
+            parameters,
+            pg_hba,
             problems: reader.problems,
         }
     }
 }
 
-fn parameters(value: &serde_json::Value) -> BTreeMap<String, String> {
-    let Some(map) = value.as_object() else { return BTreeMap::new() };
-    map.iter()
+/// A part of the section `postgresql`.
+enum Part {
+    There(serde_json::Value),
+    Missing,
+    /// The section itself is unreadable.
+    Unreadable,
+}
+
+fn parameters(value: &serde_json::Value) -> Option<BTreeMap<String, String>> {
+    let named = value.as_object()?.iter();
+    let parameters = named
         .filter_map(|(name, value)| {
             let text = match value {
                 serde_json::Value::Null => return None,
@@ -209,12 +234,12 @@ fn parameters(value: &serde_json::Value) -> BTreeMap<String, String> {
             };
             Some((name.clone(), text))
         })
-        .collect()
+        .collect();
+    Some(parameters)
 }
 
-fn lines(value: &serde_json::Value) -> Vec<String> {
-    let lines = value.as_array().into_iter().flatten();
-    lines.filter_map(|line| line.as_str().map(str::to_owned)).collect()
+fn lines(value: &serde_json::Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|line| line.as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]
@@ -233,6 +258,14 @@ mod tests {
         for garbage in [serde_json::json!({}), serde_json::json!(3), serde_json::json!("perhaps")] {
             let kept = Dynamic::read(&serde_json::json!({"synchronous_mode": garbage}), &in_force);
             assert!(kept.synchronous_mode && kept.problems.len() == 1, "{kept:?}");
+        }
+        for section in [serde_json::json!({"parameters": "x"}), serde_json::json!({"pg_hba": [1]})]
+        {
+            let (parameters, pg_hba) = ([("a".into(), "b".into())].into(), vec!["local".into()]);
+            let in_force = Dynamic { parameters, pg_hba, ..Dynamic::default() };
+            let kept = Dynamic::read(&serde_json::json!({"postgresql": section}), &in_force);
+            assert_eq!(kept.problems.len(), 1, "{kept:?}");
+            assert!(kept.parameters == in_force.parameters || kept.pg_hba == in_force.pg_hba);
         }
         assert_eq!(dynamic.loop_wait, Duration::from_secs(1));
         assert!(dynamic.synchronous_mode);

@@ -16,6 +16,7 @@ use std::time::Duration;
 use regent_proto::name::{FederationName, NodeName, Scope, SiteName};
 use regent_proto::time::{LeaseTiming, TimingError};
 use regent_proto::topology::Span;
+use regent_proto::yaml;
 use serde::Deserialize;
 
 use dynamic::Dynamic;
@@ -24,7 +25,7 @@ use dynamic::Dynamic;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read configuration {path}: {source}")]
+    #[error("configuration {path}: cannot be read")]
     Read {
         /// The file.
         path: PathBuf,
@@ -50,12 +51,12 @@ pub enum ConfigError {
         problem: String,
     },
     /// Timings that do not fit.
-    #[error("{path}: bootstrap.dcs / regent: {source}")]
+    #[error("{path}: bootstrap.dcs / regent: {numbers}")]
     Timing {
         /// The file.
         path: PathBuf,
         /// The numbers.
-        source: Box<TimingError>,
+        numbers: Box<TimingError>,
     },
 }
 
@@ -255,13 +256,13 @@ impl Default for RegentConfig {
 pub struct LogConfig {
     /// How lines look.
     pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug`.
-    pub level: String,
+    /// From which level on.
+    pub level: LogLevel,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self { format: LogFormat::Text, level: LogLevel::Info }
     }
 }
 
@@ -273,6 +274,33 @@ pub enum LogFormat {
     Text,
     /// For programs.
     Json,
+}
+
+/// Log levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what somebody must act on.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// Every change of mind.
+    Info,
+    /// Every transaction.
+    Debug,
+}
+
+impl LogLevel {
+    /// As the log filter writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
 }
 
 /// Patroni's `bootstrap` section.
@@ -369,21 +397,15 @@ impl Config {
 
     /// Checks a file's text; `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let syntax = |e: serde_saphyr::Error| ConfigError::Syntax {
-            path: path.to_owned(),
-            problem: e.to_string(),
-        };
-        let options = serde_saphyr::options! { strict_booleans: true };
-        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(syntax)?;
-        let options = serde_saphyr::options! { strict_booleans: true };
-        let raw: serde_json::Value =
-            serde_saphyr::from_str_with_options(text, options).map_err(syntax)?;
+        let syntax = |problem| ConfigError::Syntax { path: path.to_owned(), problem };
+        let file: File = yaml::read(text).map_err(syntax)?;
+        let raw: serde_json::Value = yaml::read(text).map_err(syntax)?;
         let mut warnings = known::unknown_keys(&raw);
         let checks = Checks { path };
         let rest = checks.listener(&file.restapi, file.regent.insecure, &mut warnings)?;
         let dcs = checks.store("sqlite / etcd3", file.sqlite, file.etcd3)?;
         let federation = checks.federation(file.federation)?;
-        checks.postgres(&file.postgresql)?;
+        checks.postgres(&file.postgresql, &rest)?;
         let config = Self {
             scope: file.scope,
             namespace: file.namespace,
@@ -400,8 +422,8 @@ impl Config {
         if let Some(problem) = config.first_dynamic().problems.first() {
             return Err(checks.error("bootstrap.dcs", problem.clone()));
         }
-        config.site_timing(&config.first_dynamic()).check("site lease").map_err(|source| {
-            ConfigError::Timing { path: path.to_owned(), source: Box::new(source) }
+        config.site_timing(&config.first_dynamic()).check("site lease").map_err(|numbers| {
+            ConfigError::Timing { path: path.to_owned(), numbers: Box::new(numbers) }
         })?;
         Ok(config)
     }
@@ -538,10 +560,14 @@ impl Checks<'_> {
         Ok(Some(FederationConfig { name: section.name, site: section.site, quorum }))
     }
 
-    fn postgres(&self, section: &PostgresConfig) -> Result<(), ConfigError> {
+    fn postgres(&self, section: &PostgresConfig, rest: &Listener) -> Result<(), ConfigError> {
         let want = "want HOST:PORT, as in 127.0.0.1:5432";
-        if split(&section.listen).is_none() {
+        let Some((_, port)) = split(&section.listen) else {
             return Err(self.error("postgresql.listen", format!("{:?}; {want}", section.listen)));
+        };
+        if port == rest.listen.port() {
+            let problem = format!("port {port} is restapi.listen's too; want a port for each");
+            return Err(self.error("postgresql.listen", problem));
         }
         if let Some(address) = &section.connect_address
             && split(address).is_none()

@@ -285,7 +285,8 @@ impl SiteObserver {
         }
         let dynamic = Dynamic::read(&document, in_force);
         if !dynamic.problems.is_empty() {
-            self.unreadable.report(entry, &dynamic.problems.join("; "));
+            let problems = dynamic.problems.join("; ");
+            self.unreadable.report(entry, &format!("{problems}; the value in force stays"));
         }
         Some(dynamic)
     }

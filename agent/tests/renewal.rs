@@ -1,0 +1,329 @@
+//! The renewal thread against the faulty store: what raises a deadline, and what never does
+//! (I7, I9; protocol.md rules 1 to 3).
+
+#![cfg(test)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use regent_agent::fence::Deadlines;
+use regent_agent::fence::renewal::{Adopted, GlobalSide, RenewalThread, SiteSide};
+use regent_agent::observe::clock::boot_time;
+use regent_dcs::clock::BootClock;
+use regent_dcs::memory::{Call, Fault, MemoryStore};
+use regent_dcs::{Change, LeaseId, Revision, Store as _, Txn};
+use regent_proto::epoch::Epoch;
+use regent_proto::keys::GlobalKeys;
+use regent_proto::record::{Lease, Primary, PrimaryState, Record as _, Unknown, VERSION};
+use regent_proto::time::{BootTime, Deadline, LeaseTiming};
+
+const LEADER: &str = "/service/a/leader";
+const CALL: Duration = Duration::from_secs(1);
+
+fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().expect("names in tests are well formed")
+}
+
+fn timing() -> LeaseTiming {
+    LeaseTiming {
+        ttl: Duration::from_secs(60),
+        renew_every: Duration::from_millis(20),
+        call_timeout: Duration::from_millis(500),
+        stop_budget: Duration::from_secs(1),
+        kill_budget: Duration::from_millis(250),
+    }
+}
+
+fn primary(state: PrimaryState) -> Primary {
+    Primary {
+        version: VERSION,
+        federation: uuid::Uuid::nil(),
+        system_identifier: None,
+        holder: name("a"),
+        epoch: Epoch::new(3),
+        state,
+        floor: None,
+        electorate: ["a", "b"].iter().map(|s| name(s)).collect(),
+        ttl_max: Duration::from_secs(60),
+        span_max: Duration::from_secs(60),
+        writes_fenced: None,
+        unknown: Unknown::new(),
+    }
+}
+
+fn lease(tenure: &str) -> Lease {
+    Lease {
+        version: VERSION,
+        site: name("a"),
+        node: name("a1"),
+        tenure: name(tenure),
+        epoch: Epoch::new(3),
+        counter: 0,
+        request: name("first"),
+        ttl: Duration::from_secs(60),
+        released: false,
+        unknown: Unknown::new(),
+    }
+}
+
+/// Counts a handle's calls, and disturbs each of them.
+struct Calls(Arc<AtomicU64>);
+
+impl Calls {
+    fn count(store: &MemoryStore, fault: Option<Fault>) -> Self {
+        let made = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&made);
+        store.faults().otherwise(move |call| {
+            matches!(call, Call::Txn | Call::Get | Call::Renew).then(|| {
+                counter.fetch_add(1, Ordering::SeqCst);
+            })?;
+            fault.clone()
+        });
+        Self(made)
+    }
+
+    fn made(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// The two stores, the thread on them, and handles whose calls are not disturbed.
+struct Bed {
+    site: MemoryStore,
+    quorum: MemoryStore,
+    /// The thread's handles, for faults.
+    thread_site: MemoryStore,
+    thread_quorum: MemoryStore,
+    keys: GlobalKeys,
+    deadlines: Arc<Deadlines>,
+    thread: RenewalThread,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        let site = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let quorum = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let (thread_site, thread_quorum) = (site.process("thread"), quorum.process("thread"));
+        let keys = GlobalKeys::new(&name("f"));
+        let deadlines = Arc::new(Deadlines::new(true));
+        let sides = (
+            SiteSide {
+                store: Arc::new(thread_site.clone()),
+                leader_key: LEADER.to_owned(),
+                me: name("a1"),
+                timing: timing(),
+            },
+            Some(GlobalSide {
+                store: Arc::new(thread_quorum.clone()),
+                keys: keys.clone(),
+                site: name("a"),
+            }),
+        );
+        let open = Box::new(move || {
+            let ready: futures::future::BoxFuture<'static, _> = Box::pin(async move { Ok(sides) });
+            ready
+        });
+        let thread =
+            RenewalThread::start(open, Arc::clone(&deadlines), true).expect("the thread starts");
+        Self { site, quorum, thread_site, thread_quorum, keys, deadlines, thread }
+    }
+
+    async fn store_lease(&self) -> LeaseId {
+        let mut tenures = self.thread.tenures();
+        let found = tokio::time::timeout(CALL, tenures.wait_for(|t| t.lease.is_some())).await;
+        found.expect("a lease is granted in time").expect("the thread lives").lease.expect("some")
+    }
+
+    /// Takes the leader key, as the main loop does.
+    async fn lead(&self) {
+        let lease = self.store_lease().await;
+        let put = Change::put_leased(LEADER, "a1", lease);
+        self.site.txn(Txn::new().then(put), CALL).await.expect("the store is well");
+        self.thread.renew_site(timing()).await;
+        self.until("the site deadline lies ahead", || {
+            self.deadlines.site().lies_ahead(boot_time())
+        })
+        .await;
+    }
+
+    async fn put(&self, key: String, value: Vec<u8>) -> Revision {
+        let txn = Txn::new().then(Change::put(key, value));
+        let outcome = self.quorum.txn(txn, CALL).await.expect("the store is well");
+        outcome.applied().expect("unconditional")
+    }
+
+    /// Writes both records and hands the lease to the thread.
+    async fn hold(&self, sent: BootTime) {
+        let open = primary(PrimaryState::Open);
+        let primary_revision = self.put(self.keys.primary(), open.encode()).await;
+        let record = lease("t1");
+        let lease_revision = self.put(self.keys.lease(), record.encode()).await;
+        let adopted = Adopted { record, lease_revision, primary_revision, sent, timing: timing() };
+        self.thread.adopt(adopted).await;
+    }
+
+    async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let wait = async {
+            while !done() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), wait).await.expect(what);
+    }
+
+    /// The lease record as it stands.
+    async fn lease_now(&self) -> Lease {
+        let entry = self.quorum.get(&self.keys.lease(), CALL).await.expect("well").expect("there");
+        Lease::decode(&entry.key, &entry.value).expect("readable")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_renewal_raises_and_counts_from_its_sending() {
+    let bed = Bed::new().await;
+    bed.lead().await;
+    let sent = boot_time();
+    bed.hold(sent).await;
+    let first = bed.deadlines.primary();
+    assert_eq!(first, Deadline::granted(sent, &timing()));
+    bed.until("a renewal raises", || bed.deadlines.primary() > first).await;
+    let raised = bed.deadlines.primary();
+    assert!(raised <= Deadline::granted(boot_time(), &timing()), "never beyond its sending");
+    assert_eq!(bed.deadlines.writing(), raised.earlier(bed.deadlines.site()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_an_acknowledgement_raises() {
+    for fault in [Fault::Refused, Fault::NotDone, Fault::UnknownNotApplied] {
+        let bed = Bed::new().await;
+        bed.lead().await;
+        bed.hold(boot_time()).await;
+        let label = format!("{fault:?}");
+        bed.thread_quorum
+            .faults()
+            .otherwise(move |call| matches!(call, Call::Txn | Call::Get).then(|| fault.clone()));
+        // The renewal in flight may still succeed; from the second reading on nothing may.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let before = bed.deadlines.primary();
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        assert_eq!(bed.deadlines.primary(), before, "{label}");
+        assert!(before.lies_ahead(boot_time()), "{label}: nor is it lowered");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_read_back_and_counts_for_the_request_that_was_applied() {
+    let bed = Bed::new().await;
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    bed.thread_quorum.faults().order(Some(Call::Txn), Fault::UnknownApplied);
+    let before = bed.deadlines.primary();
+    bed.until("the read-back raises", || bed.deadlines.primary() > before).await;
+    // And renewal goes on from the revision that the lost request made.
+    let raised = bed.deadlines.primary();
+    bed.until("the next renewal raises", || bed.deadlines.primary() > raised).await;
+    assert!(bed.lease_now().await.counter >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_else_holds_the_lease_ends_the_tenure_at_once() {
+    let bed = Bed::new().await;
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    bed.put(bed.keys.lease(), lease("t2").encode()).await;
+    bed.until("fenced", || bed.deadlines.primary() == Deadline::NEVER).await;
+    assert_eq!(bed.lease_now().await.tenure, name("t2"), "and never writes over it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_state_of_primary_that_ends_the_tenure_ends_it() {
+    let operation = || name("op-1");
+    let fenced = PrimaryState::Fenced { to: name("b"), operation: operation() };
+    let mut moved = primary(PrimaryState::Open);
+    moved.holder = name("b");
+    moved.epoch = Epoch::new(4);
+    let mut by_hand = primary(PrimaryState::Open);
+    by_hand.writes_fenced = Some(regent_proto::record::WritesFenced {
+        by: "dba".to_owned(),
+        reason: "test".to_owned(),
+    });
+    for record in [primary(fenced), moved, by_hand] {
+        let bed = Bed::new().await;
+        bed.lead().await;
+        bed.hold(boot_time()).await;
+        bed.put(bed.keys.primary(), record.encode()).await;
+        bed.until("fenced", || bed.deadlines.primary() == Deadline::NEVER).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handover_without_a_mark_is_no_end_and_unreadable_is_not_either() {
+    let bed = Bed::new().await;
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    let state = PrimaryState::Handover {
+        to: name("b"),
+        operation: name("op-1"),
+        span: Duration::from_secs(9),
+    };
+    bed.put(bed.keys.primary(), primary(state).encode()).await;
+    let before = bed.deadlines.primary();
+    bed.until("renewed under the handover", || bed.deadlines.primary() > before).await;
+    bed.put(bed.keys.primary(), b"garbage".to_vec()).await;
+    let calls = Calls::count(&bed.thread_quorum, None);
+    bed.until("refused", || calls.made() >= 2).await;
+    let kept = bed.deadlines.primary();
+    bed.until("refused again and again", || calls.made() >= 6).await;
+    assert_eq!(bed.deadlines.primary(), kept, "not raised");
+    assert_ne!(kept, Deadline::NEVER, "not ended either: the deadline decides");
+    bed.put(bed.keys.primary(), primary(PrimaryState::Open).encode()).await;
+    bed.until("renewed after the repair", || bed.deadlines.primary() > kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_end_no_answer_raises_again() {
+    let bed = Bed::new().await;
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    bed.thread.end_tenure().await;
+    assert_eq!(bed.deadlines.primary(), Deadline::NEVER);
+    let counter = bed.lease_now().await.counter;
+    // The site's renewals show that the thread lives and that time passes.
+    let calls = Calls::count(&bed.thread_site, None);
+    bed.until("the site lease is renewed", || calls.made() >= 10).await;
+    assert_eq!(bed.deadlines.primary(), Deadline::NEVER);
+    assert_eq!(bed.lease_now().await.counter, counter, "and none is sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn losing_the_site_key_ends_both() {
+    let bed = Bed::new().await;
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    let other = bed.site.grant(Duration::from_secs(60), CALL).await.expect("well").id;
+    let put = Change::put_leased(LEADER, "a2", other);
+    bed.site.txn(Txn::new().then(put), CALL).await.expect("well");
+    bed.until("the site deadline falls", || bed.deadlines.site() == Deadline::NEVER).await;
+    bed.until("renewal ends", || bed.deadlines.primary() == Deadline::NEVER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_leader_key_is_created_again_by_its_holder() {
+    let bed = Bed::new().await;
+    bed.lead().await;
+    let before = bed.deadlines.site();
+    bed.site.txn(Txn::new().then(Change::delete(LEADER)), CALL).await.expect("well");
+    bed.until("raised again", || bed.deadlines.site() > before).await;
+    let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there again");
+    assert_eq!(entry.value, b"a1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_the_site_store_forgot_ends_the_right_at_once() {
+    let bed = Bed::new().await;
+    bed.lead().await;
+    let lease = bed.store_lease().await;
+    bed.thread_site.expire_early(lease);
+    bed.until("fenced", || bed.deadlines.site() == Deadline::NEVER).await;
+}
