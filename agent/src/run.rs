@@ -109,7 +109,7 @@ impl Agent {
         });
         let in_force = files.read_in_force();
         let server = Arc::new(Server::default());
-        adopt(&server, &files, &guard, dynamic.ttl);
+        adopt(&config, &server, &files, &guard)?;
         let (finished_send, finished_jobs) = mpsc::channel(8);
         let (pictures, picture_receiver) = watch::channel(None);
         let publisher =
@@ -600,16 +600,35 @@ fn start_renewal(
     )
 }
 
-/// Takes over a server that an earlier life of this agent left running.
-fn adopt(server: &Server, files: &Files, guard: &Guard, ttl: Duration) {
-    let Some(postmaster) = server.adopt(&files.data_dir) else { return };
+/// PostgreSQL's port must be free before it is started on it: its own refusal would only be seen in
+/// its log, again and again.
+fn refuse_used_port(config: &Config) -> anyhow::Result<()> {
+    let (host, port) = config.postgres.listen_host_port();
+    for host in host.split(',') {
+        let address = if matches!(host, "*" | "") { "0.0.0.0" } else { host };
+        // As PostgreSQL does, with SO_REUSEADDR: connections of before in TIME_WAIT are no obstacle.
+        if let Err(error) = std::net::TcpListener::bind((address, port)) {
+            anyhow::bail!(
+                "postgresql.listen: cannot listen on {address}:{port}: {error}; stop whatever \
+                 listens there (`ss -ltnp` shows it), or choose a free port"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Takes over a server that an earlier life of this agent left running; without one its port must
+/// be free.
+fn adopt(config: &Config, server: &Server, files: &Files, guard: &Guard) -> anyhow::Result<()> {
+    let Some(postmaster) = server.adopt(&files.data_dir) else { return refuse_used_port(config) };
     tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL");
     if !files.standby_signal() {
         // What rights it had ended, at the latest, one TTL after the life that held them; within
         // one TTL from now this one has renewed them, or it is fenced.
         guard.arm(Some(postmaster.pid));
-        guard.bound_by(Deadline::at(boot_time().plus(ttl)));
+        guard.bound_by(Deadline::at(boot_time().plus(config.first_dynamic().ttl)));
     }
+    Ok(())
 }
 
 /// As Patroni does: another process that answers under this member's name means that this one

@@ -101,7 +101,7 @@ struct Bed {
 }
 
 impl Bed {
-    async fn new() -> Self {
+    fn new() -> Self {
         let site = MemoryStore::new(BootClock::kernel().expect("a boot id"));
         let quorum = MemoryStore::new(BootClock::kernel().expect("a boot id"));
         let (thread_site, thread_quorum) = (site.process("thread"), quorum.process("thread"));
@@ -181,7 +181,7 @@ impl Bed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_renewal_raises_and_counts_from_its_sending() {
-    let bed = Bed::new().await;
+    let bed = Bed::new();
     bed.lead().await;
     let sent = boot_time();
     bed.hold(sent).await;
@@ -196,7 +196,7 @@ async fn an_acknowledged_renewal_raises_and_counts_from_its_sending() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_an_acknowledgement_raises() {
     for fault in [Fault::Refused, Fault::NotDone, Fault::UnknownNotApplied] {
-        let bed = Bed::new().await;
+        let bed = Bed::new();
         bed.lead().await;
         bed.hold(boot_time()).await;
         let label = format!("{fault:?}");
@@ -214,7 +214,7 @@ async fn nothing_but_an_acknowledgement_raises() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_read_back_and_counts_for_the_request_that_was_applied() {
-    let bed = Bed::new().await;
+    let bed = Bed::new();
     bed.lead().await;
     bed.hold(boot_time()).await;
     bed.thread_quorum.faults().order(Some(Call::Txn), Fault::UnknownApplied);
@@ -228,7 +228,7 @@ async fn a_lost_answer_is_read_back_and_counts_for_the_request_that_was_applied(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_else_holds_the_lease_ends_the_tenure_at_once() {
-    let bed = Bed::new().await;
+    let bed = Bed::new();
     bed.lead().await;
     bed.hold(boot_time()).await;
     bed.put(bed.keys.lease(), lease("t2").encode()).await;
@@ -249,7 +249,7 @@ async fn each_state_of_primary_that_ends_the_tenure_ends_it() {
         reason: "test".to_owned(),
     });
     for record in [primary(fenced), moved, by_hand] {
-        let bed = Bed::new().await;
+        let bed = Bed::new();
         bed.lead().await;
         bed.hold(boot_time()).await;
         bed.put(bed.keys.primary(), record.encode()).await;
@@ -259,7 +259,7 @@ async fn each_state_of_primary_that_ends_the_tenure_ends_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handover_without_a_mark_is_no_end_and_unreadable_is_not_either() {
-    let bed = Bed::new().await;
+    let bed = Bed::new();
     bed.lead().await;
     bed.hold(boot_time()).await;
     let state = PrimaryState::Handover {
@@ -283,7 +283,7 @@ async fn a_handover_without_a_mark_is_no_end_and_unreadable_is_not_either() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_end_no_answer_raises_again() {
-    let bed = Bed::new().await;
+    let bed = Bed::new();
     bed.lead().await;
     bed.hold(boot_time()).await;
     bed.thread.end_tenure().await;
@@ -298,7 +298,7 @@ async fn after_the_end_no_answer_raises_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn losing_the_site_key_ends_both() {
-    let bed = Bed::new().await;
+    let bed = Bed::new();
     bed.lead().await;
     bed.hold(boot_time()).await;
     let other = bed.site.grant(Duration::from_secs(60), CALL).await.expect("well").id;
@@ -310,7 +310,7 @@ async fn losing_the_site_key_ends_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_leader_key_is_created_again_by_its_holder() {
-    let bed = Bed::new().await;
+    let bed = Bed::new();
     bed.lead().await;
     let before = bed.deadlines.site();
     bed.site.txn(Txn::new().then(Change::delete(LEADER)), CALL).await.expect("well");
@@ -321,9 +321,22 @@ async fn a_deleted_leader_key_is_created_again_by_its_holder() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_the_site_store_forgot_ends_the_right_at_once() {
-    let bed = Bed::new().await;
+    let bed = Bed::new();
     bed.lead().await;
     let lease = bed.store_lease().await;
     bed.thread_site.expire_early(lease);
     bed.until("fenced", || bed.deadlines.site() == Deadline::NEVER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_key_overwritten_under_its_lease_is_mended() {
+    let bed = Bed::new();
+    bed.lead().await;
+    let lease = bed.store_lease().await;
+    let put = Change::put_leased(LEADER, "{\"version\": 494}", lease);
+    bed.site.txn(Txn::new().then(put), CALL).await.expect("well");
+    let before = bed.deadlines.site();
+    bed.until("raised", || bed.deadlines.site() > before).await;
+    let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there");
+    assert_eq!(entry.value, b"a1");
 }

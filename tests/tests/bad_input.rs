@@ -71,8 +71,8 @@ fn edited(good: &Value, edits: &[(&str, Option<Value>)]) -> String {
             None => parent.shift_remove(name),
         };
     }
-    // JSON is YAML.
-    file.to_string()
+    // JSON is YAML; in lines, as a person writes it.
+    serde_json::to_string_pretty(&file).expect("a value that was read")
 }
 
 /// A directory of the lab's user, beside the lab.
@@ -150,7 +150,7 @@ const TOPOLOGIES: [(&str, &str, &str, &[&str]); 22] = [
     ("unknown section", "policy:", "polizy:", &["polizy", "policy"]),
     ("unknown kind", "kind: witness", "kind: witnes", &["witnes", "data", "witness"]),
     ("unknown store", "store: embedded", "store: zookeeper", &["zookeeper", "embedded", "etcd"]),
-    ("number for a list", "voters: [eu, us, witness]", "voters: 3", &["voters", "sequence"]),
+    ("number for a list", "voters: [eu, us, witness]", "voters: 3", &["voters", "want a list"]),
     ("word for a number", "cost: 1", "cost: cheap", &["cheap"]),
     ("word for yes or no", "    synchronous: true", "    synchronous: maybe", &["maybe"]),
     ("duration without unit", "site_ttl: 5s", "site_ttl: \"5\"", &["\"5\"", "unit", "30s"]),

@@ -360,8 +360,11 @@ impl Trial {
         self.logs.look();
         let said: BTreeMap<String, usize> =
             subject.readers.iter().map(|p| (p.clone(), self.logs.count(p, &subject.key))).collect();
-        for (kind, garbage) in kinds {
-            let (replaced, revision) = self.replace(subject, Some(&garbage), None).await?;
+        let lease = good.as_ref().and_then(|entry| entry.lease);
+        for (turn, (kind, garbage)) in kinds.into_iter().enumerate() {
+            // Written by a stranger, or under the owner's own lease.
+            let lease = lease.filter(|_| turn % 2 == 1);
+            let (replaced, revision) = self.replace(subject, Some(&garbage), lease).await?;
             seen.revisions += 1;
             if self.reported(subject, &said, seen.revisions, revision).await.context(kind)? {
                 seen.mended_by_owner += 1;

@@ -222,8 +222,7 @@ impl Matrix<'_> {
         let offsets = self.log_lengths();
         if self.case.step == SwitchoverStep::Prepare {
             // The request itself is what is refused.
-            let problem = self.ask().await.err().context("the gate let the request pass")?;
-            ensure!(problem.to_string().contains(&gate.words()), "{problem:#}");
+            self.ask_in_vain(&gate.words()).await?;
             self.inject().await?;
             drop(gate);
             return match self.case.fault {
@@ -252,11 +251,27 @@ impl Matrix<'_> {
         self.bed.coordinator(other.context("a second coordinator")?)
     }
 
-    /// Asks as soon as nothing blocks.
+    /// Asks as soon as nothing blocks: a node that came back a moment ago may not have tried every
+    /// other site yet.
     async fn ask(&self) -> anyhow::Result<OperationId> {
         let whom = self.whom()?;
-        self.bed.unblocked(&whom, &self.roles.b).await?;
-        self.bed.ask(&whom, &self.roles.b).await
+        until("a switchover that nothing blocks", TRIGGER, async || {
+            self.bed.ask(&whom, &self.roles.b).await.map_err(|e| format!("{e:#}"))
+        })
+        .await
+    }
+
+    /// Asks while the gate refuses the request itself.
+    async fn ask_in_vain(&self, words: &str) -> anyhow::Result<()> {
+        let whom = self.whom()?;
+        until("the gate to refuse the request", TRIGGER, async || {
+            match self.bed.ask(&whom, &self.roles.b).await {
+                Err(problem) if format!("{problem:#}").contains(words) => Ok(()),
+                Err(problem) => Err(format!("{problem:#}")),
+                Ok(id) => Err(format!("{id} has begun")),
+            }
+        })
+        .await
     }
 
     /// Waits for the write of the step.

@@ -251,6 +251,9 @@ impl SiteLoop {
         let Some((id, _)) = self.lease else { return };
         match self.side.store.get(&self.side.leader_key, timeout).await {
             Ok(Some(entry)) if entry.lease == Some(id) => {
+                if entry.value != self.side.me.as_str().as_bytes() {
+                    self.mend(&entry, id, timeout).await;
+                }
                 let timing = LeaseTiming { ttl, ..self.side.timing.clone() };
                 let granted = Deadline::granted(sent, &timing);
                 let before = self.deadlines.site();
@@ -276,6 +279,16 @@ impl SiteLoop {
                 }
             }
             Err(error) => tracing::debug!(%error, "reading the leader key after its renewal"),
+        }
+    }
+
+    /// The key is bound to our lease but carries something else: written by hand. Ours to mend.
+    async fn mend(&self, found: &regent_dcs::Entry, id: LeaseId, timeout: Duration) {
+        tracing::warn!(key = %found.key, "the leader key did not carry this node's name; mended");
+        let as_read = Compare::as_read(found.key.clone(), Some(found));
+        let put = Change::put_leased(found.key.clone(), self.side.me.as_str(), id);
+        if let Err(error) = self.side.store.txn(Txn::new().when(as_read).then(put), timeout).await {
+            tracing::debug!(%error, "mending the leader key");
         }
     }
 

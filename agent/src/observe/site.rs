@@ -130,17 +130,19 @@ impl SiteObserver {
         let entry = picture.entries.get(&self.keys.key(SiteKey::Leader))?;
         // A name that cannot be read still means: somebody holds it. It is not ours.
         let name = std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok());
+        // Bound to our own lease it can only have been written under it: whatever it says, nobody
+        // else can take it.
+        let ours = my_lease.is_some() && entry.lease == my_lease;
+        if ours && name.as_ref() != Some(&self.me) {
+            self.unreadable.report(entry, "the leader key is ours but does not carry our name");
+        }
+        let name = if ours { Some(self.me.clone()) } else { name };
         let unreadable = name.is_none();
         let name = name.unwrap_or_else(|| {
             self.unreadable.report(entry, "the leader key is not a member name");
             "unreadable".parse().expect("a constant of the accepted form")
         });
-        Some(LeaderKey {
-            unreadable,
-            bound_to_my_lease: my_lease.is_some() && entry.lease == my_lease && name == self.me,
-            name,
-            revision: entry.modified.0,
-        })
+        Some(LeaderKey { unreadable, bound_to_my_lease: ours, name, revision: entry.modified.0 })
     }
 
     fn json<T: serde::de::DeserializeOwned>(&mut self, entry: &Entry) -> Option<T> {
