@@ -24,13 +24,25 @@ fn explain(text: &str, error: &serde_saphyr::Error) -> String {
     let suffix = format!(" at line {}, column {}", place.line(), place.column());
     let problem = said.strip_suffix(&suffix).unwrap_or(&said);
     let number = usize::try_from(place.line()).unwrap_or(usize::MAX);
-    let line = text.lines().nth(number.saturating_sub(1)).unwrap_or_default().trim();
-    if line.is_empty() || line.to_lowercase().contains("pass") {
+    let line = text.lines().nth(number.saturating_sub(1)).unwrap_or_default();
+    if line.trim().is_empty() || line.to_lowercase().contains("pass") {
         return format!("{at}: {problem}");
     }
-    let quoted: String = line.chars().take(QUOTED).collect();
-    let more = if quoted.len() < line.len() { "…" } else { "" };
-    format!("{at}: `{quoted}{more}`: {}", plain(problem))
+    format!("{at}: `{}`: {}", around(line, place.column()), plain(problem))
+}
+
+/// A short line whole, of a long one what stands around the column.
+fn around(line: &str, column: u64) -> String {
+    let length = line.chars().count();
+    if length <= QUOTED {
+        return line.trim().to_owned();
+    }
+    let column = usize::try_from(column).unwrap_or(usize::MAX);
+    let start = column.saturating_sub(QUOTED / 2).min(length - QUOTED);
+    let quoted: String = line.chars().skip(start).take(QUOTED).collect();
+    let (before, after) = (start > 0, start + QUOTED < length);
+    let dots = |more| if more { "…" } else { "" };
+    format!("{}{}{}", dots(before), quoted.trim(), dots(after))
 }
 
 /// The parser's terms in a person's words.
@@ -78,6 +90,13 @@ mod tests {
             assert!(problem.contains(wanted), "{text:?}: {problem}");
             assert_eq!(problem.lines().count(), 1, "{problem}");
         }
+    }
+
+    #[test]
+    fn of_a_long_line_the_place_is_quoted() {
+        let text = format!("{{\"on\": true,{}\"count\": many, \"on\": 1}}", " ".repeat(200));
+        let problem = read::<Document>(&text).expect_err("no number");
+        assert!(problem.contains("\"count\": many") && problem.len() < 200, "{problem}");
     }
 
     #[test]

@@ -280,6 +280,24 @@ fn agent_files() -> Vec<(&'static str, Edits, Vec<&'static str>)> {
             vec!["\"1500\"", "unit", "500ms"],
         ),
         ("word for a level", set("/regent/log/format", json!("xml")), vec!["xml", "json", "text"]),
+        (
+            "a log level that is none",
+            set("/regent/log/level", json!("loud")),
+            vec!["loud", "info", "debug"],
+        ),
+        (
+            "one port for both listeners",
+            vec![
+                ("/restapi/listen", Some(json!("127.0.0.1:8008"))),
+                ("/postgresql/listen", Some(json!("127.0.0.1:8008"))),
+            ],
+            vec!["postgresql.listen", "8008", "restapi.listen"],
+        ),
+        (
+            "a setting of another type",
+            set("/bootstrap/dcs/synchronous_mode", json!(7)),
+            vec!["bootstrap.dcs", "synchronous_mode", "7", "on or off"],
+        ),
         ("no DCS", vec![("/sqlite", None)], vec!["sqlite", "etcd3", "no store"]),
         (
             "two DCS",
@@ -395,11 +413,21 @@ fn starts(bed: &Bed, scratch: &Scratch, findings: &mut Findings) -> anyhow::Resu
         ("/postgresql/pgpass", Some(json!(run.join("pgpass")))),
     ];
     let rest = good["restapi"]["listen"].as_str().context("restapi.listen")?.to_owned();
+    let postgres = good["postgresql"]["listen"].as_str().context("postgresql.listen")?.to_owned();
     let old = scratch.postgres("12.9")?;
     let (old_text, old_data_text) = (old.display().to_string(), old_data.display().to_string());
     let free = json!("127.0.0.1:0");
     let cases: Vec<(&str, Edits, Vec<&str>)> = vec![
-        ("the REST port in use", vec![], vec![&rest, "in use"]),
+        (
+            "the REST port in use",
+            vec![("/postgresql/listen", Some(free.clone()))],
+            vec![&rest, "in use"],
+        ),
+        (
+            "PostgreSQL's port in use",
+            vec![("/restapi/listen", Some(free.clone()))],
+            vec!["postgresql.listen", &postgres, "in use"],
+        ),
         (
             "no PostgreSQL",
             vec![("/postgresql/bin_dir", Some(json!("/nonexistent")))],

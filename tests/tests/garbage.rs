@@ -467,7 +467,7 @@ async fn try_all(trial: &mut Trial, only: Option<&str>) -> anyhow::Result<Vec<Li
         let begun = clock::now();
         let line = match trial.run(&subject).await {
             Ok(seen) => {
-                println!(
+                regent_tests::say(format!(
                     "{:<32} {} revisions, {} of them mended by its owner, largest gap {:>3} ms, \
                      {:.1} s",
                     subject.name,
@@ -475,12 +475,12 @@ async fn try_all(trial: &mut Trial, only: Option<&str>) -> anyhow::Result<Vec<Li
                     seen.mended_by_owner,
                     millis(seen.outage),
                     seconds(begun)
-                );
+                ));
                 let gap = seen.outage.as_secs_f64() * 1e3;
                 Line::new(subject.name.clone()).figure("largest gap", gap, "ms")
             }
             Err(problem) => {
-                println!("{:<32} FAILED: {problem:#}", subject.name);
+                regent_tests::say(format!("{:<32} FAILED: {problem:#}", subject.name));
                 trial.bed.keep_logs();
                 Line::new(subject.name.clone()).require(false, || format!("{problem:#}"))
             }
@@ -515,10 +515,10 @@ async fn garbage_in_any_record_changes_no_role_and_is_reported_once() {
     let [only, seed] = ["REGENT_CASE", "REGENT_SEED"].map(|name| std::env::var(name).ok());
     let seed = seed.map(|seed| seed.parse().expect("REGENT_SEED is a number"));
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-    println!("REGENT_SEED={seed}");
+    regent_tests::say(format!("REGENT_SEED={seed}"));
     let begun = clock::now();
     let mut trial = Trial::start(seed).await.unwrap();
-    println!("started in {:.0} s", seconds(begun));
+    regent_tests::say(format!("started in {:.0} s", seconds(begun)));
     let before = trial.roles().await.unwrap();
     let mut lines = try_all(&mut trial, only.as_deref()).await.unwrap();
     let healthy = trial.bed.healthy().await;
@@ -534,7 +534,7 @@ async fn garbage_in_any_record_changes_no_role_and_is_reported_once() {
     let (history, judgement) = bed.finish().await.unwrap();
     let rows = Line::new("rows");
     lines.push(rows.require(judgement.is_clean(), || explain(&judgement, &history)));
-    println!("{} records in {:.0} s", lines.len() - 2, seconds(begun));
+    regent_tests::say(format!("{} records in {:.0} s", lines.len() - 2, seconds(begun)));
     regentctl::report::write(&report::file("garbage"), &lines).unwrap();
     let failed: Vec<&Line> = lines.iter().filter(|line| !line.reason.is_empty()).collect();
     assert!(failed.is_empty(), "{failed:#?}");

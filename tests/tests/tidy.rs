@@ -212,3 +212,26 @@ fn every_topology_is_valid_and_without_warnings() {
         assert!(findings.is_empty(), "{}: {findings:?}", path.display());
     }
 }
+
+#[test]
+fn nothing_is_left_undone_and_every_file_says_what_it_is() {
+    // In halves, or this file would find itself.
+    let undone = [["TO", "DO"], ["FIX", "ME"], ["to", "do!"], ["unimple", "mented!"]];
+    let skipped = ["#[ign", "ore"];
+    let banned: Vec<String> =
+        undone.iter().chain([&skipped]).map(|halves| halves.concat()).collect();
+    let all = files(&workspace(), ".rs");
+    assert!(all.len() > 100, "only {} files", all.len());
+    for path in all {
+        let text = read(&path);
+        for word in &banned {
+            assert!(!text.contains(word.as_str()), "{word:?} in {}", path.display());
+        }
+        let relative = path.strip_prefix(workspace()).expect("below the workspace");
+        for part in relative.components() {
+            let name = part.as_os_str().to_string_lossy();
+            let vague = ["util", "utils", "helper", "helpers", "manager", "common"];
+            assert!(!vague.contains(&name.trim_end_matches(".rs")), "{}", relative.display());
+        }
+    }
+}
