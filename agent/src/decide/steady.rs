@@ -17,6 +17,9 @@ const MEMBER_SLOTS_KEPT: Duration = Duration::from_secs(1800);
 /// hold up the first commits. A node that has to rewind meanwhile waits for it.
 const CHECKPOINT_AFTER_OPENING: Duration = Duration::from_secs(2);
 
+/// How long a synchronous standby may take to turn to the timeline that was just opened.
+const STANDBY_RETURNS: Duration = Duration::from_secs(2);
+
 impl Judge<'_> {
     /// Writable, with every right it needs.
     pub(super) fn steady_primary(
@@ -64,6 +67,18 @@ impl Judge<'_> {
     }
 
     fn keep_synchronous(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
+        let in_step =
+            status.synchronous_standby_names == synchronous::list(self.policy, &site.sync.standbys);
+        let opened = self.memory.owes_checkpoint_since;
+        if in_step
+            && site.sync.leader.as_ref() == Some(&self.policy.me)
+            && !site.sync.standbys.is_empty()
+            && opened.is_some_and(|since| self.view.now.since(since) < STANDBY_RETURNS)
+        {
+            // It confirmed everything just before the opening and is turning to the new timeline:
+            // letting it go now would leave the first rows on one node only.
+            return None;
+        }
         let step = synchronous::next(self.policy, &mut self.memory, site, status)?;
         Some(Choice::act(Reason::Synchronous, vec![step]))
     }

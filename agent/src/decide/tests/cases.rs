@@ -464,3 +464,14 @@ fn an_unreadable_mark_is_removed_in_peace_and_ends_a_handover() {
     world.view.tenure.primary.as_mut().expect("held").deadline = Deadline::NEVER;
     assert_eq!(world.decide().reason, Reason::StoppingWriter);
 }
+
+#[test]
+fn a_standby_that_turns_to_the_new_timeline_is_not_let_go_at_once() {
+    let mut world = World::new();
+    world.status().senders.clear();
+    world.memory.owes_checkpoint_since = Some(NOW.minus(Duration::from_secs(1)));
+    assert_eq!(world.decide().actions, vec![]);
+    world.memory.owes_checkpoint_since = Some(NOW.minus(Duration::from_secs(2)));
+    world.view.checkpoint_runs = true;
+    assert!(matches!(world.decide().actions[..], [Action::WriteSync { .. }]));
+}
