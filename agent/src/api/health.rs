@@ -144,3 +144,86 @@ fn bytes(text: &str) -> Option<u64> {
             .unwrap_or((text, 1));
     digits.trim().parse::<u64>().ok()?.checked_mul(factor)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing() -> Facts {
+        Facts {
+            leads: false,
+            writable: false,
+            standby_site: false,
+            running: true,
+            replica: false,
+            streaming: false,
+            synchronous: false,
+            lag_bytes: Some(0),
+            noloadbalance: false,
+            tags: BTreeMap::from([("zone".to_owned(), "b".to_owned())]),
+            fresh: true,
+        }
+    }
+
+    fn ok(facts: &Facts, path: &str, query: &[(&str, &str)]) -> bool {
+        let query = query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        facts.health(path, &query) == StatusCode::OK
+    }
+
+    #[test]
+    fn each_role_answers_on_its_own_paths() {
+        let primary = Facts { leads: true, writable: true, ..nothing() };
+        let leader = Facts { leads: true, standby_site: true, ..nothing() };
+        let replica = Facts { replica: true, streaming: true, ..nothing() };
+        let synchronous = Facts { synchronous: true, ..replica.clone() };
+        for (path, by_primary, by_leader, by_replica, by_synchronous) in [
+            ("", true, false, false, false),
+            ("primary", true, false, false, false),
+            ("master", true, false, false, false),
+            ("read-write", true, false, false, false),
+            ("leader", true, true, false, false),
+            ("standby-leader", false, true, false, false),
+            ("standby_leader", false, true, false, false),
+            ("replica", false, false, true, true),
+            ("read-only", true, true, true, true),
+            ("health", true, true, true, true),
+            ("sync", false, false, false, true),
+            ("async", false, false, true, false),
+            ("read-only-sync", true, true, false, true),
+            ("nonsense", false, false, false, false),
+        ] {
+            let wanted = [by_primary, by_leader, by_replica, by_synchronous];
+            let seen = [&primary, &leader, &replica, &synchronous].map(|f| ok(f, path, &[]));
+            assert_eq!(seen, wanted, "/{path}");
+        }
+    }
+
+    #[test]
+    fn primary_needs_the_key_the_right_site_and_a_deadline_ahead() {
+        // `writable` already contains the writing deadline, read at the instant of the request.
+        let primary = Facts { leads: true, writable: true, ..nothing() };
+        for not in [
+            Facts { leads: false, ..primary.clone() },
+            Facts { writable: false, ..primary.clone() },
+            Facts { standby_site: true, ..primary.clone() },
+        ] {
+            assert!(!ok(&not, "primary", &[]), "{not:?}");
+        }
+        assert!(ok(&primary, "primary", &[("tag_zone", "a")]), "tags do not count for a primary");
+    }
+
+    #[test]
+    fn a_replica_is_filtered_by_lag_and_tags() {
+        let replica = Facts { replica: true, lag_bytes: Some(2 << 20), ..nothing() };
+        assert!(ok(&replica, "replica", &[("lag", "2MB")]));
+        assert!(!ok(&replica, "replica", &[("lag", "1MB")]));
+        assert!(
+            ok(&replica, "replica", &[("lag", "soon")]),
+            "a bad value is no limit, as in Patroni"
+        );
+        assert!(!ok(&Facts { lag_bytes: None, ..replica.clone() }, "replica", &[("lag", "1GB")]));
+        assert!(ok(&replica, "replica", &[("tag_zone", "b")]));
+        assert!(!ok(&replica, "replica", &[("tag_zone", "a")]));
+        assert!(!ok(&Facts { noloadbalance: true, ..replica }, "replica", &[]));
+    }
+}
