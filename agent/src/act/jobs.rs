@@ -91,12 +91,14 @@ impl Jobs {
         let progress = self.progress.clone();
         tokio::spawn(async move {
             let result = context.perform(job, &progress).await;
+            // A rewind asks its source by SQL before it begins.
+            let untouched = result.as_ref().is_err_and(|error| error.is::<sql::SqlError>());
             let problem = result.err().map(|error| format!("{error:#}"));
             if let Some(problem) = &problem {
                 tracing::warn!(job = ?kind, problem, "a job failed");
             }
             // The receiver ends only with the agent.
-            drop(finished.send(FinishedJob { job: kind, problem }).await);
+            drop(finished.send(FinishedJob { job: kind, problem, untouched }).await);
         });
     }
 }

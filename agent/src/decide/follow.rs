@@ -33,12 +33,34 @@ impl Judge<'_> {
         }
         let target = rejoin::member_follow(site, &leader.name);
         let running = site.members.get(&leader.name).is_some_and(|m| m.state == "running");
+        if !self.leader_is_open(site, leader) {
+            // Nothing is rewound or copied over for a leader that may never open: it may lack what
+            // this node has, and gives the key up once this node runs.
+            let stopped = self.view.postgres.process == Process::Stopped;
+            let has_data = matches!(self.view.postgres.data, DataDirectory::Cluster(_));
+            if has_data {
+                let start = vec![Action::Run(Job::StartStandby(Follow::Nobody))];
+                let actions = if stopped { start } else { Vec::new() };
+                return Choice::act(Reason::AwaitingSource, actions);
+            }
+        }
         let history = site.ancestry.as_ref();
         self.manage_slots(site);
         self.note_following();
         self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
             self.slots_choice(status, BTreeSet::new()).unwrap_or(Choice::wait(Reason::Following))
         })
+    }
+
+    /// In the primary site a leader is followed once it is open; in a standby site nobody opens.
+    fn leader_is_open(&self, site: &SiteView, leader: &LeaderKey) -> bool {
+        let standby_site = self.view.federation.as_ref().is_some_and(|federation| {
+            federation.primary.as_ref().is_some_and(|primary| {
+                primary.value.holder != federation.site
+                    && !self.has_seen_more(site, federation, &primary.value)
+            })
+        });
+        standby_site || site.members.get(&leader.name).is_some_and(|m| m.role == "primary")
     }
 
     /// This node leads a standby site.
@@ -51,6 +73,10 @@ impl Judge<'_> {
         self.memory.promoting_since = None;
         if let Some(choice) = self.stop_writer() {
             return choice;
+        }
+        if self.has_seen_more(site, federation, &primary.value) {
+            // An old picture is no reason to follow, to clear or to take anything.
+            return self.stay_fenced(Reason::PrimacyUnknown);
         }
         if let PrimaryState::Token { to, token, .. } = &primary.value.state
             && *to == federation.site
@@ -81,8 +107,9 @@ impl Judge<'_> {
             Ok(choice) => choice,
             Err(status) => self
                 .record_identity(site, None)
-                .or_else(|| self.clear_sync(site))
+                // The epoch first: `sync` falls only under the epoch that took primacy away.
                 .or_else(|| self.own_epoch(site, Some((federation, primary))))
+                .or_else(|| self.clear_sync(site))
                 .or_else(|| self.keep_slots(site, status))
                 .or_else(|| self.restartpoint(status))
                 .or_else(|| self.checkpoint())

@@ -281,7 +281,7 @@ impl Judge<'_> {
     }
 
     /// Rung 4: never under an epoch older than any this site or this node has seen.
-    fn has_seen_more(
+    pub(super) fn has_seen_more(
         &self,
         site: &SiteView,
         federation: &FederationView,

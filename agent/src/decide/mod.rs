@@ -342,6 +342,8 @@ pub enum Unfit {
     NoFailover,
     /// Not in `sync`.
     NotSynchronous,
+    /// The site has seen a newer epoch than the quorum shows this node.
+    OldPicture,
     /// `sync` cannot be read.
     SyncUnreadable,
     /// Too far behind what the last leader published.
@@ -361,6 +363,9 @@ impl fmt::Display for Unfit {
         match self {
             Self::NoFailover => f.write_str("tag nofailover"),
             Self::NotSynchronous => f.write_str("not a synchronous standby of the last leader"),
+            Self::OldPicture => {
+                f.write_str("the site has seen a newer epoch than the quorum shows this node")
+            }
             Self::SyncUnreadable => f.write_str("the `sync` record cannot be read"),
             Self::Lagging => f.write_str("further behind than maximum_lag_on_failover"),
             Self::Behind(who) => write!(f, "{who} is ahead"),
@@ -444,7 +449,7 @@ impl Judge<'_> {
             }
             return;
         }
-        if finished.job == JobKind::Rewind {
+        if finished.job == JobKind::Rewind && !finished.untouched {
             self.memory.rewind_failed = true;
         }
         if finished.job == JobKind::Checkpoint {

@@ -110,6 +110,14 @@ impl Judge<'_> {
         if !status.in_recovery {
             return Some(Unfit::NotInRecovery);
         }
+        if let Some(federation) = &self.view.federation
+            && let Some(primary) = &federation.primary
+            && self.has_seen_more(site, federation, &primary.value)
+        {
+            // Our picture of the quorum is old: who holds primacy, and so which rule applies here,
+            // is not known to this node.
+            return Some(Unfit::OldPicture);
+        }
         if site.sync.unreadable && self.policy.synchronous_mode {
             // Unknown is not "anybody": the record may name others (I3, I9).
             return Some(Unfit::SyncUnreadable);

@@ -369,6 +369,8 @@ pub struct FinishedJob {
     pub job: JobKind,
     /// What went wrong, if anything.
     pub problem: Option<String>,
+    /// It failed before it touched anything: trying again is enough.
+    pub untouched: bool,
 }
 
 /// What the other members answered.

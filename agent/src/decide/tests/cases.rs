@@ -425,15 +425,19 @@ fn a_failed_job_is_tried_again_later_and_later() {
     world.view.postgres.status = None;
     let mut pauses = Vec::new();
     for _ in 0..3 {
-        world.view.finished =
-            Some(FinishedJob { job: JobKind::Clone, problem: Some("refused".to_owned()) });
+        world.view.finished = Some(FinishedJob {
+            job: JobKind::Clone,
+            problem: Some("refused".to_owned()),
+            untouched: false,
+        });
         let decision = world.decide();
         assert_eq!(decision.reason, Reason::Backoff(JobKind::Clone));
         pauses.push(decision.wake_at.since(NOW));
         world.memory = decision.memory;
     }
     assert_eq!(pauses, [1, 2, 4].map(Duration::from_secs));
-    world.view.finished = Some(FinishedJob { job: JobKind::Clone, problem: None });
+    world.view.finished =
+        Some(FinishedJob { job: JobKind::Clone, problem: None, untouched: false });
     assert_eq!(world.decide().reason, Reason::Cloning);
 }
 
@@ -474,4 +478,47 @@ fn a_standby_that_turns_to_the_new_timeline_is_not_let_go_at_once() {
     world.memory.owes_checkpoint_since = Some(NOW.minus(Duration::from_secs(2)));
     world.view.checkpoint_runs = true;
     assert!(matches!(world.decide().actions[..], [Action::WriteSync { .. }]));
+}
+
+#[test]
+fn an_old_picture_of_the_quorum_wins_no_race_and_clears_nothing() {
+    let mut world = World::new();
+    world.held_by_b();
+    world.standby(3, 500);
+    world.leader(None);
+    world.site().leaderless = Duration::from_secs(1);
+    world.site().members.remove(&name::<NodeName>("a2"));
+    world.site().seen_epoch.as_mut().expect("seen").epoch = Epoch::new(4);
+    assert_eq!(world.decide().reason, Reason::NotCandidate(Unfit::OldPicture));
+    world.leader(Some("a1"));
+    world.view.tenure.site = Deadline::at(NOW.plus(Duration::from_secs(4)));
+    let decision = world.decide();
+    assert_eq!((decision.actions, decision.reason), (vec![], Reason::PrimacyUnknown));
+}
+
+#[test]
+fn nothing_is_rewound_onto_a_leader_that_is_not_open() {
+    let mut world = World::new();
+    world.leader(Some("a2"));
+    world.view.tenure.primary = None;
+    world.stopped(ControlState::InProduction, 2, 150);
+    world.site().members.get_mut(&name::<NodeName>("a2")).expect("a2").role = "replica".to_owned();
+    assert_eq!(world.decide().actions, vec![Action::Run(Job::StartStandby(Follow::Nobody))]);
+    world.standby(2, 300);
+    assert_eq!(world.decide().actions, vec![]);
+    world.site().members.get_mut(&name::<NodeName>("a2")).expect("a2").role = "primary".to_owned();
+    assert_eq!(world.decide().reason, Reason::Rewinding);
+}
+
+#[test]
+fn a_rewind_that_touched_nothing_is_tried_again() {
+    let mut world = World::new();
+    world.leader(Some("a2"));
+    world.view.tenure.primary = None;
+    world.stopped(ControlState::InProduction, 2, 150);
+    for (untouched, failed) in [(true, false), (false, true)] {
+        let problem = Some("no answer".to_owned());
+        world.view.finished = Some(FinishedJob { job: JobKind::Rewind, problem, untouched });
+        assert_eq!(world.decide().memory.rewind_failed, failed);
+    }
 }

@@ -239,6 +239,11 @@ impl World {
             bound_to_my_lease: who == "a1",
             revision: 12,
         });
+        if let Some(member) = who
+            .and_then(|who| self.site().members.get_mut(&name::<regent_proto::name::NodeName>(who)))
+        {
+            member.role = "primary".to_owned();
+        }
         if who != Some("a1") {
             self.view.tenure.site = Deadline::NEVER;
         }
