@@ -29,7 +29,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@sed -n 's/^#   /  /p' $(firstword $(MAKEFILE_LIST))
 
-demo: need-rust ## three sites on this machine, switched over under load (KEEP=1, DCS=etcd)
+demo: need-rust ## two data sites and a witness on this machine, switched over under load (KEEP=1, DCS=etcd)
 	@scripts/install $(if $(filter etcd,$(DCS)),--etcd)
 	$(CARGO) build --locked --workspace --bins
 	@$(regentctl) demo $(keep) $(dcs) $(ARGS)
