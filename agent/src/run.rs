@@ -25,7 +25,8 @@ use crate::api;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{
-    FinishedJob, JobKind, Memory, PeerAnswer, PeersView, Policy, Process, TenureView, View,
+    FinishedJob, GuardianView, JobKind, Memory, PeerAnswer, PeersView, Policy, Process, TenureView,
+    View,
 };
 use crate::decide::{Action, Reason, decide};
 use crate::fence::Deadlines;
@@ -285,6 +286,7 @@ impl Agent {
             checkpoint_runs: self.actor.jobs.checkpoint_runs(),
             finished: self.finished.clone(),
             peers,
+            guardian: GuardianView::default(),
         };
         (view, extra)
     }

@@ -12,6 +12,8 @@ use regent_proto::record::{Assignment, Lease, Mark, Primary, Report, SeenEpoch};
 use regent_proto::time::{BootTime, Deadline};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
+pub use super::guardian::{GuardianRights, GuardianView, WatchdogState, WatchdogView};
+
 /// Everything a decision may look at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
@@ -33,6 +35,8 @@ pub struct View {
     pub finished: Option<FinishedJob>,
     /// Answers of the other members, once asked.
     pub peers: Option<PeersView>,
+    /// The guardian of this node's server.
+    pub guardian: GuardianView,
 }
 
 /// A value with the store revision it was read at.

@@ -206,6 +206,7 @@ impl World {
             checkpoint_runs: false,
             finished: None,
             peers: None,
+            guardian: GuardianView::default(),
         };
         let memory =
             Memory { list_since: Some(("\"a2\"".to_owned(), Lsn::new(1))), ..Memory::default() };

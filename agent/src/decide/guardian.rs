@@ -1,0 +1,73 @@
+//! The guardian as decisions and readers see it: what stands in its page, with ages.
+
+use std::time::Duration;
+
+/// The guardian of this node's server, from its page.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GuardianView {
+    /// A guardian of this node's server lives. There is none while no server runs: each server is
+    /// started by, and together with, a guardian of its own.
+    pub alive: bool,
+    /// Why the last one could not be started, or replaced; empty while nothing is wrong.
+    pub problem: String,
+    /// Time since it last woke.
+    pub heartbeat_age: Duration,
+    /// The latest it ever woke after the instant it wanted to.
+    pub worst_wake: Duration,
+    /// How often it killed what was left.
+    pub kills: u64,
+    /// The longest from the first signal of a kill to a scan that found nothing.
+    pub worst_kill: Duration,
+    /// What it was permitted.
+    pub rights: GuardianRights,
+    /// The watchdog.
+    pub watchdog: WatchdogView,
+    /// The instance is frozen until a renewal is acknowledged (clock discipline).
+    pub frozen: bool,
+    /// What is left until the deadline at which it kills; zero without any.
+    pub deadline_left: Duration,
+    /// The longest stop of the server that this process has seen.
+    pub worst_stop: Duration,
+}
+
+/// What the kernel let the guardian have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GuardianRights {
+    /// Its memory is locked.
+    pub memory_locked: bool,
+    /// It runs with real-time priority.
+    pub realtime: bool,
+    /// The kernel does not choose it when memory is short.
+    pub oom_protected: bool,
+}
+
+/// The watchdog, rung 3.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WatchdogView {
+    /// `watchdog.mode` is `required`.
+    pub required: bool,
+    /// A watchdog is wanted: `required` or `automatic`.
+    pub wanted: bool,
+    /// How it stands.
+    pub state: WatchdogState,
+    /// What was being done when it failed, and the system's words; empty where nothing failed.
+    pub problem: String,
+    /// The timeout that the device granted.
+    pub granted: Duration,
+    /// Time since the last ping; `None` before the first.
+    pub ping_age: Option<Duration>,
+}
+
+/// How the watchdog stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum WatchdogState {
+    /// Not opened.
+    #[default]
+    Off,
+    /// Running: without pings it resets this machine.
+    Armed,
+    /// It could not be opened or set, or no longer answers.
+    Failed,
+    /// Stopped in order.
+    Disarmed,
+}
