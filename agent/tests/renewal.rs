@@ -340,3 +340,64 @@ async fn a_leader_key_overwritten_under_its_lease_is_mended() {
     let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there");
     assert_eq!(entry.value, b"a1");
 }
+
+/// The key moves to a lease of the new TTL; the holder is never without a right, and while the key
+/// may hang on a shorter lease the deadline counts by that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_ttl_moves_the_key_and_fences_nobody() {
+    let later = Fault::UnknownAppliedLater(Duration::from_millis(50));
+    for ttl in [5, 120].map(Duration::from_secs) {
+        for (call, fault) in [
+            (Call::Txn, None),
+            (Call::Txn, Some(Fault::UnknownNotApplied)),
+            (Call::Txn, Some(Fault::UnknownApplied)),
+            (Call::Txn, Some(later.clone())),
+            (Call::Grant, Some(Fault::NotDone)),
+            (Call::Grant, Some(Fault::UnknownApplied)),
+            (Call::Get, Some(Fault::NotDone)),
+        ] {
+            let bed = Bed::new();
+            bed.lead().await;
+            bed.hold(boot_time()).await;
+            let label = format!("{ttl:?} {call:?} {fault:?}");
+            let first = bed.store_lease().await;
+            if let Some(fault) = fault {
+                bed.thread_site.faults().order(Some(call), fault);
+            }
+            bed.thread.renew_site(LeaseTiming { ttl, ..timing() }).await;
+            let moved = async {
+                loop {
+                    let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there");
+                    let deadline = bed.deadlines.site();
+                    assert!(deadline.lies_ahead(boot_time()), "{label}: fenced on the way");
+                    let on_new = entry.lease != Some(first);
+                    if on_new {
+                        assert!(deadline.left(boot_time()) <= ttl, "{label}: beyond its lease");
+                    }
+                    if on_new && entry.lease == Some(bed.store_lease().await) {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(5), moved).await.expect(&label);
+            let before = bed.deadlines.site();
+            bed.until("the new lease is renewed", || bed.deadlines.site() > before).await;
+            assert_ne!(bed.deadlines.primary(), Deadline::NEVER, "{label}: the tenure lives");
+            assert!(bed.deadlines.site().left(boot_time()) <= ttl, "{label}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn round_trips_are_measured() {
+    let bed = Bed::new();
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    let measured = bed.deadlines.measured();
+    bed.until("both are there", || {
+        measured.site_round_trip.last().is_some() && measured.primary_round_trip.last().is_some()
+    })
+    .await;
+    assert!(measured.site_round_trip.worst() >= measured.site_round_trip.last());
+}

@@ -440,9 +440,10 @@ impl Config {
     pub fn site_timing(&self, dynamic: &Dynamic) -> LeaseTiming {
         LeaseTiming {
             ttl: dynamic.ttl,
-            // Three chances before the fence begins; Patroni's loop_wait where it is shorter.
+            // A lost answer and its retry before the fence begins (proto's `time::lease`); Patroni's
+            // loop_wait and retry_timeout where they are shorter.
             renew_every: dynamic.loop_wait.min(dynamic.ttl / 6),
-            call_timeout: dynamic.retry_timeout.min(dynamic.ttl / 6),
+            call_timeout: dynamic.retry_timeout.min(dynamic.ttl / 7),
             stop_budget: self.regent.stop_budget.0,
             kill_budget: self.regent.kill_budget.0,
         }
@@ -454,7 +455,7 @@ impl Config {
         LeaseTiming {
             ttl,
             renew_every: (ttl / 12).max(Duration::from_millis(250)),
-            call_timeout: (ttl / 6).max(Duration::from_millis(250)),
+            call_timeout: (ttl / 8).max(Duration::from_millis(250)),
             stop_budget: self.regent.stop_budget.0,
             kill_budget: self.regent.kill_budget.0,
         }

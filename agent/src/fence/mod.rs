@@ -5,8 +5,10 @@
 //! of the two deadlines and kills what is left of it, without asking anybody (rung 1, I7).
 
 pub mod guard;
+pub mod measured;
 pub mod processes;
 pub mod renewal;
+mod ttl;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -18,6 +20,7 @@ pub struct Deadlines {
     site: AtomicU64,
     primary: AtomicU64,
     federated: AtomicBool,
+    measured: measured::Measured,
 }
 
 impl Deadlines {
@@ -25,6 +28,12 @@ impl Deadlines {
     #[must_use]
     pub fn new(federated: bool) -> Self {
         Self { federated: AtomicBool::new(federated), ..Self::default() }
+    }
+
+    /// What renewals and stops took.
+    #[must_use]
+    pub fn measured(&self) -> &measured::Measured {
+        &self.measured
     }
 
     /// The site key's.

@@ -172,12 +172,16 @@ fn is_name(value: &[u8]) -> bool {
     std::str::from_utf8(value).is_ok_and(|text| text.parse::<NodeName>().is_ok())
 }
 
-struct SiteLoop {
-    side: SiteSide,
-    deadlines: Arc<Deadlines>,
+pub(super) struct SiteLoop {
+    pub(super) side: SiteSide,
+    pub(super) deadlines: Arc<Deadlines>,
     publish: watch::Sender<Tenures>,
     commands: mpsc::Receiver<LeaseTiming>,
-    lease: Option<(LeaseId, Duration)>,
+    pub(super) lease: Option<(LeaseId, Duration)>,
+    /// The TTL that `lease` was asked for.
+    pub(super) asked: Duration,
+    /// A lease of another TTL, to which the key is on its way.
+    pub(super) pending: Option<(LeaseId, BootTime, Duration)>,
     /// Revision of an unreadable leader key that was told.
     warned: Option<Revision>,
 }
@@ -189,25 +193,23 @@ impl SiteLoop {
         publish: watch::Sender<Tenures>,
         commands: mpsc::Receiver<LeaseTiming>,
     ) -> Self {
-        Self { side, deadlines, publish, commands, lease: None, warned: None }
+        let asked = side.timing.ttl;
+        Self { side, deadlines, publish, commands, lease: None, asked, pending: None, warned: None }
     }
 
     async fn run(mut self) {
         loop {
-            self.renew().await;
-            let wait = match self.lease {
-                Some(_) => self.side.timing.renew_every,
+            let sent = boot_time();
+            let answered = self.renew().await;
+            let every = match self.lease {
+                Some(_) => self.side.timing.next_renewal(answered),
                 None => Duration::from_millis(200),
             };
+            // The timer only paces renewals: one that comes late raises nothing.
+            let wait = every.saturating_sub(boot_time().since(sent));
             match tokio::time::timeout(wait, self.commands.recv()).await {
                 Err(_elapsed) => {}
-                Ok(Some(timing)) => {
-                    if timing.ttl != self.side.timing.ttl {
-                        // The new TTL needs a new lease; the old one's deadline stands until then.
-                        self.lease = None;
-                    }
-                    self.side.timing = timing;
-                }
+                Ok(Some(timing)) => self.side.timing = timing,
                 Ok(None) => return self.give_back().await,
             }
         }
@@ -220,36 +222,69 @@ impl SiteLoop {
         }
     }
 
-    async fn renew(&mut self) {
+    /// One attempt; whether every question was answered.
+    async fn renew(&mut self) -> bool {
         let timeout = self.side.timing.call_timeout;
+        if self.lease.is_some() && self.asked != self.side.timing.ttl {
+            self.change_ttl(timeout).await;
+            if self.pending.is_some() {
+                // The key may hang on either lease: the old one's renewals raise nothing any more.
+                return false;
+            }
+        }
         let sent = boot_time();
-        let ttl = match self.lease {
-            None => match self.side.store.grant(self.side.timing.ttl, timeout).await {
-                Ok(granted) => {
-                    self.set_lease(Some((granted.id, granted.ttl)));
-                    granted.ttl
-                }
-                Err(error) => return tracing::debug!(%error, "no lease in the site DCS yet"),
-            },
-            Some((id, _)) => match self.side.store.renew(id, timeout).await {
-                Ok(Renewal::Renewed { ttl }) => ttl,
-                Ok(Renewal::Lost) => {
-                    tracing::warn!("the site DCS no longer knows this node's lease");
-                    self.deadlines.set_site(Deadline::NEVER);
-                    return self.set_lease(None);
-                }
-                // Nothing is raised, nothing is lowered: the deadline decides (I9).
-                Err(error) => return tracing::debug!(%error, "renewal of the site lease"),
-            },
-        };
-        self.raise(sent, ttl, timeout).await;
+        let Some((id, _)) = self.lease else { return self.grant(sent, timeout).await };
+        // Both at once: the key was bound to the lease, and the lease lived, at instants after
+        // `sent`, in whichever order (ADR 2). So a renewal takes one round trip.
+        let key = self.side.leader_key.clone();
+        let (renewed, found) = tokio::join!(
+            self.side.store.renew(id, timeout),
+            self.side.store.get(&key, timeout)
+        );
+        match renewed {
+            Ok(Renewal::Renewed { ttl }) => {
+                self.deadlines.measured().site_round_trip.note(boot_time().since(sent));
+                self.raise((sent, ttl), found, timeout).await
+            }
+            Ok(Renewal::Lost) => {
+                tracing::warn!("the site DCS no longer knows this node's lease");
+                self.deadlines.set_site(Deadline::NEVER);
+                self.set_lease(None);
+                true
+            }
+            // Nothing is raised, nothing is lowered: the deadline decides (I9).
+            Err(error) => {
+                tracing::debug!(%error, "renewal of the site lease");
+                false
+            }
+        }
+    }
+
+    async fn grant(&mut self, sent: BootTime, timeout: Duration) -> bool {
+        self.asked = self.side.timing.ttl;
+        match self.side.store.grant(self.asked, timeout).await {
+            Ok(granted) => {
+                self.set_lease(Some((granted.id, granted.ttl)));
+                let found = self.side.store.get(&self.side.leader_key, timeout).await;
+                self.raise((sent, granted.ttl), found, timeout).await
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no lease in the site DCS yet");
+                false
+            }
+        }
     }
 
     /// A lease that lives proves nothing about the key, which may have been deleted: the deadline is
-    /// raised only when a reading after the renewal shows the key bound to this lease.
-    async fn raise(&mut self, sent: BootTime, ttl: Duration, timeout: Duration) {
-        let Some((id, _)) = self.lease else { return };
-        match self.side.store.get(&self.side.leader_key, timeout).await {
+    /// raised only when a reading sent no earlier than the renewal shows the key bound to it.
+    async fn raise(
+        &mut self,
+        (sent, ttl): (BootTime, Duration),
+        found: Result<Option<regent_dcs::Entry>, regent_dcs::StoreError>,
+        timeout: Duration,
+    ) -> bool {
+        let Some((id, _)) = self.lease else { return true };
+        match found {
             Ok(Some(entry)) if entry.lease == Some(id) => {
                 if entry.value != self.side.me.as_str().as_bytes() {
                     self.mend(&entry, id, timeout).await;
@@ -278,8 +313,12 @@ impl SiteLoop {
                     self.publish.send_modify(|_| {});
                 }
             }
-            Err(error) => tracing::debug!(%error, "reading the leader key after its renewal"),
+            Err(error) => {
+                tracing::debug!(%error, "reading the leader key beside its renewal");
+                return false;
+            }
         }
+        true
     }
 
     /// The key is bound to our lease but carries something else: written by hand. Ours to mend.
@@ -319,7 +358,7 @@ impl SiteLoop {
         }
     }
 
-    fn set_lease(&mut self, lease: Option<(LeaseId, Duration)>) {
+    pub(super) fn set_lease(&mut self, lease: Option<(LeaseId, Duration)>) {
         self.lease = lease;
         self.publish.send_modify(|tenures| tenures.lease = lease.map(|(id, _)| id));
     }
@@ -360,13 +399,19 @@ impl PrimaryLoop {
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<PrimaryCommand>) {
+        let (mut sent, mut answered) = (boot_time(), true);
         loop {
             let wait = match &self.held {
-                Some(held) if !held.ended => held.timing.renew_every,
+                Some(held) if !held.ended => {
+                    held.timing.next_renewal(answered).saturating_sub(boot_time().since(sent))
+                }
                 Some(_) | None => Duration::from_secs(3600),
             };
             match tokio::time::timeout(wait, commands.recv()).await {
-                Err(_elapsed) => self.renew().await,
+                Err(_elapsed) => {
+                    sent = boot_time();
+                    answered = self.renew().await;
+                }
                 Ok(Some(PrimaryCommand::Adopt(adopted, done))) => {
                     self.adopt(*adopted);
                     done.send(()).ok();
@@ -421,14 +466,15 @@ impl PrimaryLoop {
         });
     }
 
-    async fn renew(&mut self) {
+    /// One attempt; whether it was answered.
+    async fn renew(&mut self) -> bool {
         if self.deadlines.site() == Deadline::NEVER {
             // Losing the site key ends renewal (rule 2).
             self.end();
-            return;
+            return true;
         }
-        let Some(held) = &mut self.held else { return };
-        let Some(request) = crate::act::random::request_id() else { return };
+        let Some(held) = &mut self.held else { return true };
+        let Some(request) = crate::act::random::request_id() else { return true };
         let mut record = held.record.clone();
         record.counter += 1;
         record.request = request.clone();
@@ -442,6 +488,7 @@ impl PrimaryLoop {
         match self.side.store.txn(txn, held.timing.call_timeout).await {
             Ok(TxnOutcome::Applied { revision }) => {
                 held.record = record;
+                self.deadlines.measured().primary_round_trip.note(boot_time().since(sent));
                 self.raise(sent, revision);
             }
             Ok(TxnOutcome::Conflict { found }) => self.refused(&found),
@@ -451,8 +498,10 @@ impl PrimaryLoop {
                     held.unknown.insert(request, sent);
                     self.read_back().await;
                 }
+                return false;
             }
         }
+        true
     }
 
     fn raise(&mut self, sent: BootTime, revision: Revision) {
