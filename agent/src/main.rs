@@ -39,7 +39,7 @@ fn report(text: &str) {
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     if arguments.check {
-        for warning in &config.warnings {
+        for warning in config.first_warnings() {
             report(&format!("warning: {warning}"));
         }
         return Ok(());
@@ -52,7 +52,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
-    for warning in &config.warnings {
+    for warning in config.first_warnings() {
         tracing::warn!("{warning}");
     }
     let runtime =

@@ -67,6 +67,8 @@ pub struct Agent {
     opened: Option<Opened>,
     last_reason: String,
     last_problem: String,
+    /// Why the dynamic configuration in the DCS is not in force.
+    refused_dynamic: Option<String>,
     repeated: u32,
     stop: CancellationToken,
     /// Held for the life of the process.
@@ -168,6 +170,7 @@ impl Agent {
             opened: None,
             last_reason: String::new(),
             last_problem: String::new(),
+            refused_dynamic: None,
             repeated: 0,
             stop,
             _lock: lock,
@@ -251,7 +254,10 @@ impl Agent {
         });
         let site = match read {
             None => None,
-            Some((site, None)) => Some(site),
+            Some((site, None)) => {
+                self.refused_dynamic = None;
+                Some(site)
+            }
             Some((site, Some(dynamic))) => {
                 self.adopt_dynamic(dynamic).await;
                 Some(site)
@@ -294,14 +300,15 @@ impl Agent {
     /// A changed dynamic configuration is taken whole or not at all (I21).
     async fn adopt_dynamic(&mut self, dynamic: Dynamic) {
         let timing = self.config.site_timing(&dynamic);
-        if let Err(error) = timing.check("site lease") {
+        if let Err(error) = self.config.check_timing(&dynamic) {
             let problem = format!("the dynamic configuration is not taken: {error}");
-            if problem != self.last_problem {
+            if self.refused_dynamic.as_ref() != Some(&problem) {
                 tracing::warn!(node = %self.config.name, "{problem}");
-                self.last_problem = problem;
+                self.refused_dynamic = Some(problem);
             }
             return;
         }
+        self.refused_dynamic = None;
         self.actor.dynamic = dynamic;
         self.actor.renewal.renew_site(timing).await;
     }
@@ -342,6 +349,9 @@ impl Agent {
 
     fn tell(&self, view: &View, extra: Extra) {
         let mut warnings = self.config.warnings.clone();
+        // A configuration that is in force has passed the check.
+        warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
+        warnings.extend(self.refused_dynamic.clone());
         warnings.push("a hung agent is not fenced yet (no guardian)".to_owned());
         if let Some(observer) = &self.global_observer {
             warnings.extend(observer.unreadable().map(|key| format!("unreadable record {key}")));

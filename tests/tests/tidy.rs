@@ -120,6 +120,32 @@ fn decisions_are_pure() {
     }
 }
 
+/// Deadlines are instants of the boot clock. A timer of the runtime stops during suspend and starves
+/// with it, and the wall clock is stepped, so nothing about a deadline may rest on either: the two
+/// places that may wait by a timer only pace renewals, and one that comes late raises nothing.
+#[test]
+fn no_deadline_rests_on_a_timer_of_the_runtime_or_on_the_wall_clock() {
+    const FORBIDDEN: [&str; 6] =
+        ["tokio::time", "Instant", "SystemTime", "thread::sleep", "wall_time(", "CLOCK_REALTIME"];
+    let paced =
+        BTreeMap::from([("agent/src/fence/renewal.rs", ["tokio::time::timeout(wait, "; 2])]);
+    let root = workspace();
+    let rooms = ["agent/src/decide", "agent/src/fence", "guardian/src", "proto/src/time"];
+    for room in rooms.map(|room| root.join(room)).iter().filter(|room| room.exists()) {
+        for path in files(room, ".rs") {
+            let name = path.strip_prefix(&root).expect("below").to_string_lossy().into_owned();
+            let mut code = code(&read(&path));
+            for once in paced.get(name.as_str()).into_iter().flatten() {
+                assert!(code.contains(once), "{name}: {once:?} is gone: take it off the list");
+                code = code.replacen(once, "", 1);
+            }
+            for word in FORBIDDEN {
+                assert!(!code.contains(word), "{word:?} in {name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_crate_obeys_the_workspace_lints() {
     let crates = crates();

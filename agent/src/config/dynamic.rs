@@ -145,10 +145,16 @@ impl Dynamic {
     pub fn read(document: &serde_json::Value, in_force: &Self) -> Self {
         let default = Self::default();
         let mut reader = Reader { document, problems: Vec::new() };
-        let ttl = reader.seconds("ttl", default.ttl, in_force.ttl).max(TTL_FLOOR);
-        let loop_wait = reader.seconds("loop_wait", default.loop_wait, in_force.loop_wait);
-        let retry_timeout =
-            reader.seconds("retry_timeout", default.retry_timeout, in_force.retry_timeout);
+        let mut timing = (
+            reader.seconds("ttl", default.ttl, in_force.ttl).max(TTL_FLOOR),
+            reader.seconds("loop_wait", default.loop_wait, in_force.loop_wait),
+            reader.seconds("retry_timeout", default.retry_timeout, in_force.retry_timeout),
+        );
+        if !reader.problems.is_empty() {
+            // They are checked against each other: all of them or none.
+            timing = (in_force.ttl, in_force.loop_wait, in_force.retry_timeout);
+        }
+        let (ttl, loop_wait, retry_timeout) = timing;
         let maximum_lag_on_failover = reader.count(
             "maximum_lag_on_failover",
             default.maximum_lag_on_failover,
@@ -267,7 +273,7 @@ mod tests {
             assert_eq!(kept.problems.len(), 1, "{kept:?}");
             assert!(kept.parameters == in_force.parameters || kept.pg_hba == in_force.pg_hba);
         }
-        assert_eq!(dynamic.loop_wait, Duration::from_secs(1));
+        assert_eq!(dynamic.loop_wait, in_force.loop_wait, "the timings change together or not");
         assert!(dynamic.synchronous_mode);
         assert_eq!(dynamic.problems.len(), 1);
         assert_eq!(dynamic.parameters.len(), 2);

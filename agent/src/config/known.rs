@@ -3,7 +3,7 @@
 //! would look like obedience.
 
 /// Section, keys that are read, keys that Patroni knows and this version does not use.
-const SECTIONS: [(&str, &[&str], &[&str]); 7] = [
+const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
     (
         "",
         &[
@@ -18,8 +18,9 @@ const SECTIONS: [(&str, &[&str], &[&str]); 7] = [
             "bootstrap",
             "postgresql",
             "tags",
+            "watchdog",
         ],
-        &["log", "ctl", "watchdog", "consul", "etcd", "thread_pool_size", "thread_stack_size"],
+        &["log", "ctl", "consul", "etcd", "thread_pool_size", "thread_stack_size"],
     ),
     (
         "restapi",
@@ -87,6 +88,7 @@ const SECTIONS: [(&str, &[&str], &[&str]); 7] = [
             "before_stop",
         ],
     ),
+    ("watchdog", &["mode", "device", "safety_margin"], &["driver"]),
     ("postgresql.authentication", &["superuser", "replication", "rewind"], &[]),
     ("bootstrap.dcs", super::dynamic::READ, super::dynamic::NOT_YET),
 ];

@@ -7,6 +7,7 @@
 
 pub mod dynamic;
 mod known;
+pub mod watchdog;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -14,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regent_proto::name::{FederationName, NodeName, Scope, SiteName};
-use regent_proto::time::{LeaseTiming, TimingError};
+use regent_proto::time::LeaseTiming;
 use regent_proto::topology::Span;
 use regent_proto::yaml;
 use serde::Deserialize;
 
 use dynamic::Dynamic;
+use watchdog::{TimingProblem, WatchdogConfig};
 
 /// Why a configuration file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +53,12 @@ pub enum ConfigError {
         problem: String,
     },
     /// Timings that do not fit.
-    #[error("{path}: bootstrap.dcs / regent: {numbers}")]
+    #[error("{path}: bootstrap.dcs / regent / watchdog: {numbers}")]
     Timing {
         /// The file.
         path: PathBuf,
         /// The numbers.
-        numbers: Box<TimingError>,
+        numbers: Box<TimingProblem>,
     },
 }
 
@@ -102,6 +104,8 @@ pub struct Config {
     pub postgres: PostgresConfig,
     /// `tags`.
     pub tags: BTreeMap<String, serde_json::Value>,
+    /// `watchdog`.
+    pub watchdog: WatchdogConfig,
     /// What a person should know: unknown keys, insecure listeners.
     pub warnings: Vec<String>,
 }
@@ -155,6 +159,8 @@ struct File {
     postgresql: PostgresConfig,
     #[serde(default)]
     tags: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    watchdog: WatchdogConfig,
 }
 
 fn default_namespace() -> String {
@@ -417,13 +423,15 @@ impl Config {
             bootstrap: file.bootstrap,
             postgres: file.postgresql,
             tags: file.tags,
+            watchdog: file.watchdog,
             warnings,
         };
         if let Some(problem) = config.first_dynamic().problems.first() {
             return Err(checks.error("bootstrap.dcs", problem.clone()));
         }
-        config.site_timing(&config.first_dynamic()).check("site lease").map_err(|numbers| {
-            ConfigError::Timing { path: path.to_owned(), numbers: Box::new(numbers) }
+        config.check_timing(&config.first_dynamic()).map_err(|numbers| ConfigError::Timing {
+            path: path.to_owned(),
+            numbers: Box::new(numbers),
         })?;
         Ok(config)
     }
@@ -639,10 +647,38 @@ postgresql:
             ("name: eu-1", "name: 'eu 1'", "node name"),
             ("ttl: 5", "ttl: soon", "seconds as a number"),
             ("ttl: 5", "ttl: 1", "exceeds the TTL"),
+            ("stop_budget: 1500ms", "stop_budget: 200ms", "is not below stop_budget 200ms"),
+            ("stop_budget: 1500ms", "stop_budget: 2s, kill_budget: 99ms", "at least 100ms"),
+            ("scope: eu", "scope: eu\nwatchdog: {mode: maybe}", "off, automatic or required"),
+            (
+                "stop_budget: 1500ms}\nbootstrap: {dcs: {ttl: 5,",
+                "stop_budget: 500ms}\nwatchdog: {mode: required}\nbootstrap: {dcs: {ttl: 3,",
+                "required, but watchdog: (TTL 3s",
+            ),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let error = parse(&GOOD.replace(from, to)).expect_err(to).to_string();
             assert!(error.contains(want), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_margin_that_leaves_the_hole_is_said_and_the_safe_timeout_used() {
+        let with = |section: &str| {
+            let text = GOOD.replace("scope: eu\n", &format!("scope: eu\nwatchdog: {section}\n"));
+            let config = parse(&text).expect(section);
+            let said = config.check_timing(&config.first_dynamic()).expect(section);
+            (config, said)
+        };
+        let (config, said) = with("{mode: required, safety_margin: 1}");
+        assert!(said.len() == 1 && said[0].contains("timeout of 4 s"), "{said:?}");
+        assert!(said[0].contains("1 s is used"), "{said:?}");
+        let longer = Dynamic { ttl: Duration::from_secs(30), ..config.first_dynamic() };
+        let timing = config.watchdog_timing(&config.site_timing(&longer)).expect("long enough");
+        assert_eq!(timing.timeout_s, 14);
+        for silent in ["{mode: required, safety_margin: -1}", "{}", "{mode: off, safety_margin: 1}"]
+        {
+            assert_eq!(with(silent).1, Vec::<String>::new(), "{silent}");
         }
     }
 

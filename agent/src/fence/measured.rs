@@ -1,7 +1,7 @@
-//! What renewals and stops took, for people and for the warnings about thin margins.
+//! What renewals took, for people.
 //!
-//! Written by the renewal thread and the jobs, read by whoever tells; plain atomics, so that
-//! measuring can never hold the renewal thread up (I10). Nothing is decided on these.
+//! Written by the renewal thread, read by whoever tells; plain atomics, so that measuring can never
+//! hold that thread up (I10). Nothing is decided on these.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,15 +42,13 @@ fn read(span: &AtomicU64) -> Option<Duration> {
     }
 }
 
-/// Everything that is measured about the fence in this process.
+/// What the renewal thread measures.
 #[derive(Debug, Default)]
 pub struct Measured {
     /// From the sending of a renewal of the site's lease to its acknowledgement.
     pub site_round_trip: Span,
     /// The same for the primary lease.
     pub primary_round_trip: Span,
-    /// From the order to stop PostgreSQL to its end.
-    pub stop: Span,
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl Deadlines {
         Self { federated: AtomicBool::new(federated), ..Self::default() }
     }
 
-    /// What renewals and stops took.
+    /// What renewals took.
     #[must_use]
     pub fn measured(&self) -> &measured::Measured {
         &self.measured

@@ -237,10 +237,8 @@ impl SiteLoop {
         // Both at once: the key was bound to the lease, and the lease lived, at instants after
         // `sent`, in whichever order (ADR 2). So a renewal takes one round trip.
         let key = self.side.leader_key.clone();
-        let (renewed, found) = tokio::join!(
-            self.side.store.renew(id, timeout),
-            self.side.store.get(&key, timeout)
-        );
+        let (renewed, found) =
+            tokio::join!(self.side.store.renew(id, timeout), self.side.store.get(&key, timeout));
         match renewed {
             Ok(Renewal::Renewed { ttl }) => {
                 self.deadlines.measured().site_round_trip.note(boot_time().since(sent));

@@ -133,6 +133,8 @@ pub fn agent(
             "run_dir": run_dir, "stop_budget": "1500ms",
             "log": { "format": "json", "level": "info" },
         },
+        // Several nodes share this machine, and none of them may reset it.
+        "watchdog": { "mode": "off" },
         "bootstrap": bootstrap(topology, site),
         "postgresql": {
             "listen": listen,

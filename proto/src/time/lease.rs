@@ -216,7 +216,8 @@ mod tests {
 
     /// What a clock that runs `rate` parts per million fast or slow shows of a true span.
     fn shown(span: Duration, rate: i64) -> Duration {
-        let nanos = i128::try_from(span.as_nanos()).expect("small") * (1_000_000 + i128::from(rate));
+        let nanos =
+            i128::try_from(span.as_nanos()).expect("small") * (1_000_000 + i128::from(rate));
         Duration::from_nanos(u64::try_from(nanos / 1_000_000).expect("positive and small"))
     }
 
