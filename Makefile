@@ -35,7 +35,7 @@ demo: need-rust ## two data sites and a witness on this machine, switched over u
 	@$(regentctl) demo $(keep) $(dcs) $(ARGS)
 
 test: need-rust ## install what the tests need, then every gate and every test
-	@scripts/install --etcd
+	@scripts/install --etcd --fence
 	@$(MAKE) --no-print-directory gates
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace --doc

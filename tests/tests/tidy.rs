@@ -150,8 +150,21 @@ fn no_deadline_rests_on_a_timer_of_the_runtime_or_on_the_wall_clock() {
 fn every_crate_obeys_the_workspace_lints() {
     let crates = crates();
     assert!(crates.len() >= 6, "{:?}", crates.keys());
+    let workspace = read(&workspace().join("Cargo.toml"));
+    let (_, lints) = workspace.split_once("[workspace.lints.rust]").expect("the lints");
+    let (lints, _) = lints.split_once("[profile").expect("the profiles come after them");
+    let lints: Vec<&str> = lints.lines().filter(|line| line.contains(" = ")).collect();
+    assert!(lints.len() > 20, "{lints:?}");
     for (name, manifest) in crates {
-        assert!(manifest.contains("[lints]\nworkspace = true"), "{name}/Cargo.toml");
+        if !["guardian", "sys"].contains(&name.as_str()) {
+            assert!(manifest.contains("[lints]\nworkspace = true"), "{name}/Cargo.toml");
+            continue;
+        }
+        // They may use `unsafe`. Cargo can't override one lint of the workspace, so they repeat all.
+        for lint in lints.iter().filter(|lint| !lint.starts_with("unsafe_code ")) {
+            let repeated = manifest.lines().any(|line| line == *lint);
+            assert!(repeated, "{name}/Cargo.toml: {lint} of the workspace is missing");
+        }
     }
 }
 
@@ -160,14 +173,23 @@ fn crates_depend_along_the_arrows_only() {
     let arrows: BTreeMap<&str, BTreeSet<&str>> = [
         ("proto", vec![]),
         ("dcs", vec!["regent-proto"]),
-        ("agent", vec!["regent-proto", "regent-dcs"]),
+        ("agent", vec!["regent-proto", "regent-dcs", "regent-guardian"]),
         ("coordinator", vec!["regent-proto", "regent-dcs"]),
         // Talks to coordinators over gRPC only.
         ("ctl", vec!["regent-proto"]),
-        ("guardian", vec![]),
+        ("guardian", vec!["regent-proto"]),
+        ("sys", vec!["regent-proto", "regent-guardian"]),
         (
             "tests",
-            vec!["regent-proto", "regent-dcs", "regent-agent", "regent-coordinator", "regentctl"],
+            vec![
+                "regent-proto",
+                "regent-dcs",
+                "regent-guardian",
+                "regent-agent",
+                "regent-coordinator",
+                "regentctl",
+                "regent-test-sys",
+            ],
         ),
     ]
     .into_iter()
