@@ -182,6 +182,13 @@ impl Page {
         self.store(length_at, known);
     }
 
+    /// Zeroes the words of `side`: what an earlier one left there.
+    pub fn forget(&self, side: Side) {
+        for place in WORDS.iter().filter(|place| place.side == side) {
+            self.store(place.offset, 0);
+        }
+    }
+
     /// Version and length that a side said it knows; zeros before it entered.
     #[must_use]
     pub fn knows(&self, side: Side) -> (u64, u64) {

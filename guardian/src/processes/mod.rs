@@ -19,6 +19,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use scan::{Family, Process, Scanner};
+use title::Kind;
+
+use crate::decide::Processes;
 
 /// A data directory whose true path is known: looking for its processes touches no file of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,13 @@ impl DataDirectory {
         let mut found = Vec::new();
         Scanner::open()?.scan(&family, |process| found.push(process.pid))?;
         Ok(found)
+    }
+
+    /// Whether any lives, and whether one of them can acknowledge a write.
+    #[must_use]
+    pub fn look(&self, postmaster: Option<i32>) -> Processes {
+        let family = Family { data_dir: self.0.as_os_str().as_bytes(), postmaster, reaper: None };
+        Scanner::open().map_or(Processes::Unknown, |mut scanner| look(&mut scanner, &family))
     }
 
     /// Kills everything of the data directory; true once a scan finds nothing.
@@ -108,6 +118,20 @@ pub fn signal(pid: i32, signal: Signal) {
     if pid > 0 {
         kill(Pid::from_raw(pid), signal).ok();
     }
+}
+
+/// Which processes of the family live. No allocation.
+pub fn look(scanner: &mut Scanner, family: &Family<'_>) -> Processes {
+    let mut seen = Processes::None;
+    let scanned = scanner.scan_kinds(family, |_, kind| {
+        seen = match (seen, kind) {
+            (_, Kind::Client) | (Processes::Client, Kind::Harmless) => Processes::Client,
+            (Processes::Unknown | Processes::None | Processes::Harmless, Kind::Harmless) => {
+                Processes::Harmless
+            }
+        };
+    });
+    if scanned.is_ok() { seen } else { Processes::Unknown }
 }
 
 /// One pass: SIGKILL to all of the family, the postmaster last. How many were found, or `None` when

@@ -90,13 +90,38 @@ impl Scanner {
         family: &Family<'_>,
         mut found: impl FnMut(&Process),
     ) -> std::io::Result<()> {
+        self.walk(family, |_, _, process| found(process))
+    }
+
+    /// The same, with what each is by its title. Reading titles can wait for a disk that swaps, so
+    /// nobody does it on the way to a deadline.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_kinds(
+        &mut self,
+        family: &Family<'_>,
+        mut found: impl FnMut(&Process, Kind),
+    ) -> std::io::Result<()> {
+        self.walk(family, |proc, room, process| {
+            let server = Some(process.pid) == family.postmaster;
+            let kind = if server { Kind::Harmless } else { kind_of(proc, room, process) };
+            found(process, kind);
+        })
+    }
+
+    fn walk(
+        &mut self,
+        family: &Family<'_>,
+        mut found: impl FnMut(&OwnedFd, &mut [u8], &Process),
+    ) -> std::io::Result<()> {
         rustix::fs::seek(&self.proc, SeekFrom::Start(0))?;
         let mut directory = RawDir::new(self.proc.as_fd(), &mut self.names);
         while let Some(entry) = directory.next() {
             let Some(pid) = number(entry?.file_name()) else { continue };
             let Some(process) = stat(&self.proc, pid)? else { continue };
             if !process.is_dead() && belongs(&self.proc, &mut self.path, family, &process)? {
-                found(&process);
+                found(&self.proc, &mut self.path, &process);
             }
         }
         Ok(())
@@ -109,16 +134,16 @@ impl Scanner {
     pub fn process(&mut self, pid: i32) -> std::io::Result<Option<Process>> {
         if pid <= 0 { Ok(None) } else { Ok(stat(&self.proc, pid)?) }
     }
+}
 
-    /// What kind of server process it is, by its title. What can't be read is a client backend.
-    pub fn kind(&mut self, process: &Process) -> Kind {
-        if process.is_exiting() {
-            return Kind::Harmless;
-        }
-        match read(&self.proc, process.pid, "cmdline", &mut self.path) {
-            Ok(Some(title)) => kind(title),
-            Ok(None) | Err(_) => Kind::Client,
-        }
+/// What kind of server process it is, by its title. What can't be read is a client backend.
+fn kind_of(proc: &OwnedFd, room: &mut [u8], process: &Process) -> Kind {
+    if process.is_exiting() {
+        return Kind::Harmless;
+    }
+    match read(proc, process.pid, "cmdline", room) {
+        Ok(Some(title)) => kind(title),
+        Ok(None) | Err(_) => Kind::Client,
     }
 }
 

@@ -1,0 +1,160 @@
+//! The watchdog device over the kernel's ioctls (Documentation/watchdog/watchdog-api.rst).
+//!
+//! Opening it starts it, so it is opened only to arm it; from then on this process has to ping it.
+//! It need not be a character device: a FUSE file answers the same ioctls.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::page::WatchdogStep;
+
+/// `struct watchdog_info` of linux/watchdog.h.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Info {
+    options: u32,
+    firmware_version: u32,
+    identity: [u8; 32],
+}
+
+/// WDIOF_SETTIMEOUT: its timeout can be set.
+const CAN_SET_TIMEOUT: u32 = 0x0080;
+/// WDIOF_MAGICCLOSE: it goes on counting when its process dies, and stops when told.
+const HAS_MAGIC_CLOSE: u32 = 0x0100;
+
+mod ioctl {
+    //! The calls of linux/watchdog.h.
+    nix::ioctl_read!(get_support, b'W', 0, super::Info);
+    nix::ioctl_read!(keep_alive, b'W', 5, libc::c_int);
+    nix::ioctl_readwrite!(set_timeout, b'W', 6, libc::c_int);
+    nix::ioctl_read!(get_timeout, b'W', 7, libc::c_int);
+}
+
+/// What is asked of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// W.
+    pub timeout: Duration,
+    /// The most that it may grant.
+    pub longest: Duration,
+    /// Whether a device that its process's death stops is good enough.
+    pub without_magic_close: bool,
+}
+
+/// A step that failed. `errno` is 0 where the device answered, but not what was wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub step: WatchdogStep,
+    /// What it said.
+    pub errno: i32,
+    /// What it granted, where it came so far.
+    pub granted: Duration,
+}
+
+/// An open device, which counts.
+#[derive(Debug)]
+pub struct Watchdog {
+    fd: OwnedFd,
+    /// What it granted.
+    pub granted: Duration,
+    /// Whether it goes on counting when this process dies.
+    pub magic_close: bool,
+}
+
+/// The path as the system takes it, made before memory is locked.
+#[must_use]
+pub fn device(path: &std::path::Path) -> Option<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes()).ok()
+}
+
+fn failure(step: WatchdogStep, errno: i32) -> Failure {
+    Failure { step, errno, granted: Duration::ZERO }
+}
+
+impl Watchdog {
+    /// Opens it, sets its timeout and pings it. What is refused is stopped again.
+    ///
+    /// # Errors
+    /// With the step that failed.
+    pub fn arm(device: &CString, terms: &Terms) -> Result<Self, Failure> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, device, flags, Mode::empty())
+            .map_err(|errno| failure(WatchdogStep::Open, errno.raw_os_error()))?;
+        let mut watchdog = Self { fd, granted: Duration::ZERO, magic_close: false };
+        match watchdog.set_up(terms) {
+            Ok(()) => Ok(watchdog),
+            // A file that knows no ioctl of ours is none of ours to write to.
+            Err(refused) if refused.errno == libc::ENOTTY => Err(refused),
+            Err(refused) => {
+                // What went wrong first is what is told.
+                watchdog.disarm().ok();
+                Err(refused)
+            }
+        }
+    }
+
+    fn set_up(&mut self, terms: &Terms) -> Result<(), Failure> {
+        let at = |step| move |errno: Errno| failure(step, errno as i32);
+        let mut info = Info::default();
+        // SAFETY: GETSUPPORT writes one `watchdog_info`, whose layout `Info` has.
+        unsafe { ioctl::get_support(self.fd.as_raw_fd(), &raw mut info) }
+            .map_err(at(WatchdogStep::Support))?;
+        self.magic_close = info.options & HAS_MAGIC_CLOSE != 0;
+        let mut seconds =
+            libc::c_int::try_from(terms.timeout.as_secs()).unwrap_or(libc::c_int::MAX);
+        if info.options & CAN_SET_TIMEOUT != 0 {
+            // SAFETY: SETTIMEOUT reads and writes one int.
+            unsafe { ioctl::set_timeout(self.fd.as_raw_fd(), &raw mut seconds) }
+                .map_err(at(WatchdogStep::SetTimeout))?;
+        }
+        // A device may set another one than it was asked for, and not say so in its answer.
+        // SAFETY: GETTIMEOUT writes one int.
+        unsafe { ioctl::get_timeout(self.fd.as_raw_fd(), &raw mut seconds) }
+            .map_err(at(WatchdogStep::SetTimeout))?;
+        self.granted = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let refused = |step| Err(Failure { step, errno: 0, granted: self.granted });
+        if self.granted.is_zero() {
+            return refused(WatchdogStep::SetTimeout);
+        }
+        if self.granted > terms.longest {
+            return refused(WatchdogStep::TooLong);
+        }
+        if !self.magic_close && !terms.without_magic_close {
+            return refused(WatchdogStep::NoMagicClose);
+        }
+        self.ping()
+    }
+
+    /// Pings it.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn ping(&self) -> Result<(), Failure> {
+        let mut ignored = 0;
+        // SAFETY: KEEPALIVE is declared to write an int; most devices don't.
+        unsafe { ioctl::keep_alive(self.fd.as_raw_fd(), &raw mut ignored) }
+            .map(|_| ())
+            .map_err(|errno| failure(WatchdogStep::Ping, errno as i32))
+    }
+
+    /// Stops it by magic close.
+    ///
+    /// # Errors
+    /// When it may go on counting.
+    pub fn disarm(self) -> Result<(), Failure> {
+        let written = rustix::io::write(&self.fd, b"V");
+        // SAFETY: the descriptor is ours, and given up here. Closing reports errors; dropping does not.
+        let closed = unsafe { libc::close(self.fd.into_raw_fd()) };
+        match written {
+            Ok(1) if closed == 0 => Ok(()),
+            Ok(_) => Err(failure(WatchdogStep::Close, Errno::last_raw())),
+            Err(errno) => Err(failure(WatchdogStep::Close, errno.raw_os_error())),
+        }
+    }
+}
