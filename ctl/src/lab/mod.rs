@@ -57,6 +57,77 @@ pub struct Options {
     pub bare: bool,
 }
 
+/// A lab whose files are written and whose processes are not started yet: here a test can change
+/// what they will read. Dropping it removes the files.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Where everything will be. [`Prepared::start`] starts what stands here.
+    pub layout: Layout,
+    secrets: Secrets,
+    topology: Topology,
+    owner: Owner,
+    started: bool,
+}
+
+impl Prepared {
+    /// Writes every file of `topology` (the file's text).
+    pub fn new(
+        topology_text: &str,
+        options: &Options,
+        progress: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Self, Failure> {
+        let (topology, _) =
+            Topology::parse(topology_text).map_err(|e| Failure::usage(e.to_string()))?;
+        let owner = Owner::choose()?;
+        if owner.dropped {
+            progress(&format!(
+                "started as root: everything of the lab runs as user {}",
+                owner.name
+            ));
+        }
+        let (layout, secrets) = prepare(&topology, topology_text, options, &owner, progress)?;
+        Ok(Self { layout, secrets, topology, owner, started: false })
+    }
+
+    /// The user that everything will run as.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Starts every process; waits for none but the lab's owner process.
+    pub async fn start(mut self) -> Result<Lab, Failure> {
+        let file = Layout::file(&self.layout.dir);
+        let written = serde_json::to_string_pretty(&self.layout).map_err(std::io::Error::from);
+        written
+            .and_then(|text| std::fs::write(&file, text))
+            .map_err(|e| Failure::error(format!("write {}: {e}", file.display())))?;
+        let supervisor = process::start_supervisor(
+            &self.layout.dir.join("bin/regentctl"),
+            &self.layout.dir,
+            &self.layout.log("supervise"),
+            &self.owner,
+        )?;
+        self.started = true;
+        let mut lab = Lab {
+            layout: self.layout.clone(),
+            secrets: self.secrets.clone(),
+            topology: self.topology.clone(),
+            supervisor: Some(supervisor),
+        };
+        lab.wait_for_supervisor().await?;
+        Ok(lab)
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !self.started {
+            sweep::remove_dir(&self.layout.dir);
+        }
+    }
+}
+
 /// A running lab.
 #[derive(Debug)]
 pub struct Lab {
@@ -75,31 +146,7 @@ impl Lab {
         options: &Options,
         progress: &mut (dyn FnMut(&str) + Send),
     ) -> Result<Self, Failure> {
-        let (topology, _) =
-            Topology::parse(topology_text).map_err(|e| Failure::usage(e.to_string()))?;
-        let owner = Owner::choose()?;
-        if owner.dropped {
-            progress(&format!(
-                "started as root: everything of the lab runs as user {}",
-                owner.name
-            ));
-        }
-        let (layout, secrets) = prepare(&topology, topology_text, options, &owner, progress)?;
-        let supervisor = process::start_supervisor(
-            &layout.dir.join("bin/regentctl"),
-            &layout.dir,
-            &layout.log("supervise"),
-            &owner,
-        );
-        let supervisor = match supervisor {
-            Ok(supervisor) => supervisor,
-            Err(problem) => {
-                sweep::remove_dir(&layout.dir);
-                return Err(problem.into());
-            }
-        };
-        let mut lab = Self { layout, secrets, topology, supervisor: Some(supervisor) };
-        lab.wait_for_supervisor().await?;
+        let lab = Prepared::new(topology_text, options, progress)?.start().await?;
         if !options.bare {
             ready::create(&lab, topology_text, progress).await?;
             ready::wait(&lab, progress).await?;
