@@ -3,6 +3,8 @@
 # Variables, given as `make demo KEEP=1 DCS=etcd`:
 #   KEEP=1        demo: leave the federation running at the end
 #   DCS=etcd      demo: on real etcd instead of the embedded SQLite store (DCS=sqlite)
+#   REPEAT=20     fence-report: repetitions of each fault
+#   HEALTHY=1800  fence-report: seconds under strain that must demote nobody
 #   ARGS='...'    demo, bench: more arguments for regentctl; test: for the test runner, e.g. a filter
 #   CARGO=...     the cargo to use
 #   REGENT_TOOLS  where scripts/install puts etcd, and regentctl looks for it (default .tools)
@@ -12,6 +14,8 @@ CARGO ?= cargo
 KEEP ?=
 DCS ?=
 ARGS ?=
+REPEAT ?= 20
+HEALTHY ?= 1800
 export REGENT_TOOLS ?= $(CURDIR)/.tools
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -20,13 +24,13 @@ keep := $(if $(filter-out 0 no false,$(KEEP)),--keep)
 dcs := $(if $(DCS),--dcs $(DCS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench gates fix clean need-rust
+.PHONY: help demo test bench fence-report gates fix clean need-rust
 # One recipe at a time even under -j: they share the target directory and the machine's clock.
 .NOTPARALLEL:
 
 help: ## list the targets
 	@echo 'usage: make TARGET [VARIABLE=value]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@sed -n 's/^#   /  /p' $(firstword $(MAKEFILE_LIST))
 
 demo: need-rust ## two data sites and a witness on this machine, switched over under load (KEEP=1, DCS=etcd)
@@ -50,6 +54,12 @@ bench: need-rust ## write outage of a switchover against the bare hand-over of t
 	@scripts/install
 	$(CARGO) build --locked --workspace --bins
 	@$(regentctl) bench switchover $(ARGS)
+
+fence-report: need-rust ## every fault of the fence 20 times, and 30 minutes that must demote nobody (REPEAT=, HEALTHY=)
+	@scripts/install --etcd
+	$(CARGO) build --locked --workspace --bins
+	REGENT_REPEAT=$(REPEAT) REGENT_HEALTHY=$(HEALTHY) \
+		$(CARGO) test --locked -p regent-tests --test fence -- --nocapture $(ARGS)
 
 gates: need-rust ## format, lints, docs, dependency rules; changes nothing
 	$(CARGO) fmt --all --check

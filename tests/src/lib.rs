@@ -6,6 +6,7 @@
 //! also in a panic.
 
 pub mod bed;
+pub mod fence;
 pub mod gate;
 pub mod program;
 pub mod records;

@@ -1,0 +1,516 @@
+//! What can go wrong with a primary, each as it happens in life: by a signal, a dead way, a frozen
+//! store. A fault that alone would take the right to write from nobody (a blocked log, a stopped
+//! backend) comes together with the loss of the DCS, so that the fence has to work under it.
+
+#![expect(clippy::disallowed_methods, reason = "starts what takes the processors away")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use regentctl::lab::process::living_in;
+use regentctl::lab::programs;
+use rusqlite::Connection;
+
+use super::checker::Node;
+use super::cluster::{Cluster, PRIMARY_TTL, Setting, TTL};
+use super::proxy::Filter;
+use super::wall;
+
+/// In seconds.
+const HOUR: i64 = 3600;
+
+/// A fault of the primary of before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Its agent is SIGSTOPped.
+    AgentStopped,
+    /// Its agent is SIGKILLed.
+    AgentKilled,
+    /// Its guardian is SIGKILLed.
+    GuardianKilled,
+    /// Agent and guardian are SIGSTOPped: the watchdog's turn.
+    BothStopped,
+    /// Agent and guardian are SIGKILLed: the watchdog's turn.
+    BothKilled,
+    /// Its postmaster is SIGKILLed; the backends are not.
+    PostmasterKilled,
+    /// Its postmaster is SIGSTOPped, and the DCS is out of its reach.
+    PostmasterStopped,
+    /// One of its backends is SIGSTOPped, and the DCS is out of its reach.
+    BackendStopped,
+    /// Every member of the DCS is SIGKILLed.
+    DcsStopped,
+    /// Packets between its agent and the DCS are dropped, without a reset.
+    DcsBlackHoled,
+    /// Every member of the DCS is SIGSTOPped: connections stay, nobody answers.
+    DcsFrozen,
+    /// Its agent gets an error for every request.
+    DcsErrors,
+    /// Its agent's member is cut from the others and knows only what was.
+    DcsStale,
+    /// The pipes that its agent and its server log to are full, and the DCS is out of its reach.
+    LogPipeFull,
+    /// The file system of its data directory stops answering.
+    DataDirectoryHangs,
+    /// Nothing of it can fork, and the DCS is out of its reach.
+    ForkFails,
+    /// Four times as much to compute as there are processors, and its agent is SIGSTOPped.
+    Overload,
+    /// The wall clock is stepped an hour ahead, and the DCS is out of its reach.
+    ClockAhead,
+    /// The wall clock is stepped an hour back, and the DCS is out of its reach.
+    ClockBack,
+    /// All its processes are frozen for twice the TTL, and thawed.
+    NodeFrozen,
+    /// In a federation: the global quorum answers nobody.
+    QuorumGone,
+}
+
+/// Who can be expected to acknowledge next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Another node, while the fault lasts.
+    Another,
+    /// Whoever, once the fault is gone: until then nobody has a DCS.
+    AfterHealing,
+    /// Whoever, the holder too.
+    Anyone,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: [Self; 21] = [
+        Self::AgentStopped,
+        Self::AgentKilled,
+        Self::GuardianKilled,
+        Self::BothStopped,
+        Self::BothKilled,
+        Self::PostmasterKilled,
+        Self::PostmasterStopped,
+        Self::BackendStopped,
+        Self::DcsStopped,
+        Self::DcsBlackHoled,
+        Self::DcsFrozen,
+        Self::DcsErrors,
+        Self::DcsStale,
+        Self::LogPipeFull,
+        Self::DataDirectoryHangs,
+        Self::ForkFails,
+        Self::Overload,
+        Self::ClockAhead,
+        Self::ClockBack,
+        Self::NodeFrozen,
+        Self::QuorumGone,
+    ];
+
+    /// The faults that are tried in a setting.
+    #[must_use]
+    pub fn of(setting: Setting) -> Vec<Self> {
+        match setting {
+            Setting::Site => {
+                Self::ALL.into_iter().filter(|fault| *fault != Self::QuorumGone).collect()
+            }
+            Setting::Federation => vec![Self::AgentStopped, Self::AgentKilled, Self::QuorumGone],
+        }
+    }
+
+    /// The longest that a right to write, granted before the fault, can last.
+    #[must_use]
+    pub fn lease(self) -> Duration {
+        if self == Self::QuorumGone { PRIMARY_TTL } else { TTL }
+    }
+
+    /// Its name in the report.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AgentStopped => "agent SIGSTOPped",
+            Self::AgentKilled => "agent SIGKILLed",
+            Self::GuardianKilled => "guardian SIGKILLed",
+            Self::BothStopped => "agent and guardian SIGSTOPped",
+            Self::BothKilled => "agent and guardian SIGKILLed",
+            Self::PostmasterKilled => "postmaster SIGKILLed",
+            Self::PostmasterStopped => "postmaster SIGSTOPped, DCS lost",
+            Self::BackendStopped => "one backend SIGSTOPped, DCS lost",
+            Self::DcsStopped => "DCS stopped",
+            Self::DcsBlackHoled => "DCS black-holed",
+            Self::DcsFrozen => "DCS frozen",
+            Self::DcsErrors => "DCS answers errors",
+            Self::DcsStale => "DCS answers stale data",
+            Self::LogPipeFull => "log pipe full, DCS lost",
+            Self::DataDirectoryHangs => "data directory hangs",
+            Self::ForkFails => "fork fails, DCS lost",
+            Self::Overload => "4x overload, agent SIGSTOPped",
+            Self::ClockAhead => "wall clock +1 h, DCS lost",
+            Self::ClockBack => "wall clock -1 h, DCS lost",
+            Self::NodeFrozen => "node frozen for twice the TTL",
+            Self::QuorumGone => "global quorum gone",
+        }
+    }
+
+    /// Who can be expected to acknowledge next.
+    #[must_use]
+    pub fn next(self) -> Next {
+        match self {
+            Self::GuardianKilled | Self::PostmasterKilled => Next::Anyone,
+            Self::DcsStopped | Self::DcsFrozen | Self::QuorumGone => Next::AfterHealing,
+            Self::AgentStopped
+            | Self::AgentKilled
+            | Self::BothStopped
+            | Self::BothKilled
+            | Self::PostmasterStopped
+            | Self::BackendStopped
+            | Self::DcsBlackHoled
+            | Self::DcsErrors
+            | Self::DcsStale
+            | Self::LogPipeFull
+            | Self::DataDirectoryHangs
+            | Self::ForkFails
+            | Self::Overload
+            | Self::ClockAhead
+            | Self::ClockBack
+            | Self::NodeFrozen => Next::Another,
+        }
+    }
+
+    /// Why it can't be tried here.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        let root = nix::unistd::geteuid().is_root();
+        let filter = || {
+            let needs = |e| format!("dropping packets needs root and nft (nftables): {e}");
+            if root {
+                Filter::available().map_err(needs).err()
+            } else {
+                Some(needs("no root".into()))
+            }
+        };
+        match self {
+            Self::BothStopped | Self::BothKilled => {
+                Some("needs the emulated watchdog device, which is not here yet".to_owned())
+            }
+            Self::DataDirectoryHangs => {
+                Some("needs a FUSE file system that stops, which is not here yet".to_owned())
+            }
+            Self::ClockAhead | Self::ClockBack => wall::library().err().or_else(filter),
+            Self::LogPipeFull
+            | Self::PostmasterStopped
+            | Self::BackendStopped
+            | Self::DcsBlackHoled
+            | Self::DcsStale
+            | Self::ForkFails => filter(),
+            Self::NodeFrozen => match (root, unified()) {
+                (true, Some(_)) => guarded().err(),
+                (_, found) => Some(format!("needs root and cgroup v2; root {root}, at {found:?}")),
+            },
+            Self::AgentStopped | Self::AgentKilled | Self::GuardianKilled | Self::Overload => {
+                guarded().err()
+            }
+            Self::PostmasterKilled
+            | Self::DcsStopped
+            | Self::DcsFrozen
+            | Self::DcsErrors
+            | Self::QuorumGone => None,
+        }
+    }
+
+    /// Does it to `node`.
+    ///
+    /// # Errors
+    /// When it can't be done.
+    pub async fn inject(self, cluster: &mut Cluster, node: Node) -> anyhow::Result<Injected> {
+        let mut injected = Injected { node, undo: Vec::new() };
+        match self {
+            Self::AgentStopped => injected.stop([cluster.agent_pid(node).await?])?,
+            Self::AgentKilled => kill(cluster.agent_pid(node).await?, Signal::SIGKILL)?,
+            Self::GuardianKilled => {
+                kill(guardian(cluster, node)?, Signal::SIGKILL)?;
+            }
+            Self::BothStopped => {
+                let both = [cluster.agent_pid(node).await?, guardian(cluster, node)?];
+                injected.stop(both)?;
+            }
+            Self::BothKilled => {
+                let both = [cluster.agent_pid(node).await?, guardian(cluster, node)?];
+                both.into_iter().try_for_each(|pid| kill(pid, Signal::SIGKILL))?;
+            }
+            Self::PostmasterKilled => kill(cluster.postmaster(node)?, Signal::SIGKILL)?,
+            Self::PostmasterStopped => {
+                injected.stop([cluster.postmaster(node)?])?;
+                injected.lose_dcs(cluster)?;
+            }
+            Self::BackendStopped => {
+                injected.stop([backend(cluster, node)?])?;
+                injected.lose_dcs(cluster)?;
+            }
+            Self::DcsStopped => cluster.stores.kill(),
+            Self::DcsBlackHoled => injected.lose_dcs(cluster)?,
+            Self::DcsFrozen => {
+                cluster.stores.signal(Signal::SIGSTOP);
+                injected.undo.push(Undo::Stores);
+            }
+            Self::DcsErrors => {
+                cluster.proxies.of_node[node].turn(cluster.proxies.errors);
+                injected.undo.push(Undo::Way);
+            }
+            Self::DcsStale => {
+                // The agent's own member; the others go on without it.
+                let (user, port) = cluster.stores.marks(node);
+                injected.undo.push(Undo::Filter(Filter::user(user, port)?));
+            }
+            Self::ForkFails => {
+                let mut all = vec![cluster.agent_pid(node).await?, cluster.postmaster(node)?];
+                all.extend(cluster.guardians(node));
+                for pid in all {
+                    injected.undo.push(Undo::Forks(NoForks::set(cluster, pid)?));
+                }
+                injected.lose_dcs(cluster)?;
+            }
+            Self::Overload => {
+                injected.undo.push(Undo::Overload(Overload::start()?));
+                injected.stop([cluster.agent_pid(node).await?])?;
+            }
+            Self::NodeFrozen => {
+                let mut all: Vec<Pid> =
+                    living_in(&cluster.directories(node).1).into_iter().collect();
+                all.push(cluster.agent_pid(node).await?);
+                all.extend(cluster.guardians(node));
+                injected.undo.push(Undo::Frozen(Frozen::freeze(&all)?));
+            }
+            Self::LogPipeFull => {
+                cluster.pipes[node].fill(true);
+                injected.undo.push(Undo::Pipes);
+                injected.lose_dcs(cluster)?;
+            }
+            Self::ClockAhead | Self::ClockBack => {
+                let hour = if self == Self::ClockAhead { HOUR } else { -HOUR };
+                cluster.wall.step(node, hour)?;
+                injected.undo.push(Undo::Clock);
+                injected.lose_dcs(cluster)?;
+            }
+            Self::QuorumGone => {
+                let quorum = Connection::open(cluster.quorum_file()?)?;
+                quorum.busy_timeout(Duration::from_secs(10))?;
+                quorum.execute_batch("BEGIN EXCLUSIVE")?;
+                injected.undo.push(Undo::Quorum(quorum));
+            }
+            Self::DataDirectoryHangs => {
+                anyhow::bail!("{} is not here yet", self.name());
+            }
+        }
+        Ok(injected)
+    }
+}
+
+/// Whether this build has a guardian: without one nothing covers an agent that hangs.
+fn guarded() -> Result<(), String> {
+    // The lab hands it to its agents once they start it.
+    let lab = include_str!("../../../ctl/src/lab/mod.rs");
+    if !lab.contains("regent-guardian") {
+        return Err("the agents of a lab have no guardian yet".to_owned());
+    }
+    programs::sibling("regent-guardian").map(drop).map_err(|e| e.message)
+}
+
+fn guardian(cluster: &Cluster, node: Node) -> anyhow::Result<Pid> {
+    let found = cluster.guardians(node);
+    ensure!(found.len() == 1, "{} guardians of node {node}: {found:?}", found.len());
+    Ok(found[0])
+}
+
+/// A backend of one of our clients.
+fn backend(cluster: &Cluster, node: Node) -> anyhow::Result<Pid> {
+    let title = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let living = living_in(&cluster.directories(node).1);
+    living
+        .into_iter()
+        .find(|pid| title(pid).contains("app postgres"))
+        .context("no client's backend")
+}
+
+/// What was done, to be undone.
+#[derive(Debug)]
+pub struct Injected {
+    node: Node,
+    undo: Vec<Undo>,
+}
+
+#[derive(Debug)]
+enum Undo {
+    Continue(Pid),
+    Filter(Filter),
+    Way,
+    Stores,
+    Pipes,
+    Quorum(Connection),
+    Clock,
+    Forks(NoForks),
+    Overload(Overload),
+    Frozen(Frozen),
+}
+
+impl Injected {
+    fn stop(&mut self, pids: impl IntoIterator<Item = Pid>) -> anyhow::Result<()> {
+        for pid in pids {
+            kill(pid, Signal::SIGSTOP)?;
+            self.undo.push(Undo::Continue(pid));
+        }
+        Ok(())
+    }
+
+    fn lose_dcs(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+        let port = cluster.proxies.of_node[self.node].port;
+        self.undo.push(Undo::Filter(Filter::port(port)?));
+        Ok(())
+    }
+
+    /// Undoes it; whatever was killed is started again.
+    ///
+    /// # Errors
+    /// When something can't be started.
+    pub async fn heal(self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        for undo in self.undo.into_iter().rev() {
+            match undo {
+                // Killed by the fence meanwhile is right.
+                Undo::Continue(pid) => drop(kill(pid, Signal::SIGCONT)),
+                Undo::Filter(filter) => drop(filter),
+                Undo::Way => {
+                    let own = cluster.stores.of_node(self.node);
+                    cluster.proxies.of_node[self.node].turn(own);
+                }
+                Undo::Stores => cluster.stores.signal(Signal::SIGCONT),
+                Undo::Pipes => cluster.pipes[self.node].fill(false),
+                Undo::Clock => cluster.wall.step(self.node, 0)?,
+                // Its transaction ends with it.
+                Undo::Quorum(quorum) => drop(quorum),
+                Undo::Forks(forks) => drop(forks),
+                Undo::Overload(overload) => drop(overload),
+                Undo::Frozen(frozen) => drop(frozen),
+            }
+        }
+        cluster.start_missing().await
+    }
+}
+
+/// Programs that compute without end, four a processor. Dropping it ends them.
+#[derive(Debug)]
+pub struct Overload(Vec<Child>);
+
+impl Overload {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// When they can't be started.
+    pub fn start() -> anyhow::Result<Self> {
+        let processors = std::thread::available_parallelism()?.get();
+        let mut overload = Self(Vec::new());
+        for _ in 0..4 * processors {
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", "sh", "-c", "while :; do :; done"]);
+            overload.0.push(command.stdin(Stdio::null()).spawn().context("start the overload")?);
+        }
+        Ok(overload)
+    }
+}
+
+impl Drop for Overload {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().and_then(|()| child.wait()).ok();
+        }
+    }
+}
+
+/// A process that may not fork. Dropping it lets it again.
+#[derive(Debug)]
+struct NoForks {
+    pid: Pid,
+    user: (u32, u32),
+    before: String,
+}
+
+impl NoForks {
+    fn set(cluster: &Cluster, pid: Pid) -> anyhow::Result<Self> {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max processes"));
+        let before = line.and_then(|line| line.split_whitespace().next());
+        let before = before.context("no limit of processes in /proc")?.to_owned();
+        let meta = fs::metadata(&cluster.lab().layout().dir)?;
+        let user = (
+            std::os::unix::fs::MetadataExt::uid(&meta),
+            std::os::unix::fs::MetadataExt::gid(&meta),
+        );
+        let forks = Self { pid, user, before };
+        forks.limit("1")?;
+        Ok(forks)
+    }
+
+    /// As the process's own user: for another's it would take a capability that containers lack.
+    fn limit(&self, soft: &str) -> anyhow::Result<()> {
+        let (uid, gid) = (self.user.0.to_string(), self.user.1.to_string());
+        let mut command = Command::new("setpriv");
+        if nix::unistd::geteuid().is_root() {
+            command.args(["--reuid", &uid, "--regid", &gid, "--clear-groups"]);
+        }
+        let pid = self.pid.to_string();
+        let done =
+            command.args(["prlimit", "--pid", &pid, &format!("--nproc={soft}:")]).output()?;
+        ensure!(done.status.success(), "prlimit {pid}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(())
+    }
+}
+
+impl Drop for NoForks {
+    fn drop(&mut self) {
+        // Killed by the fence meanwhile is right.
+        self.limit(&self.before).ok();
+    }
+}
+
+/// Where cgroup v2 is mounted, also beside version 1.
+fn unified() -> Option<PathBuf> {
+    let places = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
+    places.into_iter().find(|place| place.join("cgroup.controllers").exists())
+}
+
+/// Processes frozen in a cgroup of their own. Dropping it thaws them.
+#[derive(Debug)]
+struct Frozen {
+    group: PathBuf,
+    root: PathBuf,
+}
+
+impl Frozen {
+    fn freeze(pids: &[Pid]) -> anyhow::Result<Self> {
+        let root = unified().context("no cgroup v2 here")?;
+        let group = root.join(format!("regent-fence-{}-{}", std::process::id(), pids[0]));
+        fs::create_dir(&group).with_context(|| group.display().to_string())?;
+        let frozen = Self { group, root };
+        for pid in pids {
+            // One that has ended meanwhile is none of the node's processes.
+            frozen.put(&frozen.group, *pid).ok();
+        }
+        fs::write(frozen.group.join("cgroup.freeze"), "1")?;
+        Ok(frozen)
+    }
+
+    fn put(&self, into: &Path, pid: Pid) -> std::io::Result<()> {
+        fs::write(into.join("cgroup.procs"), pid.to_string())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        fs::write(self.group.join("cgroup.freeze"), "0").ok();
+        let left = fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default();
+        for pid in left.lines().filter_map(|line| line.parse().ok()) {
+            self.put(&self.root.clone(), Pid::from_raw(pid)).ok();
+        }
+        fs::remove_dir(&self.group).ok();
+    }
+}

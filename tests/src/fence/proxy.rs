@@ -1,0 +1,226 @@
+//! The way from one agent to its DCS: a relay that can be slowed, or turned to another member or
+//! to a server that answers every request with an error. Packets are dropped by the kernel's
+//! filter on its port ([`Filter`]), so that neither side is told anything.
+//!
+//! The relays run on a thread of their own, outside the overload: they stand for a network.
+
+#![expect(clippy::disallowed_methods, reason = "runs nft, which ends at once")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use axum::response::IntoResponse as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+
+/// More right to the processor than any overload.
+const NICE: i32 = -10;
+
+/// How a relay treats what passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Way {
+    /// To whom; a change ends every connection.
+    to: SocketAddr,
+    /// How long every piece is held up.
+    delay: Duration,
+}
+
+/// A relay.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it listens.
+    pub port: u16,
+    way: watch::Sender<Way>,
+}
+
+impl Proxy {
+    /// Turns it to another server. Connections end.
+    pub fn turn(&self, to: SocketAddr) {
+        self.way.send_modify(|way| way.to = to);
+    }
+
+    /// Holds up every piece in either direction.
+    pub fn delay(&self, delay: Duration) {
+        self.way.send_modify(|way| way.delay = delay);
+    }
+}
+
+/// Every relay of a cluster and the server that answers errors. Dropping it ends them.
+#[derive(Debug)]
+pub struct Proxies {
+    /// One a node.
+    pub of_node: Vec<Proxy>,
+    /// Answers every request with the error of an etcd without leader.
+    pub errors: SocketAddr,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Proxies {
+    /// Starts a relay to each of these servers.
+    ///
+    /// # Errors
+    /// When there is no port.
+    pub fn start(to: &[SocketAddr]) -> anyhow::Result<Self> {
+        let listen = || -> anyhow::Result<std::net::TcpListener> {
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let mut listeners = Vec::new();
+        let mut of_node = Vec::new();
+        for to in to {
+            let listener = listen()?;
+            let (way, seen) = watch::channel(Way { to: *to, delay: Duration::ZERO });
+            of_node.push(Proxy { port: listener.local_addr()?.port(), way });
+            listeners.push((listener, seen));
+        }
+        let faulty = listen()?;
+        let errors = faulty.local_addr()?;
+        let (end, ended) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("relays".to_owned()).spawn(move || {
+            rustix::process::setpriority_process(None, NICE).ok();
+            runtime.block_on(async move {
+                for (listener, way) in listeners {
+                    let listener = TcpListener::from_std(listener).expect("a listener of ours");
+                    tokio::spawn(relay(listener, way));
+                }
+                let faulty = TcpListener::from_std(faulty).expect("a listener of ours");
+                tokio::spawn(answer_errors(faulty));
+                // The sender's end is the end.
+                ended.await.ok();
+            });
+        })?;
+        Ok(Self { of_node, errors, end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for Proxies {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+async fn relay(listener: TcpListener, way: watch::Receiver<Way>) {
+    while let Ok((client, _)) = listener.accept().await {
+        tokio::spawn(carry(client, way.clone()));
+    }
+}
+
+async fn carry(client: TcpStream, mut way: watch::Receiver<Way>) {
+    let to = way.borrow().to;
+    // A server that is not there is one that refuses: the client sees its connection end.
+    let Ok(server) = TcpStream::connect(to).await else { return };
+    client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).ok();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let (up, down) = (way.clone(), way.clone());
+    tokio::select! {
+        () = pieces(from_client, to_server, up) => {}
+        () = pieces(from_server, to_client, down) => {}
+        _ = way.wait_for(|way| way.to != to) => {}
+    }
+}
+
+async fn pieces(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    way: watch::Receiver<Way>,
+) {
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let Ok(count @ 1..) = from.read(&mut piece).await else { return };
+        let delay = way.borrow().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if to.write_all(&piece[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// gRPC over HTTP/2: whatever is asked, `UNAVAILABLE: etcdserver: no leader`, as a member says it.
+async fn answer_errors(listener: TcpListener) {
+    let app = axum::Router::new().fallback(async || {
+        [
+            ("content-type", "application/grpc"),
+            ("grpc-status", "14"),
+            ("grpc-message", "etcdserver: no leader"),
+        ]
+        .into_response()
+    });
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let server = tonic::transport::Server::builder().add_routes(app.into());
+    server.serve_with_incoming(incoming).await.ok();
+}
+
+/// A table of the kernel's packet filter. Dropping it removes it.
+#[derive(Debug)]
+pub struct Filter {
+    name: String,
+}
+
+impl Filter {
+    /// Whether packets can be filtered here.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn available() -> Result<(), String> {
+        nft(&["list", "tables"]).map(drop).map_err(|e| format!("{e:#}"))
+    }
+
+    /// Drops every packet to and from a port, on both its sides.
+    ///
+    /// # Errors
+    /// When the kernel does not take the rule.
+    pub fn port(port: u16) -> anyhow::Result<Self> {
+        Self::with(port, &[format!("tcp dport {port} drop"), format!("tcp sport {port} drop")])
+    }
+
+    /// Drops every packet that a user sends, but those from its port for clients.
+    ///
+    /// # Errors
+    /// When the kernel does not take the rule.
+    pub fn user(user: u32, but: u16) -> anyhow::Result<Self> {
+        Self::with(but, &[format!("meta skuid {user} meta l4proto tcp tcp sport != {but} drop")])
+    }
+
+    fn with(mark: u16, rules: &[String]) -> anyhow::Result<Self> {
+        let name = format!("regent_fence_{}_{mark}", std::process::id());
+        nft(&["add", "table", "inet", &name])?;
+        let filter = Self { name };
+        let chain = "{ type filter hook output priority 0 ; policy accept ; }";
+        nft(&["add", "chain", "inet", &filter.name, "out", chain])?;
+        for rule in rules {
+            let mut arguments = vec!["add", "rule", "inet", &filter.name, "out"];
+            arguments.extend(rule.split(' '));
+            nft(&arguments)?;
+        }
+        Ok(filter)
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        nft(&["delete", "table", "inet", &self.name]).ok();
+    }
+}
+
+fn nft(arguments: &[&str]) -> anyhow::Result<String> {
+    let done = Command::new("nft")
+        .args(arguments)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .context("run nft")?;
+    let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+    ensure!(done.status.success(), "nft {}: {said}", arguments.join(" "));
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}

@@ -1,0 +1,164 @@
+//! What the repetitions of every fault came to: a table to read, and cases for the report.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use regentctl::report::Case;
+
+use super::cluster::Setting;
+use super::faults::Fault;
+use super::strain::{Endured, Strain};
+use super::trial::Outcome;
+
+/// The repetitions of one fault.
+#[derive(Debug, Default)]
+pub struct Tried {
+    /// Those that ran.
+    pub outcomes: Vec<Outcome>,
+    /// What went wrong with those that did not come to an end.
+    pub problems: Vec<String>,
+}
+
+/// All faults.
+pub type Table = BTreeMap<(Setting, Fault), Tried>;
+
+/// A case's name.
+#[must_use]
+pub fn name(setting: Setting, fault: Fault) -> String {
+    match setting {
+        Setting::Site => fault.name().to_owned(),
+        Setting::Federation => format!("federated: {}", fault.name()),
+    }
+}
+
+fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn nanos(span: i128) -> f64 {
+    span as f64 / 1e6
+}
+
+/// The middle one; the lower of two.
+fn median(mut spans: Vec<Duration>) -> Duration {
+    spans.sort_unstable();
+    spans.get(spans.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+}
+
+impl Tried {
+    /// The case of the report.
+    #[must_use]
+    pub fn case(&self, name: &str, wanted: usize) -> Case {
+        let count = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+        let sum = |of: &dyn Fn(&Outcome) -> usize| count(self.outcomes.iter().map(of).sum());
+        let next: Vec<Duration> = self.outcomes.iter().map(|outcome| outcome.next).collect();
+        let mut case = Case::new(name)
+            .figure("n", count(self.outcomes.len()), "repetitions")
+            .figure("acknowledged", sum(&|o| o.findings.acknowledged), "rows")
+            .figure("after D", sum(&|o| o.findings.late.len()), "rows")
+            .figure("overlaps", sum(&|o| o.findings.overlaps.len()), "overlaps")
+            .figure("lost", sum(&|o| o.findings.lost.len()), "rows")
+            .figure("next primary, median", millis(median(next.clone())), "ms")
+            .figure("next primary, max", millis(next.into_iter().max().unwrap_or_default()), "ms");
+        if let Some(latest) = self.outcomes.iter().filter_map(|outcome| outcome.latest).max() {
+            case = case.figure("latest acknowledgement after D", nanos(latest), "ms");
+        }
+        let guardians = self.outcomes.iter().filter_map(|outcome| outcome.guardian);
+        let worst = guardians.fold(None, |worst: Option<(Duration, Duration)>, guardian| {
+            let (wake, kill) = worst.unwrap_or_default();
+            Some((wake.max(guardian.worst_wake), kill.max(guardian.worst_kill)))
+        });
+        if let Some((wake, kill)) = worst {
+            case = case.figure("guardian's latest wake-up", millis(wake), "ms");
+            case = case.figure("longest kill", millis(kill), "ms");
+        }
+        let rates = |of: &dyn Fn(&Outcome) -> usize| {
+            count(self.outcomes.iter().map(of).min().unwrap_or_default())
+        };
+        case = case.figure("rate before, least", rates(&|o| o.rates.0), "rows/s").figure(
+            "rate after, least",
+            rates(&|o| o.rates.1),
+            "rows/s",
+        );
+        for problem in &self.problems {
+            case = case.require(false, || problem.clone());
+        }
+        for (n, outcome) in self.outcomes.iter().enumerate().filter(|(_, o)| !o.passed()) {
+            case = case.require(false, || {
+                let words = outcome.words.join(" | ");
+                format!("repetition {}: {}; {words}", n + 1, outcome.findings.text())
+            });
+        }
+        let ran = self.outcomes.len() + self.problems.len();
+        case.require(ran >= wanted, || format!("{ran} of {wanted} repetitions ran"))
+    }
+}
+
+/// The table's head.
+pub const HEAD: &str = "fault                             n  acknowledged  late  overlap  lost  \
+                        last - D ms  next ms (med/max)  kill ms  wake ms  rows/s before/after";
+
+/// One line of the table.
+#[must_use]
+pub fn line(case: &Case, assumed: bool) -> String {
+    let figure = |name: &str| case.figures.iter().find(|f| f.name == name).map(|f| f.value);
+    let show = |name: &str, digits: usize| {
+        figure(name).map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+    };
+    format!(
+        "{:<33} {:>2}  {:>12}  {:>4}  {:>7}  {:>4}  {:>10}{} {:>10}/{:<7} {:>7}  {:>7}  {}/{}",
+        case.name,
+        show("n", 0),
+        show("acknowledged", 0),
+        show("after D", 0),
+        show("overlaps", 0),
+        show("lost", 0),
+        show("latest acknowledgement after D", 0),
+        if assumed { '*' } else { ' ' },
+        show("next primary, median", 0),
+        show("next primary, max", 0),
+        show("longest kill", 0),
+        show("guardian's latest wake-up", 1),
+        show("rate before, least", 0),
+        show("rate after, least", 0),
+    )
+}
+
+/// The case of a strain, over all its rounds.
+#[must_use]
+pub fn strained(strain: Strain, rounds: &[anyhow::Result<Endured>], span: Duration) -> Case {
+    let mut case = Case::new(strain.name()).figure("under strain", millis(span), "ms");
+    let ended: Vec<&Endured> = rounds.iter().filter_map(|round| round.as_ref().ok()).collect();
+    let gap = ended.iter().map(|endured| endured.gap).max().unwrap_or_default();
+    case = case.figure("longest time without a row", millis(gap), "ms");
+    if let Some(wake) = ended.iter().filter_map(|endured| endured.worst_wake).max() {
+        case = case.figure("guardian's latest wake-up", millis(wake), "ms");
+    }
+    let rates = ended.iter().map(|endured| endured.rates);
+    let (before, after) = rates
+        .fold((usize::MAX, usize::MAX), |least, rate| (least.0.min(rate.0), least.1.min(rate.1)));
+    let count = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+    case = case.figure("rate before, least", count(before), "rows/s").figure(
+        "rate under strain, least",
+        count(after),
+        "rows/s",
+    );
+    for (n, round) in rounds.iter().enumerate() {
+        let problem = match round {
+            Ok(endured) => endured.problem(),
+            Err(problem) => Some(format!("{problem:#}")),
+        };
+        case = case.require(problem.is_none(), || {
+            format!("round {}: {}", n + 1, problem.unwrap_or_default())
+        });
+    }
+    case.require(!rounds.is_empty(), || "no round ran".to_owned())
+}
+
+/// One line about a strain.
+#[must_use]
+pub fn strain_line(case: &Case) -> String {
+    let figures = case.figures.iter().map(|f| format!("{} {:.0} {}", f.name, f.value, f.unit));
+    format!("{:<33} {}", case.name, figures.collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,168 @@
+//! The fence under every fault (`make fence-report`): no acknowledgement after the deadline, no
+//! instant at which two nodes acknowledge, no acknowledged row lost, in any repetition; and a
+//! healthy holder that nothing of this demotes.
+//!
+//! REGENT_REPEAT: repetitions of each fault (2). REGENT_HEALTHY: seconds that the healthy holder is
+//! under strain (180). REGENT_FAULT: only faults and strains whose name contains one of these
+//! parts, with commas between.
+
+use std::time::Duration;
+
+use regent_tests::fence::cluster::{Cluster, Setting};
+use regent_tests::fence::faults::Fault;
+use regent_tests::fence::report::{HEAD, Table, line, name, strain_line, strained};
+use regent_tests::fence::strain::{self, Strain};
+use regent_tests::fence::trial;
+use regent_tests::{option, report, say, skip};
+use regentctl::lab::programs;
+use regentctl::report::{Case, Verdict, write};
+
+/// Repetitions of each fault in `make test`.
+const REPEAT: usize = 2;
+/// Seconds of strain in `make test`.
+const HEALTHY: u64 = 180;
+/// Longest round of one strain: a longer report has more of them, one after the other.
+const ROUND: Duration = Duration::from_secs(45);
+
+struct Asked {
+    repeat: usize,
+    healthy: Duration,
+    only: Option<String>,
+}
+
+impl Asked {
+    fn read() -> Self {
+        let number = |name: &str| option(name).and_then(|n| n.parse::<u64>().ok());
+        Self {
+            repeat: number("REGENT_REPEAT")
+                .map_or(REPEAT, |n| usize::try_from(n).unwrap_or(REPEAT)),
+            healthy: Duration::from_secs(number("REGENT_HEALTHY").unwrap_or(HEALTHY)),
+            only: option("REGENT_FAULT"),
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|parts| parts.split(',').any(|part| name.contains(part)))
+    }
+
+    /// What is asked for and can be tried here.
+    fn faults(&self, setting: Setting) -> Vec<Fault> {
+        let faults = Fault::of(setting).into_iter();
+        let asked = faults.filter(|fault| self.wants(&name(setting, *fault)));
+        asked.filter(|fault| possible(&name(setting, *fault), fault.missing())).collect()
+    }
+}
+
+/// Says what can't be tried.
+fn possible(name: &str, missing: Option<String>) -> bool {
+    if let Some(why) = &missing {
+        say(format!("left out: {name}: {why}"));
+    }
+    missing.is_none()
+}
+
+/// Runs the repetitions one after the other; a cluster that does not heal is replaced.
+async fn lane(setting: Setting, asked: &Asked) -> anyhow::Result<Table> {
+    let mut table = Table::new();
+    let faults = asked.faults(setting);
+    if faults.is_empty() {
+        return Ok(table);
+    }
+    let lane = format!("fence-{setting:?}");
+    let mut cluster = Cluster::start(&lane, setting).await?;
+    for fault in faults {
+        let name = name(setting, fault);
+        for n in 1..=asked.repeat {
+            let ran = trial::run(&mut cluster, fault).await;
+            let broken = ran.is_err();
+            let tried = table.entry((setting, fault)).or_default();
+            let passed = ran.as_ref().is_ok_and(trial::Outcome::passed);
+            match ran {
+                Ok(outcome) => {
+                    say(format!("{name} {n}: {}", outcome.findings.text()));
+                    tried.outcomes.push(outcome);
+                }
+                Err(problem) => {
+                    say(format!("{name} {n}: FAILED: {problem:#}"));
+                    tried.problems.push(format!("repetition {n}: {problem:#}"));
+                }
+            }
+            if !passed {
+                cluster.keep_logs(&format!("{fault:?}-{n}"))?;
+            }
+            if broken {
+                drop(cluster);
+                cluster = Cluster::start(&lane, setting).await?;
+            }
+        }
+    }
+    cluster.finish().await?;
+    Ok(table)
+}
+
+/// Strains one after the other, round by round.
+async fn healthy(asked: &Asked) -> anyhow::Result<Vec<Case>> {
+    let strains = Strain::ALL.into_iter().filter(|strain| asked.wants(strain.name()));
+    let strains: Vec<Strain> =
+        strains.filter(|strain| possible(strain.name(), strain.missing())).collect();
+    if strains.is_empty() || asked.healthy.is_zero() {
+        return Ok(Vec::new());
+    }
+    let each = asked.healthy / u32::try_from(strains.len())?;
+    let rounds = each.as_secs().div_ceil(ROUND.as_secs()).max(1);
+    let span = each / u32::try_from(rounds)?;
+    let mut cluster = Cluster::start("fence-healthy", Setting::Site).await?;
+    let mut results: Vec<(Strain, Vec<anyhow::Result<strain::Endured>>)> =
+        strains.iter().map(|strain| (*strain, Vec::new())).collect();
+    for round in 1..=rounds {
+        for (strain, ended) in &mut results {
+            let endured = strain::run(&mut cluster, *strain, span).await;
+            let broken = endured.is_err();
+            let problem = match &endured {
+                Ok(endured) => endured.problem(),
+                Err(problem) => Some(format!("{problem:#}")),
+            };
+            if let Some(problem) = problem {
+                say(format!("{} {round}: {problem}", strain.name()));
+                cluster.keep_logs(&format!("{strain:?}-{round}"))?;
+            }
+            ended.push(endured);
+            if broken {
+                drop(cluster);
+                cluster = Cluster::start("fence-healthy", Setting::Site).await?;
+            }
+        }
+    }
+    cluster.finish().await?;
+    Ok(results.iter().map(|(strain, rounds)| strained(*strain, rounds, each)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_acknowledges_what_nobody_may_and_a_healthy_holder_goes_on() {
+    if let Err(missing) = programs::etcd() {
+        return skip(&missing.to_string());
+    }
+    let asked = Asked::read();
+    let mut cases = Vec::new();
+    let mut lines = vec![HEAD.to_owned()];
+    let (site, federation) =
+        tokio::join!(lane(Setting::Site, &asked), lane(Setting::Federation, &asked));
+    for lane in [site, federation] {
+        let table = lane.unwrap_or_else(|problem| panic!("{problem:#}"));
+        for ((setting, fault), tried) in &table {
+            let case = tried.case(&name(*setting, *fault), asked.repeat);
+            let assumed = tried.outcomes.iter().any(|outcome| !outcome.deadline_read);
+            lines.push(line(&case, assumed));
+            cases.push(case);
+        }
+    }
+    lines.push("* no page to read D from: taken as the fault's instant and the lease".to_owned());
+    for case in healthy(&asked).await.unwrap_or_else(|problem| panic!("{problem:#}")) {
+        lines.push(strain_line(&case));
+        cases.push(case);
+    }
+    lines.iter().for_each(say);
+    write(&report::file("fence"), &cases).unwrap();
+    let failed: Vec<_> = cases.iter().filter(|case| case.verdict == Verdict::Fail).collect();
+    assert!(failed.is_empty() && !cases.is_empty(), "{failed:#?}");
+}
