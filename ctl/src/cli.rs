@@ -194,8 +194,8 @@ pub enum LabVerb {
     Down(LabPlace),
     /// A lab's processes and ports.
     Status(LabPlace),
-    /// Kill a process of a lab, to see what happens: a node (its agent and PostgreSQL), or a
-    /// process as `lab status` names it.
+    /// Kill a process of a lab, to see what happens: a node (its agent, guardian and PostgreSQL),
+    /// the guardian alone as guardian-NODE, or a process as `lab status` names it.
     Kill {
         /// A node, or a process.
         name: String,

@@ -8,6 +8,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod follow;
+pub mod freeze;
 pub mod guardian;
 mod handover;
 mod lead;

@@ -34,7 +34,14 @@ pub enum Request {
         /// The signal's number.
         signal: i32,
     },
-    /// Kill a node: its agent, then its PostgreSQL, at once.
+    /// Send a signal to the guardian of a node's PostgreSQL.
+    SignalGuardian {
+        /// The node.
+        node: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Kill a node: its agent, its guardian, then its PostgreSQL, at once.
     KillNode {
         /// The node.
         node: String,

@@ -330,7 +330,18 @@ impl Lab {
         self.order(Request::SignalPostgres { node: node.to_string(), signal: signal as i32 }).await
     }
 
-    /// Kills a node's agent and PostgreSQL at once with SIGKILL.
+    /// The process id of the guardian of a node's PostgreSQL, while it runs.
+    pub fn guardian_pid(&self, node: &NodeName) -> Result<Option<Pid>, Failure> {
+        Ok(process::guardian(&self.layout.run_dir(self.node(node)?)))
+    }
+
+    /// Sends a signal to the guardian of a node's PostgreSQL.
+    pub async fn signal_guardian(&self, node: &NodeName, signal: Signal) -> Result<(), Failure> {
+        let request = Request::SignalGuardian { node: node.to_string(), signal: signal as i32 };
+        self.order(request).await.map(drop)
+    }
+
+    /// Kills a node's agent, guardian and PostgreSQL at once with SIGKILL.
     pub async fn kill_node(&self, node: &NodeName) -> Result<usize, Failure> {
         self.order(Request::KillNode { node: node.to_string() }).await
     }
@@ -445,6 +456,7 @@ fn prepare(
     let mut binaries = vec![
         programs::sibling("regentctl")?,
         programs::sibling("regent-agent")?,
+        programs::sibling("regent-guardian")?,
         programs::sibling("regent-coordinator")?,
     ];
     let etcd = |kind| options.dcs.unwrap_or(kind) == StoreKind::Etcd;

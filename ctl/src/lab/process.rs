@@ -241,6 +241,17 @@ pub fn postmaster(data_dir: &Path) -> Option<Pid> {
     (cwd == data_dir).then_some(pid)
 }
 
+/// The guardian of a node's PostgreSQL: the link to its page in the agent's run directory names the
+/// process, and /proc confirms that it is one.
+#[must_use]
+pub fn guardian(run_dir: &Path) -> Option<Pid> {
+    let page = fs::read_link(run_dir.join("guardian.page")).ok()?;
+    let pid = page.strip_prefix("/proc").ok()?.components().next()?;
+    let pid = Pid::from_raw(pid.as_os_str().to_str()?.parse().ok()?);
+    let name = link(pid, "exe")?.file_name()?.to_string_lossy().into_owned();
+    (name == "regent-guardian").then_some(pid)
+}
+
 /// System V shared memory segments: id and the process that made each.
 #[must_use]
 pub fn segments() -> Vec<(u32, Pid)> {

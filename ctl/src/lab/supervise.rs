@@ -26,7 +26,7 @@ use crate::clock;
 use crate::exit::{Ending, Exit, Failure};
 
 use super::control::{Answer, LONGEST, ProcessState, Request};
-use super::layout::Layout;
+use super::layout::{Layout, NodePlace};
 use super::{config, ports, process};
 
 /// How long agents get to stop their PostgreSQL in order.
@@ -241,16 +241,21 @@ impl Owner {
                 self.note_segments();
                 Ok(Answer::Done(process::signal_all(&data_dir, number(signal)?)))
             }
+            Request::SignalGuardian { node, signal } => {
+                self.signal_guardian(&node, number(signal)?)?;
+                Ok(Answer::Done(1))
+            }
             Request::KillNode { node } => {
                 let data_dir = self.data_dir(&node)?;
                 self.note_segments();
                 // The agent first, or it would restart what it misses.
                 let agent = self.signal(&format!("agent-{node}"), Signal::SIGKILL);
+                let guardian = usize::from(self.signal_guardian(&node, Signal::SIGKILL).is_ok());
                 let killed = process::signal_all(&data_dir, Signal::SIGKILL);
                 if killed == 0 {
                     agent?;
                 }
-                Ok(Answer::Done(killed + 1))
+                Ok(Answer::Done(killed + guardian + 1))
             }
             Request::Start { process } => {
                 self.start(&process)?;
@@ -276,12 +281,20 @@ impl Owner {
             .collect()
     }
 
-    fn data_dir(&self, node: &str) -> anyhow::Result<PathBuf> {
-        let place = self
-            .layout
+    fn node(&self, node: &str) -> anyhow::Result<&NodePlace> {
+        self.layout
             .node(node)
-            .with_context(|| format!("no node {node}; nodes are {}", self.layout.node_names()))?;
-        Ok(self.layout.data_dir(place))
+            .with_context(|| format!("no node {node}; nodes are {}", self.layout.node_names()))
+    }
+
+    fn data_dir(&self, node: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.layout.data_dir(self.node(node)?))
+    }
+
+    fn signal_guardian(&self, node: &str, signal: Signal) -> anyhow::Result<()> {
+        let guardian = process::guardian(&self.layout.run_dir(self.node(node)?))
+            .with_context(|| format!("no guardian of {node} runs"))?;
+        kill(guardian, signal).with_context(|| format!("send {signal} to the guardian of {node}"))
     }
 
     fn signal(&mut self, name: &str, signal: Signal) -> anyhow::Result<()> {

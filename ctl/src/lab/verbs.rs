@@ -196,16 +196,18 @@ fn listens(layout: &Layout, process: &str) -> String {
 }
 
 async fn kill(name: &str, dir: Option<PathBuf>, global: &Global, output: &Output) -> Ending {
+    const KILL: nix::sys::signal::Signal = nix::sys::signal::Signal::SIGKILL;
     let lab = by_dir(dir, global)?;
-    match lab.layout().node(name).map(|node| node.name.clone()) {
-        Some(node) => {
-            let count = lab.kill_node(&node).await?;
-            output.say(format!("killed {name}: its agent and PostgreSQL, {count} processes"));
-        }
-        None => {
-            lab.signal(name, nix::sys::signal::Signal::SIGKILL).await?;
-            output.say(format!("killed {name}"));
-        }
+    let node = |name: &str| lab.layout().node(name).map(|node| node.name.clone());
+    if let Some(node) = node(name) {
+        let count = lab.kill_node(&node).await?;
+        output.say(format!("killed {name}: its agent, guardian and PostgreSQL, {count} processes"));
+    } else if let Some(node) = name.strip_prefix("guardian-").and_then(node) {
+        lab.signal_guardian(&node, KILL).await?;
+        output.say(format!("killed the guardian of {node}"));
+    } else {
+        lab.signal(name, KILL).await?;
+        output.say(format!("killed {name}"));
     }
     output.json(&json!({ "killed": name }));
     Ok(Exit::Done)
