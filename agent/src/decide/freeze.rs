@@ -138,11 +138,9 @@ mod tests {
 
     #[test]
     fn each_kind_of_pause_alone_freezes_what_writes_and_nothing_else() {
-        let late = |millis| ClockView {
-            now: reading(10_050 + millis, 5_050 + millis),
-            ..in_time()
-        };
-        let jump = |millis| ClockView { now: reading(10_050 + millis, 5_050), ..in_time() };
+        let late =
+            |millis: u64| ClockView { now: reading(10_050 + millis, 5_050 + millis), ..in_time() };
+        let jump = |millis: u64| ClockView { now: reading(10_050 + millis, 5_050), ..in_time() };
         let back = ClockView { now: reading(10_050, 5_151), ..in_time() };
         for (view, wanted) in [
             (in_time(), Freeze::Leave),
