@@ -1,6 +1,13 @@
-//! The guardian as decisions and readers see it: what stands in its page, with ages.
+//! The guardian as decisions and readers see it: what stands in its page, with ages; and what of
+//! it stands before a leader key and before an opening (protocol.md rule 8).
 
 use std::time::Duration;
+
+use super::view::SiteView;
+use super::{Action, Choice, Judge, Reason, Unfit};
+
+/// How soon the page is looked at again for an answer of the guardian, which wakes nobody.
+const PAGE_AGAIN: Duration = Duration::from_millis(20);
 
 /// The guardian of this node's server, from its page.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -70,4 +77,38 @@ pub enum WatchdogState {
     Failed,
     /// Stopped in order.
     Disarmed,
+}
+
+impl Judge<'_> {
+    /// What is missing before this node may take a leader key or open: a guardian that lives, and
+    /// the watchdog running where one is wanted. `None` when nothing is.
+    pub(super) fn unguarded(&self) -> Option<Choice> {
+        let guardian = &self.view.guardian;
+        if !guardian.alive {
+            return Some(Choice::wait(Reason::NotCandidate(Unfit::NoGuardian)));
+        }
+        let watchdog = &guardian.watchdog;
+        match watchdog.state {
+            WatchdogState::Armed => None,
+            WatchdogState::Off | WatchdogState::Disarmed if watchdog.wanted => Some(Choice {
+                actions: vec![Action::ArmWatchdog],
+                reason: Reason::ArmingWatchdog,
+                wake_in: Some(PAGE_AGAIN),
+            }),
+            WatchdogState::Failed if watchdog.required => {
+                Some(Choice::wait(Reason::NotCandidate(Unfit::WatchdogFailed)))
+            }
+            // `automatic` goes on without; the status warns.
+            WatchdogState::Off | WatchdogState::Disarmed | WatchdogState::Failed => None,
+        }
+    }
+
+    /// The same for the holder of the leader key: it lets another member have it.
+    pub(super) fn unguarded_leader(&self, site: &SiteView) -> Option<Choice> {
+        let mut choice = self.unguarded()?;
+        if choice.actions.is_empty() && self.other_running_member(site) {
+            choice.actions.push(Action::ReleaseLeader);
+        }
+        Some(choice)
+    }
 }

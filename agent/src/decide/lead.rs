@@ -187,6 +187,9 @@ impl Judge<'_> {
             let actions = if release { vec![Action::ReleaseLeader] } else { Vec::new() };
             return Choice::act(Reason::LacksFloor, actions);
         }
+        if let Some(choice) = self.unguarded_leader(site) {
+            return choice;
+        }
         if let Some(choice) = self.own_lease(global) {
             return choice;
         }
@@ -364,7 +367,7 @@ impl Judge<'_> {
         status.ancestry.contains(status.end, floor) == Containment::Contained
     }
 
-    fn other_running_member(&self, site: &SiteView) -> bool {
+    pub(super) fn other_running_member(&self, site: &SiteView) -> bool {
         site.members.iter().any(|(name, member)| {
             *name != self.policy.me && member.state == "running" && !member.nofailover
         })

@@ -142,6 +142,8 @@ pub enum Action {
         /// Ones that no node needs any more.
         drop: BTreeSet<String>,
     },
+    /// Ask the guardian to arm the watchdog; its page says what came of it.
+    ArmWatchdog,
     /// Start a job.
     Run(Job),
     /// Ask the other members for their state.
@@ -237,6 +239,8 @@ pub enum Reason {
     SynchronousBeforeOpening,
     /// Promotes.
     Promoting,
+    /// Waits for the guardian to arm the watchdog.
+    ArmingWatchdog,
     /// Starts the server.
     Starting,
     /// The server does not answer yet.
@@ -309,6 +313,7 @@ impl fmt::Display for Reason {
             Self::EnteringEpoch => "persisting the epoch",
             Self::SynchronousBeforeOpening => "setting the synchronous list before opening",
             Self::Promoting => "promoting",
+            Self::ArmingWatchdog => "waiting for the guardian to arm the watchdog",
             Self::Starting => "starting PostgreSQL",
             Self::AwaitingServer => "waiting for PostgreSQL to answer",
             Self::LacksFloor => "its WAL does not contain the floor: may not lead",
@@ -358,6 +363,10 @@ pub enum Unfit {
     LacksFloor,
     /// It has no server in recovery.
     NotInRecovery,
+    /// No guardian stands beside its server.
+    NoGuardian,
+    /// `watchdog.mode` is `required`, and the watchdog cannot be armed.
+    WatchdogFailed,
 }
 
 impl fmt::Display for Unfit {
@@ -373,6 +382,8 @@ impl fmt::Display for Unfit {
             Self::Behind(who) => write!(f, "{who} is ahead"),
             Self::PrimaryAlive(who) => write!(f, "{who} still runs as a primary"),
             Self::LacksFloor => f.write_str("its WAL does not contain the floor"),
+            Self::NoGuardian => f.write_str("no guardian stands beside PostgreSQL"),
+            Self::WatchdogFailed => f.write_str("the watchdog is required and cannot be armed"),
             Self::NotInRecovery => f.write_str("PostgreSQL is not running in recovery"),
         }
     }
@@ -414,6 +425,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(3);
 const BACKOFF_LEAST: Duration = Duration::from_secs(1);
 /// The longest pause between two tries of a failing job.
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
+
+/// How long a starting agent waits for the site DCS before it serves reads without it.
+const SERVES_READS_AFTER: Duration = Duration::from_secs(10);
 
 /// Decides what this node does next.
 pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
@@ -489,6 +503,7 @@ impl Judge<'_> {
             | Action::SetSynchronousNames(_)
             | Action::Promote
             | Action::Slots { .. }
+            | Action::ArmWatchdog
             | Action::AskPeers
             | Action::Exit(_) => false,
         });
@@ -500,10 +515,11 @@ impl Judge<'_> {
     }
 
     fn judge(&mut self) -> Choice {
-        let Some(site) = &self.view.site else { return Choice::wait(Reason::NoStore) };
         if let Some(job) = &self.view.job {
             return Choice::wait(Reason::Busy(job.clone()));
         }
+        let Some(site) = &self.view.site else { return self.without_store() };
+        self.memory.without_store_since = None;
         if let Some(choice) = self.refuse_foreign_data(site) {
             return choice;
         }
@@ -513,6 +529,17 @@ impl Judge<'_> {
             Some(leader) => self.follow_leader(site, leader),
             None => self.race(site),
         }
+    }
+
+    /// The site DCS has not answered since this process began. Nothing can be told about rights, so
+    /// nothing opens and nothing is turned; but reads are served from a server in recovery.
+    fn without_store(&mut self) -> Choice {
+        let since = *self.memory.without_store_since.get_or_insert(self.view.now);
+        let waited = self.view.now.since(since);
+        if waited < SERVES_READS_AFTER {
+            return Choice::wait_for(Reason::NoStore, SERVES_READS_AFTER.saturating_sub(waited));
+        }
+        self.stay_fenced(Reason::NoStore)
     }
 
     /// A server of another database must not serve under this cluster's name (I13).

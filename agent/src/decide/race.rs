@@ -60,6 +60,10 @@ impl Judge<'_> {
         if let Some(unfit) = self.unfit_alone(site, status) {
             return Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN);
         }
+        // The watchdog runs before the key is taken (hazards.md 3.5: it is ping 0).
+        if let Some(choice) = self.unguarded() {
+            return choice;
+        }
         let others = site.members.keys().any(|name| *name != self.policy.me);
         let fresh = self.view.peers.as_ref().filter(|peers| {
             peers.age <= ANSWERS_FRESH && peers.age <= site.leaderless + LOOK_AGAIN

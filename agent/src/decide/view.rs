@@ -438,6 +438,8 @@ pub struct Memory {
     pub marked: Option<u64>,
     /// A rewind failed: only a new copy helps.
     pub rewind_failed: bool,
+    /// Since when this process waits for the site DCS's first answer.
+    pub without_store_since: Option<BootTime>,
     /// Slots of nodes that this process has seen.
     pub slots_managed: BTreeSet<String>,
     /// Slots whose node is away, and since when.

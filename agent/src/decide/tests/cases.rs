@@ -21,6 +21,64 @@ fn about_to_open() -> World {
     world
 }
 
+/// A watchdog is required and stands like this.
+fn watchdog(world: &mut World, state: WatchdogState) {
+    let required = WatchdogView { required: true, wanted: true, ..WatchdogView::default() };
+    world.view.guardian.watchdog = WatchdogView { state, ..required };
+}
+
+#[test]
+fn a_leader_key_is_taken_only_beside_a_guardian_and_a_running_watchdog() {
+    let race = || {
+        let mut world = about_to_open();
+        world.leader(None);
+        world.view.tenure.primary = None;
+        world.site().members.remove(&name::<NodeName>("a2"));
+        world
+    };
+    let takes = |world: &World| world.decide().actions == vec![Action::AcquireLeader];
+    assert!(takes(&race()));
+    let mut alone = race();
+    alone.view.guardian.alive = false;
+    assert_eq!(alone.decide().reason, Reason::NotCandidate(Unfit::NoGuardian));
+    for (state, required, optional) in [
+        (WatchdogState::Armed, true, true),
+        (WatchdogState::Failed, false, true),
+        (WatchdogState::Off, false, false),
+        (WatchdogState::Disarmed, false, false),
+    ] {
+        let mut world = race();
+        watchdog(&mut world, state);
+        assert_eq!(takes(&world), required, "{state:?}");
+        world.view.guardian.watchdog.required = false;
+        assert_eq!(takes(&world), optional, "{state:?}");
+    }
+}
+
+#[test]
+fn a_leader_that_cannot_be_guarded_lets_another_member_lead() {
+    let mut world = about_to_open();
+    world.view.guardian.alive = false;
+    assert_eq!(world.decide().actions, vec![Action::ReleaseLeader]);
+    world.site().members.remove(&name::<NodeName>("a2"));
+    assert_eq!(world.decide().actions, vec![]);
+}
+
+#[test]
+fn without_any_answer_of_the_store_reads_are_served_after_a_while_and_nothing_else() {
+    let mut world = World::new();
+    world.stopped(ControlState::InProduction, 3, 400);
+    world.view.site = None;
+    let first = world.decide();
+    assert_eq!((first.actions, first.reason), (vec![], Reason::NoStore));
+    world.memory = first.memory;
+    world.view.now = NOW.plus(Duration::from_secs(10));
+    let then = world.decide();
+    assert_eq!(then.actions, vec![Action::Run(Job::StartStandby(Follow::Nobody))]);
+    world.view.postgres.process = Process::Running;
+    assert_eq!(world.decide().actions, vec![]);
+}
+
 #[test]
 fn a_healthy_leader_has_nothing_to_do() {
     let decision = World::new().decide();
@@ -37,7 +95,14 @@ fn a_leader_with_everything_in_order_promotes() {
 #[test]
 fn each_condition_of_opening_alone_keeps_the_server_closed() {
     type Bend = fn(&mut World);
-    let cases: [(&str, Bend, Reason); 11] = [
+    let cases: [(&str, Bend, Reason); 14] = [
+        ("no guardian", |w| w.view.guardian.alive = false, Reason::NotCandidate(Unfit::NoGuardian)),
+        ("watchdog not armed yet", |w| watchdog(w, WatchdogState::Off), Reason::ArmingWatchdog),
+        (
+            "watchdog unusable",
+            |w| watchdog(w, WatchdogState::Failed),
+            Reason::NotCandidate(Unfit::WatchdogFailed),
+        ),
         ("leader key of another", |w| w.leader(Some("a2")), Reason::Turning),
         (
             "leader key not renewed",

@@ -206,7 +206,7 @@ impl World {
             checkpoint_runs: false,
             finished: None,
             peers: None,
-            guardian: GuardianView::default(),
+            guardian: GuardianView { alive: true, ..GuardianView::default() },
         };
         let memory =
             Memory { list_since: Some(("\"a2\"".to_owned(), Lsn::new(1))), ..Memory::default() };
