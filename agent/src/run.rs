@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{Opened, Reach};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
 use crate::act::postgres::files::Files;
+use crate::act::postgres::guardian::Launcher;
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::Server;
 use crate::act::publish::{Picture, Publisher};
@@ -29,15 +31,15 @@ use crate::decide::view::{
     View,
 };
 use crate::decide::{Action, Reason, decide};
-use crate::fence::Deadlines;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
+use crate::fence::{Deadlines, successor};
 use crate::observe::clock::{boot_time, wall_time};
 use crate::observe::global::GlobalObserver;
 use crate::observe::mirror::Mirror;
 use crate::observe::postgres::{ASK_AGAIN, Extra, PostgresObserver};
 use crate::observe::site::SiteObserver;
-use crate::observe::{peers, reach};
+use crate::observe::{guardian, peers, reach};
 
 /// How often the other sites' replication ports are tried.
 const REACH_EVERY: Duration = Duration::from_secs(10);
@@ -86,17 +88,11 @@ impl Agent {
         files.write_passfile(&config).context("writing the password file")?;
         check_versions(&programs, &files).await?;
         let listener = api::bind(config.rest.listen).await?;
-        let deadlines = Arc::new(Deadlines::new(config.federation.is_some()));
+        let page = successor::page(&config.regent.run_dir).context("the guardian's page")?;
+        let deadlines = Arc::new(Deadlines::new(page.clone(), config.federation.is_some()));
         let (fenced_events, fenced) = mpsc::channel(16);
-        let guard = Guard::start(
-            GuardSettings {
-                data_dir: files.data_dir.clone(),
-                stop_budget: config.regent.stop_budget.0,
-                kill_budget: config.regent.kill_budget.0,
-            },
-            Arc::clone(&deadlines),
-            fenced_events,
-        )?;
+        let guard = start_guard(&config, &deadlines, fenced_events)?;
+        let server = Arc::new(Server::new(launcher(&config, &files, page)?, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
         let renewal = start_renewal(&config, &site_keys, &deadlines)?;
         let (site_store, global_store) = open_stores(&config, &site_keys)?;
@@ -111,8 +107,7 @@ impl Agent {
             Mirror::start(Arc::clone(&global.store), prefix, Duration::from_secs(2))
         });
         let in_force = files.read_in_force();
-        let server = Arc::new(Server::default());
-        adopt(&config, &server, &files, &guard)?;
+        adopt(&config, &server, &files, &guard).await?;
         let (finished_send, finished_jobs) = mpsc::channel(8);
         let (pictures, picture_receiver) = watch::channel(None);
         let publisher =
@@ -216,7 +211,7 @@ impl Agent {
     fn guard_what_writes(&self, view: &View) {
         let writable = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
         if writable && view.job.is_none() && !self.actor.guard.watches() {
-            let ahead = self.deadlines.writing().lies_ahead(boot_time());
+            let ahead = self.deadlines.held().lies_ahead(boot_time());
             if let (true, Some(postmaster)) = (ahead, self.actor.server.postmaster()) {
                 self.actor.guard.arm(Some(postmaster.pid));
             }
@@ -292,9 +287,15 @@ impl Agent {
             checkpoint_runs: self.actor.jobs.checkpoint_runs(),
             finished: self.finished.clone(),
             peers,
-            guardian: GuardianView::default(),
+            guardian: self.guardian_view(now),
         };
         (view, extra)
+    }
+
+    fn guardian_view(&self, now: BootTime) -> GuardianView {
+        let server = &self.actor.server;
+        let beside = server.beside().borrow().clone();
+        guardian::view(self.deadlines.page(), &beside, server.worst_stop(), now)
     }
 
     /// A changed dynamic configuration is taken whole or not at all (I21).
@@ -352,7 +353,6 @@ impl Agent {
         // A configuration that is in force has passed the check.
         warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
         warnings.extend(self.refused_dynamic.clone());
-        warnings.push("a hung agent is not fenced yet (no guardian)".to_owned());
         if let Some(observer) = &self.global_observer {
             warnings.extend(observer.unreadable().map(|key| format!("unreadable record {key}")));
         }
@@ -436,20 +436,36 @@ impl Agent {
             }
             fenced = self.fenced.recv() => {
                 if let Some(fenced) = fenced {
-                    tracing::warn!(node = %self.config.name, ?fenced, "the deadline has come");
+                    self.say_fenced(fenced);
                 }
             }
             () = wakes.changed() => {}
         }
     }
 
+    fn say_fenced(&self, fenced: Fenced) {
+        let node = &self.config.name;
+        match fenced {
+            Fenced::Stopping => tracing::warn!(%node, "the deadline is near: stopping PostgreSQL"),
+            Fenced::Killed => tracing::warn!(%node, "the deadline has come: PostgreSQL was killed"),
+            Fenced::Frozen(pause) => tracing::warn!(
+                %node, ?pause,
+                "this node did not run, or its clocks differ: PostgreSQL is frozen until the leases \
+                 are renewed"
+            ),
+            Fenced::Thawed(after) => tracing::warn!(
+                %node, milliseconds = after.as_millis(), "the leases are renewed: PostgreSQL goes on"
+            ),
+        }
+    }
+
     async fn shut_down(&mut self, view: &View) -> anyhow::Result<()> {
         tracing::info!(node = %self.config.name, "stopping");
-        self.actor.guard.bound_by(self.deadlines.writing());
+        self.actor.guard.plan_stop(Deadline::NEVER);
         self.actor.renewal.end_tenure().await;
         let budget = self.config.regent.stop_budget.0;
         if self.actor.server.postmaster().is_some() {
-            self.actor.server.stop(&self.actor.files.data_dir, budget).await;
+            self.actor.server.stop(&self.actor.files.data_dir, budget, budget).await;
         }
         if self.actor.server.postmaster().is_some() {
             // The guard goes on until its bound; the key is left to expire (I12).
@@ -473,6 +489,7 @@ struct Wakes {
     site: watch::Receiver<crate::observe::mirror::Picture>,
     global: Option<watch::Receiver<crate::observe::mirror::Picture>>,
     server: watch::Receiver<Option<crate::act::postgres::server::Postmaster>>,
+    beside: watch::Receiver<crate::act::postgres::server::Beside>,
     tenures: watch::Receiver<crate::fence::renewal::Tenures>,
     peers: watch::Receiver<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
 }
@@ -483,6 +500,7 @@ impl Wakes {
             site: agent.site_mirror.pictures(),
             global: agent.global_mirror.as_ref().map(Mirror::pictures),
             server: agent.actor.server.watch(),
+            beside: agent.actor.server.beside(),
             tenures: agent.actor.renewal.tenures(),
             peers: agent.peer_answers.subscribe(),
         }
@@ -505,6 +523,7 @@ impl Wakes {
             () = change(&mut self.site) => {}
             () = global => {}
             () = change(&mut self.server) => {}
+            () = change(&mut self.beside) => {}
             () = change(&mut self.tenures) => {}
             () = change(&mut self.peers) => {}
         }
@@ -629,17 +648,64 @@ fn refuse_used_port(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn start_guard(
+    config: &Config,
+    deadlines: &Arc<Deadlines>,
+    events: mpsc::Sender<Fenced>,
+) -> std::io::Result<Guard> {
+    let settings = GuardSettings {
+        data_dir: config.postgres.data_dir.clone(),
+        stop_budget: config.regent.stop_budget.0,
+        kill_budget: config.regent.kill_budget.0,
+        pause_threshold: config.regent.pause_threshold.0,
+        epsilon: config.site_timing(&config.first_dynamic()).epsilon(),
+    };
+    Guard::start(settings, Arc::clone(deadlines), events)
+}
+
+/// How guardians of this node are run.
+fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launcher> {
+    let own = std::env::current_exe().context("finding this program's own file")?;
+    let beside = own.with_file_name("regent-guardian");
+    let program = config.regent.guardian.clone().unwrap_or(beside);
+    anyhow::ensure!(
+        program.is_file(),
+        "regent.guardian: {} is not there; it is installed beside regent-agent",
+        program.display()
+    );
+    Ok(Launcher {
+        program,
+        data_dir: files.data_dir.clone(),
+        run_dir: files.run_dir.clone(),
+        log: files.server_log(),
+        page,
+        watchdog: None,
+    })
+}
+
 /// Takes over a server that an earlier life of this agent left running; without one its port must
 /// be free.
-fn adopt(config: &Config, server: &Server, files: &Files, guard: &Guard) -> anyhow::Result<()> {
-    let Some(postmaster) = server.adopt(&files.data_dir) else { return refuse_used_port(config) };
-    tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL");
+async fn adopt(
+    config: &Config,
+    server: &Arc<Server>,
+    files: &Files,
+    guard: &Guard,
+) -> anyhow::Result<()> {
+    if let Some(postmaster) = server.take_over() {
+        tracing::info!(pid = postmaster.pid, "took a running PostgreSQL over with its guardian");
+        return Ok(());
+    }
+    let Some(postmaster) = Server::unguarded(&files.data_dir) else {
+        return refuse_used_port(config);
+    };
     if !files.standby_signal() {
         // What rights it had ended, at the latest, one TTL after the life that held them; within
         // one TTL from now this one has renewed them, or it is fenced.
-        guard.arm(Some(postmaster.pid));
-        guard.bound_by(Deadline::at(boot_time().plus(config.first_dynamic().ttl)));
+        let bound = Deadline::at(boot_time().plus(config.first_dynamic().ttl));
+        guard.adopt(postmaster.pid, bound);
     }
+    server.adopt(postmaster).await.context("adopting a running PostgreSQL")?;
+    tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL that nobody guarded");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use regent_agent::observe::clock::boot_time;
 use regent_dcs::clock::BootClock;
 use regent_dcs::memory::{Call, Fault, MemoryStore};
 use regent_dcs::{Change, LeaseId, Revision, Store as _, Txn};
+use regent_guardian::page::Page;
 use regent_proto::epoch::Epoch;
 use regent_proto::keys::GlobalKeys;
 use regent_proto::record::{Lease, Primary, PrimaryState, Record as _, Unknown, VERSION};
@@ -106,7 +107,7 @@ impl Bed {
         let quorum = MemoryStore::new(BootClock::kernel().expect("a boot id"));
         let (thread_site, thread_quorum) = (site.process("thread"), quorum.process("thread"));
         let keys = GlobalKeys::new(&name("f"));
-        let deadlines = Arc::new(Deadlines::new(true));
+        let deadlines = Arc::new(Deadlines::new(Page::create().expect("a page"), true));
         let sides = (
             SiteSide {
                 store: Arc::new(thread_site.clone()),

@@ -125,8 +125,8 @@ impl Context {
                 // A copy is a standby until decided otherwise: it must never open by itself.
                 Ok(self.files.set_standby_signal(true)?)
             }
-            Job::StartStandby(follow) => self.start(Start::Standby(follow)),
-            Job::StartPrimary { synchronous } => self.start(Start::Primary { synchronous }),
+            Job::StartStandby(follow) => self.start(Start::Standby(follow)).await,
+            Job::StartPrimary { synchronous } => self.start(Start::Primary { synchronous }).await,
             Job::Stop => self.stop().await,
             Job::Rewind(source) => {
                 let addresses = addresses(&source)?;
@@ -142,7 +142,7 @@ impl Context {
     }
 
     /// Starts the server.
-    fn start(&self, how: Start) -> anyhow::Result<()> {
+    async fn start(&self, how: Start) -> anyhow::Result<()> {
         let standby = matches!(how, Start::Standby(_));
         self.files.set_standby_signal(standby)?;
         let in_force = {
@@ -159,10 +159,11 @@ impl Context {
         };
         self.files.write_configuration(&self.config, &self.dynamic, &in_force)?;
         let arguments = self.files.arguments(&self.config, &self.dynamic);
-        let postmaster = self.server.start(&self.programs, &self.files, &arguments)?;
         if standby {
             self.guard.disarm();
-        } else {
+        }
+        let postmaster = self.server.start(&self.programs, &arguments).await?;
+        if !standby {
             self.guard.arm(Some(postmaster.pid));
         }
         Ok(())
@@ -170,7 +171,9 @@ impl Context {
 
     async fn stop(&self) -> anyhow::Result<()> {
         let budget = self.config.regent.stop_budget.0;
-        let clean = self.server.stop(&self.files.data_dir, budget).await;
+        // An operation's stop span lets the shutdown's checkpoint outlast the lease (rule 5).
+        let patience = budget.max(self.guard.stop_span_left().saturating_sub(budget));
+        let clean = self.server.stop(&self.files.data_dir, budget, patience).await;
         if self.server.postmaster().is_some() {
             anyhow::bail!("PostgreSQL could not be stopped; its processes are still there");
         }

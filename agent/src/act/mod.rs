@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use regent_dcs::{LeaseId, Revision};
-use regent_proto::record::{SeenEpoch, Unknown, VERSION};
-use regent_proto::time::WallTime;
+use regent_proto::record::{PrimaryState, SeenEpoch, Unknown, VERSION};
+use regent_proto::time::{Deadline, WallTime};
 use tokio_postgres::Client;
 
 use crate::config::Config;
@@ -82,6 +82,18 @@ pub struct Actor {
     pub marked_at: WallTime,
 }
 
+/// The end of the stop span that a handover gives, on this process's own clock.
+fn stop_until(view: &View) -> Deadline {
+    let federation = view.federation.as_ref();
+    let state = federation.and_then(|f| f.primary.as_ref()).map(|primary| &primary.value.state);
+    match (state, federation) {
+        (Some(PrimaryState::Handover { span, .. }), Some(federation)) => {
+            Deadline::at(view.now.minus(federation.primary_age).plus(*span))
+        }
+        (_, _) => Deadline::NEVER,
+    }
+}
+
 fn refused(doing: &str) -> Outcome {
     Outcome::NotDone(format!("{doing}: somebody else was faster"))
 }
@@ -122,7 +134,7 @@ impl Actor {
                 self.marked_at = wall_time();
                 // The bound first: a guard that looks in between must not see a deadline of 0 and
                 // kill the server that is about to stop in order.
-                self.guard.bound_by(self.renewal.deadlines().writing());
+                self.guard.plan_stop(stop_until(view));
                 self.renewal.end_tenure().await;
                 Outcome::Done(Touched::Nothing)
             }

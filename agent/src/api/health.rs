@@ -41,7 +41,9 @@ impl Facts {
         let optime = site.and_then(|site| site.optime);
         Self {
             leads: named && deadlines.site().lies_ahead(now),
-            writable: !in_recovery && deadlines.writing().lies_ahead(now),
+            writable: !in_recovery
+                && deadlines.held().lies_ahead(now)
+                && !deadlines.page().frozen(),
             standby_site,
             running: view.postgres.process == Process::Running,
             replica: publish::role(picture, &config.name) == "replica",

@@ -238,6 +238,11 @@ pub struct RegentConfig {
     pub stop_budget: Span,
     /// κ: reserved for the kill itself.
     pub kill_budget: Span,
+    /// The guardian's program; without it `regent-guardian` beside this one.
+    pub guardian: Option<PathBuf>,
+    /// How late the guard thread may wake before the server is frozen until both leases were
+    /// renewed: a suspend, a paused machine, a starved node.
+    pub pause_threshold: Span,
     /// Allows listeners off loopback without TLS; `status` then says so.
     pub insecure: bool,
     /// Logging.
@@ -250,6 +255,8 @@ impl Default for RegentConfig {
             run_dir: PathBuf::from("/run/regent"),
             stop_budget: Span(Duration::from_secs(5)),
             kill_budget: Span(Duration::from_millis(250)),
+            guardian: None,
+            pause_threshold: Span(Duration::from_secs(1)),
             insecure: false,
             log: LogConfig::default(),
         }

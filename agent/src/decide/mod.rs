@@ -7,6 +7,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod demote;
 mod follow;
 pub mod freeze;
 pub mod guardian;

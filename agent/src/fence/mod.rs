@@ -2,32 +2,52 @@
 //!
 //! Two threads of their own. [`renewal`] renews the site's leader key and the primary lease; no
 //! PostgreSQL call, file or log can hold it up (I10). [`guard`] stops PostgreSQL before the earlier
-//! of the two deadlines and kills what is left of it, without asking anybody (rung 1, I7).
+//! of the two deadlines and kills what is left of it, without asking anybody (rung 1, I7). The
+//! deadlines themselves stand in the page that the guardian reads (rung 2): an acknowledged renewal
+//! is one store instruction away from it.
 
 pub mod guard;
 pub mod measured;
 pub mod processes;
 pub mod renewal;
+pub mod successor;
 mod ttl;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use regent_guardian::page::Page;
 use regent_proto::time::{BootTime, Deadline};
 
-/// The two deadlines, shared between the threads and with the health endpoints.
-#[derive(Debug, Default)]
+/// The deadlines, shared between the threads, with the guardian and with the health endpoints.
+#[derive(Debug)]
 pub struct Deadlines {
-    site: AtomicU64,
-    primary: AtomicU64,
-    federated: AtomicBool,
+    page: Page,
+    federated: bool,
+    /// When the request was sent whose acknowledgement last raised each deadline.
+    site_sent: AtomicU64,
+    primary_sent: AtomicU64,
     measured: measured::Measured,
 }
 
 impl Deadlines {
-    /// Deadlines of a node that holds nothing yet.
+    /// The deadlines of this life of the agent, in this page. A page of a former life is taken over
+    /// first ([`successor`]).
     #[must_use]
-    pub fn new(federated: bool) -> Self {
-        Self { federated: AtomicBool::new(federated), ..Self::default() }
+    pub fn new(page: Page, federated: bool) -> Self {
+        page.set_federated(federated);
+        Self {
+            page,
+            federated,
+            site_sent: AtomicU64::new(0),
+            primary_sent: AtomicU64::new(0),
+            measured: measured::Measured::default(),
+        }
+    }
+
+    /// The page.
+    #[must_use]
+    pub fn page(&self) -> &Page {
+        &self.page
     }
 
     /// What renewals took.
@@ -39,30 +59,54 @@ impl Deadlines {
     /// The site key's.
     #[must_use]
     pub fn site(&self) -> Deadline {
-        Deadline::at(BootTime::from_nanos(self.site.load(Ordering::SeqCst)))
+        self.page.site_deadline()
     }
 
     /// The primary lease's.
     #[must_use]
     pub fn primary(&self) -> Deadline {
-        Deadline::at(BootTime::from_nanos(self.primary.load(Ordering::SeqCst)))
+        self.page.primary_deadline()
     }
 
-    /// Until when this node may write: the earlier of the two (protocol.md rule 1).
+    /// Until when PostgreSQL may write: the earlier of the two (protocol.md rule 1), or what a
+    /// former life of this agent left. What the fence goes by.
     #[must_use]
     pub fn writing(&self) -> Deadline {
-        if self.federated.load(Ordering::SeqCst) {
-            self.site().earlier(self.primary())
-        } else {
-            self.site()
-        }
+        self.page.writing()
+    }
+
+    /// Until when this life of the agent knows that it holds: what health checks go by (I17).
+    #[must_use]
+    pub fn held(&self) -> Deadline {
+        if self.federated { self.site().earlier(self.primary()) } else { self.site() }
+    }
+
+    /// When the request was sent whose acknowledgement last raised the deadline; the earlier of two.
+    #[must_use]
+    pub fn renewed(&self) -> BootTime {
+        let site = self.site_sent.load(Ordering::SeqCst);
+        let primary = self.primary_sent.load(Ordering::SeqCst);
+        BootTime::from_nanos(if self.federated { site.min(primary) } else { site })
     }
 
     fn set_site(&self, deadline: Deadline) {
-        self.site.store(deadline.instant().nanos(), Ordering::SeqCst);
+        self.page.set_site_deadline(deadline);
     }
 
     fn set_primary(&self, deadline: Deadline) {
-        self.primary.store(deadline.instant().nanos(), Ordering::SeqCst);
+        self.page.set_primary_deadline(deadline);
+    }
+
+    fn site_acknowledged(&self, sent: BootTime) {
+        self.site_sent.fetch_max(sent.nanos(), Ordering::SeqCst);
+    }
+
+    fn primary_acknowledged(&self, sent: BootTime) {
+        self.primary_sent.fetch_max(sent.nanos(), Ordering::SeqCst);
+    }
+
+    /// A right that has ended has ended for the former life too.
+    fn end_carried(&self) {
+        self.page.set_carried(Deadline::NEVER);
     }
 }

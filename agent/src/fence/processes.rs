@@ -1,88 +1,118 @@
-//! Finding and killing every process of a data directory.
+//! What rung 1 does to the processes of a data directory: end the sessions, freeze, thaw, kill.
 //!
-//! Killing the postmaster or its process group is not a fence: every child has a session of its
-//! own and goes on acknowledging until it notices (hazards.md 3.5, measured). So: every process
-//! whose parent is the postmaster or whose working directory is the data directory, then the
-//! postmaster, and again until a scan finds none.
+//! Finding them is the guardian crate's ([`regent_guardian::processes`]): the same scan, so that
+//! both rungs mean the same processes. Nothing here touches a file outside /proc.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use regent_guardian::processes::scan::{Family, Process, Scanner};
+use regent_guardian::processes::title::Kind;
+pub use regent_guardian::processes::{
+    DataDirectory, alive, kill_all, of_data_directory, signal, start_time,
+};
 
-/// Processes of a data directory, without zombies.
-///
-/// # Errors
-/// When /proc cannot be listed: then nothing is known, which is not "none".
-pub fn of_data_directory(data_dir: &Path, postmaster: Option<i32>) -> std::io::Result<Vec<i32>> {
-    let data_dir = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
-    let found = std::fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let cwd: Option<PathBuf> = std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
-            let child = || postmaster.is_some() && parent(*pid) == postmaster;
-            (cwd.as_ref() == Some(&data_dir) && is_postgres(*pid)) || child()
-        })
-        .filter(|pid| state(*pid) != Some('Z'))
-        .collect();
-    Ok(found)
+/// How often a freeze looks for processes that were being started meanwhile.
+const FREEZE_PASSES: usize = 5;
+
+/// The processes of one data directory.
+#[derive(Debug, Clone, Default)]
+pub struct Instance {
+    data: Option<DataDirectory>,
+    /// The postmaster, while it lives.
+    pub postmaster: Option<i32>,
 }
 
-/// An operator's shell that stands in the directory is no server process. An executable that was
-/// replaced by an upgrade shows as `postgres (deleted)`.
-fn is_postgres(pid: i32) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| {
-        exe.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with("postgres"))
-    })
-}
-
-/// Fields of /proc/PID/stat after the command, which may itself contain anything (proc(5)).
-fn stat_fields(pid: i32) -> Option<Vec<String>> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    Some(rest.split_whitespace().map(str::to_owned).collect())
-}
-
-fn state(pid: i32) -> Option<char> {
-    stat_fields(pid)?.first()?.chars().next()
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    stat_fields(pid)?.get(1)?.parse().ok()
-}
-
-/// Start time of a process in clock ticks since boot: with the number it identifies it.
-#[must_use]
-pub fn start_time(pid: i32) -> Option<u64> {
-    stat_fields(pid)?.get(19)?.parse().ok()
-}
-
-/// Whether the process lives and is no zombie.
-#[must_use]
-pub fn alive(pid: i32) -> bool {
-    state(pid).is_some_and(|state| state != 'Z')
-}
-
-/// Sends a signal; a process that is gone already is no error.
-pub fn signal(pid: i32, signal: Signal) {
-    // ESRCH is the aim; EPERM cannot be, all processes are of one user.
-    kill(Pid::from_raw(pid), signal).ok();
-}
-
-/// Kills everything of the data directory; true once a scan finds nothing.
-#[must_use]
-pub fn kill_all(data_dir: &Path, postmaster: Option<i32>) -> bool {
-    let Ok(found) = of_data_directory(data_dir, postmaster) else {
-        // Blind: at least the postmaster's number is known.
-        if let Some(pid) = postmaster {
-            signal(pid, Signal::SIGKILL);
+impl Instance {
+    /// Resolves the directory's true path; done while its disk answers, before anything opens.
+    pub fn resolve(&mut self, data_dir: &Path) {
+        if let Ok(data) = DataDirectory::resolve(data_dir) {
+            self.data = Some(data);
         }
-        return false;
-    };
-    let (last, first): (Vec<i32>, Vec<i32>) =
-        found.iter().partition(|pid| Some(**pid) == postmaster);
-    for pid in first.into_iter().chain(last) {
-        signal(pid, Signal::SIGKILL);
     }
-    found.is_empty()
+
+    /// Every process with what it is; `None` when /proc could not be read.
+    fn scan(&self, mut seen: impl FnMut(&Process, bool)) -> Option<()> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let data_dir = self.data.as_ref().map(|data| data.path().as_os_str().as_bytes());
+        let family = Family {
+            data_dir: data_dir.unwrap_or_default(),
+            postmaster: self.postmaster,
+            reaper: None,
+        };
+        let mut scanner = Scanner::open().ok()?;
+        let mut titles = Scanner::open().ok()?;
+        let look = |process: &Process| {
+            let harmless = Some(process.pid) == self.postmaster
+                || matches!(titles.kind(process), Kind::Harmless);
+            seen(process, !harmless);
+        };
+        scanner.scan(&family, look).ok()
+    }
+
+    /// Fast shutdown, as rung 1 begins it. The postmaster refuses new clients before it ends the old
+    /// ones; they are told by us as well, should it not run.
+    pub fn stop(&self) {
+        if let Some(postmaster) = self.postmaster {
+            signal(postmaster, Signal::SIGINT);
+        }
+        // What cannot be seen now is killed at K.
+        let _seen: Option<()> = self.scan(|process, client| {
+            if client {
+                signal(process.pid, Signal::SIGTERM);
+            }
+        });
+    }
+
+    /// Whether something lives that can acknowledge a write. What cannot be seen may.
+    #[must_use]
+    pub fn has_clients(&self) -> bool {
+        let mut found = false;
+        self.scan(|_, client| found |= client).is_none() || found
+    }
+
+    /// Stops every process, the postmaster first: it starts no more.
+    pub fn freeze(&self) {
+        if let Some(postmaster) = self.postmaster {
+            signal(postmaster, Signal::SIGSTOP);
+        }
+        for _ in 0..FREEZE_PASSES {
+            let mut running = 0;
+            let scanned = self.scan(|process, _| {
+                if !matches!(process.state, b'T' | b't') {
+                    running += 1;
+                    signal(process.pid, Signal::SIGSTOP);
+                }
+            });
+            if scanned.is_some() && running == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Lets every process go on, the postmaster last.
+    pub fn thaw(&self) {
+        let _seen: Option<()> = self.scan(|process, _| {
+            if Some(process.pid) != self.postmaster {
+                signal(process.pid, Signal::SIGCONT);
+            }
+        });
+        if let Some(postmaster) = self.postmaster {
+            signal(postmaster, Signal::SIGCONT);
+        }
+    }
+
+    /// Kills everything; true once a scan finds nothing.
+    #[must_use]
+    pub fn kill_all(&self) -> bool {
+        match &self.data {
+            Some(data) => data.kill_all(self.postmaster),
+            None => {
+                if let Some(postmaster) = self.postmaster {
+                    signal(postmaster, Signal::SIGKILL);
+                }
+                self.postmaster.is_none_or(|postmaster| !alive(postmaster))
+            }
+        }
+    }
 }

@@ -158,7 +158,10 @@ impl RenewalThread {
     /// Ends the tenure: when this returns the primary deadline is 0 and no answer to an earlier
     /// request raises it again. Returns the deadline of before.
     pub async fn end_tenure(&self) -> Deadline {
-        let Some(primary) = &self.primary else { return self.deadlines.site() };
+        let Some(primary) = &self.primary else {
+            self.deadlines.end_carried();
+            return self.deadlines.site();
+        };
         let (done, wait) = oneshot::channel();
         if primary.send(PrimaryCommand::End(done)).await.is_err() {
             return Deadline::NEVER;
@@ -291,6 +294,7 @@ impl SiteLoop {
                 let granted = Deadline::granted(sent, &timing);
                 let before = self.deadlines.site();
                 self.deadlines.set_site(before.raised(granted));
+                self.deadlines.site_acknowledged(sent);
                 if before == Deadline::NEVER {
                     self.publish.send_modify(|_| {});
                 }
@@ -347,6 +351,7 @@ impl SiteLoop {
                 let timing = LeaseTiming { ttl, ..self.side.timing.clone() };
                 let granted = Deadline::granted(sent, &timing);
                 self.deadlines.set_site(self.deadlines.site().raised(granted));
+                self.deadlines.site_acknowledged(sent);
             }
             Ok(TxnOutcome::Conflict { .. }) => {
                 self.deadlines.set_site(Deadline::NEVER);
@@ -435,6 +440,7 @@ impl PrimaryLoop {
             warned: None,
         });
         self.deadlines.set_primary(deadline);
+        self.deadlines.primary_acknowledged(adopted.sent);
         self.tell();
     }
 
@@ -446,6 +452,7 @@ impl PrimaryLoop {
             held.deadline = Deadline::NEVER;
         }
         self.deadlines.set_primary(Deadline::NEVER);
+        self.deadlines.end_carried();
         self.tell();
         before
     }
@@ -508,6 +515,7 @@ impl PrimaryLoop {
         held.unknown.clear();
         held.deadline = held.deadline.raised(Deadline::granted(sent, &held.timing));
         self.deadlines.set_primary(held.deadline);
+        self.deadlines.primary_acknowledged(sent);
         self.tell();
     }
 

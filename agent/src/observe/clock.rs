@@ -13,6 +13,14 @@ pub fn boot_time() -> BootTime {
     BootTime::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
+/// CLOCK_MONOTONIC in nanoseconds: stands still in suspend. Only ever compared with itself.
+#[must_use]
+pub fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC always exists");
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec()).unwrap_or(0))
+}
+
 /// The wall clock, for people: shown, never compared.
 #[must_use]
 pub fn wall_time() -> WallTime {

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod global;
+pub mod guardian;
 pub mod mirror;
 pub mod peers;
 pub mod postgres;

@@ -63,7 +63,13 @@ impl Programs {
     /// A command in a plain environment: messages in English, no PG* variables of the caller.
     #[must_use]
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.path(name));
+        Self::plain(&self.path(name))
+    }
+
+    /// The same for a program of ours.
+    #[must_use]
+    pub fn plain(program: &Path) -> Command {
+        let mut command = Command::new(program);
         command.env("LC_ALL", "C").env("LANG", "C").stdin(Stdio::null()).kill_on_drop(true);
         for variable in ["PGHOST", "PGPORT", "PGDATA", "PGUSER", "PGDATABASE", "PGPASSWORD"] {
             command.env_remove(variable);

@@ -1,17 +1,30 @@
-//! The server process: starting, stopping, adopting, and noticing its exit at once.
+//! The server process and the guardian beside it: starting, stopping, adopting, and noticing the end
+//! of either at once.
+//!
+//! A postmaster is started by a guardian of its own. When that dies alone, another one adopts the
+//! postmaster before anything else happens; when none can be had, what may write is killed.
 
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use regent_guardian::page;
 use tokio::sync::watch;
 
-use super::files::Files;
+use super::guardian::{Ended, Guardian, GuardianError, Launcher};
 use super::programs::Programs;
+use crate::fence::guard::Guard;
 use crate::fence::processes;
+use crate::observe::clock::boot_time;
+
+/// How long a guardian may outlive everything that it guarded.
+const GUARDIAN_ENDS: Duration = Duration::from_secs(2);
+/// How soon another guardian is tried after one could not be had.
+const GUARDIAN_AGAIN: Duration = Duration::from_secs(1);
+/// How soon processes that were killed are looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A postmaster, identified by number and start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,19 +35,48 @@ pub struct Postmaster {
     pub started: u64,
 }
 
-/// Owns the knowledge of whether a postmaster runs.
-#[derive(Debug)]
-pub struct Server {
-    state: watch::Sender<Option<Postmaster>>,
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self { state: watch::Sender::new(None) }
+impl Postmaster {
+    /// Whether it still runs.
+    #[must_use]
+    pub fn lives(self) -> bool {
+        processes::alive(self.pid) && processes::start_time(self.pid) == Some(self.started)
     }
 }
 
+/// The guardian as this agent knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Beside {
+    /// Its process number, while it lives.
+    pub pid: Option<i32>,
+    /// Why there is none, where there should be one.
+    pub problem: String,
+}
+
+/// Owns the knowledge of whether a postmaster runs, and who guards it.
+#[derive(Debug)]
+pub struct Server {
+    state: watch::Sender<Option<Postmaster>>,
+    beside: watch::Sender<Beside>,
+    launcher: Launcher,
+    guard: Guard,
+    worst_stop: AtomicU64,
+    stopped: OnceLock<()>,
+}
+
 impl Server {
+    /// No server yet. `guard` is rung 1, which is told when a postmaster has ended.
+    #[must_use]
+    pub fn new(launcher: Launcher, guard: Guard) -> Self {
+        Self {
+            state: watch::Sender::new(None),
+            beside: watch::Sender::new(Beside::default()),
+            launcher,
+            guard,
+            worst_stop: AtomicU64::new(0),
+            stopped: OnceLock::new(),
+        }
+    }
+
     /// The postmaster, as it changes.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<Postmaster>> {
@@ -47,86 +89,187 @@ impl Server {
         *self.state.borrow()
     }
 
-    /// Adopts a postmaster that an earlier life of this agent started.
-    pub fn adopt(&self, data_dir: &Path) -> Option<Postmaster> {
+    /// The guardian, as it changes.
+    #[must_use]
+    pub fn beside(&self) -> watch::Receiver<Beside> {
+        self.beside.subscribe()
+    }
+
+    /// The longest stop so far.
+    #[must_use]
+    pub fn worst_stop(&self) -> Duration {
+        Duration::from_nanos(self.worst_stop.load(Ordering::SeqCst))
+    }
+
+    /// The agent ends: whatever happens to the guardian from now on is not answered.
+    pub fn leave(&self) {
+        self.stopped.get_or_init(|| ());
+    }
+
+    /// The postmaster of a page that was taken over, with its guardian.
+    pub fn take_over(self: &Arc<Self>) -> Option<Postmaster> {
+        let page = &self.launcher.page;
+        if page.guardian_pid() <= 0 {
+            return None;
+        }
+        let guardian = self.launcher.found().ok()?;
+        let postmaster =
+            Postmaster { pid: page.postmaster_pid(), started: page.postmaster_start() };
+        self.follow(postmaster, Ended::of(postmaster.pid).ok()?, Some(guardian));
+        Some(postmaster)
+    }
+
+    /// A postmaster of this data directory that nobody guards.
+    #[must_use]
+    pub fn unguarded(data_dir: &Path) -> Option<Postmaster> {
         let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
         let pid: i32 = text.lines().next()?.trim().parse().ok()?;
         // A number alone may be somebody else's by now (hazards.md row 78).
         let ours = processes::of_data_directory(data_dir, None).ok()?.contains(&pid);
         let started = processes::start_time(pid)?;
-        if !ours || !processes::alive(pid) {
-            return None;
-        }
-        let fd = rustix::process::pidfd_open(
-            rustix::process::Pid::from_raw(pid)?,
-            rustix::process::PidfdFlags::empty(),
-        )
-        .ok()?;
-        let postmaster = Postmaster { pid, started };
-        self.state.send_replace(Some(postmaster));
-        self.watch_pidfd(fd).ok()?;
-        Some(postmaster)
+        (ours && processes::alive(pid)).then_some(Postmaster { pid, started })
     }
 
-    /// A pidfd becomes readable when the process ends (pidfd_open(2)). A thread of its own waits for
-    /// that; it lives as long as the adopted process.
-    fn watch_pidfd(&self, fd: OwnedFd) -> std::io::Result<()> {
-        let state = self.state.clone();
-        std::thread::Builder::new().name("adopted".to_owned()).spawn(move || {
-            loop {
-                let mut waiting = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-                match poll(&mut waiting, PollTimeout::NONE) {
-                    Err(nix::errno::Errno::EINTR) => {}
-                    Ok(_) | Err(_) => break,
-                }
+    /// Adopts it, under a guardian of its own.
+    pub async fn adopt(self: &Arc<Self>, postmaster: Postmaster) -> std::io::Result<()> {
+        let ended = Ended::of(postmaster.pid)?;
+        let guardian = match self.launcher.adopt(postmaster).await {
+            Ok(guardian) => Some(guardian),
+            Err(error) => {
+                self.no_guardian(&error);
+                None
             }
-            state.send_replace(None);
-        })?;
+        };
+        self.follow(postmaster, ended, guardian);
         Ok(())
     }
 
-    /// Starts a postmaster; returns once the process exists.
-    pub fn start(
-        &self,
+    /// Starts a postmaster under a new guardian; returns once the process exists.
+    pub async fn start(
+        self: &Arc<Self>,
         programs: &Programs,
-        files: &Files,
         arguments: &[String],
-    ) -> std::io::Result<Postmaster> {
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(files.server_log())?;
-        let mut command = programs.command("postgres");
-        command
-            .args(arguments)
-            .stdout(Stdio::from(log.try_clone()?))
-            .stderr(Stdio::from(log))
-            // The server outlives a crashed agent, which then adopts it.
-            .kill_on_drop(false)
-            .process_group(0);
-        let mut child = command.spawn()?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
-        let postmaster =
-            Postmaster { pid, started: processes::start_time(pid).unwrap_or_default() };
-        self.state.send_replace(Some(postmaster));
-        let state = self.state.clone();
-        tokio::spawn(async move {
-            match child.wait().await {
-                Ok(status) => tracing::info!(%status, "PostgreSQL has ended"),
-                Err(error) => tracing::warn!(%error, "waiting for PostgreSQL"),
-            }
-            state.send_replace(None);
-        });
+    ) -> Result<Postmaster, GuardianError> {
+        let started = self.launcher.start(&programs.path("postgres"), arguments).await;
+        let (guardian, postmaster) = started.inspect_err(|error| self.no_guardian(error))?;
+        self.follow(postmaster, Ended::of(postmaster.pid)?, Some(guardian));
         Ok(postmaster)
     }
 
-    /// Fast shutdown; after `budget` the walsenders that hold it up are ended, after a second
-    /// budget everything is killed. Returns once no process of the data directory is left; `true`
-    /// when nothing had to be killed.
-    pub async fn stop(&self, data_dir: &Path, budget: Duration) -> bool {
+    fn no_guardian(&self, error: &GuardianError) {
+        tracing::error!(%error, "PostgreSQL has no guardian");
+        self.beside.send_replace(Beside { pid: None, problem: error.to_string() });
+    }
+
+    fn follow(self: &Arc<Self>, postmaster: Postmaster, ended: Ended, guardian: Option<Guardian>) {
+        self.state.send_replace(Some(postmaster));
+        if let Some(guardian) = &guardian {
+            self.beside.send_replace(Beside { pid: Some(guardian.pid()), problem: String::new() });
+        }
+        tokio::spawn(Arc::clone(self).until_the_end(postmaster, ended, guardian));
+    }
+
+    async fn until_the_end(
+        self: Arc<Self>,
+        postmaster: Postmaster,
+        ended: Ended,
+        mut guardian: Option<Guardian>,
+    ) {
+        loop {
+            let guardian_ends = async {
+                match &guardian {
+                    Some(guardian) => guardian.wait().await,
+                    None => tokio::time::sleep(GUARDIAN_AGAIN).await,
+                }
+            };
+            tokio::select! {
+                () = ended.wait() => break,
+                () = guardian_ends => {
+                    // Its end after the postmaster's is in order.
+                    if !postmaster.lives() || self.stopped.get().is_some() {
+                        break;
+                    }
+                    guardian = self.guard_anew(postmaster).await;
+                }
+            }
+        }
+        self.guard.forget_postmaster();
+        // Whatever outlived the postmaster belongs to nobody and would keep the next one from
+        // starting; a backend goes on acknowledging until it notices.
+        while !processes::kill_all(&self.launcher.data_dir, None) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        if let Some(guardian) = guardian
+            && tokio::time::timeout(GUARDIAN_ENDS, guardian.wait()).await.is_err()
+        {
+            tracing::warn!("the guardian hangs after PostgreSQL's end: killing it");
+            guardian.kill().await;
+        }
+        self.say_end(postmaster);
+        self.beside.send_replace(Beside::default());
+        self.state.send_replace(None);
+    }
+
+    fn say_end(&self, postmaster: Postmaster) {
+        let page = &self.launcher.page;
+        if page.postmaster_pid() == postmaster.pid && page.wait_valid() {
+            let status = nix::sys::wait::WaitStatus::from_raw(
+                nix::unistd::Pid::from_raw(postmaster.pid),
+                page.wait_status(),
+            );
+            match status {
+                Ok(status) => tracing::info!(?status, "PostgreSQL has ended"),
+                Err(_) => tracing::info!("PostgreSQL has ended"),
+            }
+        } else {
+            tracing::info!("PostgreSQL has ended");
+        }
+    }
+
+    /// The guardian died alone: another one, before anything else; or what may write ends.
+    async fn guard_anew(&self, postmaster: Postmaster) -> Option<Guardian> {
+        self.beside.send_replace(Beside { pid: None, problem: "it died".to_owned() });
+        match self.launcher.adopt(postmaster).await {
+            Ok(guardian) => {
+                tracing::warn!(pid = guardian.pid(), "the guardian has died: another one guards");
+                self.beside
+                    .send_replace(Beside { pid: Some(guardian.pid()), problem: String::new() });
+                Some(guardian)
+            }
+            Err(error) => {
+                self.no_guardian(&error);
+                if self.launcher.page.guard() != page::Guard::Off {
+                    self.kill(&self.launcher.data_dir, Some(postmaster.pid)).await;
+                }
+                None
+            }
+        }
+    }
+
+    /// Fast shutdown; after `budget` the walsenders that hold it up are ended, after `patience` more
+    /// everything is killed. Returns once no process of the data directory is left; `true` when
+    /// nothing had to be killed.
+    pub async fn stop(&self, data_dir: &Path, budget: Duration, patience: Duration) -> bool {
         let Some(postmaster) = self.postmaster() else {
             return self.kill(data_dir, None).await;
         };
+        let begun = boot_time();
+        let clean = self.stop_in_order(postmaster, data_dir, budget, patience).await;
+        let took = u64::try_from(boot_time().since(begun).as_nanos()).unwrap_or(u64::MAX);
+        self.worst_stop.fetch_max(took, Ordering::SeqCst);
+        clean
+    }
+
+    async fn stop_in_order(
+        &self,
+        postmaster: Postmaster,
+        data_dir: &Path,
+        budget: Duration,
+        patience: Duration,
+    ) -> bool {
         processes::signal(postmaster.pid, Signal::SIGINT);
         if self.ended_within(budget).await {
-            return self.kill(data_dir, Some(postmaster.pid)).await;
+            return self.kill(data_dir, None).await;
         }
         tracing::warn!(
             "PostgreSQL has not stopped within {budget:?}: ending the walsenders that hold it up"
@@ -138,8 +281,8 @@ impl Server {
                 processes::signal(pid, Signal::SIGTERM);
             }
         }
-        if self.ended_within(budget).await {
-            return self.kill(data_dir, Some(postmaster.pid)).await;
+        if self.ended_within(patience).await {
+            return self.kill(data_dir, None).await;
         }
         tracing::warn!("PostgreSQL has not stopped: killing it");
         let nothing_left = self.kill(data_dir, Some(postmaster.pid)).await;
@@ -162,8 +305,8 @@ impl Server {
             }
             clean = false;
             // The kernel tells nobody when the last of several processes is gone.
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        self.ended_within(Duration::from_secs(2)).await && clean
+        self.ended_within(GUARDIAN_ENDS * 2).await && clean
     }
 }

@@ -1,0 +1,64 @@
+//! The guardian, from its page and from what the agent knows of its process.
+
+use std::time::Duration;
+
+use regent_guardian::page::{self, Flags, Page, WatchdogWanted};
+use regent_proto::time::BootTime;
+
+use crate::act::postgres::server::Beside;
+use crate::decide::view::{GuardianRights, GuardianView, WatchdogState, WatchdogView};
+
+/// What stands in the page, with ages up to `now`.
+#[must_use]
+pub fn view(page: &Page, beside: &Beside, worst_stop: Duration, now: BootTime) -> GuardianView {
+    let alive = beside.pid.is_some();
+    let flags = page.flags();
+    GuardianView {
+        alive,
+        problem: beside.problem.clone(),
+        heartbeat_age: if alive { now.since(page.heartbeat()) } else { Duration::ZERO },
+        worst_wake: page.worst_wake(),
+        kills: page.kills(),
+        worst_kill: page.worst_kill(),
+        rights: GuardianRights {
+            memory_locked: alive && flags.has(Flags::MEMORY_LOCKED),
+            realtime: alive && flags.has(Flags::REALTIME),
+            oom_protected: alive && flags.has(Flags::OOM_PROTECTED),
+        },
+        watchdog: watchdog(page, now),
+        frozen: page.frozen(),
+        deadline_left: page.writing().left(now),
+        worst_stop,
+    }
+}
+
+fn watchdog(page: &Page, now: BootTime) -> WatchdogView {
+    let wanted = page.watchdog_wanted();
+    let state = match page.watchdog_state() {
+        page::WatchdogState::Off => WatchdogState::Off,
+        page::WatchdogState::Armed => WatchdogState::Armed,
+        page::WatchdogState::Disarmed => WatchdogState::Disarmed,
+        // A word of a newer guardian that this agent does not know: not known to be running.
+        page::WatchdogState::Failed | page::WatchdogState::Unknown(_) => WatchdogState::Failed,
+    };
+    let problem = match state {
+        WatchdogState::Failed => {
+            let errno = page.watchdog_errno();
+            let said = match errno {
+                0 => String::new(),
+                errno => format!(": {}", std::io::Error::from_raw_os_error(errno)),
+            };
+            format!("{:?}{said}", page.watchdog_step())
+        }
+        WatchdogState::Off | WatchdogState::Armed | WatchdogState::Disarmed => String::new(),
+    };
+    let ping = page.watchdog_last_ping();
+    WatchdogView {
+        required: wanted == WatchdogWanted::Required,
+        wanted: wanted != WatchdogWanted::Off,
+        state,
+        problem,
+        granted: Duration::from_secs(page.watchdog_granted_s()),
+        ping_age: (ping.nanos() > 0).then(|| now.since(ping)),
+    }
+}
