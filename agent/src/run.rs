@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use regent_guardian::page::Page;
+use regent_guardian::page::{Page, WatchdogWanted};
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{Opened, Reach};
@@ -26,6 +26,7 @@ use crate::act::{Actor, Outcome, Touched, store};
 use crate::api;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
+use crate::config::watchdog::WatchdogMode;
 use crate::decide::view::{
     FinishedJob, GuardianView, JobKind, Memory, PeerAnswer, PeersView, Policy, Process, TenureView,
     View,
@@ -33,7 +34,7 @@ use crate::decide::view::{
 use crate::decide::{Action, Reason, decide};
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
-use crate::fence::{Deadlines, successor};
+use crate::fence::{Deadlines, successor, watchdog};
 use crate::observe::clock::{boot_time, wall_time};
 use crate::observe::global::GlobalObserver;
 use crate::observe::mirror::Mirror;
@@ -273,7 +274,7 @@ impl Agent {
             .peers
             .as_ref()
             .map(|(asked, answers)| PeersView { age: now.since(*asked), answers: answers.clone() });
-        let view = View {
+        let mut view = View {
             now,
             site,
             federation,
@@ -289,6 +290,10 @@ impl Agent {
             peers,
             guardian: self.guardian_view(now),
         };
+        let shortest = self.actor.shortest_lease(&view);
+        let wanted = watchdog::mode(&self.config, &shortest);
+        view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;
+        view.guardian.watchdog.required = wanted == WatchdogWanted::Required;
         (view, extra)
     }
 
@@ -353,6 +358,7 @@ impl Agent {
         // A configuration that is in force has passed the check.
         warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
         warnings.extend(self.refused_dynamic.clone());
+        warnings.extend(guardian::warnings(&view.guardian));
         if let Some(observer) = &self.global_observer {
             warnings.extend(observer.unreadable().map(|key| format!("unreadable record {key}")));
         }
@@ -679,7 +685,8 @@ fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launch
         run_dir: files.run_dir.clone(),
         log: files.server_log(),
         page,
-        watchdog: None,
+        watchdog: (config.watchdog.mode != WatchdogMode::Off)
+            .then(|| config.watchdog.device.clone()),
     })
 }
 

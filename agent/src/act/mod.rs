@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use regent_dcs::{LeaseId, Revision};
 use regent_proto::record::{PrimaryState, SeenEpoch, Unknown, VERSION};
-use regent_proto::time::{Deadline, WallTime};
+use regent_proto::time::{Deadline, LeaseTiming, WallTime};
 use tokio_postgres::Client;
 
 use crate::config::Config;
@@ -23,6 +23,7 @@ use crate::decide::view::View;
 use crate::decide::{Action, Job};
 use crate::fence::guard::Guard;
 use crate::fence::renewal::RenewalThread;
+use crate::fence::watchdog;
 use crate::observe::clock::wall_time;
 use global::GlobalStore;
 use jobs::Jobs;
@@ -127,9 +128,9 @@ impl Actor {
     ) -> Outcome {
         match action {
             Action::Exit(text) => Outcome::Exit(text.clone()),
-            Action::Run(job) => self.run(job),
-            // The page's word for it comes with the guardian.
-            Action::AskPeers | Action::ArmWatchdog => Outcome::Done(Touched::Nothing),
+            Action::Run(job) => self.run(job, view),
+            Action::ArmWatchdog => self.arm_watchdog(view),
+            Action::AskPeers => Outcome::Done(Touched::Nothing),
             Action::EndTenure => {
                 self.marked_at = wall_time();
                 // The bound first: a guard that looks in between must not see a deadline of 0 and
@@ -158,13 +159,45 @@ impl Actor {
         }
     }
 
-    fn run(&mut self, job: &Job) -> Outcome {
-        if matches!(job, Job::StartPrimary { .. }) {
-            // Armed before anything can open (rule 8).
-            self.guard.arm(None);
+    fn run(&mut self, job: &Job, view: &View) -> Outcome {
+        match job {
+            Job::StartPrimary { .. } => {
+                // Guard and watchdog before anything can open (rule 8).
+                self.guard.arm(None);
+                if let refused @ Outcome::NotDone(_) = self.arm_watchdog(view) {
+                    return refused;
+                }
+            }
+            Job::StartStandby(_) => watchdog::unwant(self.renewal.deadlines().page()),
+            Job::Initdb
+            | Job::Clone(_)
+            | Job::Stop
+            | Job::Rewind(_)
+            | Job::Checkpoint
+            | Job::CreateUsers => {}
         }
         self.jobs.start(job.clone(), self.job_context());
         Outcome::Done(Touched::Nothing)
+    }
+
+    fn arm_watchdog(&self, view: &View) -> Outcome {
+        let shortest = self.shortest_lease(view);
+        match watchdog::want(self.renewal.deadlines().page(), &self.config, &shortest) {
+            Ok(()) => Outcome::Done(Touched::Nothing),
+            Err(refused) => Outcome::NotDone(format!("arming the watchdog: {refused}")),
+        }
+    }
+
+    /// Timing of the shorter of the leases that let this node write.
+    #[must_use]
+    pub fn shortest_lease(&self, view: &View) -> LeaseTiming {
+        let site = self.config.site_timing(&self.dynamic);
+        let federation = view.federation.as_ref();
+        let primary = federation.and_then(|federation| federation.primary.as_ref());
+        match primary.map(|primary| self.config.primary_timing(primary.value.ttl_max)) {
+            Some(primary) if primary.ttl < site.ttl => primary,
+            Some(_) | None => site,
+        }
     }
 
     fn job_context(&self) -> jobs::Context {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::act::publish::{self, PATRONI_VERSION, Picture};
 use crate::config::Config;
-use crate::decide::view::{DataDirectory, Member, SiteView};
+use crate::decide::view::{DataDirectory, Member, SiteView, WatchdogState};
 
 /// `GET /patroni`, and the body of every health check.
 pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
@@ -48,6 +48,10 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
         if site.leader.is_none() {
             body["cluster_unlocked"] = json!(true);
         }
+    }
+    let watchdog = &view.guardian.watchdog;
+    if watchdog.required && watchdog.state == WatchdogState::Failed {
+        body["watchdog_failed"] = json!(true);
     }
     if !config.tags.is_empty() {
         body["tags"] = json!(config.tags);

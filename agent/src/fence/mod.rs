@@ -12,6 +12,7 @@ pub mod processes;
 pub mod renewal;
 pub mod successor;
 mod ttl;
+pub mod watchdog;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use regent_guardian::page::{self, Flags, Page, WatchdogWanted};
+use regent_guardian::page::{self, Flags, Page};
 use regent_proto::time::BootTime;
 
 use crate::act::postgres::server::Beside;
@@ -32,8 +32,26 @@ pub fn view(page: &Page, beside: &Beside, worst_stop: Duration, now: BootTime) -
     }
 }
 
+/// What a person should know.
+#[must_use]
+pub fn warnings(view: &GuardianView) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !view.problem.is_empty() {
+        warnings.push(format!("no guardian beside PostgreSQL: {}", view.problem));
+    }
+    if view.watchdog.wanted && view.watchdog.state == WatchdogState::Failed {
+        warnings.push(format!(
+            "the watchdog cannot be used ({}): a guardian that hangs is not fenced",
+            view.watchdog.problem
+        ));
+    }
+    if view.frozen {
+        warnings.push("PostgreSQL is frozen until the leases are renewed".to_owned());
+    }
+    warnings
+}
+
 fn watchdog(page: &Page, now: BootTime) -> WatchdogView {
-    let wanted = page.watchdog_wanted();
     let state = match page.watchdog_state() {
         page::WatchdogState::Off => WatchdogState::Off,
         page::WatchdogState::Armed => WatchdogState::Armed,
@@ -54,8 +72,9 @@ fn watchdog(page: &Page, now: BootTime) -> WatchdogView {
     };
     let ping = page.watchdog_last_ping();
     WatchdogView {
-        required: wanted == WatchdogWanted::Required,
-        wanted: wanted != WatchdogWanted::Off,
+        // What is wanted stands in the configuration, not in the page.
+        required: false,
+        wanted: false,
         state,
         problem,
         granted: Duration::from_secs(page.watchdog_granted_s()),

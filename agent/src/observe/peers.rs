@@ -22,6 +22,8 @@ struct Body {
     #[serde(default)]
     xlog: Xlog,
     #[serde(default)]
+    watchdog_failed: bool,
+    #[serde(default)]
     tags: BTreeMap<String, serde_json::Value>,
 }
 
@@ -58,9 +60,8 @@ fn interpret(body: &Body) -> PeerAnswer {
             || matches!(body.role.as_str(), "primary" | "master"),
         position: Lsn::new(position.into_iter().flatten().max().unwrap_or(0)),
         timeline: body.timeline.map(TimelineId),
-        nofailover: body
-            .tags
-            .get("nofailover")
-            .is_some_and(|v| *v == serde_json::Value::Bool(true)),
+        // As in Patroni: who cannot lead for want of a watchdog is in nobody's way.
+        nofailover: body.watchdog_failed
+            || body.tags.get("nofailover").is_some_and(|v| *v == serde_json::Value::Bool(true)),
     }
 }
