@@ -40,14 +40,8 @@ impl Instance {
             postmaster: self.postmaster,
             reaper: None,
         };
-        let mut scanner = Scanner::open().ok()?;
-        let mut titles = Scanner::open().ok()?;
-        let look = |process: &Process| {
-            let harmless = Some(process.pid) == self.postmaster
-                || matches!(titles.kind(process), Kind::Harmless);
-            seen(process, !harmless);
-        };
-        scanner.scan(&family, look).ok()
+        let look = |process: &Process, kind: Kind| seen(process, kind == Kind::Client);
+        Scanner::open().ok()?.scan_kinds(&family, look).ok()
     }
 
     /// Fast shutdown, as rung 1 begins it. The postmaster refuses new clients before it ends the old
