@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use regent_agent::act::epoch_by_hand;
 use regent_agent::config::{Config, LogFormat};
 use regent_agent::run::Agent;
+use regent_proto::Epoch;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +20,13 @@ struct Arguments {
     /// Check the configuration and end.
     #[arg(long)]
     check: bool,
+    /// Show the epoch in the global quorum, in the site DCS and on this node's disk, and end.
+    #[arg(long, conflicts_with = "check")]
+    show_epoch: bool,
+    /// Vouch for the quorum's present epoch where this node or site does not know any more what it
+    /// has seen, and end: writes it to this node's disk and the site DCS.
+    #[arg(long, value_name = "EPOCH", conflicts_with_all = ["check", "show_epoch"])]
+    accept_epoch: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +45,20 @@ fn report(text: &str) {
     eprintln!("{text}");
 }
 
+#[expect(clippy::print_stdout, reason = "what was asked for")]
+fn by_hand(config: &Config, accept: Option<u64>) -> anyhow::Result<()> {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let text = runtime.block_on(async {
+        match accept {
+            Some(epoch) => epoch_by_hand::accept(config, Epoch::new(epoch)).await,
+            None => epoch_by_hand::show(config).await,
+        }
+    })?;
+    println!("{}", text.trim_end());
+    Ok(())
+}
+
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     if arguments.check {
@@ -43,6 +66,9 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
             report(&format!("warning: {warning}"));
         }
         return Ok(());
+    }
+    if arguments.show_epoch || arguments.accept_epoch.is_some() {
+        return by_hand(&config, arguments.accept_epoch);
     }
     // Every TLS user of this process shares one provider; a second call would be a mistake of ours.
     drop(rustls::crypto::ring::default_provider().install_default());

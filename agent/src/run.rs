@@ -14,6 +14,7 @@ use regent_proto::time::{BootTime, Deadline, WallTime};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::act::epoch_file::EpochFile;
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
 use crate::act::postgres::files::Files;
@@ -21,7 +22,7 @@ use crate::act::postgres::guardian::Launcher;
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::Server;
 use crate::act::publish::{Picture, Publisher};
-use crate::act::site::SiteStore;
+use crate::act::site::{Held, SiteStore};
 use crate::act::{Actor, Outcome, Touched, store};
 use crate::api;
 use crate::config::Config;
@@ -82,7 +83,7 @@ impl Agent {
     /// Connects, binds, adopts a running server; nothing is changed yet.
     pub async fn build(config: Config, stop: CancellationToken) -> anyhow::Result<Self> {
         let config = Arc::new(config);
-        prepare_run_dir(&config)?;
+        prepare_places(&config)?;
         let programs = Programs::new(&config.postgres.bin_dir);
         let files = Files::new(&config);
         let lock = lock_run_dir(&config)?;
@@ -140,6 +141,7 @@ impl Agent {
                 config: Arc::clone(&config),
                 programs,
                 files,
+                epoch_file: EpochFile::new(&config),
                 server,
                 guard,
                 renewal,
@@ -182,7 +184,7 @@ impl Agent {
             let decision = decide(&policy, &self.memory, &view);
             self.say(&view, &decision.reason);
             self.note_opening(&view);
-            self.tell(&view, extra);
+            self.tell(&view, extra, &decision.reason);
             self.guard_what_writes(&view);
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
@@ -259,7 +261,7 @@ impl Agent {
                 Some(site)
             }
         };
-        let disk_epoch = self.actor.files.epoch();
+        let disk_epoch = self.actor.epoch_file.read();
         let federation = match (&mut self.global_observer, &self.global_mirror) {
             (Some(observer), Some(mirror)) => {
                 let picture = mirror.pictures().borrow().clone();
@@ -353,12 +355,15 @@ impl Agent {
         tracing::info!(cluster = %self.config.scope, node = %self.config.name, epoch, "{reason}");
     }
 
-    fn tell(&self, view: &View, extra: Extra) {
+    fn tell(&self, view: &View, extra: Extra, reason: &Reason) {
         let mut warnings = self.config.warnings.clone();
         // A configuration that is in force has passed the check.
         warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
         warnings.extend(self.refused_dynamic.clone());
         warnings.extend(guardian::warnings(&view.guardian));
+        if let Reason::EpochUnknown(why) = reason {
+            warnings.push(format!("{} stays fenced: {why}", self.config.name));
+        }
         if let Some(observer) = &self.global_observer {
             warnings.extend(observer.unreadable().map(|key| format!("unreadable record {key}")));
         }
@@ -479,9 +484,9 @@ impl Agent {
         }
         self.actor.guard.end();
         let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
-        if leads.is_some_and(|leader| leader.name == self.config.name) {
+        if let Some(held) = Held::of(leads) {
             // Released only after the stop (I12); the lease would end it a little later anyway.
-            let released = self.actor.site.release_leader(Duration::from_secs(2)).await;
+            let released = self.actor.site.release_leader(held, Duration::from_secs(2)).await;
             if let Err(error) = released {
                 tracing::warn!(%error, "the leader key is left to expire");
             }
@@ -742,8 +747,11 @@ async fn refuse_twin(
     Ok(())
 }
 
-/// The run directory is ours alone.
-fn prepare_run_dir(config: &Config) -> anyhow::Result<()> {
+/// The run directory is ours alone; the epoch has a place that outlives it.
+fn prepare_places(config: &Config) -> anyhow::Result<()> {
+    if config.federation.is_some() {
+        EpochFile::new(config).check()?;
+    }
     let run_dir = &config.regent.run_dir;
     std::fs::DirBuilder::new()
         .recursive(true)

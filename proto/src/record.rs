@@ -805,7 +805,7 @@ pub struct Mark {
 record!(Mark, "mark");
 
 /// `regent/epoch`: the highest epoch the site has seen, with its holder (I27).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenEpoch {
     /// Format version.
     pub version: u32,

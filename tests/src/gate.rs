@@ -63,6 +63,15 @@ impl Gate {
         Self::closed(file, "token", &format!("{key} AND {state} = 'token'"))
     }
 
+    /// Closes the gate before every writing of the primary lease: `primary` can be read, and nobody
+    /// can prove that the reading is the present one.
+    ///
+    /// # Errors
+    /// When the store's file can't be changed.
+    pub fn close_lease(file: &Path) -> anyhow::Result<Self> {
+        Self::closed(file, "lease", "CAST(NEW.key AS TEXT) LIKE '/regent/%/lease'")
+    }
+
     fn closed(file: &Path, name: &str, condition: &str) -> anyhow::Result<Self> {
         let gate = Self { file: file.to_owned(), name: name.to_owned() };
         // An upsert fires the trigger before it looks for a conflict.

@@ -1,6 +1,8 @@
 //! Performs decisions: in the given order, without choices, without retries. What came of it is
 //! seen by the next observation.
 
+pub mod epoch_by_hand;
+pub mod epoch_file;
 pub mod global;
 pub mod jobs;
 pub mod postgres;
@@ -13,25 +15,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use regent_dcs::{LeaseId, Revision};
-use regent_proto::record::{PrimaryState, SeenEpoch, Unknown, VERSION};
+use regent_proto::record::PrimaryState;
 use regent_proto::time::{Deadline, LeaseTiming, WallTime};
 use tokio_postgres::Client;
 
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
-use crate::decide::view::View;
+use crate::decide::view::{LeaderKey, View};
 use crate::decide::{Action, Job};
 use crate::fence::guard::Guard;
 use crate::fence::renewal::RenewalThread;
 use crate::fence::watchdog;
 use crate::observe::clock::wall_time;
+use epoch_file::EpochFile;
 use global::GlobalStore;
 use jobs::Jobs;
 use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
 use postgres::server::Server;
 use postgres::sql;
-use site::SiteStore;
+use site::{Held, SiteStore, Written};
 
 /// What came of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +66,8 @@ pub struct Actor {
     pub programs: Programs,
     /// The server's files.
     pub files: Files,
+    /// The epoch on disk (rung 4).
+    pub epoch_file: EpochFile,
     /// The server's process.
     pub server: Arc<Server>,
     /// Rung 1.
@@ -93,6 +98,10 @@ fn stop_until(view: &View) -> Deadline {
         }
         (_, _) => Deadline::NEVER,
     }
+}
+
+fn leader_key(view: &View) -> Option<&LeaderKey> {
+    view.site.as_ref().and_then(|site| site.leader.as_ref())
 }
 
 fn refused(doing: &str) -> Outcome {
@@ -131,6 +140,10 @@ impl Actor {
             Action::Run(job) => self.run(job, view),
             Action::ArmWatchdog => self.arm_watchdog(view),
             Action::AskPeers => Outcome::Done(Touched::Nothing),
+            Action::KeepEpoch(seen) => match self.epoch_file.write(seen) {
+                Ok(()) => Outcome::Done(Touched::Nothing),
+                Err(error) => Outcome::NotDone(format!("writing the epoch to disk: {error}")),
+            },
             Action::EndTenure => {
                 self.marked_at = wall_time();
                 // The bound first: a guard that looks in between must not see a deadline of 0 and
@@ -213,52 +226,56 @@ impl Actor {
     }
 
     async fn on_site(&self, action: &Action, view: &View) -> Outcome {
-        let timeout = self.timeout();
-        let written = match action {
-            Action::ClaimInitialize => self.site.claim_initialize(timeout).await,
-            Action::RecordInitialize(id) => self.site.record_initialize(*id, timeout).await,
-            Action::AcquireLeader => {
-                let Some(lease) = self.lease() else {
-                    return Outcome::NotDone("acquiring the leader key: no lease yet".to_owned());
-                };
-                let written = self.site.acquire_leader(lease, timeout).await;
-                if matches!(written, Ok(Some(_))) {
-                    self.renewal.renew_site(self.config.site_timing(&self.dynamic)).await;
-                }
-                written
+        let written = match (action, Held::of(leader_key(view))) {
+            (Action::ClaimInitialize, _) => self.site.claim_initialize(self.timeout()).await,
+            (Action::AcquireLeader, _) => self.acquire_leader(view).await,
+            (_, None) => {
+                return Outcome::NotDone(format!("{action:?}: the leader key is not ours"));
             }
-            Action::ReleaseLeader => self.site.release_leader(timeout).await,
-            Action::WriteSync { standbys, revision } => {
-                self.site.write_sync(standbys, *revision, timeout).await
-            }
-            Action::ClearSync { revision } => self.site.clear_sync(*revision, timeout).await,
-            Action::WriteMark { operation, primary_revision } => {
-                self.site.write_mark(operation, *primary_revision, timeout).await
-            }
-            Action::EnterEpoch { epoch, holder, clear_mark } => {
-                let primary = view.federation.as_ref().and_then(|f| f.primary.as_ref());
-                let Some(primary) = primary else {
-                    return Outcome::NotDone("entering an epoch: no `primary` was read".to_owned());
-                };
-                if let Err(error) = self.files.write_epoch(*epoch) {
-                    return Outcome::NotDone(format!("writing the epoch to disk: {error}"));
-                }
-                let seen = SeenEpoch {
-                    version: VERSION,
-                    federation: primary.value.federation,
-                    epoch: *epoch,
-                    holder: holder.clone(),
-                    unknown: Unknown::new(),
-                };
-                self.site.enter_epoch(&seen, *clear_mark, timeout).await
-            }
-            other => return Outcome::NotDone(format!("{other:?} is not of the site DCS")),
+            (_, Some(held)) => match self.as_leader(action, held).await {
+                Ok(written) => written,
+                Err(problem) => return Outcome::NotDone(problem),
+            },
         };
         match written {
             Ok(Some(revision)) => Outcome::Done(Touched::Site(revision)),
             Ok(None) => refused("writing to the site DCS"),
             Err(error) => Outcome::NotDone(error.to_string()),
         }
+    }
+
+    async fn acquire_leader(&self, view: &View) -> Written {
+        let Some(lease) = self.lease() else { return Ok(None) };
+        let former = leader_key(view).filter(|l| l.name == self.config.name).map(|l| l.revision);
+        let written = self.site.acquire_leader(lease, former, self.timeout()).await;
+        if matches!(written, Ok(Some(_))) {
+            self.renewal.renew_site(self.config.site_timing(&self.dynamic)).await;
+        }
+        written
+    }
+
+    /// Writes that hold only while the leader key is this process's.
+    async fn as_leader(&self, action: &Action, held: Held) -> Result<Written, String> {
+        let timeout = self.timeout();
+        let site = &self.site;
+        Ok(match action {
+            Action::RecordInitialize(id) => site.record_initialize(held, *id, timeout).await,
+            Action::ReleaseLeader => site.release_leader(held, timeout).await,
+            Action::WriteSync { standbys, revision } => {
+                site.write_sync(held, standbys, *revision, timeout).await
+            }
+            Action::ClearSync { revision } => site.clear_sync(held, *revision, timeout).await,
+            Action::WriteMark { operation, primary_revision } => {
+                site.write_mark(held, operation, *primary_revision, timeout).await
+            }
+            Action::EnterEpoch { seen, revision, clear_mark } => {
+                self.epoch_file
+                    .write(seen)
+                    .map_err(|error| format!("writing the epoch to disk: {error}"))?;
+                site.enter_epoch(held, seen, *revision, *clear_mark, timeout).await
+            }
+            other => return Err(format!("{other:?} is not of the site DCS")),
+        })
     }
 
     /// The lease that the renewal thread holds.

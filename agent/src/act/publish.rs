@@ -16,7 +16,7 @@ use regent_proto::time::BootTime;
 use serde_json::{Value, json};
 
 use super::global::GlobalStore;
-use super::site::SiteStore;
+use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View};
@@ -161,16 +161,12 @@ impl Publisher {
         let timeout = self.config.site_timing(&picture.dynamic).call_timeout;
         self.publish_member(picture, timeout).await;
         let Some(site) = &picture.view.site else { return };
-        let leads = site
-            .leader
-            .as_ref()
-            .is_some_and(|leader| leader.name == self.config.name && leader.bound_to_my_lease);
-        if !leads {
+        let Some(held) = Held::of(site.leader.as_ref()) else {
             self.written.retain(|key, _| key == "member");
             self.reported = None;
             return;
-        }
-        self.publish_site(picture, timeout).await;
+        };
+        self.publish_site(picture, held, timeout).await;
         self.publish_report(picture).await;
     }
 
@@ -194,12 +190,12 @@ impl Publisher {
         }
     }
 
-    async fn publish_site(&mut self, picture: &Picture, timeout: Duration) {
+    async fn publish_site(&mut self, picture: &Picture, held: Held, timeout: Duration) {
         let first = self.config.bootstrap.dcs.clone().unwrap_or_else(|| json!({}));
         if !self.written.contains_key("config") {
             // Only where it is missing: an existing one is the operators'.
             let bytes = first.to_string().into_bytes();
-            match self.site.publish_new(SiteKey::Config, bytes, timeout).await {
+            match self.site.publish_new(held, SiteKey::Config, bytes, timeout).await {
                 Ok(_) => drop(self.written.insert("config".to_owned(), first)),
                 Err(error) => tracing::debug!(%error, "publishing the first configuration"),
             }
@@ -223,7 +219,7 @@ impl Publisher {
             if self.written.get(key.name()) == Some(&value) {
                 continue;
             }
-            match self.site.publish(key, value.to_string().into_bytes(), timeout).await {
+            match self.site.publish(held, key, value.to_string().into_bytes(), timeout).await {
                 Ok(Some(_)) => drop(self.written.insert(key.name().to_owned(), value)),
                 Ok(None) => return,
                 Err(error) => return tracing::debug!(%error, "publishing {}", key.name()),
@@ -280,7 +276,10 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         node: config.name.clone(),
         sequence,
         at: wall_time(),
-        epoch: site.seen_epoch.as_ref().map_or(regent_proto::Epoch::new(0), |seen| seen.epoch),
+        epoch: site
+            .seen_epoch
+            .as_ref()
+            .map_or(regent_proto::Epoch::new(0), |seen| seen.value.epoch),
         generation: federation.assignment.as_ref().map_or(0, |a| a.generation),
         checkpointed_for: picture.checkpointed_for.clone(),
         opened: picture.opened,

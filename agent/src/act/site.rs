@@ -10,6 +10,8 @@ use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
 use regent_proto::record::{Mark, Record as _, SeenEpoch, Unknown, VERSION};
 
+use crate::decide::view::LeaderKey;
+
 /// The site DCS of one member.
 #[derive(Debug, Clone)]
 pub struct SiteStore {
@@ -19,6 +21,18 @@ pub struct SiteStore {
     pub keys: SiteKeys,
     /// This member.
     pub me: NodeName,
+}
+
+/// The leader key as this process holds it: the revision at which it was found bound to its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held(Revision);
+
+impl Held {
+    /// `None` while the key is not bound to this process's lease.
+    #[must_use]
+    pub fn of(leader: Option<&LeaderKey>) -> Option<Self> {
+        leader.filter(|leader| leader.bound_to_my_lease).map(|l| Self(Revision(l.revision)))
+    }
 }
 
 /// Result of a transaction here: its revision, or nothing where a condition did not hold.
@@ -33,9 +47,10 @@ impl SiteStore {
         Ok(self.store.txn(txn, timeout).await?.applied())
     }
 
-    /// Condition: the leader key carries our name, bound to our lease at this revision.
-    fn while_leader(&self) -> Compare {
-        Compare::Value { key: self.key(SiteKey::Leader), value: self.me.as_str().into() }
+    /// Condition: the leader key is the very one that this process put, bound to its lease. A name
+    /// proves nothing: another process may carry it.
+    fn while_leading(&self, held: Held) -> Compare {
+        Compare::Modified { key: self.key(SiteKey::Leader), revision: held.0 }
     }
 
     /// Creates `initialize`, empty.
@@ -46,33 +61,49 @@ impl SiteStore {
     }
 
     /// Writes the identity; unconditional where the key exists, as in Patroni, but by the leader.
-    pub async fn record_initialize(&self, id: SystemIdentifier, timeout: Duration) -> Written {
+    pub async fn record_initialize(
+        &self,
+        held: Held,
+        id: SystemIdentifier,
+        timeout: Duration,
+    ) -> Written {
         let txn = Txn::new()
-            .when(self.while_leader())
+            .when(self.while_leading(held))
             .then(Change::put(self.key(SiteKey::Initialize), id.to_string()));
         self.txn(txn, timeout).await
     }
 
-    /// Creates the leader key, or binds the one in our name to our lease.
-    pub async fn acquire_leader(&self, lease: LeaseId, timeout: Duration) -> Written {
+    /// Creates the leader key, or binds the one in our name, as it was read, to our lease.
+    pub async fn acquire_leader(
+        &self,
+        lease: LeaseId,
+        of_a_former_life: Option<u64>,
+        timeout: Duration,
+    ) -> Written {
         let key = self.key(SiteKey::Leader);
         let put = Change::put_leased(key.clone(), self.me.as_str(), lease);
         let create = Txn::new().when(Compare::Absent { key: key.clone() }).then(put.clone());
         if let Some(revision) = self.txn(create, timeout).await? {
             return Ok(Some(revision));
         }
-        self.txn(Txn::new().when(self.while_leader()).then(put), timeout).await
-    }
-
-    /// Deletes the leader key where it is ours.
-    pub async fn release_leader(&self, timeout: Duration) -> Written {
-        let txn =
-            Txn::new().when(self.while_leader()).then(Change::delete(self.key(SiteKey::Leader)));
+        let Some(revision) = of_a_former_life.map(Revision) else { return Ok(None) };
+        let txn = Txn::new()
+            .when(Compare::Modified { key: key.clone(), revision })
+            .when(Compare::Value { key, value: self.me.as_str().into() })
+            .then(put);
         self.txn(txn, timeout).await
     }
 
-    fn sync_as_read(&self, revision: Option<u64>) -> Compare {
-        let key = self.key(SiteKey::Sync);
+    /// Deletes the leader key where it is ours.
+    pub async fn release_leader(&self, held: Held, timeout: Duration) -> Written {
+        let txn = Txn::new()
+            .when(self.while_leading(held))
+            .then(Change::delete(self.key(SiteKey::Leader)));
+        self.txn(txn, timeout).await
+    }
+
+    fn as_read(&self, key: SiteKey, revision: Option<u64>) -> Compare {
+        let key = self.key(key);
         match revision {
             Some(revision) => Compare::Modified { key, revision: Revision(revision) },
             None => Compare::Absent { key },
@@ -82,6 +113,7 @@ impl SiteStore {
     /// Writes `sync` with this member as leader.
     pub async fn write_sync(
         &self,
+        held: Held,
         standbys: &BTreeSet<NodeName>,
         revision: Option<u64>,
         timeout: Duration,
@@ -91,18 +123,18 @@ impl SiteStore {
         let value = serde_json::json!({
             "leader": self.me.as_str(), "quorum": 0, "sync_standby": names});
         let txn = Txn::new()
-            .when(self.while_leader())
-            .when(self.sync_as_read(revision))
+            .when(self.while_leading(held))
+            .when(self.as_read(SiteKey::Sync, revision))
             .then(Change::put(self.key(SiteKey::Sync), value.to_string()));
         self.txn(txn, timeout).await
     }
 
     /// Empties `sync`.
-    pub async fn clear_sync(&self, revision: u64, timeout: Duration) -> Written {
+    pub async fn clear_sync(&self, held: Held, revision: u64, timeout: Duration) -> Written {
         let value = serde_json::json!({"leader": null, "quorum": 0, "sync_standby": null});
         let txn = Txn::new()
-            .when(self.while_leader())
-            .when(self.sync_as_read(Some(revision)))
+            .when(self.while_leading(held))
+            .when(self.as_read(SiteKey::Sync, Some(revision)))
             .then(Change::put(self.key(SiteKey::Sync), value.to_string()));
         self.txn(txn, timeout).await
     }
@@ -110,6 +142,7 @@ impl SiteStore {
     /// Writes the mark of a handover under the leader key.
     pub async fn write_mark(
         &self,
+        held: Held,
         operation: &OperationId,
         primary_revision: u64,
         timeout: Duration,
@@ -122,22 +155,25 @@ impl SiteStore {
             unknown: Unknown::new(),
         };
         let txn = Txn::new()
-            .when(self.while_leader())
+            .when(self.while_leading(held))
             .when(Compare::Absent { key: self.key(SiteKey::Mark) })
             .then(Change::put(self.key(SiteKey::Mark), mark.encode()));
         self.txn(txn, timeout).await
     }
 
-    /// Writes the highest epoch seen and removes an outlived mark, by the mark's own revision and
-    /// the leader key (protocol.md rule 5).
+    /// Writes the highest epoch seen over the record that was read, and removes an outlived mark, by
+    /// the mark's own revision and the leader key (protocol.md rule 5).
     pub async fn enter_epoch(
         &self,
+        held: Held,
         seen: &SeenEpoch,
+        revision: Option<u64>,
         clear_mark: Option<u64>,
         timeout: Duration,
     ) -> Written {
         let mut txn = Txn::new()
-            .when(self.while_leader())
+            .when(self.while_leading(held))
+            .when(self.as_read(SiteKey::Epoch, revision))
             .then(Change::put(self.key(SiteKey::Epoch), seen.encode()));
         if let Some(revision) = clear_mark {
             let key = self.key(SiteKey::Mark);
@@ -149,15 +185,27 @@ impl SiteStore {
     }
 
     /// Writes a key of ours as long as we lead.
-    pub async fn publish(&self, key: SiteKey, value: Vec<u8>, timeout: Duration) -> Written {
-        let txn = Txn::new().when(self.while_leader()).then(Change::put(self.key(key), value));
+    pub async fn publish(
+        &self,
+        held: Held,
+        key: SiteKey,
+        value: Vec<u8>,
+        timeout: Duration,
+    ) -> Written {
+        let txn = Txn::new().when(self.while_leading(held)).then(Change::put(self.key(key), value));
         self.txn(txn, timeout).await
     }
 
     /// Creates a key of ours where it is missing, as long as we lead.
-    pub async fn publish_new(&self, key: SiteKey, value: Vec<u8>, timeout: Duration) -> Written {
+    pub async fn publish_new(
+        &self,
+        held: Held,
+        key: SiteKey,
+        value: Vec<u8>,
+        timeout: Duration,
+    ) -> Written {
         let txn = Txn::new()
-            .when(self.while_leader())
+            .when(self.while_leading(held))
             .when(Compare::Absent { key: self.key(key) })
             .then(Change::put(self.key(key), value));
         self.txn(txn, timeout).await

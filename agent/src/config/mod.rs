@@ -234,6 +234,9 @@ struct QuorumSection {
 pub struct RegentConfig {
     /// Private directory of this agent: lock, password file, sockets.
     pub run_dir: PathBuf,
+    /// Highest epoch seen (rung 4). It must outlive a reboot and the data directory's content, so
+    /// by default it lies beside the data directory: `DATA_DIR.regent-epoch`.
+    pub epoch_file: Option<PathBuf>,
     /// G: the longest a stop may take before what is left is killed.
     pub stop_budget: Span,
     /// κ: reserved for the kill itself.
@@ -253,6 +256,7 @@ impl Default for RegentConfig {
     fn default() -> Self {
         Self {
             run_dir: PathBuf::from("/run/regent"),
+            epoch_file: None,
             stop_budget: Span(Duration::from_secs(5)),
             kill_budget: Span(Duration::from_millis(250)),
             guardian: None,

@@ -48,7 +48,9 @@ impl Judge<'_> {
         self.manage_slots(site);
         self.note_following();
         self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
-            self.slots_choice(status, BTreeSet::new()).unwrap_or(Choice::wait(Reason::Following))
+            self.keep_epoch(site)
+                .or_else(|| self.slots_choice(status, BTreeSet::new()))
+                .unwrap_or(Choice::wait(Reason::Following))
         })
     }
 
@@ -76,10 +78,13 @@ impl Judge<'_> {
         }
         if self.has_seen_more(site, federation, &primary.value) {
             // An old picture is no reason to follow, to clear or to take anything.
-            return self.stay_fenced(Reason::PrimacyUnknown);
+            return self.stay_fenced(Reason::EpochOlder);
         }
+        // A site that does not know what it has seen goes on following, and takes nothing.
+        let unknown = self.epoch_bars(site, federation, &primary.value);
         if let PrimaryState::Token { to, token, .. } = &primary.value.state
             && *to == federation.site
+            && unknown.is_none()
             && let (Process::Running, Some(status)) =
                 (self.view.postgres.process, &self.view.postgres.status)
         {
@@ -105,16 +110,18 @@ impl Judge<'_> {
         }
         match self.come_under(target, history) {
             Ok(choice) => choice,
+            // The epoch first: `sync` falls only under the epoch that took primacy away, and a
+            // cluster whose making is done has one.
             Err(status) => self
-                .record_identity(site, None)
-                // The epoch first: `sync` falls only under the epoch that took primacy away.
-                .or_else(|| self.own_epoch(site, Some((federation, primary))))
-                .or_else(|| self.clear_sync(site))
+                .own_epoch(site, Some((federation, primary)))
+                .filter(|_| unknown.is_none())
+                .or_else(|| self.record_identity(site, None))
+                .or_else(|| self.clear_sync(site).filter(|_| unknown.is_none()))
                 .or_else(|| self.keep_slots(site, status))
                 .or_else(|| self.restartpoint(status))
                 .or_else(|| self.checkpoint())
                 .or_else(|| self.prepare_list(site, status))
-                .unwrap_or(Choice::wait(Reason::LeadingStandby)),
+                .unwrap_or(Choice::wait(unknown.unwrap_or(Reason::LeadingStandby))),
         }
     }
 

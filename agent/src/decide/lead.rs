@@ -9,7 +9,8 @@ use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::timeline::Containment;
 
 use super::view::{
-    At, ControlState, DataDirectory, FederationView, Follow, Initialize, Process, SiteView, Status,
+    At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, Process,
+    SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, synchronous};
 
@@ -53,9 +54,9 @@ impl Judge<'_> {
         federation: &FederationView,
         primary: &At<Primary>,
     ) -> Choice {
-        if self.has_seen_more(site, federation, &primary.value) {
-            // The quorum shows less than this site or node has seen: restored, or foreign.
-            return self.stay_fenced(Reason::PrimacyUnknown);
+        if let Some(reason) = self.epoch_bars(site, federation, &primary.value) {
+            // The quorum shows less than this site or node has seen, or nobody knows what they have.
+            return self.fenced_by_epoch(reason);
         }
         let writes_fenced = primary.value.writes_fenced.is_some();
         match &primary.value.state {
@@ -85,14 +86,12 @@ impl Judge<'_> {
                         None => Choice::wait(Reason::AwaitingServer),
                     }
                 }
-                Some(mark) => Choice::act(
-                    Reason::ClearingMark,
-                    vec![Action::EnterEpoch {
-                        epoch: primary.value.epoch,
-                        holder: primary.value.holder.clone(),
-                        clear_mark: Some(mark.revision),
-                    }],
-                ),
+                Some(mark) => {
+                    match self.clear_mark(site, federation, &primary.value, mark.revision) {
+                        Ok(action) => Choice::act(Reason::ClearingMark, vec![action]),
+                        Err(reason) => self.fenced_by_epoch(reason),
+                    }
+                }
                 None => self.lead_primary(site, Some((federation, primary))),
             },
         }
@@ -142,7 +141,8 @@ impl Judge<'_> {
                 // demands; anything else goes through recovery, where the floor is tested.
                 let crashed = control.state == ControlState::InProduction
                     && global.is_none_or(|(federation, primary)| {
-                        federation.disk_epoch == Some(primary.value.epoch)
+                        matches!(&federation.disk_epoch,
+                            DiskEpoch::Seen(seen) if seen.epoch == primary.value.epoch)
                     });
                 if fresh || crashed {
                     // It opens where it stopped, in the same order as a promotion.
@@ -193,14 +193,23 @@ impl Judge<'_> {
         if let Some(choice) = self.own_lease(global) {
             return choice;
         }
-        let epoch = self.enter_epoch(site, global, clear_mark);
-        if epoch.as_ref().is_some_and(|choice| choice.actions.is_empty()) {
-            return epoch.unwrap_or(Choice::wait(Reason::PrimacyUnknown));
+        let mut actions = Vec::new();
+        match (global, clear_mark) {
+            (Some((federation, primary)), Some(mark)) => {
+                match self.clear_mark(site, federation, &primary.value, mark) {
+                    Ok(action) => actions.push(action),
+                    Err(reason) => return Choice::wait(reason),
+                }
+            }
+            (Some(_) | None, _) => match self.own_epoch(site, global) {
+                Some(choice) if choice.actions.is_empty() => return choice,
+                Some(choice) => actions.extend(choice.actions),
+                None => {}
+            },
         }
+        let entering = !actions.is_empty();
         let standbys = self.standbys_before_opening(site, global, status);
         let list = synchronous::list(self.policy, &standbys);
-        let entering = epoch.is_some();
-        let mut actions = epoch.map(|choice| choice.actions).unwrap_or_default();
         if self.policy.synchronous_mode
             && (site.sync.leader.as_ref() != Some(&self.policy.me)
                 || site.sync.standbys != standbys)
@@ -283,19 +292,6 @@ impl Judge<'_> {
         ))
     }
 
-    /// Rung 4: never under an epoch older than any this site or this node has seen.
-    pub(super) fn has_seen_more(
-        &self,
-        site: &SiteView,
-        federation: &FederationView,
-        primary: &Primary,
-    ) -> bool {
-        let in_store = site.seen_epoch.as_ref().is_some_and(|seen| {
-            seen.epoch > primary.epoch || seen.federation != primary.federation
-        });
-        in_store || federation.disk_epoch.is_some_and(|seen| seen > primary.epoch)
-    }
-
     /// A mark that nobody can read. `primary` is open for this site, and the lease, acquired or
     /// renewed against just this revision of it, proves that this reading is the present one: no
     /// handover is under way, so whatever the mark was for is over.
@@ -306,14 +302,11 @@ impl Judge<'_> {
         primary: &At<Primary>,
     ) -> Choice {
         self.own_lease(Some((federation, primary))).unwrap_or_else(|| {
-            Choice::act(
-                Reason::ClearingMark,
-                vec![Action::EnterEpoch {
-                    epoch: primary.value.epoch,
-                    holder: primary.value.holder.clone(),
-                    clear_mark: site.unreadable_mark,
-                }],
-            )
+            let mark = site.unreadable_mark.unwrap_or_default();
+            match self.clear_mark(site, federation, &primary.value, mark) {
+                Ok(action) => Choice::act(Reason::ClearingMark, vec![action]),
+                Err(reason) => self.fenced_by_epoch(reason),
+            }
         })
     }
 
@@ -323,42 +316,6 @@ impl Judge<'_> {
         let in_recovery =
             self.view.postgres.status.as_ref().is_some_and(|status| status.in_recovery);
         in_recovery && self.own_lease(Some((federation, primary))).is_none()
-    }
-
-    pub(super) fn own_epoch(
-        &self,
-        site: &SiteView,
-        global: Option<(&FederationView, &At<Primary>)>,
-    ) -> Option<Choice> {
-        self.enter_epoch(site, global, None)
-    }
-
-    fn enter_epoch(
-        &self,
-        site: &SiteView,
-        global: Option<(&FederationView, &At<Primary>)>,
-        clear_mark: Option<u64>,
-    ) -> Option<Choice> {
-        let (federation, primary) = global?;
-        let seen = site.seen_epoch.as_ref();
-        let in_store = seen.is_some_and(|seen| {
-            seen.epoch == primary.value.epoch && seen.holder == primary.value.holder
-        });
-        if self.has_seen_more(site, federation, &primary.value) {
-            return Some(Choice::wait(Reason::PrimacyUnknown));
-        }
-        let on_disk = federation.disk_epoch == Some(primary.value.epoch);
-        if in_store && on_disk && clear_mark.is_none() {
-            return None;
-        }
-        Some(Choice::act(
-            Reason::EnteringEpoch,
-            vec![Action::EnterEpoch {
-                epoch: primary.value.epoch,
-                holder: primary.value.holder.clone(),
-                clear_mark,
-            }],
-        ))
     }
 
     pub(super) fn contains_floor(&self, status: &Status) -> bool {

@@ -8,6 +8,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod demote;
+pub mod epoch;
 mod follow;
 pub mod freeze;
 pub mod guardian;
@@ -27,10 +28,12 @@ use std::fmt;
 use std::time::Duration;
 
 use regent_proto::epoch::Epoch;
-use regent_proto::name::{NodeName, OperationId, SiteName, SystemIdentifier};
+use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
+use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 use regent_proto::timeline::HistoryPoint;
 
+use epoch::EpochUnknown;
 use view::{
     DataDirectory, FailedJob, Follow, Initialize, JobKind, LeaderKey, Memory, Policy, Process,
     SiteView, View,
@@ -82,13 +85,15 @@ pub enum Action {
     },
     /// Persist an epoch: on disk, then in the site DCS; and remove an outlived mark with it.
     EnterEpoch {
-        /// The epoch.
-        epoch: Epoch,
-        /// Its holder.
-        holder: SiteName,
+        /// The epoch with its federation and holder.
+        seen: SeenEpoch,
+        /// Revision of `regent/epoch` that was read; `None` where it does not exist.
+        revision: Option<u64>,
         /// Revision of the mark that falls.
         clear_mark: Option<u64>,
     },
+    /// Persist on disk an epoch that the site has seen.
+    KeepEpoch(SeenEpoch),
     /// Acquire the primary lease (protocol.md section 2, *acquire*).
     AcquirePrimary {
         /// Revision of `primary` that was read.
@@ -212,6 +217,10 @@ pub enum Reason {
     AwaitingRenewal,
     /// The global quorum does not say who is primary: fenced.
     PrimacyUnknown,
+    /// The quorum shows an older epoch than this node or its site has seen: fenced.
+    EpochOlder,
+    /// What this node or its site has seen of epochs is not known: fenced.
+    EpochUnknown(EpochUnknown),
     /// Nobody has made the cluster yet and this node does.
     Bootstrap,
     /// Somebody else makes the cluster.
@@ -296,6 +305,11 @@ impl fmt::Display for Reason {
             Self::NoStore => "waiting for the site DCS",
             Self::Busy(kind) => return write!(f, "waiting for {kind:?} to end"),
             Self::Backoff(kind) => return write!(f, "waiting before {kind:?} is tried again"),
+            Self::EpochOlder => {
+                "the site has seen a newer epoch than the quorum shows, or another federation: \
+                 stays fenced; look with `regent-agent CONFIG --show-epoch`"
+            }
+            Self::EpochUnknown(why) => return write!(f, "stays fenced: {why}"),
             Self::ForeignData(text) | Self::UnreadableData(text) => text,
             Self::LeaderUnreadable => "the leader key cannot be read: nothing is changed",
             Self::AwaitingRenewal => "holding the leader key, waiting for its first renewal",
@@ -352,6 +366,8 @@ pub enum Unfit {
     NotSynchronous,
     /// The site has seen a newer epoch than the quorum shows this node.
     OldPicture,
+    /// This node's own epoch cannot be read.
+    EpochUnreadable,
     /// `sync` cannot be read.
     SyncUnreadable,
     /// Too far behind what the last leader published.
@@ -378,6 +394,7 @@ impl fmt::Display for Unfit {
             Self::OldPicture => {
                 f.write_str("the site has seen a newer epoch than the quorum shows this node")
             }
+            Self::EpochUnreadable => f.write_str("the epoch on its disk cannot be read"),
             Self::SyncUnreadable => f.write_str("the `sync` record cannot be read"),
             Self::Lagging => f.write_str("further behind than maximum_lag_on_failover"),
             Self::Behind(who) => write!(f, "{who} is ahead"),
@@ -434,6 +451,7 @@ const SERVES_READS_AFTER: Duration = Duration::from_secs(10);
 pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     let mut judge = Judge { policy, view, memory: memory.clone() };
     judge.remember_finished_job();
+    judge.remember_epoch();
     let choice = judge.judge();
     let choice = judge.without_hasty_retry(choice);
     let wake_in = choice.wake_in.unwrap_or(policy.loop_wait);
@@ -494,6 +512,7 @@ impl Judge<'_> {
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
             | Action::EnterEpoch { .. }
+            | Action::KeepEpoch(_)
             | Action::AcquirePrimary { .. }
             | Action::EndTenure
             | Action::PostToken { .. }

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use super::view::{ControlState, DataDirectory, Follow, Initialize, Process, SiteView, Status};
+use super::view::{
+    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, Process, SiteView, Status,
+};
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit};
 
 /// Answers of the other members older than this are asked for again.
@@ -121,6 +123,13 @@ impl Judge<'_> {
             // Our picture of the quorum is old: who holds primacy, and so which rule applies here,
             // is not known to this node.
             return Some(Unfit::OldPicture);
+        }
+        if let Some(federation) = &self.view.federation
+            && matches!(federation.disk_epoch, DiskEpoch::Unreadable(_))
+            && federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
+        {
+            // It could lead, but never open.
+            return Some(Unfit::EpochUnreadable);
         }
         if site.sync.unreadable && self.policy.synchronous_mode {
             // Unknown is not "anybody": the record may name others (I3, I9).

@@ -32,12 +32,17 @@ pub(super) fn upstream_site(federation: &FederationView) -> Option<SiteName> {
         .filter(|site| *site != federation.site)
 }
 
-/// The history that a site's leader reports, while it has a server.
+/// The history that a site's leader reports, while it has a server. The holder's counts from the
+/// epoch on under which it opened: before that it is a standby's (I2).
 pub(super) fn site_history<'a>(
     federation: &'a FederationView,
     site: &SiteName,
 ) -> Option<&'a Ancestry> {
     let report = federation.reports.get(site)?;
+    let primary = &federation.primary.as_ref()?.value;
+    if *site == primary.holder && report.epoch != primary.epoch {
+        return None;
+    }
     match report.role {
         ReportedRole::Down => None,
         ReportedRole::Standby | ReportedRole::Primary => report.ancestry.as_ref(),

@@ -74,7 +74,9 @@ pub struct SiteView {
     /// Revision of a mark that cannot be read.
     pub unreadable_mark: Option<u64>,
     /// Highest epoch the site has seen.
-    pub seen_epoch: Option<SeenEpoch>,
+    pub seen_epoch: Option<At<SeenEpoch>>,
+    /// Revision of a `regent/epoch` that cannot be read.
+    pub unreadable_epoch: Option<u64>,
 }
 
 /// The leader key.
@@ -170,7 +172,18 @@ pub struct FederationView {
     /// Everybody's reports.
     pub reports: BTreeMap<SiteName, Report>,
     /// Highest epoch on this node's disk.
-    pub disk_epoch: Option<Epoch>,
+    pub disk_epoch: DiskEpoch,
+}
+
+/// The epoch file beside the data directory (rung 4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskEpoch {
+    /// There is none: this node has not seen an epoch yet.
+    Absent,
+    /// There is one, but nobody knows what it says: unknown, so fenced.
+    Unreadable(String),
+    /// What this node has seen.
+    Seen(SeenEpoch),
 }
 
 /// What the renewal thread holds for this process.
@@ -434,6 +447,9 @@ pub struct Memory {
     pub checkpointed_for: Option<OperationId>,
     /// The operation whose checkpoint runs.
     pub checkpointing_for: Option<OperationId>,
+    /// The epoch that this process has found, or put, on disk and in the site DCS, while it leads
+    /// the site without a break: what is missing there now was removed, and is not unknown to it.
+    pub entered: Option<SeenEpoch>,
     /// The handover this process marked, by revision of `primary`.
     pub marked: Option<u64>,
     /// A rewind failed: only a new copy helps.

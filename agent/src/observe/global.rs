@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use regent_proto::epoch::Epoch;
 use regent_proto::keys::{GlobalKey, GlobalKeys};
 use regent_proto::name::SiteName;
 use regent_proto::record::{Assignment, Lease, Primary, Record, Report};
@@ -10,7 +9,7 @@ use regent_proto::time::BootTime;
 
 use super::mirror::Picture;
 use super::unreadable::Unreadable;
-use crate::decide::view::{At, FederationView};
+use crate::decide::view::{At, DiskEpoch, FederationView};
 
 /// Reads the federation's keys.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ impl GlobalObserver {
     pub fn read(
         &mut self,
         picture: &Picture,
-        disk_epoch: Option<Epoch>,
+        disk_epoch: DiskEpoch,
         now: BootTime,
     ) -> FederationView {
         self.unreadable.keep(&picture.entries);

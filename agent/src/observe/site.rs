@@ -108,8 +108,11 @@ impl SiteObserver {
             mark: self
                 .record::<Mark>(picture, SiteKey::Mark)
                 .map(|(value, entry)| At { value, revision: entry.modified.0 }),
-            unreadable_mark: self.unreadable_mark(picture),
-            seen_epoch: self.record::<SeenEpoch>(picture, SiteKey::Epoch).map(|(value, _)| value),
+            unreadable_mark: self.unreadable_revision::<Mark>(picture, SiteKey::Mark),
+            seen_epoch: self
+                .record::<SeenEpoch>(picture, SiteKey::Epoch)
+                .map(|(value, entry)| At { value, revision: entry.modified.0 }),
+            unreadable_epoch: self.unreadable_revision::<SeenEpoch>(picture, SiteKey::Epoch),
             ancestry,
             leader,
             members,
@@ -170,9 +173,9 @@ impl SiteObserver {
         }
     }
 
-    fn unreadable_mark(&mut self, picture: &Picture) -> Option<u64> {
-        let entry = self.entry(picture, SiteKey::Mark)?;
-        Mark::decode(&entry.key, &entry.value).is_err().then_some(entry.modified.0)
+    fn unreadable_revision<R: Record>(&self, picture: &Picture, key: SiteKey) -> Option<u64> {
+        let entry = self.entry(picture, key)?;
+        R::decode(&entry.key, &entry.value).is_err().then_some(entry.modified.0)
     }
 
     /// Keys that only people and Patroni's tools read: garbage there is said like any other.

@@ -91,6 +91,11 @@ pub enum Missing {
         /// The limit.
         limit_bytes: u64,
     },
+    /// A site has seen another epoch than the quorum shows.
+    Epoch {
+        /// Which.
+        site: SiteName,
+    },
     /// The holder has not opened in this epoch.
     HolderNotOpen {
         /// The holder.
@@ -157,6 +162,7 @@ impl fmt::Display for Missing {
             Self::Lag { site, limit_bytes, .. } => {
                 write!(f, "{site} to lag at most {limit_bytes} bytes")
             }
+            Self::Epoch { site } => write!(f, "{site} to know this epoch and no newer one"),
             Self::HolderNotOpen { site } => write!(f, "{site} to be open with its lease"),
             Self::WritesFenced => write!(f, "the operator's fence to be lifted"),
             Self::SynchronousStandby { site } => {

@@ -72,6 +72,12 @@ const CASES: &[Case] = &[
     blocks("all-sites-report", |world| {
         world.edit_report("us", |report| report.role = ReportedRole::Down);
     }),
+    blocks("epochs-agree", |world| {
+        world.edit_report("us", |report| report.epoch = regent_proto::Epoch::new(9));
+    }),
+    blocks("epochs-agree", |world| {
+        world.edit_report("us", |report| report.epoch = regent_proto::Epoch::new(0));
+    }),
     blocks("assignment-seen", |world| world.edit_report("us", |report| report.generation = 0)),
     blocks("assignment-seen", |world| {
         let key = world.keys.assignment(&site("us"));

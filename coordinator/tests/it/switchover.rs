@@ -268,7 +268,7 @@ type Break = fn(&mut World);
 /// Each thing that *prepare* waits for, alone, keeps the handover from being written.
 #[test]
 fn nothing_is_handed_over_before_everything_is_ready() {
-    let breaks: [(&str, Break); 8] = [
+    let breaks: [(&str, Break); 10] = [
         ("a checkpoint", |w| w.edit_report("us", |r| r.checkpointed_for = None)),
         ("the generation", |w| w.edit_report("us", |r| r.generation = 0)),
         ("slots", |w| w.edit_report("us", |r| r.slots.clear())),
@@ -281,6 +281,8 @@ fn nothing_is_handed_over_before_everything_is_ready() {
         }),
         ("the lease", |w| w.edit_lease(|l| l.released = true)),
         ("the role", |w| w.edit_report("us", |r| r.role = ReportedRole::Down)),
+        ("the target's epoch", |w| w.edit_report("us", |r| r.epoch = Epoch::new(0))),
+        ("a newer epoch", |w| w.edit_report("us", |r| r.epoch = Epoch::new(9))),
         ("the fence", |w| {
             w.edit_primary(|p| {
                 let (by, reason) = ("x".to_owned(), "y".to_owned());

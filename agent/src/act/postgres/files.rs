@@ -10,7 +10,6 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use regent_proto::epoch::Epoch;
 use serde::{Deserialize, Serialize};
 
 use crate::config::dynamic::Dynamic;
@@ -103,19 +102,6 @@ impl Files {
                 .expect("writing to a String does not fail");
         }
         write_atomically(&self.passfile, text.as_bytes())
-    }
-
-    /// Highest epoch written on this node's disk (rung 4); `None` when there is none or it cannot
-    /// be read, which means unknown, which means fenced.
-    #[must_use]
-    pub fn epoch(&self) -> Option<Epoch> {
-        let text = std::fs::read_to_string(self.run_dir.join("epoch")).ok()?;
-        text.trim().parse().ok().map(Epoch::new)
-    }
-
-    /// Writes the epoch, durably.
-    pub fn write_epoch(&self, epoch: Epoch) -> std::io::Result<()> {
-        write_atomically(&self.run_dir.join("epoch"), format!("{epoch}\n").as_bytes())
     }
 
     /// The command line for `postgres`.

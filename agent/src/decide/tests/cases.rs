@@ -128,13 +128,17 @@ fn each_condition_of_opening_alone_keeps_the_server_closed() {
         ),
         ("floor missing", |w| w.primary().floor = Some(point(3, 501)), Reason::LacksFloor),
         ("no lease", |w| w.view.tenure.primary = None, Reason::AcquiringPrimary),
-        ("epoch not on disk", |w| w.federation().disk_epoch = None, Reason::EnteringEpoch),
+        (
+            "epoch not on disk",
+            |w| w.federation().disk_epoch = DiskEpoch::Absent,
+            Reason::EnteringEpoch,
+        ),
         (
             "newer epoch seen",
             |w| {
-                w.site().seen_epoch.as_mut().expect("seen").epoch = Epoch::new(4);
+                w.site_epoch().epoch = Epoch::new(4);
             },
-            Reason::PrimacyUnknown,
+            Reason::EpochOlder,
         ),
     ];
     for (what, bend, reason) in cases {
@@ -459,22 +463,22 @@ fn a_server_that_crashed_under_its_lease_waits_for_whom_the_record_names() {
     let synchronous = "\"a2\"".to_owned();
     assert_eq!(world.decide().actions, vec![Action::Run(Job::StartPrimary { synchronous })]);
     // Opened under another epoch: through recovery, where the floor is tested.
-    world.federation().disk_epoch = Some(Epoch::new(2));
+    world.disk_epoch(2);
     assert_eq!(world.decide().actions, vec![Action::Run(Job::StartStandby(Follow::Nobody))]);
 }
 
 #[test]
 fn a_newer_epoch_on_disk_or_in_the_site_bars() {
     for bend in [
-        (|w: &mut World| w.federation().disk_epoch = Some(Epoch::new(4))) as fn(&mut World),
-        |w| w.site().seen_epoch.as_mut().expect("seen").epoch = Epoch::new(4),
-        |w| w.site().seen_epoch.as_mut().expect("seen").federation = uuid::Uuid::max(),
+        (|w: &mut World| w.disk_epoch(4)) as fn(&mut World),
+        |w| w.site_epoch().epoch = Epoch::new(4),
+        |w| w.site_epoch().federation = uuid::Uuid::max(),
     ] {
         for marked in [false, true] {
             let mut world = about_to_open();
             bend(&mut world);
             world.site().mark = marked.then(|| mark(PRIMARY_REVISION - 1));
-            assert_eq!(world.decide().reason, Reason::PrimacyUnknown);
+            assert_eq!(world.decide().reason, Reason::EpochOlder);
             assert_eq!(world.decide().actions, vec![]);
         }
     }
@@ -553,12 +557,12 @@ fn an_old_picture_of_the_quorum_wins_no_race_and_clears_nothing() {
     world.leader(None);
     world.site().leaderless = Duration::from_secs(1);
     world.site().members.remove(&name::<NodeName>("a2"));
-    world.site().seen_epoch.as_mut().expect("seen").epoch = Epoch::new(4);
+    world.site_epoch().epoch = Epoch::new(4);
     assert_eq!(world.decide().reason, Reason::NotCandidate(Unfit::OldPicture));
     world.leader(Some("a1"));
     world.view.tenure.site = Deadline::at(NOW.plus(Duration::from_secs(4)));
     let decision = world.decide();
-    assert_eq!((decision.actions, decision.reason), (vec![], Reason::PrimacyUnknown));
+    assert_eq!((decision.actions, decision.reason), (vec![], Reason::EpochOlder));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! `properties` draws any combination and checks what must hold in all of them.
 
 mod cases;
+mod epochs;
 mod properties;
 mod synchronous;
 mod world;

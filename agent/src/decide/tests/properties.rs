@@ -9,7 +9,7 @@ use regent_proto::record::PrimaryState;
 use regent_proto::time::Deadline;
 use regent_proto::timeline::Containment;
 
-use super::world::{NOW, PRIMARY_REVISION, World, mark, name, point, sender};
+use super::world::{NOW, PRIMARY_REVISION, World, mark, name, point, seen, sender};
 use crate::decide::view::*;
 use crate::decide::{Action, Decision, Job};
 
@@ -26,6 +26,7 @@ struct Draw {
     marked: Option<u64>,
     tenure: u8,
     disk_epoch: u64,
+    entered: bool,
     seen_epoch: u64,
     server: u8,
     timeline: u32,
@@ -50,8 +51,8 @@ fn draw() -> impl Strategy<Value = Draw> {
         0u8..4,
     );
     let rest = (
-        2u64..5,
-        2u64..5,
+        (0u64..5, any::<bool>()),
+        0u64..5,
         0u8..8,
         2u32..5,
         prop_oneof![Just(150u64), Just(500), Just(520), Just(901)],
@@ -71,7 +72,8 @@ fn draw() -> impl Strategy<Value = Draw> {
         mark: i.5,
         marked: i.6,
         tenure: i.7,
-        disk_epoch: r.0,
+        disk_epoch: r.0.0,
+        entered: r.0.1,
         seen_epoch: r.1,
         server: r.2,
         timeline: r.3,
@@ -110,8 +112,28 @@ fn world(draw: &Draw) -> World {
         2 => world.view.tenure.primary.as_mut().expect("held").deadline = Deadline::NEVER,
         _ => {}
     }
-    world.federation().disk_epoch = Some(Epoch::new(draw.disk_epoch));
-    world.site().seen_epoch.as_mut().expect("seen").epoch = Epoch::new(draw.seen_epoch);
+    match draw.disk_epoch {
+        0 => world.federation().disk_epoch = DiskEpoch::Absent,
+        1 => world.federation().disk_epoch = DiskEpoch::Unreadable("garbage".to_owned()),
+        epoch => world.disk_epoch(epoch),
+    }
+    match draw.seen_epoch {
+        0 => world.site().seen_epoch = None,
+        1 => {
+            world.site().seen_epoch = None;
+            world.site().unreadable_epoch = Some(46);
+        }
+        epoch => world.site_epoch().epoch = Epoch::new(epoch),
+    }
+    if !draw.holder_is_me {
+        if let Some(seen) = &mut world.site().seen_epoch {
+            seen.value.holder = name("b");
+        }
+        if let DiskEpoch::Seen(seen) = &mut world.federation().disk_epoch {
+            seen.holder = name("b");
+        }
+    }
+    world.memory.entered = draw.entered.then(|| seen(3));
     match draw.server {
         0 => world.standby(draw.timeline, draw.end),
         1 => world.stopped(ControlState::ShutDown, draw.timeline, draw.end),
@@ -171,8 +193,9 @@ fn may_open(world: &World) -> Result<(), &'static str> {
     if held.epoch != primary.value.epoch || !held.deadline.lies_ahead(NOW) {
         return Err("no lease of this epoch");
     }
-    let seen = site.seen_epoch.as_ref().ok_or("epoch not in the site DCS")?;
-    if federation.disk_epoch != Some(primary.value.epoch) || seen.epoch != primary.value.epoch {
+    let in_site = &site.seen_epoch.as_ref().ok_or("epoch not in the site DCS")?.value;
+    let DiskEpoch::Seen(on_disk) = &federation.disk_epoch else { return Err("not on disk") };
+    if on_disk.epoch != primary.value.epoch || in_site.epoch != primary.value.epoch {
         return Err("epoch not persisted");
     }
     if let (Some(status), Some(floor)) = (&view.postgres.status, &primary.value.floor)
@@ -238,7 +261,11 @@ fn check(world: &World, decision: &Decision) -> Result<(), TestCaseError> {
                 let known = primary.and_then(|p| p.value.system_identifier);
                 prop_assert_eq!(known, None, "a second database");
             }
-            Action::EnterEpoch { clear_mark: Some(_), .. } => {
+            Action::EnterEpoch { seen, revision, clear_mark: None } => {
+                check_entering(world, seen, *revision)?;
+            }
+            Action::EnterEpoch { seen, revision, clear_mark: Some(_) } => {
+                check_entering(world, seen, *revision)?;
                 let mark = view.site.as_ref().and_then(|s| s.mark.as_ref()).expect("a mark");
                 let primary = primary.expect("a reading of primary");
                 prop_assert!(primary.revision > mark.value.primary_revision);
@@ -247,6 +274,35 @@ fn check(world: &World, decision: &Decision) -> Result<(), TestCaseError> {
             }
             _ => {}
         }
+    }
+    Ok(())
+}
+
+/// An epoch is written over what was read, never over a newer one, and where nothing is known only
+/// by whoever has led without a break or makes the cluster.
+fn check_entering(
+    world: &World,
+    entered: &regent_proto::record::SeenEpoch,
+    revision: Option<u64>,
+) -> Result<(), TestCaseError> {
+    let site = world.view.site.as_ref().expect("site");
+    let federation = world.view.federation.as_ref().expect("federation");
+    let known = world.memory.entered.is_some();
+    match (&site.seen_epoch, site.unreadable_epoch) {
+        (Some(there), _) => {
+            prop_assert_eq!(revision, Some(there.revision));
+            prop_assert!(entered.epoch >= there.value.epoch, "goes back");
+        }
+        (None, unreadable) => {
+            prop_assert_eq!(revision, unreadable);
+            let makes = site.initialize == Initialize::Running && unreadable.is_none();
+            prop_assert!(known || makes, "absent is not new");
+        }
+    }
+    match &federation.disk_epoch {
+        DiskEpoch::Seen(there) => prop_assert!(entered.epoch >= there.epoch, "goes back"),
+        DiskEpoch::Unreadable(_) => prop_assert!(known, "unreadable is unknown"),
+        DiskEpoch::Absent => {}
     }
     Ok(())
 }

@@ -26,6 +26,20 @@ pub(super) const NOW: BootTime = BootTime::from_nanos(1_000_000_000_000);
 /// Revision of `primary` in every world.
 pub(super) const PRIMARY_REVISION: u64 = 70;
 
+/// Revision of `regent/epoch` in every world.
+pub(super) const EPOCH_REVISION: u64 = 45;
+
+/// An epoch of site `a`.
+pub(super) fn seen(epoch: u64) -> SeenEpoch {
+    SeenEpoch {
+        version: VERSION,
+        federation: uuid::Uuid::nil(),
+        epoch: Epoch::new(epoch),
+        holder: name("a"),
+        unknown: Unknown::new(),
+    }
+}
+
 pub(super) fn history(timeline: u32) -> Ancestry {
     let switches = (1..timeline)
         .map(|t| Switch { timeline: TimelineId(t), end: Lsn::new(u64::from(t) * 100) })
@@ -229,6 +243,14 @@ impl World {
         &mut self.federation().primary.as_mut().expect("these worlds have a primary record").value
     }
 
+    pub(super) fn disk_epoch(&mut self, epoch: u64) {
+        self.federation().disk_epoch = DiskEpoch::Seen(seen(epoch));
+    }
+
+    pub(super) fn site_epoch(&mut self) -> &mut SeenEpoch {
+        &mut self.site().seen_epoch.as_mut().expect("these worlds have an epoch").value
+    }
+
     pub(super) fn status(&mut self) -> &mut Status {
         self.view.postgres.status.as_mut().expect("the server runs")
     }
@@ -269,6 +291,12 @@ impl World {
     /// This site is not the primary site.
     pub(super) fn held_by_b(&mut self) {
         self.primary().holder = name("b");
+        if let Some(seen) = &mut self.site().seen_epoch {
+            seen.value.holder = name("b");
+        }
+        if let DiskEpoch::Seen(seen) = &mut self.federation().disk_epoch {
+            seen.holder = name("b");
+        }
         self.federation().assignment = None;
         self.view.tenure.primary = None;
     }
@@ -318,13 +346,8 @@ fn site_view() -> SiteView {
         failover: None,
         mark: None,
         unreadable_mark: None,
-        seen_epoch: Some(SeenEpoch {
-            version: VERSION,
-            federation: uuid::Uuid::nil(),
-            epoch: Epoch::new(3),
-            holder: name("a"),
-            unknown: Unknown::new(),
-        }),
+        seen_epoch: Some(At { value: seen(3), revision: EPOCH_REVISION }),
+        unreadable_epoch: None,
     }
 }
 
@@ -378,6 +401,6 @@ fn federation_view() -> FederationView {
             unknown: Unknown::new(),
         }),
         reports: BTreeMap::from([(b.clone(), report("b", 3))]),
-        disk_epoch: Some(Epoch::new(3)),
+        disk_epoch: DiskEpoch::Seen(seen(3)),
     }
 }

@@ -147,6 +147,29 @@ pub(super) fn all_sites_report(at: &Preflight<'_>) -> Finding {
     }
 }
 
+/// A site that has seen a newer epoch means that this quorum is older than it was; A and B must know
+/// just this one.
+pub(super) fn epochs_agree(at: &Preflight<'_>) -> Finding {
+    let epoch = at.primary.value.epoch;
+    let wanted = format!("{} and {} at epoch {epoch}, nobody at a newer one", at.from(), at.to());
+    let sites = at.topology.value.topology.data_sites().map(|site| &site.name);
+    let reports = sites.filter_map(|name| Some((name, at.report(name)?.epoch)));
+    let other: Vec<String> = reports
+        .filter(|(name, seen)| {
+            let taking_part = *name == at.from() || *name == at.to();
+            *seen > epoch || (taking_part && *seen != epoch)
+        })
+        .map(|(name, seen)| format!("{name} at epoch {seen}"))
+        .collect();
+    if other.is_empty() {
+        Finding::pass("they are", wanted)
+    } else {
+        let next = "wait for the site's leader; if it stays fenced its warning in `regentctl \
+                    status` says why, and the runbook the-epoch-is-unknown what to do";
+        Finding::block(other.join(", "), wanted, next)
+    }
+}
+
 pub(super) fn assignment_seen(at: &Preflight<'_>) -> Finding {
     let wanted = format!("{} has seen its assignment, and it is standby", at.to());
     if at.target().is_none() {

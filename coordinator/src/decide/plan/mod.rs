@@ -93,6 +93,7 @@ const CHECKS: &[(&str, CheckFn)] = &[
     ("target-in-electorate", checks::target_in_electorate),
     ("no-other-operation", checks::no_other_operation),
     ("all-sites-report", checks::all_sites_report),
+    ("epochs-agree", checks::epochs_agree),
     ("assignment-seen", checks::assignment_seen),
     ("system-identifier-equal", servers::system_identifier_equal),
     ("timeline-compatible", servers::timeline_compatible),

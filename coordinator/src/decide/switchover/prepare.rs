@@ -83,6 +83,13 @@ impl Machine<'_> {
         if !assignments::changed(federation).is_empty() {
             missing.push(Missing::Assignments);
         }
+        for site in federation.topology().data_sites().map(|site| &site.name) {
+            let seen = self.view().report(site).map(|seen| seen.value.epoch);
+            let taking_part = site == self.from() || site == self.to();
+            if seen.is_some_and(|s| s > primary.epoch || (taking_part && s != primary.epoch)) {
+                missing.push(Missing::Epoch { site: site.clone() });
+            }
+        }
         for (site, role) in
             [(self.from(), ReportedRole::Primary), (self.to(), ReportedRole::Standby)]
         {
