@@ -12,7 +12,8 @@ use super::view::{
     At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, Process,
     SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, synchronous};
+use super::preconditions::{Opening, Precondition};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, preconditions, synchronous};
 
 /// How long a promotion may go unseen before it is asked for again.
 const PROMOTE_AGAIN: Duration = Duration::from_secs(5);
@@ -155,6 +156,7 @@ impl Judge<'_> {
                     let job = Job::StartPrimary { synchronous };
                     self.own_lease(global)
                         .or_else(|| self.own_epoch(site, global))
+                        .or_else(|| self.barred(site, Opening::Start))
                         .unwrap_or(Choice::act(Reason::Starting, vec![Action::Run(job)]))
                 } else {
                     let job = Job::StartStandby(Follow::Nobody);
@@ -224,6 +226,9 @@ impl Judge<'_> {
                 if entering { Reason::EnteringEpoch } else { Reason::SynchronousBeforeOpening };
             return Choice::act(reason, actions);
         }
+        if let Some(choice) = self.barred(site, Opening::Promotion) {
+            return choice;
+        }
         self.memory.promoting_since = Some(self.view.now);
         self.memory.owes_checkpoint_since = Some(self.view.now);
         self.memory.list_since = None;
@@ -232,6 +237,18 @@ impl Judge<'_> {
             reason: Reason::Promoting,
             wake_in: Some(LOOK_AGAIN),
         }
+    }
+
+    /// The gate of I6, behind every step that leads to it. Whoever may not lead at all makes room.
+    fn barred(&self, site: &SiteView, opening: Opening) -> Option<Choice> {
+        let unmet = preconditions::unmet(self.policy, self.view, opening);
+        if unmet.is_empty() {
+            return None;
+        }
+        let makes_room =
+            unmet.contains(&Precondition::MayLead) && self.other_running_member(site);
+        let actions = if makes_room { vec![Action::ReleaseLeader] } else { Vec::new() };
+        Some(Choice::act(Reason::NotReady(unmet), actions))
     }
 
     /// Who is synchronous from the first commit on: those that have confirmed all of the WAL this

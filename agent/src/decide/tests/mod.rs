@@ -5,6 +5,7 @@
 
 mod cases;
 mod epochs;
+mod preconditions;
 mod properties;
 mod synchronous;
 mod world;
