@@ -8,11 +8,11 @@ use regent_proto::name::NodeName;
 use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::timeline::Containment;
 
+use super::preconditions::{Opening, Precondition};
 use super::view::{
     At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, Process,
     SiteView, Status,
 };
-use super::preconditions::{Opening, Precondition};
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, preconditions, synchronous};
 
 /// How long a promotion may go unseen before it is asked for again.
@@ -245,8 +245,7 @@ impl Judge<'_> {
         if unmet.is_empty() {
             return None;
         }
-        let makes_room =
-            unmet.contains(&Precondition::MayLead) && self.other_running_member(site);
+        let makes_room = unmet.contains(&Precondition::MayLead) && self.other_running_member(site);
         let actions = if makes_room { vec![Action::ReleaseLeader] } else { Vec::new() };
         Some(Choice::act(Reason::NotReady(unmet), actions))
     }

@@ -93,12 +93,10 @@ impl Precondition {
             | Self::MayLead
             | Self::InRecovery
             | Self::SynchronousRecord
-            | Self::SynchronousList => {
-                match opening {
-                    Opening::Promotion => true,
-                    Opening::Start => false,
-                }
-            }
+            | Self::SynchronousList => match opening {
+                Opening::Promotion => true,
+                Opening::Start => false,
+            },
             Self::SiteRead
             | Self::LeaderKey
             | Self::SiteDeadline
