@@ -44,6 +44,8 @@ fn refusal<E: fmt::Display>(failure: StartFailure, what: &str) -> impl FnOnce(E)
 /// Runs the program. The exit code is the postmaster's (128 + signal when one ended it), 0 for an
 /// adopted one, or a [`StartFailure`].
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // A guardian that is in doubt about itself ends: its agent notices that at once.
+    std::panic::set_hook(Box::new(|_| std::process::abort()));
     match prepare(arguments).and_then(run) {
         Ok(code) => ExitCode::from(code),
         Err(refusal) => {
@@ -68,6 +70,7 @@ fn say(line: &str) {
 struct Ready {
     guardian: Guardian,
     server: Prepared,
+    unneeded: prepare::Unneeded,
     // Held until the program ends; the kernel gives it up however that happens.
     _lock: Flock<File>,
 }
@@ -115,13 +118,13 @@ fn prepare(arguments: impl IntoIterator<Item = OsString>) -> Result<Ready, Refus
         postmaster,
         killing: None,
     };
-    Ok(Ready { guardian, server, _lock: lock })
+    Ok(Ready { guardian, server, unneeded: prepare::Unneeded::find(), _lock: lock })
 }
 
 fn run(ready: Ready) -> Result<u8, Refusal> {
-    let Ready { mut guardian, server, _lock } = ready;
+    let Ready { mut guardian, server, unneeded, _lock } = ready;
     // From here on nothing is allocated.
-    guardian.page.set_flags(guardian.page.flags().with(prepare::lock_memory()));
+    guardian.page.set_flags(guardian.page.flags().with(prepare::lock_memory(&unneeded)));
     if guardian.page.watchdog_wanted() != WatchdogWanted::Off
         && !guardian.arm()
         && guardian.page.watchdog_wanted() == WatchdogWanted::Required
