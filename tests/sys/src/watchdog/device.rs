@@ -72,7 +72,8 @@ impl Shared {
             return Err(self.refuse("open", error));
         }
         let at = boot::now();
-        (state.opened, state.magic, state.armed) = (true, false, Some(at));
+        let starts = !state.quirks.contains(&Quirk::NoSupport);
+        (state.opened, state.magic, state.armed) = (true, false, starts.then_some(at));
         let by = process_of(thread);
         self.trace.add(at, Event::Opened { by, timeout: state.timeout });
         self.changed.notify_all();
@@ -154,8 +155,8 @@ impl Shared {
     pub(super) fn close(&self) {
         let mut state = self.state();
         let at = boot::now();
-        let kept = [Quirk::NoMagicClose, Quirk::NoWayOut];
-        let disarmed = state.magic && !kept.iter().any(|quirk| state.quirks.contains(quirk));
+        let told = state.magic || state.quirks.contains(&Quirk::NoMagicClose);
+        let disarmed = told && !state.quirks.contains(&Quirk::NoWayOut);
         state.opened = false;
         if disarmed {
             state.armed = None;

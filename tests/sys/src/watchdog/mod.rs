@@ -24,7 +24,7 @@ use nix::errno::Errno;
 pub enum Quirk {
     /// open(2) fails.
     Open(Errno),
-    /// GETSUPPORT is not known (ENOTTY), as with something that is no watchdog.
+    /// It is no watchdog at all: GETSUPPORT is not known (ENOTTY), and opening it starts nothing.
     NoSupport,
     /// SETTIMEOUT fails and GETSUPPORT says so: the timeout is fixed.
     FixedTimeout,
@@ -34,7 +34,7 @@ pub enum Quirk {
     Grants(u32),
     /// A ping fails, by ioctl or write; it does not count.
     Ping(Errno),
-    /// It can't be disarmed: WDIOF_MAGICCLOSE is missing, 'V' means nothing.
+    /// WDIOF_MAGICCLOSE is missing: any close disarms it, also that of a process that was killed.
     NoMagicClose,
     /// It promises magic close and goes on after it (`nowayout`).
     NoWayOut,
