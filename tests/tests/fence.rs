@@ -145,9 +145,12 @@ async fn nobody_acknowledges_what_nobody_may_and_a_healthy_holder_goes_on() {
     let asked = Asked::read();
     let mut cases = Vec::new();
     let mut lines = vec![HEAD.to_owned()];
-    let (site, federation) =
-        tokio::join!(lane(Setting::Site, &asked), lane(Setting::Federation, &asked));
-    for lane in [site, federation] {
+    let others = async {
+        let federation = lane(Setting::Federation, &asked).await;
+        (federation, lane(Setting::Watched, &asked).await, lane(Setting::Hanging, &asked).await)
+    };
+    let (site, others) = tokio::join!(lane(Setting::Site, &asked), others);
+    for lane in [site, others.0, others.1, others.2] {
         let table = lane.unwrap_or_else(|problem| panic!("{problem:#}"));
         for ((setting, fault), tried) in &table {
             let case = tried.case(&name(*setting, *fault), asked.repeat);

@@ -7,9 +7,10 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use nix::unistd::Pid;
 use regent_proto::topology::StoreKind;
+use regent_test_sys::pipe::Log;
 use regentctl::lab::layout::StorePlace;
 use regentctl::lab::{Lab, Options, Prepared, process, ready};
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use crate::wait::until;
 
 use super::checker::{Node, Row};
 use super::clients::Place;
-use super::pipes::{Pipes, text_of};
+use super::ground::Ground;
 use super::proxy::Proxies;
 use super::stores::Stores;
 use super::wall::Wall;
@@ -70,6 +71,10 @@ GRANT SELECT, INSERT ON fence.rows TO app;";
 pub enum Setting {
     /// One site, no federation, etcd.
     Site,
+    /// The same, every node with a watchdog that it requires.
+    Watched,
+    /// The same, every data directory on a file system that can stop answering.
+    Hanging,
     /// Two sites and a witness, the embedded store.
     Federation,
 }
@@ -83,8 +88,10 @@ pub struct Cluster {
     pub proxies: Proxies,
     /// The DCS.
     pub stores: Stores,
-    /// The log pipes of each node.
-    pub pipes: Vec<Pipes>,
+    /// What lies under each node.
+    pub ground: Ground,
+    /// The logs of each node, which are pipes: its agent's and its server's.
+    logs: Vec<[Log; 2]>,
     /// The wall clock of each node.
     pub wall: Wall,
     /// Where clients write.
@@ -102,39 +109,44 @@ impl Cluster {
     /// When it does not become whole.
     pub async fn start(name: &str, setting: Setting) -> anyhow::Result<Self> {
         let (topology, dcs) = match setting {
-            Setting::Site => (TOPOLOGY, Some(StoreKind::Etcd)),
+            Setting::Site | Setting::Watched | Setting::Hanging => {
+                (TOPOLOGY, Some(StoreKind::Etcd))
+            }
             Setting::Federation => (TWO_SITES, None),
         };
         let options = Options { dir: None, dcs, bare: true };
         let mut prepared = Prepared::new(topology, &options, &mut |_| {})?;
         let stores = Stores::start(&prepared.layout)?;
         let nodes = prepared.layout.nodes.clone();
-        let to: Vec<_> = match setting {
-            Setting::Site => (0..nodes.len()).map(|n| stores.of_node(n)).collect(),
-            Setting::Federation => Vec::new(),
-        };
+        let federated = setting == Setting::Federation;
+        let ways = if federated { 0 } else { nodes.len() };
+        let to: Vec<_> = (0..ways).map(|node| stores.of_node(node)).collect();
         let proxies = Proxies::start(&to)?;
-        if setting == Setting::Site {
+        if !federated {
             prepared.layout.coordinators.clear();
             prepared.layout.etcds.clear();
         }
-        for (node, proxy) in nodes.iter().zip(&proxies.of_node) {
-            let file = prepared.layout.config(&node.agent());
+        let ground = Ground::make(setting, &prepared)?;
+        for (node, proxy) in proxies.of_node.iter().enumerate() {
+            let file = prepared.layout.config(&nodes[node].agent());
             let text = std::fs::read_to_string(&file)?;
             let mut config: Value = serde_saphyr::from_str(&text)?;
             let sections = config.as_object_mut().context("an agent's configuration")?;
             sections.remove("federation");
             sections
                 .insert("etcd3".into(), json!({"hosts": [format!("127.0.0.1:{}", proxy.port)]}));
+            ground.configure(node, sections);
             // Written in place: it stays its owner's.
             std::fs::write(&file, serde_saphyr::to_string(&config)?)?;
         }
         let layout = &prepared.layout;
+        let owner = prepared.owner();
+        let user = owner.dropped.then_some((owner.uid, owner.gid));
         let logs = nodes.iter().map(|node| {
             let names = [layout.log(&node.agent()), layout.run_dir(node).join("postgresql.log")];
-            Pipes::make(&names, prepared.owner())
+            Ok([Log::at(&names[0], user)?, Log::at(&names[1], user)?])
         });
-        let pipes = logs.collect::<anyhow::Result<Vec<Pipes>>>()?;
+        let logs = logs.collect::<anyhow::Result<Vec<[Log; 2]>>>()?;
         let wall = Wall::prepare(layout)?;
         let places = nodes.iter().enumerate();
         let places =
@@ -144,7 +156,8 @@ impl Cluster {
             lab: Some(lab),
             proxies,
             stores,
-            pipes,
+            ground,
+            logs,
             wall,
             places,
             setting,
@@ -295,7 +308,23 @@ impl Cluster {
     pub fn directories(&self, node: Node) -> (PathBuf, PathBuf) {
         let layout = self.lab().layout();
         let place = &layout.nodes[node];
-        (layout.run_dir(place), layout.data_dir(place))
+        let data_dir = self.ground.data_dir(node).unwrap_or_else(|| layout.data_dir(place));
+        (layout.run_dir(place), data_dir)
+    }
+
+    /// From now on nobody reads a node's logs and their pipes are full, or the opposite.
+    ///
+    /// # Errors
+    /// When they can't be filled.
+    pub fn block_logs(&self, node: Node, block: bool) -> anyhow::Result<()> {
+        for log in &self.logs[node] {
+            if block {
+                log.block()?;
+            } else {
+                log.go_on();
+            }
+        }
+        Ok(())
     }
 
     /// The file of the global quorum, where it is one.
@@ -379,19 +408,11 @@ impl Cluster {
     pub fn keep_logs(&self, of: &str) -> anyhow::Result<PathBuf> {
         let target = workspace().join("target/test-logs").join(&self.name).join(of);
         std::fs::create_dir_all(&target)?;
-        let layout = self.lab().layout();
-        for log in std::fs::read_dir(layout.dir.join("log"))?.flatten() {
-            if log.file_type().is_ok_and(|kind| kind.is_file()) {
-                std::fs::copy(log.path(), target.join(log.file_name()))?;
-            }
+        for (place, logs) in self.lab().layout().nodes.iter().zip(&self.logs) {
+            std::fs::write(target.join(format!("{}.log", place.agent())), logs[0].text())?;
+            let server = target.join(format!("postgresql-{}.log", place.name));
+            std::fs::write(server, logs[1].text())?;
         }
-        for node in &layout.nodes {
-            let log = text_of(&layout.run_dir(node).join("postgresql.log"));
-            if log.is_file() {
-                std::fs::copy(log, target.join(format!("postgresql-{}.log", node.name)))?;
-            }
-        }
-        ensure!(target.exists(), "no logs in {}", target.display());
         Ok(target)
     }
 }

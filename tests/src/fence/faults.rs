@@ -2,27 +2,29 @@
 //! store. A fault that alone would take the right to write from nobody (a blocked log, a stopped
 //! backend) comes together with the loss of the DCS, so that the fence has to work under it.
 
-#![expect(clippy::disallowed_methods, reason = "starts what takes the processors away")]
-
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use regentctl::lab::process::living_in;
-use regentctl::lab::programs;
+use regent_test_sys::burn::Cpu;
+use regent_test_sys::cgroup::NoForks;
+use regent_test_sys::net::BlackHole;
+use regent_test_sys::process::living_in;
+use regent_test_sys::{Need, hanging, watchdog};
 use rusqlite::Connection;
 
 use super::checker::Node;
 use super::cluster::{Cluster, PRIMARY_TTL, Setting, TTL};
-use super::proxy::Filter;
+use super::proxy::Cut;
 use super::wall;
 
 /// In seconds.
 const HOUR: i64 = 3600;
+/// Programs that compute, for each processor.
+const OVERLOAD: usize = 4;
 
 /// A fault of the primary of before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +57,7 @@ pub enum Fault {
     DcsStale,
     /// The pipes that its agent and its server log to are full, and the DCS is out of its reach.
     LogPipeFull,
-    /// The file system of its data directory stops answering.
+    /// The file system of its data directory stops answering, and the DCS is out of its reach.
     DataDirectoryHangs,
     /// Nothing of it can fork, and the DCS is out of its reach.
     ForkFails,
@@ -113,8 +115,16 @@ impl Fault {
     pub fn of(setting: Setting) -> Vec<Self> {
         match setting {
             Setting::Site => {
-                Self::ALL.into_iter().filter(|fault| *fault != Self::QuorumGone).collect()
+                let elsewhere = [
+                    Self::of(Setting::Watched),
+                    Self::of(Setting::Hanging),
+                    vec![Self::QuorumGone],
+                ];
+                let elsewhere = elsewhere.concat();
+                Self::ALL.into_iter().filter(|fault| !elsewhere.contains(fault)).collect()
             }
+            Setting::Watched => vec![Self::BothStopped, Self::BothKilled],
+            Setting::Hanging => vec![Self::DataDirectoryHangs],
             Setting::Federation => vec![Self::AgentStopped, Self::AgentKilled, Self::QuorumGone],
         }
     }
@@ -143,7 +153,7 @@ impl Fault {
             Self::DcsErrors => "DCS answers errors",
             Self::DcsStale => "DCS answers stale data",
             Self::LogPipeFull => "log pipe full, DCS lost",
-            Self::DataDirectoryHangs => "data directory hangs",
+            Self::DataDirectoryHangs => "data directory hangs, DCS lost",
             Self::ForkFails => "fork fails, DCS lost",
             Self::Overload => "4x overload, agent SIGSTOPped",
             Self::ClockAhead => "wall clock +1 h, DCS lost",
@@ -178,45 +188,41 @@ impl Fault {
         }
     }
 
-    /// Why it can't be tried here.
-    #[must_use]
-    pub fn missing(self) -> Option<String> {
-        let root = nix::unistd::geteuid().is_root();
-        let filter = || {
-            let needs = |e| format!("dropping packets needs root and nft (nftables): {e}");
-            if root {
-                Filter::available().map_err(needs).err()
-            } else {
-                Some(needs("no root".into()))
-            }
-        };
+    /// What it needs of this machine.
+    fn needs(self) -> Vec<Need> {
+        let filter = [Need::Root, Need::Program("nft")];
         match self {
-            Self::BothStopped | Self::BothKilled => {
-                Some("needs the emulated watchdog device, which is not here yet".to_owned())
-            }
-            Self::DataDirectoryHangs => {
-                Some("needs a FUSE file system that stops, which is not here yet".to_owned())
-            }
-            Self::ClockAhead | Self::ClockBack => wall::library().err().or_else(filter),
-            Self::LogPipeFull
+            Self::BothStopped | Self::BothKilled => watchdog::NEEDS.to_vec(),
+            Self::DataDirectoryHangs => [hanging::NEEDS, &filter].concat(),
+            Self::ForkFails => [&filter[..], &[Need::Controller("pids")]].concat(),
+            Self::NodeFrozen => vec![Need::Root, Need::Cgroups],
+            Self::ClockAhead
+            | Self::ClockBack
+            | Self::LogPipeFull
             | Self::PostmasterStopped
             | Self::BackendStopped
             | Self::DcsBlackHoled
-            | Self::DcsStale
-            | Self::ForkFails => filter(),
-            Self::NodeFrozen => match (root, unified()) {
-                (true, Some(_)) => guarded().err(),
-                (_, found) => Some(format!("needs root and cgroup v2; root {root}, at {found:?}")),
-            },
-            Self::AgentStopped | Self::AgentKilled | Self::GuardianKilled | Self::Overload => {
-                guarded().err()
-            }
-            Self::PostmasterKilled
+            | Self::DcsStale => filter.to_vec(),
+            Self::AgentStopped
+            | Self::AgentKilled
+            | Self::GuardianKilled
+            | Self::Overload
+            | Self::PostmasterKilled
             | Self::DcsStopped
             | Self::DcsFrozen
             | Self::DcsErrors
-            | Self::QuorumGone => None,
+            | Self::QuorumGone => Vec::new(),
         }
+    }
+
+    /// Why it can't be tried here.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        let clock = || match self {
+            Self::ClockAhead | Self::ClockBack => wall::library().err(),
+            _ => None,
+        };
+        regent_test_sys::missing(&self.needs()).or_else(clock)
     }
 
     /// Does it to `node`.
@@ -261,18 +267,16 @@ impl Fault {
             Self::DcsStale => {
                 // The agent's own member; the others go on without it.
                 let (user, port) = cluster.stores.marks(node);
-                injected.undo.push(Undo::Filter(Filter::user(user, port)?));
+                injected.undo.push(Undo::Cut(Cut::user(user, port)?));
             }
             Self::ForkFails => {
                 let mut all = vec![cluster.agent_pid(node).await?, cluster.postmaster(node)?];
                 all.extend(cluster.guardians(node));
-                for pid in all {
-                    injected.undo.push(Undo::Forks(NoForks::set(cluster, pid)?));
-                }
+                injected.undo.push(Undo::Forks(NoForks::of(all)?));
                 injected.lose_dcs(cluster)?;
             }
             Self::Overload => {
-                injected.undo.push(Undo::Overload(Overload::start()?));
+                injected.undo.push(Undo::Overload(Cpu::overload(OVERLOAD)?));
                 injected.stop([cluster.agent_pid(node).await?])?;
             }
             Self::NodeFrozen => {
@@ -283,7 +287,7 @@ impl Fault {
                 injected.undo.push(Undo::Frozen(Frozen::freeze(&all)?));
             }
             Self::LogPipeFull => {
-                cluster.pipes[node].fill(true);
+                cluster.block_logs(node, true)?;
                 injected.undo.push(Undo::Pipes);
                 injected.lose_dcs(cluster)?;
             }
@@ -300,21 +304,13 @@ impl Fault {
                 injected.undo.push(Undo::Quorum(quorum));
             }
             Self::DataDirectoryHangs => {
-                anyhow::bail!("{} is not here yet", self.name());
+                cluster.ground.stall(node)?;
+                injected.undo.push(Undo::Stall);
+                injected.lose_dcs(cluster)?;
             }
         }
         Ok(injected)
     }
-}
-
-/// Whether this build has a guardian: without one nothing covers an agent that hangs.
-fn guarded() -> Result<(), String> {
-    // The lab hands it to its agents once they start it.
-    let lab = include_str!("../../../ctl/src/lab/mod.rs");
-    if !lab.contains("regent-guardian") {
-        return Err("the agents of a lab have no guardian yet".to_owned());
-    }
-    programs::sibling("regent-guardian").map(drop).map_err(|e| e.message)
 }
 
 fn guardian(cluster: &Cluster, node: Node) -> anyhow::Result<Pid> {
@@ -343,14 +339,16 @@ pub struct Injected {
 #[derive(Debug)]
 enum Undo {
     Continue(Pid),
-    Filter(Filter),
+    Hole(BlackHole),
+    Cut(Cut),
     Way,
     Stores,
+    Stall,
     Pipes,
     Quorum(Connection),
     Clock,
     Forks(NoForks),
-    Overload(Overload),
+    Overload(Cpu),
     Frozen(Frozen),
 }
 
@@ -365,7 +363,7 @@ impl Injected {
 
     fn lose_dcs(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
         let port = cluster.proxies.of_node[self.node].port;
-        self.undo.push(Undo::Filter(Filter::port(port)?));
+        self.undo.push(Undo::Hole(BlackHole::ports(&[port])?));
         Ok(())
     }
 
@@ -378,13 +376,15 @@ impl Injected {
             match undo {
                 // Killed by the fence meanwhile is right.
                 Undo::Continue(pid) => drop(kill(pid, Signal::SIGCONT)),
-                Undo::Filter(filter) => drop(filter),
+                Undo::Hole(hole) => drop(hole),
+                Undo::Cut(cut) => drop(cut),
                 Undo::Way => {
                     let own = cluster.stores.of_node(self.node);
                     cluster.proxies.of_node[self.node].turn(own);
                 }
                 Undo::Stores => cluster.stores.signal(Signal::SIGCONT),
-                Undo::Pipes => cluster.pipes[self.node].fill(false),
+                Undo::Stall => cluster.ground.resume(self.node),
+                Undo::Pipes => cluster.block_logs(self.node, false)?,
                 Undo::Clock => cluster.wall.step(self.node, 0)?,
                 // Its transaction ends with it.
                 Undo::Quorum(quorum) => drop(quorum),
@@ -394,81 +394,6 @@ impl Injected {
             }
         }
         cluster.start_missing().await
-    }
-}
-
-/// Programs that compute without end, four a processor. Dropping it ends them.
-#[derive(Debug)]
-pub struct Overload(Vec<Child>);
-
-impl Overload {
-    /// Starts them.
-    ///
-    /// # Errors
-    /// When they can't be started.
-    pub fn start() -> anyhow::Result<Self> {
-        let processors = std::thread::available_parallelism()?.get();
-        let mut overload = Self(Vec::new());
-        for _ in 0..4 * processors {
-            let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "KILL", "sh", "-c", "while :; do :; done"]);
-            overload.0.push(command.stdin(Stdio::null()).spawn().context("start the overload")?);
-        }
-        Ok(overload)
-    }
-}
-
-impl Drop for Overload {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            child.kill().and_then(|()| child.wait()).ok();
-        }
-    }
-}
-
-/// A process that may not fork. Dropping it lets it again.
-#[derive(Debug)]
-struct NoForks {
-    pid: Pid,
-    user: (u32, u32),
-    before: String,
-}
-
-impl NoForks {
-    fn set(cluster: &Cluster, pid: Pid) -> anyhow::Result<Self> {
-        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-        let line = limits.lines().find_map(|line| line.strip_prefix("Max processes"));
-        let before = line.and_then(|line| line.split_whitespace().next());
-        let before = before.context("no limit of processes in /proc")?.to_owned();
-        let meta = fs::metadata(&cluster.lab().layout().dir)?;
-        let user = (
-            std::os::unix::fs::MetadataExt::uid(&meta),
-            std::os::unix::fs::MetadataExt::gid(&meta),
-        );
-        let forks = Self { pid, user, before };
-        forks.limit("1")?;
-        Ok(forks)
-    }
-
-    /// As the process's own user: for another's it would take a capability that containers lack.
-    fn limit(&self, soft: &str) -> anyhow::Result<()> {
-        let (uid, gid) = (self.user.0.to_string(), self.user.1.to_string());
-        let mut command = Command::new("setpriv");
-        if nix::unistd::geteuid().is_root() {
-            command.args(["--reuid", &uid, "--regid", &gid, "--clear-groups"]);
-        }
-        let pid = self.pid.to_string();
-        let done =
-            command.args(["prlimit", "--pid", &pid, &format!("--nproc={soft}:")]).output()?;
-        ensure!(done.status.success(), "prlimit {pid}: {}", String::from_utf8_lossy(&done.stderr));
-        Ok(())
-    }
-}
-
-impl Drop for NoForks {
-    fn drop(&mut self) {
-        // Killed by the fence meanwhile is right.
-        self.limit(&self.before).ok();
     }
 }
 

@@ -13,7 +13,7 @@ pub mod clock;
 pub mod cluster;
 pub mod deadline;
 pub mod faults;
-pub mod pipes;
+pub mod ground;
 pub mod proxy;
 pub mod report;
 pub mod session;

@@ -1,17 +1,15 @@
 //! The way from one agent to its DCS: a relay that can be slowed, or turned to another member or
-//! to a server that answers every request with an error. Packets are dropped by the kernel's
-//! filter on its port ([`Filter`]), so that neither side is told anything.
+//! to a server that answers every request with an error. Where packets are to be lost, the kernel's
+//! filter drops them on its port, so that neither side is told anything.
 //!
 //! The relays run on a thread of their own, outside the overload: they stand for a network.
 
-#![expect(clippy::disallowed_methods, reason = "runs nft, which ends at once")]
-
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use axum::response::IntoResponse as _;
+use regent_test_sys::tools;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -162,65 +160,30 @@ async fn answer_errors(listener: TcpListener) {
     server.serve_with_incoming(incoming).await.ok();
 }
 
-/// A table of the kernel's packet filter. Dropping it removes it.
+/// Drops every packet that a user sends, but those from its port for clients: cuts one member of
+/// the DCS from the others. Dropping it removes the rule.
 #[derive(Debug)]
-pub struct Filter {
-    name: String,
+pub struct Cut {
+    table: String,
 }
 
-impl Filter {
-    /// Whether packets can be filtered here.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn available() -> Result<(), String> {
-        nft(&["list", "tables"]).map(drop).map_err(|e| format!("{e:#}"))
-    }
-
-    /// Drops every packet to and from a port, on both its sides.
-    ///
-    /// # Errors
-    /// When the kernel does not take the rule.
-    pub fn port(port: u16) -> anyhow::Result<Self> {
-        Self::with(port, &[format!("tcp dport {port} drop"), format!("tcp sport {port} drop")])
-    }
-
-    /// Drops every packet that a user sends, but those from its port for clients.
+impl Cut {
+    /// Cuts a user off.
     ///
     /// # Errors
     /// When the kernel does not take the rule.
     pub fn user(user: u32, but: u16) -> anyhow::Result<Self> {
-        Self::with(but, &[format!("meta skuid {user} meta l4proto tcp tcp sport != {but} drop")])
-    }
-
-    fn with(mark: u16, rules: &[String]) -> anyhow::Result<Self> {
-        let name = format!("regent_fence_{}_{mark}", std::process::id());
-        nft(&["add", "table", "inet", &name])?;
-        let filter = Self { name };
-        let chain = "{ type filter hook output priority 0 ; policy accept ; }";
-        nft(&["add", "chain", "inet", &filter.name, "out", chain])?;
-        for rule in rules {
-            let mut arguments = vec!["add", "rule", "inet", &filter.name, "out"];
-            arguments.extend(rule.split(' '));
-            nft(&arguments)?;
-        }
-        Ok(filter)
+        let cut = Self { table: format!("regent_fence_{}_{user}", std::process::id()) };
+        let chain = "type filter hook output priority -300; policy accept;";
+        let rule = format!("meta skuid {user} meta l4proto tcp tcp sport != {but} drop");
+        let rules = format!("table inet {} {{ chain out {{ {chain}\n{rule}\n}} }}", cut.table);
+        tools::run("nft", &[&rules]).context("cut a member of the DCS off")?;
+        Ok(cut)
     }
 }
 
-impl Drop for Filter {
+impl Drop for Cut {
     fn drop(&mut self) {
-        nft(&["delete", "table", "inet", &self.name]).ok();
+        tools::run("nft", &[&format!("delete table inet {}", self.table)]).ok();
     }
-}
-
-fn nft(arguments: &[&str]) -> anyhow::Result<String> {
-    let done = Command::new("nft")
-        .args(arguments)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .output()
-        .context("run nft")?;
-    let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-    ensure!(done.status.success(), "nft {}: {said}", arguments.join(" "));
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }

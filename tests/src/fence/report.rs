@@ -26,7 +26,7 @@ pub type Table = BTreeMap<(Setting, Fault), Tried>;
 #[must_use]
 pub fn name(setting: Setting, fault: Fault) -> String {
     match setting {
-        Setting::Site => fault.name().to_owned(),
+        Setting::Site | Setting::Watched | Setting::Hanging => fault.name().to_owned(),
         Setting::Federation => format!("federated: {}", fault.name()),
     }
 }

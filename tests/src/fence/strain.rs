@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use regent_test_sys::burn::Cpu;
 
 use crate::wait::until;
 
@@ -12,7 +13,6 @@ use super::clients::Clients;
 use super::clock::boot_time;
 use super::cluster::Cluster;
 use super::deadline::Watcher;
-use super::faults::Overload;
 use super::trial;
 
 /// Held up in either direction: a request takes twice this and stays well within `retry_timeout`.
@@ -143,9 +143,9 @@ async fn endure(
 ) -> anyhow::Result<()> {
     let mut overload = None;
     match strain {
-        Strain::Overload => overload = Some(Overload::start()?),
+        Strain::Overload => overload = Some(Cpu::overload(4)?),
         Strain::SlowDcs => cluster.proxies.of_node.iter().for_each(|proxy| proxy.delay(SLOW)),
-        Strain::BlockedLog => cluster.pipes[node].fill(true),
+        Strain::BlockedLog => cluster.block_logs(node, true)?,
         Strain::ClockSteps => {
             for shift in [HOUR, -HOUR, HOUR] {
                 cluster.wall.step(node, shift)?;
@@ -170,6 +170,6 @@ async fn last(span: Duration) -> anyhow::Result<()> {
 
 fn relieve(cluster: &Cluster, node: Node) -> anyhow::Result<()> {
     cluster.proxies.of_node.iter().for_each(|proxy| proxy.delay(Duration::ZERO));
-    cluster.pipes[node].fill(false);
+    cluster.block_logs(node, false)?;
     cluster.wall.step(node, 0)
 }
