@@ -24,7 +24,7 @@ keep := $(if $(filter-out 0 no false,$(KEEP)),--keep)
 dcs := $(if $(DCS),--dcs $(DCS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fence-report gates fix clean need-rust
+.PHONY: help demo test bench fence-report fence-mutants gates fix clean need-rust
 # One recipe at a time even under -j: they share the target directory and the machine's clock.
 .NOTPARALLEL:
 
@@ -56,10 +56,15 @@ bench: need-rust ## write outage of a switchover against the bare hand-over of t
 	@$(regentctl) bench switchover $(ARGS)
 
 fence-report: need-rust ## every fault of the fence 20 times, and 30 minutes that must demote nobody (REPEAT=, HEALTHY=)
-	@scripts/install --etcd
+	@scripts/install --etcd --fence
 	$(CARGO) build --locked --workspace --bins
 	REGENT_REPEAT=$(REPEAT) REGENT_HEALTHY=$(HEALTHY) \
 		$(CARGO) test --locked -p regent-tests --test fence -- --nocapture $(ARGS)
+
+fence-mutants: need-rust ## break one condition of the fence at a time: the faults that must catch it do (ARGS=NAME)
+	@scripts/install --etcd --fence
+	$(CARGO) build --locked -p regent-tests --bin fence-mutants
+	CARGO=$(CARGO) REGENT_MUTANT=$(ARGS) $(target)/debug/fence-mutants
 
 gates: need-rust ## format, lints, docs, dependency rules; changes nothing
 	$(CARGO) fmt --all --check

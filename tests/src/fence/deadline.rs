@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use regent_guardian::page::Page;
+use regent_guardian::page::{Guard, Page};
+use regent_proto::time::BootTime;
+use regent_test_sys::watchdog::check::Right;
 use regentctl::lab::process::pause;
 
 use super::checker::{Node, Sample};
@@ -33,6 +35,8 @@ pub struct Guardian {
 pub struct Seen {
     /// Where it changed.
     pub deadlines: BTreeMap<Node, Vec<Sample>>,
+    /// Each node's right to write as its guardian is to guard it, where it changed.
+    pub rights: BTreeMap<Node, Vec<(BootTime, Right)>>,
     /// Of each node that had one.
     pub guardians: BTreeMap<Node, Guardian>,
 }
@@ -100,12 +104,21 @@ fn look(run_dirs: &[PathBuf], opened: &mut BTreeMap<Node, Opened>, kept: &Mutex<
         }
         let Some(Opened { page, .. }) = opened.get(&node) else { continue };
         let deadline = page.writing();
+        let right = match page.guard() {
+            Guard::Off => Right::None,
+            Guard::PlannedStop => Right::Until(page.stop_until().max(page.bound())),
+            Guard::ByDeadline | Guard::Unknown(_) => Right::Until(deadline),
+        };
         // After the read: an acknowledgement at this instant may rest on this deadline.
         let sample = Sample { at: boot_time(), deadline };
         let mut seen = kept.lock().unwrap_or_else(PoisonError::into_inner);
         let samples = seen.deadlines.entry(node).or_default();
         if samples.last().is_none_or(|last| last.deadline != deadline) {
             samples.push(sample);
+        }
+        let rights = seen.rights.entry(node).or_default();
+        if rights.last().is_none_or(|last| last.1 != right) {
+            rights.push((sample.at, right));
         }
         let worst = seen.guardians.entry(node).or_default();
         worst.worst_wake = worst.worst_wake.max(page.worst_wake());

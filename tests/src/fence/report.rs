@@ -87,7 +87,12 @@ impl Tried {
         for (n, outcome) in self.outcomes.iter().enumerate().filter(|(_, o)| !o.passed()) {
             case = case.require(false, || {
                 let words = outcome.words.join(" | ");
-                format!("repetition {}: {}; {words}", n + 1, outcome.findings.text())
+                let watchdog = outcome.watchdog.join(" | ");
+                format!(
+                    "repetition {}: {}; watchdog: {watchdog}; {words}",
+                    n + 1,
+                    outcome.findings.text()
+                )
             });
         }
         let ran = self.outcomes.len() + self.problems.len();

@@ -11,7 +11,7 @@ use crate::wait::until;
 use super::checker::{Findings, Node, Observation, Tenure, judge, spans};
 use super::clients::Clients;
 use super::clock::boot_time;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, TTL};
 use super::deadline::Watcher;
 use super::trial;
 
@@ -69,6 +69,8 @@ pub struct Endured {
     pub tenures: Vec<Tenure>,
     /// Sessions that ended, and what servers warned of.
     pub words: Vec<String>,
+    /// The highest deadline that was written, from the instant of writing it, under a slow DCS.
+    pub granted: Option<Duration>,
     /// Longest time without any acknowledgement.
     pub gap: Duration,
     /// Acknowledgements in the second before the strain, and in the last one under it.
@@ -86,6 +88,16 @@ impl Endured {
         }
         if !self.words.is_empty() {
             return Some(self.words.join(" | "));
+        }
+        // A deadline counts from the sending: what the way took is not granted.
+        if let Some(granted) =
+            self.granted.filter(|granted| *granted > TTL.saturating_sub(SLOW * 2))
+        {
+            return Some(format!(
+                "a deadline {granted:?} ahead, though the lease of {TTL:?} had been on its way for \
+                 {:?}",
+                SLOW * 2
+            ));
         }
         if self.rates.0 == 0 || self.rates.1 == 0 {
             return Some(format!("no rows: {:?} before and at the end", self.rates));
@@ -116,6 +128,15 @@ pub async fn run(cluster: &mut Cluster, strain: Strain, span: Duration) -> anyho
     let log = clients.finish();
     let seen = watcher.seen();
     drop(watcher);
+    let samples = seen.deadlines.get(&old).map(Vec::as_slice).unwrap_or_default();
+    // What was asked before the strain began may come without delay.
+    let slowly = at.plus(TTL / 2);
+    let granted = samples
+        .iter()
+        .filter(|sample| sample.at > slowly && sample.at < end)
+        .map(|sample| sample.deadline.left(sample.at))
+        .max()
+        .filter(|_| strain == Strain::SlowDcs);
     let observation = Observation {
         acks: log.acks,
         deadlines: seen.deadlines,
@@ -129,6 +150,7 @@ pub async fn run(cluster: &mut Cluster, strain: Strain, span: Duration) -> anyho
         tenures: spans(&observation.acks).into_keys().collect(),
         findings: judge(&observation),
         words: log.words,
+        granted,
         gap: gap.unwrap_or_default(),
         rates: (before, after),
         worst_wake: seen.guardians.get(&old).map(|guardian| guardian.worst_wake),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use regent_proto::time::{BootTime, Deadline};
+use regent_proto::time::{BootTime, Deadline, WatchdogTiming};
+use regent_test_sys::watchdog::check::{Knowledge, Right, violations};
 
 use crate::wait::until;
 
@@ -23,6 +24,8 @@ const NEXT: Duration = Duration::from_secs(40);
 /// How long the holder of before may go on before a fault that takes nothing from it is over, and
 /// how long nobody may write before a DCS that was lost comes back.
 const BEYOND: Duration = Duration::from_millis(1500);
+/// ε of a TTL of 5 s.
+const EPSILON: Duration = Duration::from_millis(100);
 /// Rates are of this long.
 const RATE: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,8 @@ pub struct Outcome {
     pub held: usize,
     /// What the guardian of the node told at the end.
     pub guardian: Option<Guardian>,
+    /// What the trace of the node's watchdog shows that it never may.
+    pub watchdog: Vec<String>,
     /// How sessions ended, and what servers warned of.
     pub words: Vec<String>,
 }
@@ -53,7 +58,7 @@ impl Outcome {
     /// Whether nothing is wrong.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.findings.clean() && self.rates.0 > 0 && self.rates.1 > 0
+        self.findings.clean() && self.watchdog.is_empty() && self.rates.0 > 0 && self.rates.1 > 0
     }
 }
 
@@ -111,6 +116,7 @@ pub async fn run(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Outcome>
         rates: (rate_before, rate_after),
         held: observation.acks.iter().filter(|a| a.at > at && held.contains(&a.row.0)).count(),
         guardian: seen.guardians.get(&old).copied(),
+        watchdog: trace(cluster, old, at, seen.rights.get(&old).cloned().unwrap_or_default()),
         words: log.words,
         findings: judge(&observation),
     })
@@ -133,6 +139,24 @@ pub(super) async fn warm(clients: &Clients) -> anyhow::Result<()> {
         })
     })
     .await
+}
+
+/// What is wrong with what happened to a node's watchdog.
+fn trace(
+    cluster: &Cluster,
+    node: Node,
+    led: BootTime,
+    rights: Vec<(BootTime, Right)>,
+) -> Vec<String> {
+    let Some(device) = cluster.ground.watchdogs.get(node) else { return Vec::new() };
+    let knowledge = Knowledge {
+        rights,
+        leader_key: Some(led),
+        ttl: TTL,
+        reset: WatchdogTiming::RESET,
+        epsilon: EPSILON,
+    };
+    violations(&device.trace().all(), &knowledge).iter().map(ToString::to_string).collect()
 }
 
 async fn wait_for(

@@ -1,0 +1,136 @@
+//! `make fence-mutants`: applies each patch of `tests/mutants` to a copy of the committed tree,
+//! builds it beside the real one, and runs the faults that have to catch it.
+//!
+//! REGENT_MUTANT: only the patches whose name contains it. REGENT_REPEAT: repetitions (2).
+
+#![expect(clippy::disallowed_methods, reason = "runs git, tar and cargo, which end by themselves")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use regent_tests::report::{file, workspace};
+use regent_tests::{option, say};
+use regentctl::report::{Case, passed, write};
+use serde_json::Value;
+
+/// A patch and what its head says.
+struct Mutant {
+    name: String,
+    patch: PathBuf,
+    breaks: String,
+    faults: String,
+    files: Vec<String>,
+}
+
+impl Mutant {
+    fn read(patch: PathBuf) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(&patch)?;
+        let head = |word: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(word));
+            found
+                .map(|rest| rest.trim().to_owned())
+                .with_context(|| format!("{}: no line that begins with {word:?}", patch.display()))
+        };
+        let name = patch.file_stem().context("a patch has a name")?.to_string_lossy().into_owned();
+        let changed = text.lines().filter_map(|line| line.strip_prefix("+++ b/"));
+        let files = changed.map(str::to_owned).collect();
+        Ok(Self { name, breaks: head("mutant:")?, faults: head("caught-by:")?, files, patch })
+    }
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let shown = format!("{command:?}");
+    let status = command.status().with_context(|| shown.clone())?;
+    ensure!(status.success(), "{shown}: {status}");
+    Ok(())
+}
+
+/// The committed tree in `source`, as it is.
+fn copy(source: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(source)?;
+    let archive = source.with_extension("tar");
+    run(Command::new("git")
+        .current_dir(workspace())
+        .args(["archive", "--format=tar", "-o"])
+        .arg(&archive)
+        .arg("HEAD"))?;
+    run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(source))
+}
+
+/// Applies a mutant and lets its faults look for it; which of them found it, with what they say.
+fn try_one(mutant: &Mutant, all: &[Mutant], source: &Path) -> anyhow::Result<Vec<String>> {
+    copy(source)?;
+    run(Command::new("git")
+        .current_dir(source)
+        .env("GIT_CEILING_DIRECTORIES", source.parent().unwrap_or(source))
+        .args(["apply", "--whitespace=nowarn"])
+        .arg(&mutant.patch))
+    .with_context(|| format!("{} does not apply any more", mutant.name))?;
+    // The copy's times are the commit's: what was or is mutated has to look new to cargo.
+    for changed in all.iter().flat_map(|mutant| &mutant.files) {
+        run(Command::new("touch").arg(source.join(changed)))?;
+    }
+    let target = source.with_file_name("target");
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new(option("CARGO").unwrap_or_else(|| "cargo".to_owned()));
+        command
+            .current_dir(source)
+            .args(arguments)
+            .env("CARGO_TARGET_DIR", &target)
+            .env("REGENT_TOOLS", workspace().join(".tools"))
+            .env("REGENT_FAULT", &mutant.faults)
+            .env("REGENT_REPEAT", option("REGENT_REPEAT").unwrap_or_else(|| "2".to_owned()))
+            .env("REGENT_HEALTHY", "60");
+        command
+    };
+    run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    run(&mut cargo(&["test", "--locked", "--no-run", "-p", "regent-tests", "--test", "fence"]))?;
+    let report = source.join("target/reports/fence.json");
+    fs::remove_file(&report).ok();
+    // It fails where it does its work: its report says by what.
+    let arguments =
+        ["test", "--locked", "-p", "regent-tests", "--test", "fence", "--", "--nocapture"];
+    cargo(&arguments).status().context("run the faults")?;
+    let text = fs::read_to_string(&report)
+        .with_context(|| format!("the faults {:?} left no report", mutant.faults))?;
+    let cases: Value = serde_json::from_str(&text)?;
+    let cases = cases.as_array().context("a list of cases")?.iter();
+    let failed = cases.filter(|case| case["verdict"] == "fail");
+    Ok(failed.map(|case| format!("{}: {}", case["name"], case["reason"])).collect())
+}
+
+fn main() -> anyhow::Result<()> {
+    let only = option("REGENT_MUTANT");
+    let mut mutants = Vec::new();
+    for entry in fs::read_dir(workspace().join("tests/mutants"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "patch") {
+            mutants.push(Mutant::read(path)?);
+        }
+    }
+    mutants.sort_by(|a, b| a.name.cmp(&b.name));
+    let source = workspace().join("target/mutants/source");
+    let mut cases = Vec::new();
+    for mutant in &mutants {
+        if only.as_ref().is_some_and(|only| !mutant.name.contains(only.as_str())) {
+            continue;
+        }
+        say(format!("mutant {}: {}", mutant.name, mutant.breaks));
+        let case = Case::new(&mutant.name);
+        cases.push(match try_one(mutant, &mutants, &source) {
+            Ok(caught) => {
+                caught.iter().for_each(|by| say(format!("  caught by {by}")));
+                case.require(!caught.is_empty(), || format!("not caught by {}", mutant.faults))
+            }
+            Err(problem) => case.require(false, || format!("{problem:#}")),
+        });
+    }
+    write(&file("fence-mutants"), &cases)?;
+    for case in cases.iter().filter(|case| !case.reason.is_empty()) {
+        say(format!("{}: {}", case.name, case.reason));
+    }
+    ensure!(passed(&cases), "not every mutant was caught");
+    Ok(())
+}
