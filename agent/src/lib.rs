@@ -10,5 +10,7 @@ pub mod api;
 pub mod config;
 pub mod decide;
 pub mod fence;
+pub mod log;
 pub mod observe;
 pub mod run;
+pub mod upgrade;

@@ -2,13 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use regent_agent::act::epoch_by_hand;
 use regent_agent::config::{Config, LogFormat};
+use regent_agent::log::Log;
 use regent_agent::run::Agent;
+use regent_agent::upgrade::Upgrade;
 use regent_proto::Epoch;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Regent's agent: high availability for the PostgreSQL beside it.
@@ -27,6 +31,9 @@ struct Arguments {
     /// has seen, and end: writes it to this node's disk and the site DCS.
     #[arg(long, value_name = "EPOCH", conflicts_with_all = ["check", "show_epoch"])]
     accept_epoch: Option<u64>,
+    /// Descriptor of the guardian's page, from the life before in this process (upgrade).
+    #[arg(long, hide = true, value_name = "FD")]
+    inherit_page: Option<i32>,
 }
 
 fn main() -> ExitCode {
@@ -73,7 +80,8 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     // Every TLS user of this process shares one provider; a second call would be a mistake of ours.
     drop(rustls::crypto::ring::default_provider().install_default());
     let filter = tracing_subscriber::EnvFilter::new(config.regent.log.level.name());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = Log::start(std::io::stderr())?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines.clone());
     match config.regent.log.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -85,6 +93,16 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
+        let mut usr2 = signal(SignalKind::user_defined2())?;
+        let (ask, asked) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while usr2.recv().await.is_some() {
+                // One that waits already is enough.
+                ask.try_send(()).ok();
+            }
+        });
+        let upgrade =
+            Upgrade { program: std::env::current_exe()?, config: arguments.config.clone(), asked };
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let cancel = stop.clone();
@@ -95,8 +113,9 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
             }
             cancel.cancel();
         });
-        Agent::build(config, stop).await?.run().await
+        Agent::build(config, upgrade, arguments.inherit_page, stop).await?.run().await
     });
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    lines.flush(Duration::from_millis(500));
     result
 }

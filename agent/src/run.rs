@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::act::epoch_file::EpochFile;
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
-use crate::act::postgres::files::Files;
-use crate::act::postgres::guardian::Launcher;
+use crate::act::postgres::files::{Files, write_atomically};
+use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::Server;
 use crate::act::publish::{Picture, Publisher};
@@ -42,6 +42,7 @@ use crate::observe::mirror::Mirror;
 use crate::observe::postgres::{ASK_AGAIN, Extra, PostgresObserver};
 use crate::observe::site::SiteObserver;
 use crate::observe::{guardian, peers, reach};
+use crate::upgrade::{self, Upgrade};
 
 /// How often the other sites' replication ports are tried.
 const REACH_EVERY: Duration = Duration::from_secs(10);
@@ -75,13 +76,20 @@ pub struct Agent {
     refused_dynamic: Option<String>,
     repeated: u32,
     stop: CancellationToken,
+    upgrade: Upgrade,
+    upgrade_asked: bool,
     /// Held for the life of the process.
     _lock: std::fs::File,
 }
 
 impl Agent {
     /// Connects, binds, adopts a running server; nothing is changed yet.
-    pub async fn build(config: Config, stop: CancellationToken) -> anyhow::Result<Self> {
+    pub async fn build(
+        config: Config,
+        upgrade: Upgrade,
+        inherited_page: Option<i32>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let config = Arc::new(config);
         prepare_places(&config)?;
         let programs = Programs::new(&config.postgres.bin_dir);
@@ -90,7 +98,9 @@ impl Agent {
         files.write_passfile(&config).context("writing the password file")?;
         check_versions(&programs, &files).await?;
         let listener = api::bind(config.rest.listen).await?;
-        let page = successor::page(&config.regent.run_dir).context("the guardian's page")?;
+        reap_what_was_left();
+        let page = successor::page(&config.regent.run_dir, inherited_page)
+            .context("the guardian's page")?;
         let deadlines = Arc::new(Deadlines::new(page.clone(), config.federation.is_some()));
         let (fenced_events, fenced) = mpsc::channel(16);
         let guard = start_guard(&config, &deadlines, fenced_events)?;
@@ -171,6 +181,8 @@ impl Agent {
             refused_dynamic: None,
             repeated: 0,
             stop,
+            upgrade,
+            upgrade_asked: false,
             _lock: lock,
         })
     }
@@ -192,6 +204,7 @@ impl Agent {
             if self.stop.is_cancelled() {
                 return self.shut_down(&view).await;
             }
+            self.upgrade_when_idle(&view).await;
             if again && !self.spinning(&decision.actions) {
                 continue;
             }
@@ -436,6 +449,7 @@ impl Agent {
     async fn wait(&mut self, wakes: &mut Wakes, wait: Duration) {
         tokio::select! {
             () = self.stop.cancelled() => {}
+            Some(()) = self.upgrade.asked.recv() => self.upgrade_asked = true,
             () = tokio::time::sleep(wait) => {}
             finished = self.finished_jobs.recv() => {
                 if let Some(finished) = finished {
@@ -451,6 +465,25 @@ impl Agent {
                 }
             }
             () = wakes.changed() => {}
+        }
+    }
+
+    /// A job's child belongs to this life; the next one would not know of it.
+    async fn upgrade_when_idle(&mut self, view: &View) {
+        let idle = view.job.is_none()
+            && self.actor.jobs.running().is_none()
+            && !self.actor.jobs.checkpoint_runs();
+        if !self.upgrade_asked || !idle {
+            return;
+        }
+        self.upgrade_asked = false;
+        let refusal = upgrade::refusal(&self.config.regent.run_dir);
+        drop(std::fs::remove_file(&refusal));
+        tracing::info!(node = %self.config.name, "upgrading in place");
+        let problem = self.upgrade.perform(self.deadlines.page()).await;
+        tracing::error!(node = %self.config.name, problem, "not upgraded: this program goes on");
+        if let Err(error) = write_atomically(&refusal, problem.as_bytes()) {
+            tracing::warn!(%error, "telling the refusal in the run directory");
         }
     }
 
@@ -711,10 +744,7 @@ async fn adopt(
         return refuse_used_port(config);
     };
     if !files.standby_signal() {
-        // What rights it had ended, at the latest, one TTL after the life that held them; within
-        // one TTL from now this one has renewed them, or it is fenced.
-        let bound = Deadline::at(boot_time().plus(config.first_dynamic().ttl));
-        guard.adopt(postmaster.pid, bound);
+        guard.adopt(postmaster.pid, config.regent.stop_budget.0);
     }
     server.adopt(postmaster).await.context("adopting a running PostgreSQL")?;
     tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL that nobody guarded");
@@ -786,6 +816,12 @@ fn lock_run_dir(config: &Config) -> anyhow::Result<std::fs::File> {
             path.display()
         )
     })?;
+    // For people and for `regentctl agent upgrade`: who holds it, and since when.
+    let life =
+        format!("{} {}\n{}\n", std::process::id(), boot_time().nanos(), env!("CARGO_PKG_VERSION"));
+    lock.set_len(0)
+        .and_then(|()| std::io::Write::write_all(&mut &lock, life.as_bytes()))
+        .with_context(|| format!("writing {}", path.display()))?;
     Ok(lock)
 }
 

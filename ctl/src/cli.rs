@@ -69,6 +69,9 @@ pub enum Verb {
     /// The topology: sites, links, quorum, policy.
     #[command(subcommand)]
     Topology(TopologyVerb),
+    /// The agent on this machine.
+    #[command(subcommand)]
+    Agent(AgentVerb),
     /// A whole federation on this machine.
     #[command(subcommand)]
     Lab(LabVerb),
@@ -173,6 +176,25 @@ pub struct LabPlace {
     /// The lab's directory; without it one named after the federation, in the temporary directory.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+/// `agent`.
+#[derive(Debug, Subcommand)]
+pub enum AgentVerb {
+    /// Let a running agent become the program that lies at its path now; PostgreSQL goes on.
+    Upgrade(Upgrade),
+}
+
+/// `agent upgrade`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Upgrade {
+    /// The agent's run directory (regent.run_dir).
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// The agent's process number.
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<i32>,
 }
 
 /// `lab`.

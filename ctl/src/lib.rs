@@ -25,7 +25,7 @@ pub mod verbs;
 
 use anyhow::Context;
 
-use cli::{BenchVerb, Cli, TopologyVerb, Verb};
+use cli::{AgentVerb, BenchVerb, Cli, TopologyVerb, Verb};
 use exit::Ending;
 use render::Output;
 
@@ -38,6 +38,7 @@ pub fn run(cli: Cli, output: &Output) -> Ending {
         Verb::Operation(verb) => block_on(verbs::operation::run(verb, global, output)),
         Verb::Topology(TopologyVerb::Validate { file }) => verbs::topology::validate(&file, output),
         Verb::Topology(verb) => block_on(verbs::topology::run(verb, global, output)),
+        Verb::Agent(AgentVerb::Upgrade(which)) => verbs::agent::upgrade(&which, output),
         Verb::Lab(verb) => lab::verbs::run(verb, global, output),
         Verb::Demo(arguments) => block_on(demo::run(&arguments, output)),
         Verb::Bench(BenchVerb::Switchover { pairs, dcs, report }) => {

@@ -35,6 +35,8 @@ pub struct ClockView {
     pub threshold: Duration,
     /// The instance may write: the guard is armed by a deadline.
     pub writes: bool,
+    /// Something is guarded at all, be it only the end of a planned stop.
+    pub guarded: bool,
     /// The instance is frozen.
     pub frozen: Option<Frozen>,
     /// When the request was sent whose acknowledgement last raised the deadline; with two leases
@@ -84,7 +86,7 @@ pub fn judge(view: &ClockView) -> Freeze {
             // Another one while frozen: the renewals in between prove nothing any more.
             return if view.now.boot >= frozen.until { Freeze::Kill } else { Freeze::Begin(pause) };
         }
-        if !view.writes || view.renewed >= frozen.since {
+        if !view.guarded || view.renewed >= frozen.since {
             return Freeze::Thaw(view.now.boot.since(frozen.since));
         }
         return if view.now.boot >= frozen.until { Freeze::Kill } else { Freeze::Hold };
@@ -127,6 +129,7 @@ mod tests {
             epsilon: Duration::from_millis(100),
             threshold: Duration::from_secs(1),
             writes: true,
+            guarded: true,
             frozen: None,
             renewed: at(9_000),
         }
@@ -173,9 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn what_no_longer_writes_is_let_go() {
-        let view = ClockView { frozen: frozen(10_020, 12_000), writes: false, ..in_time() };
-        assert_eq!(judge(&view), Freeze::Thaw(Duration::from_millis(30)));
+    fn what_is_not_guarded_any_more_is_let_go_and_a_planned_stop_is_not() {
+        let stop = ClockView { frozen: frozen(10_020, 12_000), writes: false, ..in_time() };
+        assert_eq!(judge(&stop), Freeze::Hold, "its clients could acknowledge");
+        let off = ClockView { guarded: false, ..stop };
+        assert_eq!(judge(&off), Freeze::Thaw(Duration::from_millis(30)));
     }
 
     #[test]

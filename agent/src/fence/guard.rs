@@ -39,11 +39,14 @@ pub enum Fenced {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact of the thread")]
 struct State {
     instance: Instance,
     stopping: bool,
     killing: bool,
     frozen: Option<Frozen>,
+    /// What it was frozen with was no right that anybody knew of.
+    adopted: bool,
     ended: bool,
 }
 
@@ -118,9 +121,23 @@ impl Guard {
         self.shared.1.notify_all();
     }
 
-    /// A server that may write was found, whose rights nobody knows: they end at this bound.
-    pub fn adopt(&self, postmaster: i32, bound: Deadline) {
-        self.page().set_carried(bound);
+    /// A server that may write was found, whose rights nobody knows: it is frozen, so that it
+    /// acknowledges nothing, until this life has renewed them. Where it cannot within `bound`, the
+    /// server is killed.
+    pub fn adopt(&self, postmaster: i32, bound: Duration) {
+        {
+            let mut state = self.state();
+            let page = self.page();
+            state.instance.resolve(&self.data_dir);
+            state.instance.postmaster = Some(postmaster);
+            page.set_frozen(true);
+            state.instance.freeze();
+            let since = boot_time();
+            state.frozen = Some(Frozen { since, until: since.plus(bound) });
+            // A little later than the freeze ends: rung 1 must not stop what it has just frozen.
+            page.set_carried(Deadline::at(since.plus(bound * 2)));
+            state.adopted = true;
+        }
         self.arm(Some(postmaster));
     }
 
@@ -253,6 +270,7 @@ impl Guard {
             epsilon: settings.epsilon,
             threshold: settings.pause_threshold,
             writes: page.guard() == page::Guard::ByDeadline,
+            guarded: page.guard() != page::Guard::Off,
             frozen: state.frozen,
             renewed: self.deadlines.renewed(),
         };
@@ -263,11 +281,15 @@ impl Guard {
                 state.instance.freeze();
                 // Only what is sent from here on counts.
                 state.frozen = Some(freeze_until(settings, page, boot_time()));
+                self.deadlines.hurry();
                 events.try_send(Fenced::Frozen(pause)).ok();
             }
             Freeze::Hold => state.instance.freeze(),
             Freeze::Thaw(after) => {
                 state.frozen = None;
+                if std::mem::take(&mut state.adopted) {
+                    page.set_carried(Deadline::NEVER);
+                }
                 page.set_frozen(false);
                 state.instance.thaw();
                 events.try_send(Fenced::Thawed(after)).ok();

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use regent_guardian::page::Page;
 use regent_proto::time::{BootTime, Deadline};
+use tokio::sync::Notify;
 
 /// The deadlines, shared between the threads, with the guardian and with the health endpoints.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Deadlines {
     /// When the request was sent whose acknowledgement last raised each deadline.
     site_sent: AtomicU64,
     primary_sent: AtomicU64,
+    site_hurry: Notify,
+    primary_hurry: Notify,
     measured: measured::Measured,
 }
 
@@ -41,6 +44,8 @@ impl Deadlines {
             federated,
             site_sent: AtomicU64::new(0),
             primary_sent: AtomicU64::new(0),
+            site_hurry: Notify::new(),
+            primary_hurry: Notify::new(),
             measured: measured::Measured::default(),
         }
     }
@@ -88,6 +93,12 @@ impl Deadlines {
         let site = self.site_sent.load(Ordering::SeqCst);
         let primary = self.primary_sent.load(Ordering::SeqCst);
         BootTime::from_nanos(if self.federated { site.min(primary) } else { site })
+    }
+
+    /// Both leases are to be renewed at once.
+    fn hurry(&self) {
+        self.site_hurry.notify_one();
+        self.primary_hurry.notify_one();
     }
 
     fn set_site(&self, deadline: Deadline) {

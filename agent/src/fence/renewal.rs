@@ -210,10 +210,13 @@ impl SiteLoop {
             };
             // The timer only paces renewals: one that comes late raises nothing.
             let wait = every.saturating_sub(boot_time().since(sent));
-            match tokio::time::timeout(wait, self.commands.recv()).await {
-                Err(_elapsed) => {}
-                Ok(Some(timing)) => self.side.timing = timing,
-                Ok(None) => return self.give_back().await,
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.deadlines.site_hurry.notified() => {}
+                command = self.commands.recv() => match command {
+                    Some(timing) => self.side.timing = timing,
+                    None => return self.give_back().await,
+                }
             }
         }
     }
@@ -410,20 +413,25 @@ impl PrimaryLoop {
                 }
                 Some(_) | None => Duration::from_secs(3600),
             };
-            match tokio::time::timeout(wait, commands.recv()).await {
-                Err(_elapsed) => {
-                    sent = boot_time();
-                    answered = self.renew().await;
-                }
-                Ok(Some(PrimaryCommand::Adopt(adopted, done))) => {
-                    self.adopt(*adopted);
-                    done.send(()).ok();
-                }
-                Ok(Some(PrimaryCommand::End(done))) => {
-                    done.send(self.end()).ok();
-                }
-                Ok(None) => return,
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(PrimaryCommand::Adopt(adopted, done)) => {
+                        self.adopt(*adopted);
+                        done.send(()).ok();
+                        continue;
+                    }
+                    Some(PrimaryCommand::End(done)) => {
+                        done.send(self.end()).ok();
+                        continue;
+                    }
+                    None => return,
+                },
+                () = tokio::time::sleep(wait) => {}
+                () = self.deadlines.primary_hurry.notified() => {}
             }
+            sent = boot_time();
+            answered = self.renew().await;
         }
     }
 

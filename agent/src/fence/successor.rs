@@ -21,19 +21,32 @@ pub fn link(run_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When there is none to take over and the kernel gives none.
-pub fn page(run_dir: &Path) -> std::io::Result<Page> {
-    let page = match Page::open(link(run_dir)) {
-        Ok(page) if guards(&page) => {
+pub fn page(run_dir: &Path, inherited: Option<i32>) -> std::io::Result<Page> {
+    let page = match inherited.and_then(inherit).or_else(|| found(run_dir)) {
+        Some(page) => {
             page.enter(Side::Agent);
             page.carry();
             page
         }
-        Ok(_) | Err(_) => Page::create()?,
+        None => Page::create()?,
     };
     let own = getpid().as_raw();
     page.set_agent_start(processes::start_time(own).unwrap_or_default());
     page.set_agent_pid(own);
     Ok(page)
+}
+
+fn found(run_dir: &Path) -> Option<Page> {
+    Page::open(link(run_dir)).ok().filter(guards)
+}
+
+/// The page of the life before in this very process ([`crate::upgrade`]). Its deadlines hold even if
+/// the guardian died meanwhile.
+fn inherit(fd: i32) -> Option<Page> {
+    let page = Page::open(format!("/proc/self/fd/{fd}")).ok();
+    // The copy has served; programs that are started later must not get it.
+    nix::unistd::close(fd).ok();
+    page
 }
 
 /// Whether the processes that the page names are the ones that live: a number alone may be
@@ -74,7 +87,7 @@ mod tests {
     fn a_page_whose_guardian_lives_is_carried_on() {
         let dir = tempfile::tempdir().expect("a directory");
         let before = left(dir.path());
-        let page = page(dir.path()).expect("its page");
+        let page = page(dir.path(), None).expect("its page");
         assert_eq!(page.writing(), Deadline::at(BootTime::from_nanos(77)));
         assert_eq!(page.carried(), page.writing());
         assert_eq!((page.site_deadline(), page.guard()), (Deadline::NEVER, Guard::ByDeadline));
@@ -94,10 +107,10 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             let before = left(dir.path());
             bend(&before);
-            let page = page(dir.path()).expect("a new page");
+            let page = page(dir.path(), None).expect("a new page");
             assert_eq!((page.writing(), page.guard()), (Deadline::NEVER, Guard::Off), "{what}");
         }
         let empty = tempfile::tempdir().expect("a directory");
-        assert_eq!(page(empty.path()).expect("a new page").guard(), Guard::Off);
+        assert_eq!(page(empty.path(), None).expect("a new page").guard(), Guard::Off);
     }
 }

@@ -1,5 +1,6 @@
-//! The verbs that talk to coordinators, one file each.
+//! The verbs that talk to coordinators, or to the agent on this machine, one file each.
 
+pub mod agent;
 pub mod completions;
 pub mod operation;
 pub mod status;

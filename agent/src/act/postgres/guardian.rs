@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use regent_guardian::page::{Page, Phase};
 use tokio::sync::watch;
@@ -146,6 +146,16 @@ impl Guardian {
 /// Reaps a child; that it is another's is no error.
 pub fn reap(pid: i32) {
     waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).ok();
+}
+
+/// Reaps what a former life in this very process started and did not see the end of.
+pub fn reap_what_was_left() {
+    // An error means that there are no children.
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
 }
 
 impl Launcher {
