@@ -1,0 +1,300 @@
+//! Agent and guardian as processes: what dies alone, what is replaced, and what a session that was
+//! open before notices of it. The full matrix of faults is `make fence-report`; here is what must
+//! hold for every change of the agent.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+use regent_guardian::clock::boot_time;
+use regent_guardian::page::Page;
+use regent_guardian::processes::of_data_directory;
+use regent_proto::name::NodeName;
+use regent_proto::time::{BootTime, Deadline};
+use regent_tests::bed::{Bed, HEALTHY, TWO_SITES, explain};
+use regent_tests::program::{ours, run};
+use regent_tests::say;
+use regent_tests::wait::until;
+
+/// Longest wait for something that takes milliseconds.
+const SOON: Duration = Duration::from_secs(15);
+
+/// One node as these tests look at it.
+struct Node {
+    name: NodeName,
+    run_dir: PathBuf,
+    data_dir: PathBuf,
+}
+
+impl Node {
+    fn leader(bed: &Bed, name: &NodeName) -> anyhow::Result<Self> {
+        let layout = bed.lab().layout();
+        let place = layout.node(name.as_str()).context("a node of the lab")?;
+        Ok(Self {
+            name: name.clone(),
+            run_dir: layout.run_dir(place),
+            data_dir: layout.data_dir(place),
+        })
+    }
+
+    fn page(&self) -> anyhow::Result<Page> {
+        Ok(Page::open(self.run_dir.join("guardian.page"))?)
+    }
+
+    /// Waits until no process of its data directory is left; when that was.
+    async fn gone(&self) -> anyhow::Result<BootTime> {
+        until("no process of the data directory", SOON, async || {
+            match of_data_directory(&self.data_dir, None) {
+                Ok(left) if left.is_empty() => Ok(boot_time()),
+                Ok(left) => Err(format!("{left:?} live")),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await
+    }
+
+    /// Waits until a new life of the agent holds by itself: what the life before held is carried
+    /// from its beginning on, and what it holds itself reaches further.
+    async fn new_life_holds(&self, carried: Deadline) -> anyhow::Result<()> {
+        until("a new life of the agent holds", SOON, async || {
+            let page = self.page().map_err(|error| error.to_string())?;
+            let held = page.site_deadline().earlier(page.primary_deadline());
+            if page.carried() != carried && held > page.carried() {
+                Ok(())
+            } else {
+                Err(format!("held until {held:?}, carried until {:?}", page.carried()))
+            }
+        })
+        .await
+    }
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    acks: Vec<BootTime>,
+    ended: Option<String>,
+}
+
+/// A session that was open before the fault and inserts one row after the other.
+struct Held(Arc<Mutex<Log>>);
+
+impl Held {
+    async fn open(bed: &Bed, node: &NodeName) -> anyhow::Result<Self> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host("127.0.0.1")
+            .port(bed.lab().postgres_port(node)?)
+            .user("postgres")
+            .password(&bed.lab().secrets().superuser)
+            .dbname("postgres");
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute("CREATE TABLE IF NOT EXISTS held (at timestamptz)").await?;
+        let log: Arc<Mutex<Log>> = Arc::default();
+        let writes = Arc::clone(&log);
+        tokio::spawn(async move {
+            loop {
+                let done = client.batch_execute("INSERT INTO held VALUES (now())").await;
+                let mut log = writes.lock().unwrap_or_else(PoisonError::into_inner);
+                match done {
+                    Ok(()) => log.acks.push(boot_time()),
+                    Err(error) => {
+                        log.ended = Some(error.to_string());
+                        break;
+                    }
+                }
+            }
+        });
+        Ok(Self(log))
+    }
+
+    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last(&self) -> BootTime {
+        self.log().acks.last().copied().unwrap_or_default()
+    }
+
+    /// The session goes on: rows are acknowledged from now on, too.
+    async fn goes_on(&self, what: &str) -> anyhow::Result<()> {
+        let before = self.log().acks.len();
+        until(what, SOON, async || {
+            let log = self.log();
+            match &log.ended {
+                Some(ended) => Err(format!("the session has ended: {ended}")),
+                None if log.acks.len() > before + 20 => Ok(()),
+                None => Err(format!("{} rows after {before}", log.acks.len())),
+            }
+        })
+        .await
+    }
+
+    /// The longest time without an acknowledgement since then.
+    fn gap(&self, from: BootTime) -> Duration {
+        let log = self.log();
+        let times = log.acks.iter().filter(|at| **at >= from);
+        let mut before = from;
+        let mut longest = Duration::ZERO;
+        for at in times {
+            longest = longest.max(at.since(before));
+            before = *at;
+        }
+        longest
+    }
+}
+
+/// Ends the bed; nothing that was acknowledged may be missing.
+async fn finish(bed: Bed, name: &str) -> anyhow::Result<()> {
+    let (history, judgement) = bed.finish().await?;
+    let explained = explain(&judgement, &history);
+    say(format!("{name}: {explained}"));
+    ensure!(judgement.is_clean(), explained);
+    Ok(())
+}
+
+/// An agent that is gone, or does not run, and does not come back: the guardian ends its server in
+/// time, another node leads, and the node comes back as a standby.
+async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
+    let name = format!("guardian-agent-{signal}");
+    let bed = Bed::start(&name, TWO_SITES, None).await?;
+    let roles = bed.healthy().await?;
+    let node = Node::leader(&bed, &roles.a_leader)?;
+    let session = Held::open(&bed, &node.name).await?;
+    session.goes_on("rows before the fault").await?;
+    let page = node.page()?;
+    bed.lab().kill_agent(&node.name, signal).await?;
+    let gone = node.gone().await?;
+    let (deadline, last) = (page.writing(), session.last());
+    say(format!(
+        "{name}: last row {} ms, no process {} ms before the deadline; woke {} ms late at worst, \
+         killed in {} ms; {} rows",
+        deadline.left(last).as_millis(),
+        deadline.left(gone).as_millis(),
+        page.worst_wake().as_millis(),
+        page.worst_kill().as_millis(),
+        session.log().acks.len(),
+    ));
+    ensure!(deadline.lies_ahead(last), "a row was acknowledged after the deadline");
+    ensure!(deadline.lies_ahead(gone), "a process lived at the deadline");
+    ensure!(page.kills() == 1, "the guardian killed {} times", page.kills());
+    let next = bed.see("another node with the primary lease", HEALTHY, |global| {
+        let lease = global.lease()?;
+        (lease.node != roles.a_leader && !lease.released).then_some(lease)
+    });
+    next.await?;
+    bed.progress().await?;
+    match signal {
+        Signal::SIGSTOP => bed.lab().kill_agent(&node.name, Signal::SIGCONT).await?,
+        _ => bed.lab().start_agent(&node.name).await?,
+    }
+    bed.healthy().await?;
+    finish(bed, &name).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_agent_leaves_no_writer_after_the_deadline() {
+    silent_agent(Signal::SIGKILL).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_agent_leaves_no_writer_after_the_deadline() {
+    silent_agent(Signal::SIGSTOP).await.unwrap();
+}
+
+/// What is replaced in time interrupts nobody: agent, guardian, the agent's program.
+async fn replaced() -> anyhow::Result<()> {
+    let bed = Bed::start("guardian-replaced", TWO_SITES, None).await?;
+    let roles = bed.healthy().await?;
+    let node = Node::leader(&bed, &roles.a_leader)?;
+    let session = Held::open(&bed, &node.name).await?;
+    session.goes_on("rows before the faults").await?;
+    let postmaster = node.page()?.postmaster_pid();
+    let begun = boot_time();
+
+    let carried = node.page()?.carried();
+    bed.lab().kill_agent(&node.name, Signal::SIGKILL).await?;
+    until("the killed agent is reaped", SOON, async || {
+        bed.lab().start_agent(&node.name).await.map_err(|error| error.to_string())
+    })
+    .await?;
+    node.new_life_holds(carried).await?;
+    session.goes_on("rows after the agent's death").await?;
+
+    let guardian = bed.lab().guardian_pid(&node.name)?.context("a guardian")?;
+    bed.lab().signal_guardian(&node.name, Signal::SIGKILL).await?;
+    until("another guardian", SOON, async || match bed.lab().guardian_pid(&node.name) {
+        Ok(Some(now)) if now != guardian => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await?;
+    session.goes_on("rows after the guardian's death").await?;
+
+    let mut command = ours("regentctl")?;
+    command.args(["agent", "upgrade", "--run-dir"]).arg(&node.run_dir);
+    let (agent, carried) = (node.page()?.agent_pid(), node.page()?.carried());
+    let done = run(command, Duration::from_secs(30))?;
+    ensure!(done.code == Some(0), "{done:?}");
+    node.new_life_holds(carried).await?;
+    ensure!(node.page()?.agent_pid() == agent, "the upgrade is in place");
+    session.goes_on("rows after the upgrade").await?;
+
+    // Long enough to be noticed, not long enough to lose a right.
+    bed.lab().kill_agent(&node.name, Signal::SIGSTOP).await?;
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    bed.lab().kill_agent(&node.name, Signal::SIGCONT).await?;
+    let said = until("freeze and thaw in the log", SOON, async || {
+        let log = bed.lab().layout().log(&format!("agent-{}", node.name));
+        let text = std::fs::read_to_string(log).map_err(|error| error.to_string())?;
+        let said = text.contains("is frozen until") && text.contains("PostgreSQL goes on");
+        if said { Ok(()) } else { Err("not said".to_owned()) }
+    })
+    .await;
+    if said.is_err() {
+        bed.keep_logs();
+    }
+    said?;
+    session.goes_on("rows after the pause").await?;
+
+    let page = node.page()?;
+    say(format!("guardian-replaced: longest gap {} ms", session.gap(begun).as_millis()));
+    ensure!(page.postmaster_pid() == postmaster, "PostgreSQL is the same one");
+    ensure!(!page.frozen() && page.kills() == 0, "nothing was killed");
+    let after = bed.healthy().await?;
+    ensure!(after.a_leader == roles.a_leader, "{} leads", after.a_leader);
+    finish(bed, "guardian-replaced").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_replaced_in_time_interrupts_nobody() {
+    replaced().await.unwrap();
+}
+
+/// Agent and guardian died; a server whose rights nobody knows acknowledges nothing once an agent is
+/// back, whatever it did meanwhile.
+async fn unguarded() -> anyhow::Result<()> {
+    let bed = Bed::start("guardian-unguarded", TWO_SITES, None).await?;
+    let roles = bed.healthy().await?;
+    let node = Node::leader(&bed, &roles.a_leader)?;
+    let session = Held::open(&bed, &node.name).await?;
+    session.goes_on("rows before the fault").await?;
+    bed.lab().kill_agent(&node.name, Signal::SIGKILL).await?;
+    bed.lab().signal_guardian(&node.name, Signal::SIGKILL).await?;
+    let next = bed.see("another node with the primary lease", HEALTHY, |global| {
+        let lease = global.lease()?;
+        (lease.node != roles.a_leader && !lease.released).then_some(lease)
+    });
+    next.await?;
+    ensure!(!of_data_directory(&node.data_dir, None)?.is_empty(), "nobody was left to kill it");
+    bed.lab().start_agent(&node.name).await?;
+    node.gone().await?;
+    bed.healthy().await?;
+    finish(bed, "guardian-unguarded").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_nobody_guards_is_not_let_go_on() {
+    unguarded().await.unwrap();
+}
