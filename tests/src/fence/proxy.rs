@@ -176,7 +176,9 @@ impl Cut {
         let cut = Self { table: format!("regent_fence_{}_{user}", std::process::id()) };
         let chain = "type filter hook output priority -300; policy accept;";
         let rule = format!("meta skuid {user} meta l4proto tcp tcp sport != {but} drop");
-        let rules = format!("table inet {} {{ chain out {{ {chain}\n{rule}\n}} }}", cut.table);
+        // nft wants the lines apart.
+        let table = &cut.table;
+        let rules = format!("table inet {table} {{\nchain out {{\n{chain}\n{rule}\n}}\n}}\n");
         tools::run("nft", &[&rules]).context("cut a member of the DCS off")?;
         Ok(cut)
     }
