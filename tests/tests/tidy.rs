@@ -127,8 +127,7 @@ fn decisions_are_pure() {
 fn no_deadline_rests_on_a_timer_of_the_runtime_or_on_the_wall_clock() {
     const FORBIDDEN: [&str; 6] =
         ["tokio::time", "Instant", "SystemTime", "thread::sleep", "wall_time(", "CLOCK_REALTIME"];
-    let paced =
-        BTreeMap::from([("agent/src/fence/renewal.rs", ["tokio::time::timeout(wait, "; 2])]);
+    let paced = BTreeMap::from([("agent/src/fence/renewal.rs", ["tokio::time::sleep(wait)"; 2])]);
     let root = workspace();
     let rooms = ["agent/src/decide", "agent/src/fence", "guardian/src", "proto/src/time"];
     for room in rooms.map(|room| root.join(room)).iter().filter(|room| room.exists()) {
