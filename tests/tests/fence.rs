@@ -53,10 +53,10 @@ impl Asked {
     }
 }
 
-/// Says what can't be tried.
+/// Says what can't be tried, which counts as skipped.
 fn possible(name: &str, missing: Option<String>) -> bool {
     if let Some(why) = &missing {
-        say(format!("left out: {name}: {why}"));
+        skip(&format!("{name}: {why}"));
     }
     missing.is_none()
 }
