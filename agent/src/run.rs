@@ -21,13 +21,14 @@ use crate::act::postgres::files::{Files, write_atomically};
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::Server;
-use crate::act::publish::{Picture, Publisher};
+use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::act::site::{Held, SiteStore};
 use crate::act::{Actor, Outcome, Touched, store};
 use crate::api;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
+use crate::decide::paused::{self, Fence};
 use crate::decide::view::{
     FinishedJob, GuardianView, JobKind, Memory, PeerAnswer, PeersView, Policy, Process, TenureView,
     View,
@@ -72,6 +73,8 @@ pub struct Agent {
     opened: Option<Opened>,
     last_reason: String,
     last_problem: String,
+    /// A pause has taken the fence away.
+    suspended: bool,
     /// Why the dynamic configuration in the DCS is not in force.
     refused_dynamic: Option<String>,
     repeated: u32,
@@ -125,14 +128,13 @@ impl Agent {
         let publisher =
             Publisher::new(Arc::clone(&config), site_store.clone(), global_store.clone());
         tokio::spawn(publish(publisher, picture_receiver.clone()));
-        tokio::spawn(api::serve(
-            listener,
-            api::Shared {
-                config: Arc::clone(&config),
-                pictures: picture_receiver.clone(),
-                deadlines: Arc::clone(&deadlines),
-            },
-        ));
+        let shared = api::Shared {
+            config: Arc::clone(&config),
+            pictures: picture_receiver.clone(),
+            deadlines: Arc::clone(&deadlines),
+            site: site_store.clone(),
+        };
+        tokio::spawn(api::serve(listener, shared));
         let reaches = watch::Sender::new(BTreeMap::new());
         tokio::spawn(ask_reach(
             Arc::clone(&config),
@@ -178,6 +180,7 @@ impl Agent {
             opened: None,
             last_reason: String::new(),
             last_problem: String::new(),
+            suspended: false,
             refused_dynamic: None,
             repeated: 0,
             stop,
@@ -196,8 +199,8 @@ impl Agent {
             let decision = decide(&policy, &self.memory, &view);
             self.say(&view, &decision.reason);
             self.note_opening(&view);
+            self.keep_fence(&policy, &view);
             self.tell(&view, extra, &decision.reason);
-            self.guard_what_writes(&view);
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
             self.memory = decision.memory;
@@ -219,6 +222,47 @@ impl Agent {
                 wait = wait.min(ASK_AGAIN);
             }
             self.wait(&mut wakes, wait).await;
+        }
+    }
+
+    /// Puts the fence as a pause, or the end of one, wants it, before anything else is done (I18).
+    fn keep_fence(&mut self, policy: &Policy, view: &View) {
+        let node = &self.config.name;
+        match paused::fence(policy, view) {
+            Fence::Suspended => {
+                if !self.suspended {
+                    tracing::warn!(%node, "{NOT_FENCED}: deadlines stop nothing until the pause ends");
+                }
+                self.suspended = true;
+                self.actor.guard.disarm();
+            }
+            Fence::Stands => {
+                if self.suspended {
+                    tracing::info!(%node, "the pause has ended: the fence stands again");
+                    self.suspended = false;
+                    self.fence_after_pause(view);
+                }
+                self.guard_what_writes(view);
+            }
+        }
+    }
+
+    /// What runs may have been promoted, or have lost its key, while nobody watched: like a server
+    /// of a former life it has one TTL to show its right.
+    fn fence_after_pause(&self, view: &View) {
+        let recovers = match &view.postgres.status {
+            Some(status) => status.in_recovery,
+            None => view.postgres.standby_signal,
+        };
+        if let Some(postmaster) = self.actor.server.postmaster().filter(|_| !recovers) {
+            let now = boot_time();
+            let ahead = self.deadlines.writing().lies_ahead(now);
+            if ahead {
+                self.actor.guard.arm(Some(postmaster.pid));
+            } else {
+                let bound = Deadline::at(now.plus(self.actor.dynamic.ttl));
+                self.actor.guard.adopt(postmaster.pid, bound);
+            }
         }
     }
 
@@ -346,6 +390,7 @@ impl Agent {
             synchronous_node_count: dynamic.synchronous_node_count,
             use_pg_rewind: dynamic.use_pg_rewind,
             may_bootstrap: self.config.bootstrap.dcs.is_some() || self.config.federation.is_some(),
+            paused: dynamic.pause,
         }
     }
 
@@ -377,6 +422,10 @@ impl Agent {
         if let Reason::EpochUnknown(why) = reason {
             warnings.push(format!("{} stays fenced: {why}", self.config.name));
         }
+        if self.actor.dynamic.pause {
+            let what = if self.suspended { NOT_FENCED } else { "paused: no automatic failover" };
+            warnings.push(what.to_owned());
+        }
         if let Some(observer) = &self.global_observer {
             warnings.extend(observer.unreadable().map(|key| format!("unreadable record {key}")));
         }
@@ -394,6 +443,7 @@ impl Agent {
             reason: self.last_reason.clone(),
             unreadable: self.site_observer.unreadable().cloned().collect(),
             progress: self.actor.jobs.progress().borrow().clone(),
+            suspended: self.suspended,
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }
@@ -504,6 +554,12 @@ impl Agent {
     }
 
     async fn shut_down(&mut self, view: &View) -> anyhow::Result<()> {
+        if self.suspended {
+            // As in Patroni: the server goes on, and so does whoever looks after it by hand.
+            tracing::warn!(node = %self.config.name, "stopping; PAUSE: PostgreSQL is left running");
+            self.actor.guard.end();
+            return Ok(());
+        }
         tracing::info!(node = %self.config.name, "stopping");
         self.actor.guard.plan_stop(Deadline::NEVER);
         self.actor.renewal.end_tenure().await;

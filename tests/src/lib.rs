@@ -1,7 +1,6 @@
 //! What the system tests share: a federation on this machine with a client that keeps writing
 //! ([`bed`]), its records as they change ([`records`]), writes held off in the store ([`gate`]),
-//! a PostgreSQL under a guardian alone ([`guarded`]), and programs run as a person runs them
-//! ([`program`]).
+//! programs run as a person runs them ([`program`]), and the agents' REST API ([`rest`]).
 //!
 //! Nothing depends on this crate. Whatever it starts belongs to a value that ends it when dropped,
 //! also in a panic.
@@ -9,10 +8,10 @@
 pub mod bed;
 pub mod fence;
 pub mod gate;
-pub mod guarded;
 pub mod program;
 pub mod records;
 pub mod report;
+pub mod rest;
 pub mod wait;
 
 /// A test that can't run here says so; where every test must run, that is a failure.

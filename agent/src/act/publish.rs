@@ -48,7 +48,12 @@ pub struct Picture {
     pub reason: String,
     /// What a copy says of its progress.
     pub progress: Option<String>,
+    /// A pause has taken the fence away.
+    pub suspended: bool,
 }
+
+/// What everything says while a pause has taken the fence away (design.md section 3).
+pub const NOT_FENCED: &str = "NOT FENCED: PAUSED";
 
 /// Patroni's version that the wire conventions are of; other members compare it.
 pub const PATRONI_VERSION: &str = "4.1.4";
@@ -110,6 +115,9 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
     });
     if !config.tags.is_empty() {
         record["tags"] = json!(config.tags);
+    }
+    if picture.dynamic.pause {
+        record["pause"] = json!(true);
     }
     if let Some(status) = &picture.view.postgres.status {
         record["xlog_location"] = json!(status.end.get());

@@ -53,11 +53,17 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     if watchdog.required && watchdog.state == WatchdogState::Failed {
         body["watchdog_failed"] = json!(true);
     }
+    if picture.dynamic.pause {
+        body["pause"] = json!(true);
+    }
     if !config.tags.is_empty() {
         body["tags"] = json!(config.tags);
     }
     // Ours, beside Patroni's fields: why the node does what it does.
     let mut regent = json!({"version": env!("CARGO_PKG_VERSION"), "reason": picture.reason});
+    if picture.suspended {
+        regent["fence"] = json!(publish::NOT_FENCED);
+    }
     if let Some(progress) = &picture.progress {
         regent["progress"] = json!(progress);
     }
@@ -88,7 +94,11 @@ pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
             members.push(cluster_member(name.as_str(), role, member, site, leads));
         }
     }
-    json!({"members": members, "scope": config.scope.as_str()})
+    let mut cluster = json!({"members": members, "scope": config.scope.as_str()});
+    if picture.dynamic.pause {
+        cluster["pause"] = json!(true);
+    }
+    cluster
 }
 
 fn cluster_member(name: &str, role: &str, member: &Member, site: &SiteView, leads: bool) -> Value {

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 
 use crate::act::publish::{self, Picture};
 use crate::config::Config;
-use crate::decide::view::Process;
+use crate::decide::view::{JobKind, Process};
 use crate::fence::Deadlines;
 use crate::observe::clock::boot_time;
 
@@ -25,6 +25,32 @@ pub(super) struct Facts {
     noloadbalance: bool,
     tags: BTreeMap<String, String>,
     fresh: bool,
+    paused: bool,
+    /// Paused without a fence, and the DCS does not answer: Patroni then goes by the role alone.
+    unfenced: bool,
+}
+
+/// What a primary needs to answer as one, each at the instant of the answer (I17). Stricter than
+/// Patroni, which says 200 as soon as it holds the key, also while still promoting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact")]
+struct Writing {
+    /// PostgreSQL answers, and is not in recovery.
+    open: bool,
+    /// It is being stopped.
+    stopping: bool,
+    /// Its processes are frozen until a renewal is acknowledged.
+    frozen: bool,
+    /// The fence has not begun: more than the stop budget is left until the deadline.
+    before_fence: bool,
+    /// The last round of the agent is not too old to say anything.
+    fresh: bool,
+}
+
+impl Writing {
+    fn is_possible(self) -> bool {
+        self.open && !self.stopping && !self.frozen && self.before_fence && self.fresh
+    }
 }
 
 impl Facts {
@@ -39,18 +65,30 @@ impl Facts {
             .is_some_and(|leader| leader.name == config.name && leader.bound_to_my_lease);
         let standby_site = publish::is_standby_site(view);
         let optime = site.and_then(|site| site.optime);
+        let fresh = now.since(view.now) <= picture.dynamic.ttl * if in_recovery { 2 } else { 1 };
+        let running = view.postgres.process == Process::Running;
+        let writing = Writing {
+            open: running && status.is_some_and(|status| !status.in_recovery),
+            stopping: view.job == Some(JobKind::Stop),
+            frozen: deadlines.page().frozen(),
+            before_fence: now < deadlines.held().instant().minus(config.regent.stop_budget.0),
+            fresh,
+        };
+        // As decisions see it: only outside a federation does a pause take the fence away.
+        let alone = picture.dynamic.pause && view.federation.is_none();
+        let silent = site.is_none_or(|site| site.age + now.since(view.now) > picture.dynamic.ttl);
         Self {
             leads: named && deadlines.site().lies_ahead(now),
-            writable: !in_recovery
-                && deadlines.held().lies_ahead(now)
-                && !deadlines.page().frozen(),
+            writable: writing.is_possible(),
+            paused: picture.dynamic.pause,
+            unfenced: alone && silent && writing.open && !writing.stopping,
             standby_site,
-            running: view.postgres.process == Process::Running,
+            running,
             replica: publish::role(picture, &config.name) == "replica",
             streaming: status.is_some_and(|status| status.receiver.is_some()),
             synchronous: site.is_some_and(|site| site.sync.standbys.contains(&config.name)),
             lag_bytes: status.zip(optime).map(|(s, optime)| optime.bytes_since(s.replayed)),
-            fresh: now.since(view.now) <= picture.dynamic.ttl * if in_recovery { 2 } else { 1 },
+            fresh,
             noloadbalance: config.tag("noloadbalance"),
             tags: config
                 .tags
@@ -64,8 +102,7 @@ impl Facts {
     }
 
     fn primary(&self) -> bool {
-        // Stricter than Patroni, which says 200 while still promoting: writable *now*.
-        self.leads && !self.standby_site && self.writable
+        self.unfenced || (self.leads && !self.standby_site && self.writable)
     }
 
     fn standby_leader(&self) -> bool {
@@ -119,7 +156,7 @@ impl Facts {
 
     /// Whether the last round is younger than the TTL, or twice that on a standby, as in Patroni.
     pub(super) fn liveness(&self) -> StatusCode {
-        code(self.fresh)
+        code(self.fresh || self.paused)
     }
 
     pub(super) fn readiness(&self, query: &BTreeMap<String, String>) -> StatusCode {
@@ -164,6 +201,8 @@ mod tests {
             noloadbalance: false,
             tags: BTreeMap::from([("zone".to_owned(), "b".to_owned())]),
             fresh: true,
+            paused: false,
+            unfenced: false,
         }
     }
 
@@ -201,8 +240,33 @@ mod tests {
     }
 
     #[test]
+    fn each_of_what_a_primary_needs_alone_makes_it_no_primary() {
+        let all =
+            Writing { open: true, stopping: false, frozen: false, before_fence: true, fresh: true };
+        assert!(all.is_possible());
+        for not in [
+            Writing { open: false, ..all },
+            Writing { stopping: true, ..all },
+            Writing { frozen: true, ..all },
+            Writing { before_fence: false, ..all },
+            Writing { fresh: false, ..all },
+        ] {
+            assert!(!not.is_possible(), "{not:?}");
+        }
+    }
+
+    #[test]
+    fn a_paused_cluster_that_lost_its_dcs_goes_by_the_role_alone() {
+        let unfenced = Facts { unfenced: true, paused: true, fresh: false, ..nothing() };
+        assert!(ok(&unfenced, "primary", &[]) && ok(&unfenced, "leader", &[]));
+        assert!(!ok(&unfenced, "replica", &[]));
+        assert_eq!(unfenced.liveness(), StatusCode::OK, "paused is alive, as in Patroni");
+        let old = Facts { fresh: false, ..nothing() };
+        assert_eq!(old.liveness(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
     fn primary_needs_the_key_the_right_site_and_a_deadline_ahead() {
-        // `writable` already contains the writing deadline, read at the instant of the request.
         let primary = Facts { leads: true, writable: true, ..nothing() };
         for not in [
             Facts { leads: false, ..primary.clone() },

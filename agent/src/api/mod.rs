@@ -1,20 +1,25 @@
-//! Patroni's REST API: health checks and read endpoints, answered from the last view in memory.
+//! Patroni's REST API: health checks and read endpoints, answered from the last view in memory, and
+//! the dynamic configuration, read from and written to the site DCS.
 //!
-//! Never touches PostgreSQL or a store (`/cluster` included), so a check can neither hang nor slow
+//! No check touches PostgreSQL or a store (`/cluster` neither), so it can neither hang nor slow
 //! anything. "Primary" is said only while the writing deadline lies ahead (I17).
 
 mod body;
 mod health;
+mod write;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Query, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
+use regent_proto::keys::SiteKey;
 use tokio::sync::watch;
 
 use crate::act::publish::Picture;
+use crate::act::site::SiteStore;
 use crate::config::Config;
 use crate::fence::Deadlines;
 use health::Facts;
@@ -28,6 +33,8 @@ pub struct Shared {
     pub pictures: watch::Receiver<Option<Arc<Picture>>>,
     /// The deadlines, read at the instant of the answer.
     pub deadlines: Arc<Deadlines>,
+    /// The site DCS, for the dynamic configuration.
+    pub site: SiteStore,
 }
 
 /// Binds, so that a port in use is an error of the start and not of a request.
@@ -55,15 +62,24 @@ async fn answer(
     method: Method,
     uri: Uri,
     Query(query): Query<Parameters>,
+    headers: HeaderMap,
+    body: Bytes,
 ) -> Response {
-    let health_only = match method {
-        Method::GET => false,
-        Method::HEAD | Method::OPTIONS => true,
-        _ => return StatusCode::NOT_IMPLEMENTED.into_response(),
-    };
     let picture = shared.pictures.borrow().clone();
     let Some(picture) = picture else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let on_config = uri.path().trim_matches('/') == "config";
+    let health_only = match method {
+        Method::GET => false,
+        Method::HEAD | Method::OPTIONS => true,
+        Method::PATCH if on_config => {
+            return change(&shared, &picture, &headers, write::How::Merge, &body).await;
+        }
+        Method::PUT if on_config => {
+            return change(&shared, &picture, &headers, write::How::Replace, &body).await;
+        }
+        _ => return StatusCode::NOT_IMPLEMENTED.into_response(),
     };
     let facts = Facts::new(&picture, &shared.config, &shared.deadlines);
     let path = uri.path().trim_start_matches('/');
@@ -71,6 +87,10 @@ async fn answer(
         match path.split('/').next().unwrap_or("") {
             "patroni" => return json(StatusCode::OK, &body::patroni(&shared.config, &picture)),
             "cluster" => return json(StatusCode::OK, &body::cluster(&shared.config, &picture)),
+            "config" => {
+                let key = shared.site.keys.key(SiteKey::Config);
+                return write::read(&*shared.site.store, &key).await;
+            }
             "history" => return json(StatusCode::OK, &body::history(&picture)),
             "liveness" => return facts.liveness().into_response(),
             "readiness" => return facts.readiness(&query).into_response(),
@@ -82,6 +102,21 @@ async fn answer(
         return code.into_response();
     }
     json(code, &body::patroni(&shared.config, &picture))
+}
+
+async fn change(
+    shared: &Shared,
+    picture: &Picture,
+    headers: &HeaderMap,
+    how: write::How,
+    body: &[u8],
+) -> Response {
+    if let Some(refused) = write::refused(&shared.config.rest, headers) {
+        return refused;
+    }
+    let key = shared.site.keys.key(SiteKey::Config);
+    let place = (&*shared.site.store, key.as_str());
+    write::config(place, &shared.config, &picture.dynamic, how, body).await
 }
 
 fn json(code: StatusCode, value: &serde_json::Value) -> Response {

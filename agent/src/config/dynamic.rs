@@ -15,12 +15,12 @@ pub(super) const READ: &[&str] = &[
     "synchronous_mode",
     "synchronous_mode_strict",
     "synchronous_node_count",
+    "pause",
     "postgresql",
 ];
 
 /// Patroni's keys that this version does not use yet.
 pub(super) const NOT_YET: &[&str] = &[
-    "pause",
     "maximum_lag_on_syncnode",
     "max_timelines_history",
     "primary_start_timeout",
@@ -39,6 +39,7 @@ pub(super) const NOT_YET: &[&str] = &[
 
 /// The values that decisions use.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "Patroni's switches, each independent")]
 pub struct Dynamic {
     /// TTL of the leader key.
     pub ttl: Duration,
@@ -60,6 +61,8 @@ pub struct Dynamic {
     pub parameters: BTreeMap<String, String>,
     /// `postgresql.pg_hba`.
     pub pg_hba: Vec<String>,
+    /// `pause`.
+    pub pause: bool,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
 }
@@ -82,6 +85,7 @@ impl Default for Dynamic {
             use_pg_rewind: false,
             parameters: BTreeMap::new(),
             pg_hba: Vec::new(),
+            pause: false,
             problems: Vec::new(),
         }
     }
@@ -172,6 +176,7 @@ impl Dynamic {
         let strict = document.get("synchronous_mode_strict");
         let synchronous_mode_strict =
             reader.truth("synchronous_mode_strict", strict, in_force.synchronous_mode_strict);
+        let pause = reader.truth("pause", document.get("pause"), in_force.pause);
         let postgresql = document.get("postgresql");
         let inside = |key: &str| postgresql.and_then(|p| p.get(key));
         let use_pg_rewind = reader.truth(
@@ -215,6 +220,7 @@ impl Dynamic {
             use_pg_rewind: if readable { use_pg_rewind } else { in_force.use_pg_rewind },
             parameters,
             pg_hba,
+            pause,
             problems: reader.problems,
         }
     }

@@ -24,9 +24,8 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
     ),
     (
         "restapi",
-        &["listen", "connect_address", "certfile"],
+        &["listen", "connect_address", "certfile", "authentication"],
         &[
-            "authentication",
             "keyfile",
             "keyfile_password",
             "cafile",

@@ -117,6 +117,10 @@ pub struct Listener {
     pub listen: SocketAddr,
     /// What others use, `host:port`.
     pub connect_address: String,
+    /// Who may change something; `None`: everybody who reaches it, as in Patroni.
+    pub authentication: Option<User>,
+    /// A restriction that is configured and not built yet: nobody may change anything.
+    pub closed: Option<&'static str>,
 }
 
 /// Which store.
@@ -174,6 +178,14 @@ struct RestSection {
     connect_address: Option<String>,
     #[serde(default)]
     certfile: Option<PathBuf>,
+    #[serde(default)]
+    authentication: Option<User>,
+    #[serde(default)]
+    allowlist: Option<serde_json::Value>,
+    #[serde(default)]
+    allowlist_include_members: Option<serde_json::Value>,
+    #[serde(default)]
+    verify_client: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -540,7 +552,16 @@ impl Checks<'_> {
                 self.error("restapi.connect_address", format!("{connect_address:?}; {want}"))
             );
         }
-        Ok(Listener { listen, connect_address })
+        // A restriction that is not understood must not be taken for none.
+        let closed = [
+            ("restapi.allowlist", &section.allowlist),
+            ("restapi.allowlist_include_members", &section.allowlist_include_members),
+            ("restapi.verify_client", &section.verify_client),
+        ]
+        .into_iter()
+        .find_map(|(name, value)| value.as_ref().map(|_| name));
+        let authentication = section.authentication.clone();
+        Ok(Listener { listen, connect_address, authentication, closed })
     }
 
     fn store(

@@ -14,7 +14,7 @@ pub mod freeze;
 pub mod guardian;
 mod handover;
 mod lead;
-pub mod preconditions;
+pub mod paused;
 mod race;
 mod rejoin;
 pub mod renewal;
@@ -35,7 +35,6 @@ use regent_proto::time::BootTime;
 use regent_proto::timeline::HistoryPoint;
 
 use epoch::EpochUnknown;
-use preconditions::Precondition;
 use view::{
     DataDirectory, FailedJob, Follow, Initialize, JobKind, LeaderKey, Memory, Policy, Process,
     SiteView, View,
@@ -243,8 +242,6 @@ pub enum Reason {
     StoppingWriter,
     /// Leads, and writes.
     Leading,
-    /// Every step of opening is done, and yet something stands against it.
-    NotReady(Vec<Precondition>),
     /// Acquires the primary lease.
     AcquiringPrimary,
     /// Persists the epoch before opening.
@@ -301,6 +298,43 @@ pub enum Reason {
     Slots,
     /// Checkpoint asked for by a switchover, or owed after a promotion.
     Checkpoint,
+    /// The cluster is paused.
+    Paused(PausedAs),
+}
+
+/// What a node of a paused cluster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PausedAs {
+    /// Leads, and writes.
+    Leader,
+    /// Follows, or is stopped, under somebody else's key.
+    Secondary,
+    /// Writes although another has the key.
+    PrimaryBesideTheLeader,
+    /// Has the key and is no primary: gives it up.
+    NoPrimaryAnyMore,
+    /// Writes, and takes the free key.
+    TakingFreeKey,
+    /// Nobody has the key, and it is not for this node to take it.
+    NoLeader,
+    /// In a federation: what would be done is this site's automation.
+    Automation,
+}
+
+impl fmt::Display for PausedAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leader => "no action. The leader with the lock",
+            Self::Secondary => "no action. A secondary",
+            Self::PrimaryBesideTheLeader => {
+                "no action. It runs as a primary, but another member has the lock"
+            }
+            Self::NoPrimaryAnyMore => "released the lock: PostgreSQL is not running as a primary",
+            Self::TakingFreeKey => "taking the free lock: PostgreSQL is running as a primary",
+            Self::NoLeader => "no action. Nobody has the lock",
+            Self::Automation => "no action. This site's automation is off",
+        })
+    }
 }
 
 impl fmt::Display for Reason {
@@ -312,10 +346,6 @@ impl fmt::Display for Reason {
             Self::EpochOlder => {
                 "the site has seen a newer epoch than the quorum shows, or another federation: \
                  stays fenced; look with `regent-agent CONFIG --show-epoch`"
-            }
-            Self::NotReady(unmet) => {
-                let unmet: Vec<String> = unmet.iter().map(ToString::to_string).collect();
-                return write!(f, "may not open: {}", unmet.join("; "));
             }
             Self::EpochUnknown(why) => return write!(f, "stays fenced: {why}"),
             Self::ForeignData(text) | Self::UnreadableData(text) => text,
@@ -360,6 +390,7 @@ impl fmt::Display for Reason {
             Self::Synchronous => "adjusting the synchronous standbys",
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
+            Self::Paused(how) => return write!(f, "PAUSE: {how}"),
         };
         f.write_str(text)
     }
@@ -548,6 +579,17 @@ impl Judge<'_> {
         }
         let Some(site) = &self.view.site else { return self.without_store() };
         self.memory.without_store_since = None;
+        match (self.policy.paused, paused::fence(self.policy, self.view)) {
+            (true, paused::Fence::Suspended) => self.paused(site),
+            (true, paused::Fence::Stands) => {
+                let choice = self.unpaused(site);
+                self.without_automation(choice)
+            }
+            (false, _) => self.unpaused(site),
+        }
+    }
+
+    fn unpaused(&mut self, site: &SiteView) -> Choice {
         if let Some(choice) = self.refuse_foreign_data(site) {
             return choice;
         }

@@ -66,7 +66,7 @@ impl Judge<'_> {
         (!actions.is_empty()).then(|| Choice::act(Reason::FinishingBootstrap, actions))
     }
 
-    fn keep_synchronous(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
+    pub(super) fn keep_synchronous(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
         let in_step =
             status.synchronous_standby_names == synchronous::list(self.policy, &site.sync.standbys);
         let opened = self.memory.owes_checkpoint_since;

@@ -434,6 +434,8 @@ pub struct Policy {
     pub use_pg_rewind: bool,
     /// A `bootstrap` section is there.
     pub may_bootstrap: bool,
+    /// `pause`.
+    pub paused: bool,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.

@@ -5,7 +5,7 @@
 
 mod cases;
 mod epochs;
-mod preconditions;
+mod paused;
 mod properties;
 mod synchronous;
 mod world;

@@ -186,6 +186,7 @@ impl World {
             synchronous_node_count: 1,
             use_pg_rewind: true,
             may_bootstrap: true,
+            paused: false,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);

@@ -1,0 +1,170 @@
+//! Pause (I18): what is still done while Patroni's `pause` is set, and whether the fence stands.
+//!
+//! A cluster of no federation pauses as in Patroni (spec/patroni-compat.md 3.13): nothing is started,
+//! stopped, promoted, copied or failed over; a primary keeps its key, and goes on without it; the
+//! fence is off, and everything says NOT FENCED. In a federation a site's pause stops that site's
+//! automation only: rights end as ever, and deadlines, guard and guardian stay (design.md section 3).
+
+use super::view::{DataDirectory, Initialize, Process, SiteView, Status, View};
+use super::{Action, Choice, Judge, PausedAs, Policy, Reason};
+
+/// Whether the fence stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// Armed whenever something may write.
+    Stands,
+    /// Off, by order of whoever paused the cluster.
+    Suspended,
+}
+
+/// Only a pause takes the fence away, and never in a federation.
+#[must_use]
+pub fn fence(policy: &Policy, view: &View) -> Fence {
+    match (policy.paused, &view.federation) {
+        (true, None) => Fence::Suspended,
+        (true, Some(_)) | (false, _) => Fence::Stands,
+    }
+}
+
+impl Judge<'_> {
+    /// A paused cluster of no federation.
+    pub(super) fn paused(&mut self, site: &SiteView) -> Choice {
+        let held = site.leader.as_ref().is_some_and(|leader| {
+            leader.name == self.policy.me && leader.bound_to_my_lease && !leader.unreadable
+        });
+        if let Some(foreign) = self.refuse_foreign_data(site) {
+            // Said, and given no right; a person has paused, so nothing is stopped.
+            let actions = if held { vec![Action::ReleaseLeader] } else { Vec::new() };
+            return Choice::act(foreign.reason, actions);
+        }
+        let writable = self.writable();
+        match &site.leader {
+            Some(leader) if leader.unreadable => Choice::wait(Reason::LeaderUnreadable),
+            Some(leader) if leader.name == self.policy.me && !leader.bound_to_my_lease => {
+                self.take_back(writable)
+            }
+            Some(leader) if leader.name == self.policy.me => self.keep_leading(site),
+            Some(_) if writable => Choice::wait(Reason::Paused(PausedAs::PrimaryBesideTheLeader)),
+            Some(_) => Choice::wait(Reason::Paused(PausedAs::Secondary)),
+            None => self.take_free_key(site),
+        }
+    }
+
+    /// The key carries our name, from a former life of this process.
+    fn take_back(&self, writable: bool) -> Choice {
+        match (writable, self.view.tenure.has_lease) {
+            (true, true) => Choice::act(Reason::RetakingLeader, vec![Action::AcquireLeader]),
+            (true, false) => Choice::wait(Reason::AwaitingRenewal),
+            (false, _) => Choice::wait(Reason::Paused(PausedAs::Secondary)),
+        }
+    }
+
+    /// A running primary takes a free key: the first one wins (spec 3.4, row 4).
+    fn take_free_key(&self, site: &SiteView) -> Choice {
+        let open = self.view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
+        let own_cluster = match (&site.initialize, &self.view.postgres.data) {
+            (Initialize::Absent, DataDirectory::Cluster(_)) => true,
+            (Initialize::Done(id), DataDirectory::Cluster(own)) => *id == own.system_identifier,
+            (
+                Initialize::Absent
+                | Initialize::Done(_)
+                | Initialize::Running
+                | Initialize::Unreadable,
+                DataDirectory::Cluster(_)
+                | DataDirectory::Empty
+                | DataDirectory::Incomplete
+                | DataDirectory::Unreadable(_),
+            ) => false,
+        };
+        if open && own_cluster && self.view.tenure.has_lease {
+            return Choice::act(
+                Reason::Paused(PausedAs::TakingFreeKey),
+                vec![Action::AcquireLeader],
+            );
+        }
+        Choice::wait(Reason::Paused(PausedAs::NoLeader))
+    }
+
+    /// The key is ours: kept by a primary, given up by anything else.
+    fn keep_leading(&mut self, site: &SiteView) -> Choice {
+        let not_primary =
+            Choice::act(Reason::Paused(PausedAs::NoPrimaryAnyMore), vec![Action::ReleaseLeader]);
+        match (self.view.postgres.process, &self.view.postgres.status) {
+            (Process::Stopped, _) => not_primary,
+            (Process::Starting, _) | (Process::Running, None) => {
+                Choice::wait(Reason::AwaitingServer)
+            }
+            // A promotion that was asked for before the pause is under way.
+            (Process::Running, Some(status))
+                if status.in_recovery && self.memory.promoting_since.is_some() =>
+            {
+                Choice::wait(Reason::Promoting)
+            }
+            (Process::Running, Some(status)) if status.in_recovery => not_primary,
+            (Process::Running, Some(status)) => self.paused_primary(site, status),
+        }
+    }
+
+    /// What its clients and standbys rest on is kept up: identity, synchronous record and list, new
+    /// slots. No slot is dropped, and no checkpoint made.
+    fn paused_primary(&mut self, site: &SiteView, status: &Status) -> Choice {
+        self.memory.promoting_since = None;
+        if let Some(choice) = self.record_identity(site, None) {
+            return choice;
+        }
+        if let Some(choice) = self.keep_synchronous(site, status) {
+            return choice;
+        }
+        if let Some(mut choice) = self.keep_slots(site, status) {
+            for action in &mut choice.actions {
+                if let Action::Slots { drop, .. } = action {
+                    drop.clear();
+                }
+            }
+            let creates = |action: &Action| matches!(action, Action::Slots { create, .. } if !create.is_empty());
+            if choice.actions.iter().any(creates) {
+                return choice;
+            }
+        }
+        Choice::wait(Reason::Paused(PausedAs::Leader))
+    }
+
+    /// In a federation: the site's own automation stops, nothing that ends or moves a right does.
+    pub(super) fn without_automation(&self, choice: Choice) -> Choice {
+        let automatic = choice.actions.iter().any(|action| match action {
+            Action::AcquireLeader => {
+                // Binding the key that stands in our name keeps a right; taking a free one is a
+                // failover.
+                self.view.site.as_ref().is_none_or(|site| site.leader.is_none())
+            }
+            Action::Run(job) => match job.kind() {
+                super::JobKind::Stop | super::JobKind::Checkpoint | super::JobKind::CreateUsers => {
+                    false
+                }
+                super::JobKind::Initdb
+                | super::JobKind::Clone
+                | super::JobKind::Start
+                | super::JobKind::Rewind => true,
+            },
+            Action::ClaimInitialize | Action::AskPeers | Action::Exit(_) => true,
+            Action::RecordInitialize(_)
+            | Action::ReleaseLeader
+            | Action::WriteSync { .. }
+            | Action::ClearSync { .. }
+            | Action::WriteMark { .. }
+            | Action::EnterEpoch { .. }
+            | Action::AcquirePrimary { .. }
+            | Action::EndTenure
+            | Action::PostToken { .. }
+            | Action::Take { .. }
+            | Action::RollBack { .. }
+            | Action::RecordIdentity { .. }
+            | Action::Follow(_)
+            | Action::SetSynchronousNames(_)
+            | Action::ArmWatchdog
+            | Action::Promote
+            | Action::Slots { .. } => false,
+        });
+        if automatic { Choice::wait(Reason::Paused(PausedAs::Automation)) } else { choice }
+    }
+}
