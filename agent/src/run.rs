@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::act::epoch_file::EpochFile;
+use crate::act::fence_report::RoundTrips;
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
 use crate::act::postgres::files::{Files, write_atomically};
@@ -431,6 +432,8 @@ impl Agent {
         }
         let site = self.site_observer.unreadable();
         warnings.extend(site.map(|key| format!("unreadable record {key}")));
+        let dcs_age = view.site.as_ref().map_or(u128::MAX, |site| site.age.as_millis());
+        let dcs_age = u64::try_from(dcs_age).unwrap_or(u64::MAX);
         let picture = Picture {
             view: view.clone(),
             extra,
@@ -444,6 +447,10 @@ impl Agent {
             unreadable: self.site_observer.unreadable().cloned().collect(),
             progress: self.actor.jobs.progress().borrow().clone(),
             suspended: self.suspended,
+            writing: self.deadlines.writing(),
+            round_trips: RoundTrips::last(&self.deadlines),
+            dcs_seen: WallTime(wall_time().0.saturating_sub(dcs_age)),
+            fences: self.site_observer.fences().clone(),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }

@@ -60,6 +60,9 @@ pub enum Verb {
         /// Redraw at every change until interrupted.
         #[arg(short, long)]
         watch: bool,
+        /// Every node's fence: deadline, round trips, worst stop, kill and wake-up, watchdog.
+        #[arg(long, conflicts_with = "watch")]
+        fence: bool,
     },
     /// Move the primary to another site; nothing is lost.
     Switchover(Switchover),

@@ -2,7 +2,7 @@
 //! `wire/regent.proto`.
 
 use regent_proto::wire::{
-    Check, Coordinator, Federation, Node, Operation, OperationStep, Plan, PrimaryLease, Site,
+    Check, Coordinator, Federation, Fence, Node, Operation, OperationStep, Plan, PrimaryLease, Site,
 };
 use serde_json::{Value, json};
 
@@ -62,7 +62,18 @@ fn node(n: &Node) -> Value {
     json!({
         "name": n.name, "role": n.role, "state": n.state, "host": n.host, "port": n.port,
         "api_url": n.api_url, "timeline": n.timeline, "position": n.position,
-        "upstream": n.upstream, "lag_bytes": n.lag_bytes,
+        "upstream": n.upstream, "lag_bytes": n.lag_bytes, "fence": n.fence.as_ref().map(fence),
+    })
+}
+
+fn fence(f: &Fence) -> Value {
+    json!({
+        "deadline_left_ms": f.deadline_left_ms, "site_round_trip_ms": f.site_round_trip_ms,
+        "primary_round_trip_ms": f.primary_round_trip_ms, "worst_stop_ms": f.worst_stop_ms,
+        "stop_budget_ms": f.stop_budget_ms, "worst_kill_ms": f.worst_kill_ms,
+        "kill_budget_ms": f.kill_budget_ms, "guardian": f.guardian,
+        "worst_wake_ms": f.worst_wake_ms, "watchdog": f.watchdog, "frozen": f.frozen,
+        "suspended": f.suspended, "thin": f.thin,
     })
 }
 

@@ -11,6 +11,7 @@ pub mod coordinators;
 pub mod demo;
 pub mod environment;
 pub mod exit;
+pub mod fence;
 pub mod json;
 pub mod lab;
 pub mod load;
@@ -33,7 +34,14 @@ use render::Output;
 pub fn run(cli: Cli, output: &Output) -> Ending {
     let global = &cli.global;
     match cli.verb {
-        Verb::Status { watch } => block_on(verbs::status::run(watch, global, output)),
+        Verb::Status { watch, fence } => {
+            let shown = match (watch, fence) {
+                (true, _) => verbs::status::Shown::Followed,
+                (false, true) => verbs::status::Shown::WithFences,
+                (false, false) => verbs::status::Shown::Once,
+            };
+            block_on(verbs::status::run(shown, global, output))
+        }
         Verb::Switchover(arguments) => block_on(verbs::switchover::run(&arguments, global, output)),
         Verb::Operation(verb) => block_on(verbs::operation::run(verb, global, output)),
         Verb::Topology(TopologyVerb::Validate { file }) => verbs::topology::validate(&file, output),

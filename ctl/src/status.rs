@@ -5,6 +5,7 @@
 
 use regent_proto::wire::{Federation, Node, Site};
 
+use crate::fence;
 use crate::plan;
 use crate::screen::{Cell, Line, Tone, age, bytes, cell, columns, labelled};
 
@@ -119,7 +120,8 @@ fn tail(federation: &Federation, width: usize) -> Vec<Line> {
         .sites
         .iter()
         .flat_map(|site| site.warnings.iter().map(move |text| format!("{}: {text}", site.name)));
-    for warning in federation.warnings.iter().cloned().chain(of_sites) {
+    let of_fences = fence::warnings(federation);
+    for warning in federation.warnings.iter().cloned().chain(of_sites).chain(of_fences) {
         lines.extend(labelled("WARNING", Tone::Warn, &warning, width));
     }
     lines
@@ -243,6 +245,7 @@ pub(crate) mod tests {
             position: Some("0/5000148".into()),
             upstream: upstream.into(),
             lag_bytes: if role == "primary" { None } else { Some(0) },
+            fence: None,
         }
     }
 

@@ -483,6 +483,45 @@ pub struct ReportedNode {
     /// Whom it streams from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<NodeName>,
+    /// How its fence stands; `None` from an agent that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<ReportedFence>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// How a node's fence stands, for people: shown, warned of, never decided on. In the member's record
+/// under `regent`, and in its site's report. Spans in milliseconds; `None` where never measured.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReportedFence {
+    /// What was left until the deadline when this was written; 0 without a right to write.
+    pub deadline_left_ms: u64,
+    /// Round trip of the last renewal of the leader key's lease.
+    pub site_round_trip_ms: Option<u64>,
+    /// Round trip of the last renewal of the primary lease.
+    pub primary_round_trip_ms: Option<u64>,
+    /// Longest stop.
+    pub worst_stop_ms: Option<u64>,
+    /// G.
+    pub stop_budget_ms: u64,
+    /// Longest kill.
+    pub worst_kill_ms: Option<u64>,
+    /// κ.
+    pub kill_budget_ms: u64,
+    /// A guardian lives.
+    pub guardian: bool,
+    /// Its latest wake-up.
+    pub worst_wake_ms: Option<u64>,
+    /// `off`, `armed`, `failed: why`, `disarmed`.
+    pub watchdog: String,
+    /// The instance is frozen until a renewal is acknowledged.
+    pub frozen: bool,
+    /// A pause has taken the fence away.
+    pub suspended: bool,
+    /// Margins that are thin, one sentence each.
+    pub thin: Vec<String>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,

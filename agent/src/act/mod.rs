@@ -3,6 +3,7 @@
 
 pub mod epoch_by_hand;
 pub mod epoch_file;
+pub mod fence_report;
 pub mod global;
 pub mod jobs;
 pub mod postgres;

@@ -10,11 +10,12 @@ use regent_dcs::LeaseId;
 use regent_proto::keys::SiteKey;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{
-    Opened, Reach, Record as _, Report, ReportedNode, ReportedRole, Unknown, VERSION,
+    Opened, Reach, Record as _, Report, ReportedFence, ReportedNode, ReportedRole, Unknown, VERSION,
 };
-use regent_proto::time::BootTime;
+use regent_proto::time::{BootTime, Deadline, WallTime};
 use serde_json::{Value, json};
 
+use super::fence_report::{self, RoundTrips};
 use super::global::GlobalStore;
 use super::site::{Held, SiteStore};
 use crate::config::Config;
@@ -50,6 +51,14 @@ pub struct Picture {
     pub progress: Option<String>,
     /// A pause has taken the fence away.
     pub suspended: bool,
+    /// Until when this node may write.
+    pub writing: Deadline,
+    /// Round trips of the last renewals.
+    pub round_trips: RoundTrips,
+    /// When the site DCS last answered, for people.
+    pub dcs_seen: WallTime,
+    /// How the members say that their fences stand.
+    pub fences: BTreeMap<NodeName, ReportedFence>,
 }
 
 /// What everything says while a pause has taken the fence away (design.md section 3).
@@ -129,7 +138,14 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
         record["timeline"] = json!(status.ancestry.timeline.0);
         record["ancestry"] = json!(status.ancestry);
     }
+    // Patroni passes over keys that it does not know.
+    record["regent"] = json!(own_fence(config, picture));
     record
+}
+
+/// This node's fence as of the picture.
+fn own_fence(config: &Config, picture: &Picture) -> ReportedFence {
+    fence_report::fence(config, picture, picture.writing, picture.round_trips, picture.view.now)
 }
 
 /// Writes what changed.
@@ -139,10 +155,14 @@ pub struct Publisher {
     global: Option<GlobalStore>,
     written: BTreeMap<String, Value>,
     lease: Option<LeaseId>,
+    /// When the member record was last written.
+    told: Option<BootTime>,
     sequence: u64,
     reported: Option<(Value, BootTime)>,
 }
 
+/// A member record of which only the figures changed is written this often.
+const FIGURES_EVERY: Duration = Duration::from_secs(3);
 /// A report is repeated at least this often.
 const REPORT_EVERY: Duration = Duration::from_secs(4);
 /// A report is written at most this often, unless something other than a position changed.
@@ -158,6 +178,7 @@ impl Publisher {
             global,
             written: BTreeMap::new(),
             lease: None,
+            told: None,
             sequence: 0,
             reported: None,
         }
@@ -181,18 +202,32 @@ impl Publisher {
     async fn publish_member(&mut self, picture: &Picture, timeout: Duration) {
         let Some(lease) = picture.lease else { return };
         let record = member(&self.config, picture);
+        // Figures alone are told now and then only: every write wakes every member.
+        let mut comparable = record.clone();
+        let now = boot_time();
+        if self.told.is_some_and(|told| now.since(told) < FIGURES_EVERY) {
+            for volatile in ["deadline_left_ms", "site_round_trip_ms", "primary_round_trip_ms"] {
+                comparable["regent"][volatile] = Value::Null;
+            }
+        }
         let there = picture
             .view
             .site
             .as_ref()
             .is_some_and(|site| site.members.contains_key(&self.config.name));
-        if there && self.lease == Some(lease) && self.written.get("member") == Some(&record) {
+        if there && self.lease == Some(lease) && self.written.get("member") == Some(&comparable) {
             return;
         }
         match self.site.publish_member(record.to_string().into_bytes(), lease, timeout).await {
             Ok(()) => {
                 self.lease = Some(lease);
-                self.written.insert("member".to_owned(), record);
+                self.told = Some(now);
+                let mut written = record;
+                for volatile in ["deadline_left_ms", "site_round_trip_ms", "primary_round_trip_ms"]
+                {
+                    written["regent"][volatile] = Value::Null;
+                }
+                self.written.insert("member".to_owned(), written);
             }
             Err(error) => tracing::debug!(%error, "publishing the member record"),
         }
@@ -244,6 +279,7 @@ impl Publisher {
         }
         for node in comparable["nodes"].as_array_mut().into_iter().flatten() {
             node["position"] = Value::Null;
+            node["fence"] = Value::Null;
         }
         let now = boot_time();
         if let Some((last, at)) = &self.reported {
@@ -380,6 +416,11 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
                 timeline: status.map(|s| s.ancestry.timeline).or(member.timeline),
                 position: status.map(|s| s.end).or(member.position),
                 upstream: if own { None } else { leader.cloned() },
+                fence: if own {
+                    Some(own_fence(config, picture))
+                } else {
+                    picture.fences.get(name).cloned()
+                },
                 unknown: Unknown::new(),
             }
         })

@@ -6,6 +6,7 @@
 
 mod body;
 mod health;
+mod metrics;
 mod write;
 
 use std::net::SocketAddr;
@@ -16,12 +17,15 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use regent_proto::keys::SiteKey;
+use regent_proto::record::ReportedFence;
 use tokio::sync::watch;
 
+use crate::act::fence_report::{self, RoundTrips};
 use crate::act::publish::Picture;
 use crate::act::site::SiteStore;
 use crate::config::Config;
 use crate::fence::Deadlines;
+use crate::observe::clock::boot_time;
 use health::Facts;
 
 /// What requests read.
@@ -91,6 +95,7 @@ async fn answer(
                 let key = shared.site.keys.key(SiteKey::Config);
                 return write::read(&*shared.site.store, &key).await;
             }
+            "metrics" => return metrics_of(&shared, &picture),
             "history" => return json(StatusCode::OK, &body::history(&picture)),
             "liveness" => return facts.liveness().into_response(),
             "readiness" => return facts.readiness(&query).into_response(),
@@ -102,6 +107,19 @@ async fn answer(
         return code.into_response();
     }
     json(code, &body::patroni(&shared.config, &picture))
+}
+
+fn metrics_of(shared: &Shared, picture: &Picture) -> Response {
+    let fence = fence_now(shared, picture);
+    let text = metrics::text(&shared.config, picture, &fence);
+    (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain")], text).into_response()
+}
+
+/// The fence at this instant, not at that of the picture.
+fn fence_now(shared: &Shared, picture: &Picture) -> ReportedFence {
+    let trips = RoundTrips::last(&shared.deadlines);
+    let writing = shared.deadlines.writing();
+    fence_report::fence(&shared.config, picture, writing, trips, boot_time())
 }
 
 async fn change(

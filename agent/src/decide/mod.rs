@@ -14,6 +14,7 @@ pub mod freeze;
 pub mod guardian;
 mod handover;
 mod lead;
+pub mod margins;
 pub mod paused;
 mod race;
 mod rejoin;

@@ -153,6 +153,7 @@ impl Judge<'_> {
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
             | Action::EnterEpoch { .. }
+            | Action::KeepEpoch(_)
             | Action::AcquirePrimary { .. }
             | Action::EndTenure
             | Action::PostToken { .. }

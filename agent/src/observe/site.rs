@@ -8,7 +8,7 @@ use regent_dcs::{Entry, LeaseId};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
-use regent_proto::record::{Mark, Record, SeenEpoch};
+use regent_proto::record::{Mark, Record, ReportedFence, SeenEpoch};
 use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
@@ -39,6 +39,9 @@ struct MemberRecord {
     /// Ours: the member's history.
     #[serde(default)]
     ancestry: Option<Ancestry>,
+    /// Ours: how its fence stands. A newer version's may be of another form: then nothing is shown.
+    #[serde(default)]
+    regent: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,13 +73,20 @@ pub struct SiteObserver {
     me: NodeName,
     leaderless_since: Option<BootTime>,
     unreadable: Unreadable,
+    fences: BTreeMap<NodeName, ReportedFence>,
 }
 
 impl SiteObserver {
     /// For this cluster and member.
     #[must_use]
     pub fn new(keys: SiteKeys, me: NodeName) -> Self {
-        Self { keys, me, leaderless_since: None, unreadable: Unreadable::default() }
+        Self {
+            keys,
+            me,
+            leaderless_since: None,
+            unreadable: Unreadable::default(),
+            fences: BTreeMap::new(),
+        }
     }
 
     /// The view and, where there is a readable one, the dynamic configuration.
@@ -118,6 +128,12 @@ impl SiteObserver {
             members,
         };
         Some((view, self.dynamic(picture, in_force)))
+    }
+
+    /// How the members say that their fences stand, as of the last reading.
+    #[must_use]
+    pub fn fences(&self) -> &BTreeMap<NodeName, ReportedFence> {
+        &self.fences
     }
 
     /// Keys that cannot be read, for warnings.
@@ -211,6 +227,7 @@ impl SiteObserver {
         let prefix = self.keys.members();
         let mut members = BTreeMap::new();
         let mut ancestries = BTreeMap::new();
+        self.fences.clear();
         for (key, entry) in picture.entries.range(prefix.clone()..) {
             let Some(name) = key.strip_prefix(&prefix) else { break };
             let Ok(name) = name.parse::<NodeName>() else {
@@ -226,6 +243,8 @@ impl SiteObserver {
                 record.tags.get(tag).is_some_and(|v| *v == serde_json::Value::Bool(true))
             };
             let priority = record.tags.get("failover_priority").and_then(|v| v.as_i64());
+            let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
+            self.fences.extend(fence.map(|fence| (name.clone(), fence)));
             if let Some(ancestry) = record.ancestry {
                 ancestries.insert(name.clone(), ancestry);
             }

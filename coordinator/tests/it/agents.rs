@@ -275,6 +275,7 @@ fn first_report(site: &Site) -> Report {
         timeline: None,
         position: None,
         upstream: None,
+        fence: None,
         unknown: Unknown::new(),
     });
     let everywhere = ["eu", "us", "ap", "sa"];

@@ -1,4 +1,4 @@
-//! `regentctl status [--watch]`.
+//! `regentctl status [--watch] [--fence]`.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use regent_proto::wire::{Federation, GetFederationRequest};
 use crate::cli::Global;
 use crate::coordinators::{Client, Coordinators};
 use crate::exit::{Ending, Exit, Failure};
+use crate::fence;
 use crate::json;
 use crate::render::{Live, Output};
 use crate::screen::{Line, Tone};
@@ -16,10 +17,21 @@ use crate::status::screen;
 /// How long to wait before another coordinator is asked for a stream.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Shows the federation once, or until interrupted.
-pub async fn run(watch: bool, global: &Global, output: &Output) -> Ending {
+/// What is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// One picture.
+    Once,
+    /// One picture, and every node's fence.
+    WithFences,
+    /// Each new picture, until interrupted.
+    Followed,
+}
+
+/// Shows the federation.
+pub async fn run(shown: Shown, global: &Global, output: &Output) -> Ending {
     let coordinators = Coordinators::from_options(global)?;
-    if watch {
+    if shown == Shown::Followed {
         return tokio::select! {
             ending = follow(&coordinators, output) => ending,
             () = signals::interrupted() => Ok(Exit::Done),
@@ -29,6 +41,10 @@ pub async fn run(watch: bool, global: &Global, output: &Output) -> Ending {
     output.json(&json::federation(&federation));
     let (rows, width) = output.size();
     output.lines(&screen(&federation, rows, width));
+    if shown == Shown::WithFences {
+        output.lines(&[Line::new()]);
+        output.lines(&fence::section(&federation, width));
+    }
     Ok(Exit::Done)
 }
 

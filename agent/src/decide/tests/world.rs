@@ -125,6 +125,7 @@ fn report(site: &str, timeline: u32) -> Report {
             timeline: None,
             position: None,
             upstream: None,
+            fence: None,
             unknown: Unknown::new(),
         }],
         synchronous_mode: true,

@@ -1,0 +1,77 @@
+//! How this node's fence stands, put together for whoever tells it: member record, site report,
+//! `/patroni` and `/metrics`.
+
+use std::time::Duration;
+
+use regent_proto::record::{ReportedFence, Unknown};
+use regent_proto::time::{BootTime, Deadline};
+
+use super::publish::Picture;
+use crate::config::Config;
+use crate::decide::guardian::WatchdogState;
+use crate::decide::margins;
+use crate::decide::view::Process;
+use crate::fence::Deadlines;
+
+/// Round trips of renewals, as they were at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RoundTrips {
+    /// Of the leader key's lease.
+    pub site: Option<Duration>,
+    /// Of the primary lease.
+    pub primary: Option<Duration>,
+}
+
+impl RoundTrips {
+    /// The last ones.
+    #[must_use]
+    pub fn last(deadlines: &Deadlines) -> Self {
+        let measured = deadlines.measured();
+        Self { site: measured.site_round_trip.last(), primary: measured.primary_round_trip.last() }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `None` where nothing was ever measured.
+fn measured(span: Duration) -> Option<u64> {
+    (!span.is_zero()).then(|| millis(span))
+}
+
+/// The fence at `now`, with these rights.
+#[must_use]
+pub fn fence(
+    config: &Config,
+    picture: &Picture,
+    writing: Deadline,
+    round_trips: RoundTrips,
+    now: BootTime,
+) -> ReportedFence {
+    let guardian = &picture.view.guardian;
+    let watchdog = match guardian.watchdog.state {
+        WatchdogState::Off => "off".to_owned(),
+        WatchdogState::Armed => "armed".to_owned(),
+        WatchdogState::Failed => format!("failed: {}", guardian.watchdog.problem),
+        WatchdogState::Disarmed => "disarmed".to_owned(),
+    };
+    let mut fence = ReportedFence {
+        deadline_left_ms: millis(writing.left(now)),
+        site_round_trip_ms: round_trips.site.map(millis),
+        primary_round_trip_ms: round_trips.primary.map(millis),
+        worst_stop_ms: measured(guardian.worst_stop),
+        stop_budget_ms: millis(config.regent.stop_budget.0),
+        worst_kill_ms: measured(guardian.worst_kill),
+        kill_budget_ms: millis(config.regent.kill_budget.0),
+        guardian: guardian.alive,
+        worst_wake_ms: measured(guardian.worst_wake),
+        watchdog,
+        frozen: guardian.frozen,
+        suspended: picture.suspended,
+        thin: Vec::new(),
+        unknown: Unknown::new(),
+    };
+    fence.thin = margins::thin(&fence, picture.view.postgres.process != Process::Stopped);
+    fence
+}
