@@ -176,7 +176,8 @@ fn crates_depend_along_the_arrows_only() {
         ("coordinator", vec!["regent-proto", "regent-dcs"]),
         // Talks to coordinators over gRPC only.
         ("ctl", vec!["regent-proto"]),
-        ("guardian", vec!["regent-proto"]),
+        // The second for its tests alone.
+        ("guardian", vec!["regent-proto", "regent-test-sys"]),
         ("sys", vec!["regent-proto", "regent-guardian"]),
         (
             "tests",

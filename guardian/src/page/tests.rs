@@ -34,6 +34,16 @@ fn words_stand_where_they_stood_in_version_1() {
 }
 
 #[test]
+fn every_word_is_documented() {
+    let page = include_str!("../../../docs/guardian.md");
+    for word in WORDS {
+        let side = format!("{:?}", word.side).to_lowercase();
+        let row = format!("| {} | {side} | `{}` | ", word.offset, word.name);
+        assert!(page.contains(&row), "docs/guardian.md lacks {row}");
+    }
+}
+
+#[test]
 fn words_do_not_overlap_and_fit() {
     let offsets: BTreeSet<usize> = WORDS.iter().map(|word| word.offset).collect();
     assert_eq!(offsets.len(), WORDS.len());

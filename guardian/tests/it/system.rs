@@ -1,0 +1,94 @@
+//! What the guardian takes of the machine, and what the machine does to it.
+
+use std::time::Duration;
+
+use regent_guardian::page::Flags;
+use regent_test_sys::boot::{now, pause, until};
+use regent_test_sys::burn::{Cpu, Memory};
+use regent_test_sys::cgroup::NoForks;
+use regent_test_sys::{Need, lacks, process};
+
+use crate::bed::{Bed, LONG};
+
+fn resident_kib(pid: nix::unistd::Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim_end_matches("kB").trim().parse().expect("a number")
+}
+
+#[test]
+fn it_is_small_and_does_not_grow() {
+    let mut bed = Bed::new();
+    let guardian = bed.up();
+    until(LONG, || (bed.page.wakes() > 5).then_some(())).expect("it loops");
+    let first = resident_kib(guardian);
+    println!("resident: {first} KiB; {:?}", bed.page.flags());
+    assert!(first < 3 * 1024, "{first} KiB");
+    bed.deadline_in(LONG);
+    let wakes = bed.page.wakes();
+    // Scans of all of /proc among them: a planned stop past its bound looks at every wake.
+    let (bound, end) = (now().plus(Duration::from_secs(60)), now().plus(Duration::from_secs(120)));
+    let at = regent_proto::time::Deadline::at;
+    bed.page.plan_stop(at(bound), at(end));
+    until(LONG, || (bed.page.wakes() > wakes + 100).then_some(())).expect("it loops");
+    assert_eq!(resident_kib(guardian), first, "grown");
+    assert!(bed.page.flags().has(Flags::MEMORY_LOCKED.with(Flags::SUBREAPER)));
+    let descriptors = std::fs::read_dir(format!("/proc/{guardian}/fd")).expect("it lives").count();
+    assert!(descriptors < 12, "{descriptors}");
+}
+
+#[test]
+fn it_kills_where_no_process_can_be_made() {
+    if lacks(&[Need::Root, Need::Controller("pids")]) {
+        return;
+    }
+    let mut bed = Bed::new();
+    let guardian = bed.up();
+    let everyone = process::family(guardian);
+    let forks = NoForks::of(everyone).expect("a group");
+    let refused = until(LONG, || {
+        // Whether the limit holds: PostgreSQL can't make a backend.
+        std::os::unix::net::UnixStream::connect(bed.dir.path().join(".s.PGSQL.5432")).ok()?;
+        (forks.refused() > 0).then_some(())
+    });
+    refused.expect("forks fail");
+    let deadline = bed.deadline_in(Duration::from_millis(600));
+    assert_eq!(bed.ended(LONG), 128 + 9);
+    assert!(bed.page.kill_ended() <= deadline && bed.servers().is_empty());
+}
+
+/// How late it wakes where every CPU has four times too much to do, and memory is under pressure.
+#[test]
+fn it_wakes_in_time_on_a_busy_machine() {
+    let mut bed = Bed::new();
+    // As a service manager grants it: before root is dropped.
+    if nix::unistd::geteuid().is_root() {
+        let grant = ["chrt", "--fifo", "50", "setpriv", "--reuid=postgres", "--regid=postgres"];
+        bed.wrapped = grant.iter().map(Into::into).chain(["--clear-groups".into()]).collect();
+    }
+    bed.up();
+    bed.deadline_in(LONG);
+    let realtime = bed.page.flags().has(Flags::REALTIME);
+    let cpu = Cpu::overload(4).expect("burners");
+    let _memory = Memory::pressure(512 << 20);
+    bed.page.set_worst_wake(Duration::ZERO);
+    pause(Duration::from_secs(4));
+    let (worst, wakes) = (bed.page.worst_wake(), bed.page.wakes());
+    println!(
+        "worst wake-up {worst:?} in {wakes} wakes beside {} burners, real-time: {realtime}",
+        cpu.burners()
+    );
+    let postmaster = std::fs::read_to_string(format!("/proc/{}/stat", bed.postmaster()));
+    let policy = postmaster.expect("it lives");
+    let policy = policy
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().nth(38))
+        .map(str::to_owned);
+    assert_eq!(policy.as_deref(), Some("0"), "PostgreSQL itself runs as everybody");
+    let bound = if realtime { Duration::from_millis(100) } else { Duration::from_secs(1) };
+    assert!(worst > Duration::ZERO && worst < bound, "{worst:?}");
+    let deadline = bed.deadline_in(Duration::from_millis(500));
+    assert_eq!(bed.ended(LONG), 128 + 9);
+    assert!(bed.page.kill_ended() <= deadline, "{:?}", bed.page.worst_kill());
+}
