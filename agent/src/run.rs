@@ -248,8 +248,8 @@ impl Agent {
         }
     }
 
-    /// What runs may have been promoted, or have lost its key, while nobody watched: like a server
-    /// of a former life it has one TTL to show its right.
+    /// What runs may have been promoted, or have lost its key, while nobody watched: without a right
+    /// that is known it is frozen until it has one, or killed, like a server of a former life.
     fn fence_after_pause(&self, view: &View) {
         let recovers = match &view.postgres.status {
             Some(status) => status.in_recovery,
@@ -261,8 +261,7 @@ impl Agent {
             if ahead {
                 self.actor.guard.arm(Some(postmaster.pid));
             } else {
-                let bound = Deadline::at(now.plus(self.actor.dynamic.ttl));
-                self.actor.guard.adopt(postmaster.pid, bound);
+                self.actor.guard.adopt(postmaster.pid, self.config.regent.stop_budget.0);
             }
         }
     }

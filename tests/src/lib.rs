@@ -1,6 +1,7 @@
 //! What the system tests share: a federation on this machine with a client that keeps writing
 //! ([`bed`]), its records as they change ([`records`]), writes held off in the store ([`gate`]),
-//! programs run as a person runs them ([`program`]), and the agents' REST API ([`rest`]).
+//! a PostgreSQL under a guardian alone ([`guarded`]), programs run as a person runs them
+//! ([`program`]), and the agents' REST API ([`rest`]).
 //!
 //! Nothing depends on this crate. Whatever it starts belongs to a value that ends it when dropped,
 //! also in a panic.
@@ -8,6 +9,7 @@
 pub mod bed;
 pub mod fence;
 pub mod gate;
+pub mod guarded;
 pub mod program;
 pub mod records;
 pub mod report;

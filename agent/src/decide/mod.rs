@@ -16,6 +16,7 @@ mod handover;
 mod lead;
 pub mod margins;
 pub mod paused;
+pub mod preconditions;
 mod race;
 mod rejoin;
 pub mod renewal;
@@ -36,6 +37,7 @@ use regent_proto::time::BootTime;
 use regent_proto::timeline::HistoryPoint;
 
 use epoch::EpochUnknown;
+use preconditions::Precondition;
 use view::{
     DataDirectory, FailedJob, Follow, Initialize, JobKind, LeaderKey, Memory, Policy, Process,
     SiteView, View,
@@ -243,6 +245,8 @@ pub enum Reason {
     StoppingWriter,
     /// Leads, and writes.
     Leading,
+    /// Every step of opening is done, and yet something stands against it.
+    NotReady(Vec<Precondition>),
     /// Acquires the primary lease.
     AcquiringPrimary,
     /// Persists the epoch before opening.
@@ -347,6 +351,10 @@ impl fmt::Display for Reason {
             Self::EpochOlder => {
                 "the site has seen a newer epoch than the quorum shows, or another federation: \
                  stays fenced; look with `regent-agent CONFIG --show-epoch`"
+            }
+            Self::NotReady(unmet) => {
+                let unmet: Vec<String> = unmet.iter().map(ToString::to_string).collect();
+                return write!(f, "may not open: {}", unmet.join("; "));
             }
             Self::EpochUnknown(why) => return write!(f, "stays fenced: {why}"),
             Self::ForeignData(text) | Self::UnreadableData(text) => text,

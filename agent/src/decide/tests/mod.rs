@@ -6,6 +6,7 @@
 mod cases;
 mod epochs;
 mod paused;
+mod preconditions;
 mod properties;
 mod synchronous;
 mod world;
