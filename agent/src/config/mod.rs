@@ -700,17 +700,19 @@ postgresql:
             let text = GOOD.replace("scope: eu\n", &format!("scope: eu\nwatchdog: {section}\n"));
             let config = parse(&text).expect(section);
             let said = config.check_timing(&config.first_dynamic()).expect(section);
-            (config, said)
+            let longer = Dynamic { ttl: Duration::from_secs(30), ..config.first_dynamic() };
+            let long = config.check_timing(&longer).expect(section);
+            (config, said, long)
         };
-        let (config, said) = with("{mode: required, safety_margin: 1}");
-        assert!(said.len() == 1 && said[0].contains("timeout of 4 s"), "{said:?}");
+        let (config, said, _) = with("{mode: required, safety_margin: 1}");
+        assert!(said[0].contains("timeout of 4 s"), "{said:?}");
+        assert!(said[1].contains("2.75s before its deadline"), "{said:?}");
         assert!(said[0].contains("1 s is used"), "{said:?}");
         let longer = Dynamic { ttl: Duration::from_secs(30), ..config.first_dynamic() };
         let timing = config.watchdog_timing(&config.site_timing(&longer)).expect("long enough");
         assert_eq!(timing.timeout_s, 14);
-        for silent in ["{mode: required, safety_margin: -1}", "{}", "{mode: off, safety_margin: 1}"]
-        {
-            assert_eq!(with(silent).1, Vec::<String>::new(), "{silent}");
+        for silent in ["{mode: required}", "{}", "{mode: off, safety_margin: 1}"] {
+            assert_eq!(with(silent).2, Vec::<String>::new(), "{silent}");
         }
     }
 

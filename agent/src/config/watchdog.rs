@@ -1,10 +1,11 @@
 //! Patroni's `watchdog` section, and the check of all timings together.
 //!
-//! The timeout W follows from the lease (proto's `time::watchdog`): nothing configured, and Patroni's
-//! -1, mean the longest safe one. A `safety_margin` that would leave the hole of Patroni's default is
+//! The timeout W follows from the lease (proto's `time::watchdog`): nothing configured means G, and
+//! Patroni's -1 the longest safe one. A `safety_margin` that would leave the hole of Patroni's default is
 //! said and not obeyed, since a site taken over from Patroni must start, and safely (ADR 18).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use regent_proto::time::{LeaseTiming, TimingError, WatchdogRefused, WatchdogTiming};
 use serde::Deserialize;
@@ -20,7 +21,7 @@ pub struct WatchdogConfig {
     pub mode: WatchdogMode,
     /// The device.
     pub device: PathBuf,
-    /// W = TTL − margin, in seconds, as far as that is safe; -1 and nothing: the longest safe one.
+    /// W = TTL − margin, in seconds, as far as that is safe; -1: the longest safe one; nothing: G.
     pub safety_margin: Option<i64>,
 }
 
@@ -84,15 +85,17 @@ impl Config {
     pub fn check_timing(&self, dynamic: &Dynamic) -> Result<Vec<String>, TimingProblem> {
         let lease = self.site_timing(dynamic);
         lease.check("site lease").map_err(TimingProblem::Lease)?;
-        let refused = match (self.watchdog.mode, self.watchdog_timing(&lease)) {
+        let timing = match (self.watchdog.mode, self.watchdog_timing(&lease)) {
             (WatchdogMode::Off, _) => return Ok(Vec::new()),
             (WatchdogMode::Required, Err(refused)) => return Err(TimingProblem::Watchdog(refused)),
-            (WatchdogMode::Automatic, Err(refused)) => Some(refused.to_string()),
-            (WatchdogMode::Automatic | WatchdogMode::Required, Ok(timing)) => {
-                timing.shortened.map(|hole| format!("{hole}; {} s is used", timing.timeout_s))
-            }
+            (WatchdogMode::Automatic, Err(refused)) => return Ok(vec![refused.to_string()]),
+            (WatchdogMode::Automatic | WatchdogMode::Required, Ok(timing)) => timing,
         };
-        Ok(refused.into_iter().collect())
+        let shortened =
+            timing.shortened.map(|hole| format!("{hole}; {} s is used", timing.timeout_s));
+        let mut said: Vec<String> = shortened.into_iter().collect();
+        said.extend(too_early(&lease, timing.timeout_s));
+        Ok(said)
     }
 
     /// What a person should know before anything is read from the DCS.
@@ -106,6 +109,17 @@ impl Config {
     pub fn watchdog_timing(&self, lease: &LeaseTiming) -> Result<WatchdogTiming, WatchdogRefused> {
         WatchdogTiming::of(lease, self.watchdog.safety_margin)
     }
+}
+
+/// Beside a watchdog rung 1 begins earlier: a lost renewal should fit before that. Where it does not,
+/// the node is safe and demotes itself sooner than it must.
+fn too_early(lease: &LeaseTiming, timeout_s: u32) -> Option<String> {
+    let lead = WatchdogTiming::fence_lead(Duration::from_secs(timeout_s.into()), lease.stop_budget);
+    let numbers = LeaseTiming { stop_budget: lead, ..lease.clone() }.check("site lease").err()?;
+    Some(format!(
+        "watchdog: beside a timeout of {timeout_s} s the writing ends {lead:?} before its deadline, \
+         which may cost a lost renewal: {numbers}"
+    ))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use regent_guardian::page::{self, Page};
-use regent_proto::time::{BootTime, Deadline};
+use regent_guardian::page::{self, Page, WatchdogState, WatchdogStep};
+use regent_proto::time::{BootTime, Deadline, WatchdogTiming};
 use tokio::sync::mpsc;
 
 use super::Deadlines;
@@ -216,7 +216,7 @@ impl Guard {
         let view = DemoteView {
             now,
             guarded: guarded(self.page()),
-            stop_budget: settings.stop_budget,
+            stop_budget: lead(self.page(), settings.stop_budget),
             kill_budget: settings.kill_budget,
             stopping: state.stopping,
         };
@@ -306,6 +306,26 @@ fn read_clocks() -> Reading {
 fn freeze_until(settings: &GuardSettings, page: &Page, now: BootTime) -> Frozen {
     let kill_at = page.writing().instant().minus(settings.kill_budget);
     Frozen { since: now, until: now.plus(settings.stop_budget).min(kill_at) }
+}
+
+/// How long before the deadline the stop begins: early enough for an armed watchdog, which fires
+/// before the deadline, to find nothing to reset.
+fn lead(page: &Page, stop_budget: Duration) -> Duration {
+    let counts = match (page.watchdog_state(), page.watchdog_step()) {
+        (WatchdogState::Armed, _) | (WatchdogState::Failed, WatchdogStep::Ping) => true,
+        (
+            WatchdogState::Off
+            | WatchdogState::Failed
+            | WatchdogState::Disarmed
+            | WatchdogState::Unknown(_),
+            _,
+        ) => false,
+    };
+    if counts {
+        WatchdogTiming::fence_lead(Duration::from_secs(page.watchdog_granted_s()), stop_budget)
+    } else {
+        stop_budget
+    }
 }
 
 fn guarded(page: &Page) -> Guarded {

@@ -51,8 +51,9 @@ impl WatchdogTiming {
     pub const STRICT: i64 = -1;
 
     /// W for the shortest lease that lets this node write, under Patroni's `safety_margin`: W is
-    /// TTL − margin, but never longer than is safe. Nothing configured, and -1, mean the longest
-    /// safe one.
+    /// TTL − margin, but never longer than is safe; -1 means the longest safe one. Nothing configured
+    /// means G, or the longest safe one where that is shorter: the longer W, the earlier an outage of
+    /// the store has to end the writing ([`Self::fence_lead`]).
     pub fn of(lease: &LeaseTiming, margin_s: Option<i64>) -> Result<Self, WatchdogRefused> {
         let (ttl, epsilon) = (lease.ttl, lease.epsilon());
         let safe = ttl.saturating_sub(Self::RESET + epsilon) / 2;
@@ -61,14 +62,27 @@ impl WatchdogTiming {
             let least = Self::RESET + epsilon + Duration::from_secs(2);
             return Err(WatchdogRefused { ttl, reset: Self::RESET, epsilon, least });
         }
-        let Some(margin_s) = margin_s.filter(|margin| *margin != Self::STRICT) else {
-            return Ok(Self { timeout_s: safe_s, shortened: None });
+        let Some(margin_s) = margin_s else {
+            let budget_s = u32::try_from(lease.stop_budget.as_secs()).unwrap_or(u32::MAX);
+            return Ok(Self { timeout_s: budget_s.clamp(1, safe_s), shortened: None });
         };
+        if margin_s == Self::STRICT {
+            return Ok(Self { timeout_s: safe_s, shortened: None });
+        }
         let margin = u64::try_from(margin_s).unwrap_or(0);
         let asked_s = ttl.as_secs().saturating_sub(margin);
         let timeout_s = u32::try_from(asked_s).unwrap_or(u32::MAX).clamp(1, safe_s);
         let shortened = (asked_s > u64::from(safe_s)).then_some(Shortened { margin_s, asked_s });
         Ok(Self { timeout_s, shortened })
+    }
+
+    /// How long before D rung 1 begins beside an armed watchdog. The last ping that [`Self::may_ping`]
+    /// lets through is later than D − 2W − R, so the device fires no earlier than D − W − R; a fast
+    /// shutdown that begins G/2 before that ends the writing in order, and nothing is left to reset.
+    /// Never later than without a watchdog.
+    #[must_use]
+    pub fn fence_lead(granted: Duration, stop_budget: Duration) -> Duration {
+        stop_budget.max(granted + Self::RESET + stop_budget / 2)
     }
 
     /// Whether a ping now, however long it is held up, lets the device fire after the deadline.
@@ -108,7 +122,7 @@ mod tests {
     #[test]
     fn margins_as_patroni_writes_them() {
         for (ttl, margin, timeout, hole) in [
-            (30, None, 14, false),
+            (30, None, 1, false),
             (30, Some(-1), 14, false),
             // Patroni's default: W = 25.
             (30, Some(5), 14, true),
@@ -138,7 +152,31 @@ mod tests {
         assert!(WatchdogTiming::of(&lease(4), Some(-1)).is_ok());
     }
 
+    #[test]
+    fn without_a_margin_the_stop_budget_is_the_timeout() {
+        for (ttl, budget, timeout) in [(30, 5, 5), (30, 20, 14), (20, 5, 5), (5, 2, 1), (10, 0, 1)]
+        {
+            let lease = LeaseTiming { stop_budget: Duration::from_secs(budget), ..lease(ttl) };
+            let found = WatchdogTiming::of(&lease, None).expect("long enough").timeout_s;
+            assert_eq!(found, timeout, "TTL {ttl}, G {budget}");
+        }
+    }
+
     proptest! {
+        /// Pinged every W/4 while the rule lets it, the device leaves G/2 for the stop of rung 1.
+        #[test]
+        fn an_orderly_stop_comes_before_the_reset(w in 1u64..20, budget in 1u64..20, d in 100u64..200) {
+            let (w, budget) = (Duration::from_secs(w), Duration::from_secs(budget));
+            let deadline = Deadline::at(BootTime::default().plus(Duration::from_secs(d)));
+            let mut last = BootTime::default();
+            while WatchdogTiming::may_ping(w, last, deadline) {
+                last = last.plus(w / 4);
+            }
+            let fires = last.plus(w);
+            let begins = deadline.instant().minus(WatchdogTiming::fence_lead(w, budget));
+            prop_assert!(begins.plus(budget / 2) <= fires, "begins {begins:?}, fires {fires:?}");
+        }
+
         /// hazards.md 3.5, with pauses anywhere: whoever pings by the rule, the device fires before
         /// the deadline that stood at the last check.
         #[test]
@@ -182,7 +220,9 @@ mod tests {
                 call_timeout: Duration::from_secs(ttl) / 7,
                 ..lease(ttl)
             };
-            let watchdog = WatchdogTiming::of(&timing, None).expect("long enough");
+            // The longest: a shorter one is pinged between renewals too.
+            let strict = Some(WatchdogTiming::STRICT);
+            let watchdog = WatchdogTiming::of(&timing, strict).expect("long enough");
             let granted = Duration::from_secs(u64::from(watchdog.timeout_s));
             let mut sent = BootTime::from_nanos(0);
             let mut pinged = sent;
