@@ -141,9 +141,20 @@ fn kind_of(proc: &OwnedFd, room: &mut [u8], process: &Process) -> Kind {
     if process.is_exiting() {
         return Kind::Harmless;
     }
-    match read(proc, process.pid, "cmdline", room) {
+    let seen = match read(proc, process.pid, "cmdline", room) {
         Ok(Some(title)) => kind(title),
         Ok(None) | Err(_) => Kind::Client,
+    };
+    if seen == Kind::Harmless {
+        return seen;
+    }
+    // One that ended since has no title any more: that it had none says nothing, that it ended does.
+    match stat(proc, process.pid) {
+        Ok(None) => Kind::Harmless,
+        Ok(Some(now)) if now.start != process.start || now.is_dead() || now.is_exiting() => {
+            Kind::Harmless
+        }
+        Ok(Some(_)) | Err(_) => Kind::Client,
     }
 }
 

@@ -63,13 +63,13 @@ fn orphans_of_a_killed_postmaster_end_by_the_deadline() {
     let before = process::family(bed.postmaster());
     // One that notices nothing, whatever the others do.
     let looping = before.iter().find(|pid| process::title(**pid).ends_with("DO"));
-    let _stopped = Stopped::these([*looping.expect("its title")]).expect("stopped");
+    let looping = *looping.expect("its title");
+    let _stopped = Stopped::these([looping]).expect("stopped");
     let deadline = bed.deadline_in(Duration::from_millis(1500));
     kill(bed.postmaster(), Signal::SIGKILL).expect("killed");
     until(LONG, || (!lives(bed.postmaster())).then_some(())).expect("dead");
-    let orphaned = acknowledged.count();
-    let more = || (acknowledged.count() > orphaned + 500).then_some(());
-    until(LONG, more).expect("an orphaned backend goes on acknowledging: that is the danger");
+    // The others may notice and end by themselves, or wait for a lock that this one holds.
+    assert!(lives(looping));
     assert!(now() < deadline.minus(KAPPA), "the test is too slow to show anything");
     killed_in_time(&mut bed, deadline, &before, 128 + 9);
     assert!(acknowledged.last() < deadline, "acknowledged after D");
