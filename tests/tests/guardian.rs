@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use regent_guardian::clock::boot_time;
 use regent_guardian::page::Page;
 use regent_guardian::processes::of_data_directory;
 use regent_proto::name::NodeName;
 use regent_proto::time::{BootTime, Deadline};
+use regent_test_sys::process::Stopped;
 use regent_tests::bed::{Bed, HEALTHY, TWO_SITES, explain};
 use regent_tests::program::{ours, run};
+use regent_tests::rest::ask;
 use regent_tests::say;
 use regent_tests::wait::until;
 
@@ -155,6 +158,19 @@ async fn finish(bed: Bed, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until the site's record names a standby. PostgreSQL waits for one a moment earlier; whoever
+/// died in between would leave nobody who may lead (I4 errs on the safe side).
+async fn somebody_may_follow(bed: &Bed, leader: &NodeName) -> anyhow::Result<()> {
+    let place = bed.lab().layout().node(leader.as_str()).context("a node of the lab")?;
+    let port = place.rest_port;
+    until("a synchronous standby in the site's record", HEALTHY, async || {
+        let cluster =
+            ask(port, "GET", "/cluster", "").await.map_err(|error| format!("{error:#}"))?;
+        if cluster.body.contains("sync_standby") { Ok(()) } else { Err(cluster.body) }
+    })
+    .await
+}
+
 /// An agent that is gone, or does not run, and does not come back: the guardian ends its server in
 /// time, another node leads, and the node comes back as a standby.
 async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
@@ -164,8 +180,15 @@ async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
     let node = Node::leader(&bed, &roles.a_leader)?;
     let session = Held::open(&bed, &node.name).await?;
     session.goes_on("rows before the fault").await?;
+    somebody_may_follow(&bed, &node.name).await?;
     let page = node.page()?;
-    bed.lab().kill_agent(&node.name, signal).await?;
+    let stopped = match signal {
+        Signal::SIGSTOP => Some(Stopped::these([Pid::from_raw(page.agent_pid())])?),
+        _ => {
+            bed.lab().kill_agent(&node.name, signal).await?;
+            None
+        }
+    };
     let gone = node.gone().await?;
     let (deadline, last) = (page.writing(), session.last());
     say(format!(
@@ -186,9 +209,9 @@ async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
     });
     next.await?;
     bed.progress().await?;
-    match signal {
-        Signal::SIGSTOP => bed.lab().kill_agent(&node.name, Signal::SIGCONT).await?,
-        _ => bed.lab().start_agent(&node.name).await?,
+    match stopped {
+        Some(stopped) => stopped.go_on(),
+        None => bed.lab().start_agent(&node.name).await?,
     }
     bed.healthy().await?;
     finish(bed, &name).await
@@ -280,6 +303,7 @@ async fn unguarded() -> anyhow::Result<()> {
     let node = Node::leader(&bed, &roles.a_leader)?;
     let session = Held::open(&bed, &node.name).await?;
     session.goes_on("rows before the fault").await?;
+    somebody_may_follow(&bed, &node.name).await?;
     bed.lab().kill_agent(&node.name, Signal::SIGKILL).await?;
     bed.lab().signal_guardian(&node.name, Signal::SIGKILL).await?;
     let next = bed.see("another node with the primary lease", HEALTHY, |global| {

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use regent_test_sys::burn::Cpu;
 use regent_test_sys::cgroup::NoForks;
 use regent_test_sys::net::BlackHole;
-use regent_test_sys::process::living_in;
+use regent_test_sys::process::{Stopped, living_in};
 use regent_test_sys::{Need, hanging, watchdog};
 use rusqlite::Connection;
 
@@ -338,7 +338,7 @@ pub struct Injected {
 
 #[derive(Debug)]
 enum Undo {
-    Continue(Pid),
+    Continue(Stopped),
     Hole(BlackHole),
     Cut(Cut),
     Way,
@@ -354,10 +354,7 @@ enum Undo {
 
 impl Injected {
     fn stop(&mut self, pids: impl IntoIterator<Item = Pid>) -> anyhow::Result<()> {
-        for pid in pids {
-            kill(pid, Signal::SIGSTOP)?;
-            self.undo.push(Undo::Continue(pid));
-        }
+        self.undo.push(Undo::Continue(Stopped::these(pids)?));
         Ok(())
     }
 
@@ -375,7 +372,7 @@ impl Injected {
         for undo in self.undo.into_iter().rev() {
             match undo {
                 // Killed by the fence meanwhile is right.
-                Undo::Continue(pid) => drop(kill(pid, Signal::SIGCONT)),
+                Undo::Continue(stopped) => stopped.go_on(),
                 Undo::Hole(hole) => drop(hole),
                 Undo::Cut(cut) => drop(cut),
                 Undo::Way => {

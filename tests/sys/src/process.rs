@@ -154,7 +154,19 @@ impl Stopped {
     /// # Errors
     /// When one can't be signalled, or runs on.
     pub fn these(pids: impl IntoIterator<Item = Pid>) -> anyhow::Result<Self> {
-        let pids = pids.into_iter().filter_map(|pid| Some((pid, stat(pid)?.started)));
+        let pids: Vec<Pid> = pids.into_iter().collect();
+        // Whoever stops in the middle of a transaction of the embedded store holds up everybody who
+        // shares that file: another fault, of a store that is for one machine.
+        boot::until(Duration::from_secs(5), || {
+            let stopped = Self::at_once(&pids);
+            let holds = stopped.is_ok() && pids.iter().any(|pid| holds_a_file(*pid));
+            if holds { None } else { Some(stopped) }
+        })
+        .context("the processes hold a lock on a file whenever they are stopped")?
+    }
+
+    fn at_once(pids: &[Pid]) -> anyhow::Result<Self> {
+        let pids = pids.iter().copied().filter_map(|pid| Some((pid, stat(pid)?.started)));
         let stopped = Self(pids.collect());
         for (pid, _) in &stopped.0 {
             match kill(*pid, Signal::SIGSTOP) {
@@ -180,6 +192,18 @@ impl Stopped {
     pub fn go_on(self) {
         drop(self);
     }
+}
+
+/// Whether a process keeps others from writing to a file: a lock of fcntl(2), which SQLite takes.
+fn holds_a_file(pid: Pid) -> bool {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let pid = pid.to_string();
+    locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&"POSIX")
+            && words.get(3) == Some(&"WRITE")
+            && words.get(4) == Some(&pid.as_str())
+    })
 }
 
 impl Drop for Stopped {
