@@ -1,5 +1,6 @@
-//! Wall clocks that can be stepped: one a node, seen by its agent and by whatever inherits from
-//! it, through libfaketime. The machine's own clock, and with it everybody else's, stays. The boot
+//! Wall clocks that can be stepped: one a node, seen by its agent, through libfaketime. Not by
+//! PostgreSQL, whose signal handlers ask for the time: the library opens files then, and a backend
+//! that it crashes takes every session with it. The machine's own clock, and with it everybody else's, stays. The boot
 //! clock and the monotonic one are never faked: a step does not move them in life either.
 
 use std::fs;
@@ -63,6 +64,15 @@ impl Wall {
         );
         fs::write(&agent, script)?;
         fs::set_permissions(&agent, fs::Permissions::from_mode(0o755))?;
+        let guardian = layout.dir.join("bin/regent-guardian");
+        // Of the same name: that is how the lab knows it.
+        let real = layout.dir.join("bin/real/regent-guardian");
+        fs::create_dir(layout.dir.join("bin/real"))?;
+        fs::set_permissions(layout.dir.join("bin/real"), fs::Permissions::from_mode(0o755))?;
+        fs::rename(&guardian, &real).context("put the guardian aside")?;
+        let script = format!("#!/bin/sh\nexec env -u LD_PRELOAD {} \"$@\"\n", real.display());
+        fs::write(&guardian, script)?;
+        fs::set_permissions(&guardian, fs::Permissions::from_mode(0o755))?;
         let files: Vec<PathBuf> = layout.nodes.iter().map(|node| clock(&node.agent())).collect();
         for file in &files {
             write(file, 0)?;
