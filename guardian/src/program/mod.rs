@@ -1,7 +1,7 @@
 //! The program: prepares everything, starts or adopts the postmaster, and guards.
 //!
 //! One thread. Everything that can fail is done in [`main`] before the postmaster runs, or before an
-//! adopted one is relied upon; from then on [`guard`] allocates nothing, opens no file outside /proc but
+//! adopted one is relied upon; from then on `guard` allocates nothing, opens no file outside /proc but
 //! the watchdog, and writes nowhere but into the page.
 
 mod child;
