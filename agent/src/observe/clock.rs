@@ -1,17 +1,10 @@
-//! The only place that reads clocks.
+//! The only place of the agent that reads clocks.
 
 use nix::time::{ClockId, clock_gettime};
-use regent_proto::time::{BootTime, WallTime};
+use regent_proto::time::WallTime;
 
-/// CLOCK_BOOTTIME: counts suspend, is never stepped (clock_gettime(2)).
-#[must_use]
-pub fn boot_time() -> BootTime {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .expect("CLOCK_BOOTTIME exists on every Linux since 2.6.39");
-    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
-    let nanos = u64::try_from(now.tv_nsec()).unwrap_or(0);
-    BootTime::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
-}
+/// CLOCK_BOOTTIME, read where the guardian reads it: both act on one deadline.
+pub use regent_guardian::clock::boot_time;
 
 /// CLOCK_MONOTONIC in nanoseconds: stands still in suspend. Only ever compared with itself.
 #[must_use]

@@ -23,8 +23,8 @@ use regent_proto::time::BootTime;
 use regentctl::lab::process::pause;
 
 use super::checker::{Ack, Node, Tenure};
-use super::clock::boot_time;
 use super::session::{Said, Session};
+use regent_guardian::clock::boot_time;
 
 /// Statements that the pipelined client keeps in flight.
 const IN_FLIGHT: u64 = 300;

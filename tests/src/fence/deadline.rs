@@ -14,7 +14,7 @@ use regent_test_sys::watchdog::check::Right;
 use regentctl::lab::process::pause;
 
 use super::checker::{Node, Sample};
-use super::clock::boot_time;
+use regent_guardian::clock::boot_time;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(1);

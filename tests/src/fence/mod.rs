@@ -9,7 +9,6 @@
 
 pub mod checker;
 pub mod clients;
-pub mod clock;
 pub mod cluster;
 pub mod deadline;
 pub mod faults;

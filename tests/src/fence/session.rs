@@ -13,7 +13,7 @@ use postgres_protocol::message::backend::{ErrorFields, Message};
 use postgres_protocol::message::frontend;
 use regent_proto::time::BootTime;
 
-use super::clock::boot_time;
+use regent_guardian::clock::boot_time;
 
 /// How long one read of the socket may block: bounds how late a client sees that it shall end.
 pub const READ_SLICE: Duration = Duration::from_millis(50);

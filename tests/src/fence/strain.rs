@@ -10,10 +10,10 @@ use crate::wait::until;
 
 use super::checker::{Findings, Node, Observation, Tenure, judge, spans};
 use super::clients::Clients;
-use super::clock::boot_time;
 use super::cluster::{Cluster, TTL};
 use super::deadline::Watcher;
 use super::trial;
+use regent_guardian::clock::boot_time;
 
 /// Held up in either direction: a request takes twice this and stays well within `retry_timeout`.
 const SLOW: Duration = Duration::from_millis(100);

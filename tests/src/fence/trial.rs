@@ -10,10 +10,10 @@ use crate::wait::until;
 
 use super::checker::{Findings, Node, Observation, Sample, Tenure, in_force, judge};
 use super::clients::{Clients, Kind};
-use super::clock::boot_time;
 use super::cluster::{Cluster, TTL};
 use super::deadline::{Guardian, Watcher};
 use super::faults::{Fault, Injected, Next};
+use regent_guardian::clock::boot_time;
 
 /// Every held client has this many rows before the fault comes.
 const WARM: usize = 50;
