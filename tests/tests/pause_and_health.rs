@@ -22,7 +22,7 @@ sites:
   - name: home
     kind: data
     dcs: embedded
-    synchronous: false
+    synchronous: true
     nodes:
       - name: home-1
       - name: home-2

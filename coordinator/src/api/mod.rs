@@ -228,27 +228,33 @@ impl Api {
         let mut attempts = CANCEL_ATTEMPTS;
         loop {
             attempts -= 1;
-            match self.cancel_once(&asked).await {
+            let moment = self.moment(&asked.federation).await?;
+            match self.cancel_once(&asked, &moment).await {
                 Err(status) if status.code() == Code::Aborted && attempts > 0 => {
-                    let handle = self.handle(&asked.federation)?;
-                    let mut published = handle.published.clone();
-                    drop(tokio::time::timeout(SEEN_WITHIN, published.changed()).await);
+                    // The same picture would lose again: only a later one is worth an attempt.
+                    let judged = moment.view.revision.0;
+                    let mut published = moment.handle.published;
+                    let later = published.wait_for(|seen| seen.view.revision.0 > judged);
+                    drop(tokio::time::timeout(SEEN_WITHIN, later).await);
                 }
                 answer => return answer,
             }
         }
     }
 
-    async fn cancel_once(&self, asked: &pb::CancelOperationRequest) -> Result<Operation, Status> {
-        let moment = self.moment(&asked.federation).await?;
-        let federation = self.federation(&moment)?;
+    async fn cancel_once(
+        &self,
+        asked: &pb::CancelOperationRequest,
+        moment: &Moment,
+    ) -> Result<Operation, Status> {
+        let federation = self.federation(moment)?;
         let id = parse("id", &asked.id)?;
         match request::cancel(&federation, &id, &asked.requested_by).map_err(refused)? {
             Some(write) => {
                 self.write(&moment.handle, &write).await?;
                 written(write)
             }
-            None => self.operation(&moment, &asked.id).await,
+            None => self.operation(moment, &asked.id).await,
         }
     }
 }

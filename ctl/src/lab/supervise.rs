@@ -178,6 +178,19 @@ impl Owner {
         Ok(())
     }
 
+    /// A process that was told to end needs a moment to go: whoever starts it again means the next
+    /// one. Bounded; what has not gone by then refuses the start.
+    async fn wait_for_killed(&mut self, name: &str) {
+        let begun = clock::now();
+        let going = |owner: &Self| {
+            owner.processes.get(name).is_some_and(|process| process.killed && process.pid.is_some())
+        };
+        while going(self) && begun.elapsed() < KILLED_GO {
+            tokio::time::sleep(WAIT_STEP).await;
+            self.reap();
+        }
+    }
+
     /// Names of all processes, for messages.
     fn known(&self) -> String {
         self.processes.keys().cloned().collect::<Vec<_>>().join(", ")
@@ -220,7 +233,7 @@ impl Owner {
         let reply = match serde_json::from_str(&line) {
             Ok(Request::Down) => return Some(stream),
             Ok(request) => {
-                self.perform(request).unwrap_or_else(|e| Answer::Refused(format!("{e:#}")))
+                self.perform(request).await.unwrap_or_else(|e| Answer::Refused(format!("{e:#}")))
             }
             Err(e) => Answer::Refused(format!("request {line:?}: {e}")),
         };
@@ -228,7 +241,7 @@ impl Owner {
         None
     }
 
-    fn perform(&mut self, request: Request) -> anyhow::Result<Answer> {
+    async fn perform(&mut self, request: Request) -> anyhow::Result<Answer> {
         self.reap();
         match request {
             Request::Processes => Ok(Answer::Processes(self.states())),
@@ -258,6 +271,7 @@ impl Owner {
                 Ok(Answer::Done(killed + guardian + 1))
             }
             Request::Start { process } => {
+                self.wait_for_killed(&process).await;
                 self.start(&process)?;
                 Ok(Answer::Done(1))
             }
