@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use regent_dcs::clock::BootClock;
 use regent_guardian::page::{Page, WatchdogWanted};
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, SiteName};
@@ -23,6 +24,7 @@ use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::Server;
 use crate::act::publish::{NOT_FENCED, Picture, Publisher};
+use crate::act::random::Ids;
 use crate::act::site::{Held, SiteStore};
 use crate::act::{Actor, Outcome, Touched, store};
 use crate::api;
@@ -110,17 +112,19 @@ impl Agent {
         let guard = start_guard(&config, &deadlines, fenced_events)?;
         let server = Arc::new(Server::new(launcher(&config, &files, page)?, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
-        let renewal = start_renewal(&config, &site_keys, &deadlines)?;
-        let (site_store, global_store) = open_stores(&config, &site_keys)?;
+        let clock = BootClock::kernel().context("reading this boot's identity")?;
+        let renewal = start_renewal(&config, &site_keys, &deadlines, &clock)?;
+        let (site_store, global_store) = open_stores(&config, &site_keys, &clock)?;
         let http = reqwest::Client::builder().no_proxy().build().context("building HTTP client")?;
         refuse_twin(&config, &site_store, &http).await?;
         let dynamic = config.first_dynamic();
         let timeout = config.site_timing(&dynamic).call_timeout;
+        let prefix = site_keys.prefix().to_owned();
         let site_mirror =
-            Mirror::start(Arc::clone(&site_store.store), site_keys.prefix().to_owned(), timeout);
+            Mirror::start(Arc::clone(&site_store.store), prefix, timeout, clock.clone());
         let global_mirror = global_store.as_ref().map(|global| {
             let prefix = global.keys.prefix().to_owned();
-            Mirror::start(Arc::clone(&global.store), prefix, Duration::from_secs(2))
+            Mirror::start(Arc::clone(&global.store), prefix, Duration::from_secs(2), clock)
         });
         let in_force = files.read_in_force();
         adopt(&config, &server, &files, &guard).await?;
@@ -448,6 +452,7 @@ impl Agent {
             suspended: self.suspended,
             writing: self.deadlines.writing(),
             round_trips: RoundTrips::last(&self.deadlines),
+            at: wall_time(),
             dcs_seen: WallTime(wall_time().0.saturating_sub(dcs_age)),
             fences: self.site_observer.fences().clone(),
         };
@@ -685,6 +690,7 @@ async fn ask_reach(
 fn open_stores(
     config: &Config,
     site_keys: &SiteKeys,
+    clock: &BootClock,
 ) -> anyhow::Result<(SiteStore, Option<GlobalStore>)> {
     let site = SiteStore {
         store: store::open(&config.dcs)?,
@@ -698,6 +704,8 @@ fn open_stores(
             keys: GlobalKeys::new(&federation.name),
             site: federation.site.clone(),
             me: config.name.clone(),
+            clock: clock.clone(),
+            ids: Ids::Kernel,
         }),
     };
     Ok((site, global))
@@ -707,11 +715,13 @@ fn start_renewal(
     config: &Arc<Config>,
     site_keys: &SiteKeys,
     deadlines: &Arc<Deadlines>,
+    clock: &BootClock,
 ) -> anyhow::Result<RenewalThread> {
     let timing = config.site_timing(&config.first_dynamic());
     let leader_key = site_keys.key(SiteKey::Leader);
     let federated = config.federation.is_some();
     let config = Arc::clone(config);
+    let clock = clock.clone();
     RenewalThread::start(
         Box::new(move || {
             Box::pin(async move {
@@ -720,6 +730,7 @@ fn start_renewal(
                     leader_key,
                     me: config.name.clone(),
                     timing,
+                    clock: clock.clone(),
                 };
                 let global = match &config.federation {
                     None => None,
@@ -727,6 +738,8 @@ fn start_renewal(
                         store: store::open(&federation.quorum)?,
                         keys: GlobalKeys::new(&federation.name),
                         site: federation.site.clone(),
+                        clock,
+                        ids: Ids::Kernel,
                     }),
                 };
                 Ok((site, global))

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use regent_agent::act::random::Ids;
 use regent_agent::fence::Deadlines;
 use regent_agent::fence::renewal::{Adopted, GlobalSide, RenewalThread, SiteSide};
 use regent_agent::observe::clock::boot_time;
@@ -114,11 +115,14 @@ impl Bed {
                 leader_key: LEADER.to_owned(),
                 me: name("a1"),
                 timing: timing(),
+                clock: BootClock::kernel().expect("a boot id"),
             },
             Some(GlobalSide {
                 store: Arc::new(thread_quorum.clone()),
                 keys: keys.clone(),
                 site: name("a"),
+                clock: BootClock::kernel().expect("a boot id"),
+                ids: Ids::Kernel,
             }),
         );
         let open = Box::new(move || {

@@ -151,8 +151,9 @@ impl Loop {
                 Ended::Failed(problem) => self.lost(problem),
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = self.clock.sleep(pause) => {}
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -182,6 +183,7 @@ impl Loop {
         *pause = PAUSE_MIN;
         loop {
             let wake_at = tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ended::Stopped,
                 wake = self.rounds() => match wake {
                     Ok(wake_at) => wake_at,
@@ -189,6 +191,7 @@ impl Loop {
                 },
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ended::Stopped,
                 next = self.next(&mut *watch, wake_at) => if let Err(problem) = next {
                     return Ended::Failed(problem);
@@ -211,17 +214,20 @@ impl Loop {
             }
         };
         tokio::select! {
-            events = tokio::time::timeout(QUIET_MAX, watch.next()) => match events {
-                Ok(Ok(events)) => self.take(events),
-                Ok(Err(error @ (WatchError::Compacted { .. } | WatchError::Failed(_)))) => {
-                    return Err(error.to_string());
-                }
-                Err(_quiet) => self.read().await.map_err(|error| error.to_string())?,
-            },
+            biased;
             changed = self.sessions.changed() => {
                 changed.map_err(|_| "the session's task has ended".to_owned())?;
             }
+            events = watch.next() => match events {
+                Ok(events) => self.take(events),
+                Err(error @ (WatchError::Compacted { .. } | WatchError::Failed(_))) => {
+                    return Err(error.to_string());
+                }
+            },
             () = due => {}
+            () = clock.sleep(QUIET_MAX) => {
+                self.read().await.map_err(|error| error.to_string())?;
+            }
         }
         Ok(())
     }
@@ -248,7 +254,7 @@ impl Loop {
             match acted {
                 Acted::Applied => {}
                 // Somebody else was faster: what they wrote is read by now.
-                Acted::Conflict => tokio::time::sleep(PAUSE_CONFLICT).await,
+                Acted::Conflict => self.clock.sleep(PAUSE_CONFLICT).await,
                 Acted::NoResult => return Ok(Some(self.clock.now().plus(PAUSE_NO_RESULT))),
             }
         }

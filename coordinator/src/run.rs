@@ -106,7 +106,13 @@ impl Coordinator {
         let sessions_stop = CancellationToken::new();
         let mut sessions: JoinSet<()> = JoinSet::new();
         for Session { store, out } in self.sessions {
-            sessions.spawn(session::keep(store, self.clock.clone(), out, sessions_stop.clone()));
+            sessions.spawn(session::keep(
+                store,
+                self.clock.clone(),
+                out,
+                sessions_stop.clone(),
+                session::random_tenure,
+            ));
         }
         let server = serve(self.listener, self.tls, self.api, self.stop.clone())?;
         tasks.spawn(async move { server.await.map(|()| "the server") });

@@ -8,12 +8,22 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use nix::time::{ClockId, clock_gettime};
 use regent_proto::time::BootTime;
 use tokio::sync::watch;
 
 /// Where the kernel tells which boot this is.
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+/// A clock whose time somebody else makes: the simulator's, one a process.
+pub trait Timepiece: Send + Sync {
+    /// The time now.
+    fn now(&self) -> BootTime;
+
+    /// Returns once it shows `at` or more.
+    fn reach(&self, at: BootTime) -> BoxFuture<'static, ()>;
+}
 
 /// A boot clock and the identity of its boot. Clones are the same clock.
 #[derive(Clone)]
@@ -25,6 +35,7 @@ pub struct BootClock {
 #[derive(Clone)]
 enum Source {
     Kernel,
+    Simulated(Arc<dyn Timepiece>),
     /// The watch channel wakes whoever sleeps when the time is moved.
     Manual(Arc<watch::Sender<BootTime>>),
 }
@@ -46,6 +57,12 @@ impl BootClock {
         Self { boot: boot.into(), source: Source::Manual(Arc::new(watch::Sender::new(now))) }
     }
 
+    /// A clock whose time somebody else makes, of the boot `boot`.
+    #[must_use]
+    pub fn simulated(boot: &str, timepiece: Arc<dyn Timepiece>) -> Self {
+        Self { boot: boot.into(), source: Source::Simulated(timepiece) }
+    }
+
     /// Which boot.
     #[must_use]
     pub fn boot(&self) -> &str {
@@ -64,6 +81,7 @@ impl BootClock {
                 )
             }
             Source::Manual(now) => *now.borrow(),
+            Source::Simulated(timepiece) => timepiece.now(),
         }
     }
 
@@ -72,6 +90,11 @@ impl BootClock {
         if let Source::Manual(now) = &self.source {
             now.send_modify(|now| *now = now.plus(by));
         }
+    }
+
+    /// Waits this long by this clock.
+    pub async fn sleep(&self, span: Duration) {
+        self.reach(self.now().plus(span)).await;
     }
 
     /// Returns once the clock shows `at` or more.
@@ -91,6 +114,7 @@ impl BootClock {
                 let waited = moved.wait_for(|now| *now >= at).await;
                 drop(waited.expect("the sender lives as long as this clock"));
             }
+            Source::Simulated(timepiece) => timepiece.reach(at).await,
         }
     }
 }
@@ -100,6 +124,7 @@ impl fmt::Debug for BootClock {
         let kind = match self.source {
             Source::Kernel => "kernel",
             Source::Manual(_) => "manual",
+            Source::Simulated(_) => "simulated",
         };
         write!(f, "BootClock({kind}, boot {})", self.boot)
     }

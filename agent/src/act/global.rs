@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use regent_dcs::clock::BootClock;
 use regent_dcs::{Change, Compare, Revision, Store, StoreError, Txn};
 use regent_proto::epoch::Epoch;
 use regent_proto::keys::GlobalKeys;
@@ -14,12 +15,11 @@ use regent_proto::name::{NodeName, RequestId, SiteName, SystemIdentifier, Tenure
 use regent_proto::record::{
     EpochHistory, Lease, Primary, PrimaryState, Record as _, Token, Unknown, VERSION,
 };
-use regent_proto::time::{BootTime, LeaseTiming, WallTime};
+use regent_proto::time::{LeaseTiming, WallTime};
 use regent_proto::timeline::HistoryPoint;
 
-use super::random;
+use super::random::Ids;
 use crate::fence::renewal::Adopted;
-use crate::observe::clock::boot_time;
 
 /// The global quorum of one agent.
 #[derive(Debug, Clone)]
@@ -32,6 +32,10 @@ pub struct GlobalStore {
     pub site: SiteName,
     /// This member.
     pub me: NodeName,
+    /// The clock that deadlines count by.
+    pub clock: BootClock,
+    /// Where tenures and requests get their names.
+    pub ids: Ids,
 }
 
 /// A clean stop, as a token tells it.
@@ -76,8 +80,8 @@ fn new_lease(
     epoch: Epoch,
     ttl: Duration,
 ) -> Result<(Lease, RequestId, Tenure), GlobalError> {
-    let tenure = random::tenure().ok_or(GlobalError::NoRandomness)?;
-    let request = random::request_id().ok_or(GlobalError::NoRandomness)?;
+    let tenure = store.ids.tenure().ok_or(GlobalError::NoRandomness)?;
+    let request = store.ids.request_id().ok_or(GlobalError::NoRandomness)?;
     let lease = Lease {
         version: VERSION,
         site: store.site.clone(),
@@ -126,7 +130,7 @@ impl GlobalStore {
             .when(self.at(self.keys.primary(), primary_revision))
             .when(lease)
             .then(Change::put(self.keys.lease(), record.encode()));
-        let sent = boot_time();
+        let sent = self.clock.now();
         let revision = self.txn("acquire", txn, timing.call_timeout).await?;
         Ok(Adopted {
             record,
@@ -218,7 +222,7 @@ impl GlobalStore {
             .then(Change::put(self.keys.primary(), next.encode()))
             .then(Change::put(self.keys.lease(), record.encode()))
             .then(Change::put(history_key, history.encode()));
-        let sent: BootTime = boot_time();
+        let sent = self.clock.now();
         let revision = self.txn("take", txn, timing.call_timeout).await?;
         Ok(Adopted { record, lease_revision: revision, primary_revision: revision, sent, timing })
     }

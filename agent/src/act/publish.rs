@@ -21,7 +21,6 @@ use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View};
-use crate::observe::clock::{boot_time, wall_time};
 use crate::observe::postgres::Extra;
 
 /// One round's picture of everything that is told.
@@ -55,6 +54,8 @@ pub struct Picture {
     pub writing: Deadline,
     /// Round trips of the last renewals.
     pub round_trips: RoundTrips,
+    /// When it was made, for people.
+    pub at: WallTime,
     /// When the site DCS last answered, for people.
     pub dcs_seen: WallTime,
     /// How the members say that their fences stand.
@@ -204,7 +205,7 @@ impl Publisher {
         let record = member(&self.config, picture);
         // Figures alone are told now and then only: every write wakes every member.
         let mut comparable = record.clone();
-        let now = boot_time();
+        let now = picture.view.now;
         if self.told.is_some_and(|told| now.since(told) < FIGURES_EVERY) {
             for volatile in ["deadline_left_ms", "site_round_trip_ms", "primary_round_trip_ms"] {
                 comparable["regent"][volatile] = Value::Null;
@@ -281,7 +282,7 @@ impl Publisher {
             node["position"] = Value::Null;
             node["fence"] = Value::Null;
         }
-        let now = boot_time();
+        let now = picture.view.now;
         if let Some((last, at)) = &self.reported {
             let least =
                 if *last == comparable { REPORT_EVERY.min(REPORT_AT_MOST) } else { Duration::ZERO };
@@ -319,7 +320,7 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         site: federation.site.clone(),
         node: config.name.clone(),
         sequence,
-        at: wall_time(),
+        at: picture.at,
         epoch: site
             .seen_epoch
             .as_ref()

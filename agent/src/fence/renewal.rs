@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use regent_dcs::clock::BootClock;
 use regent_dcs::{Change, Compare, LeaseId, Renewal, Revision, Store, Txn, TxnOutcome};
 use regent_proto::keys::GlobalKeys;
 use regent_proto::name::{NodeName, RequestId, SiteName};
@@ -17,9 +18,9 @@ use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Deadlines;
+use crate::act::random::Ids;
 use crate::decide::renewal::{AfterRefusal, Holder, after_refusal};
 use crate::decide::view::PrimaryTenure;
-use crate::observe::clock::boot_time;
 
 /// What the thread holds, for the rest of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,9 +46,34 @@ pub struct Adopted {
     pub timing: LeaseTiming,
 }
 
+#[derive(Debug)]
 enum PrimaryCommand {
     Adopt(Box<Adopted>, oneshot::Sender<()>),
     End(oneshot::Sender<Deadline>),
+}
+
+/// The loops of the thread.
+#[derive(Debug)]
+pub struct Loops {
+    deadlines: Arc<Deadlines>,
+    publish: watch::Sender<Tenures>,
+    site_commands: mpsc::Receiver<LeaseTiming>,
+    primary_commands: mpsc::Receiver<PrimaryCommand>,
+}
+
+impl Loops {
+    /// Renews until the last handle is gone.
+    pub async fn run(self, site: SiteSide, global: Option<GlobalSide>) {
+        let Self { deadlines, publish, site_commands, primary_commands } = self;
+        let site_loop = SiteLoop::new(site, Arc::clone(&deadlines), publish.clone(), site_commands);
+        match global {
+            None => site_loop.run().await,
+            Some(side) => {
+                let primary_loop = PrimaryLoop::new(side, deadlines, publish);
+                tokio::join!(site_loop.run(), primary_loop.run(primary_commands));
+            }
+        }
+    }
 }
 
 /// Handle of the thread.
@@ -69,6 +95,8 @@ pub struct SiteSide {
     pub me: NodeName,
     /// Timing to begin with.
     pub timing: LeaseTiming,
+    /// The clock that deadlines count by.
+    pub clock: BootClock,
 }
 
 /// The global quorum.
@@ -79,6 +107,10 @@ pub struct GlobalSide {
     pub keys: GlobalKeys,
     /// This site.
     pub site: SiteName,
+    /// The clock that deadlines count by.
+    pub clock: BootClock,
+    /// Where requests get their names.
+    pub ids: Ids,
 }
 
 /// Stores are opened inside the thread, so that their tasks live on its runtime.
@@ -90,17 +122,25 @@ pub type OpenSides = Box<
 >;
 
 impl RenewalThread {
+    /// A handle, and the loops that it commands, to be run by whoever has a runtime for them.
+    #[must_use]
+    pub fn wire(deadlines: Arc<Deadlines>, federated: bool) -> (Self, Loops) {
+        let (site, site_commands) = mpsc::channel(8);
+        let (primary, primary_commands) = mpsc::channel(8);
+        let (publish, tenures) = watch::channel(Tenures::default());
+        let shared = Arc::clone(&deadlines);
+        let loops = Loops { deadlines: shared, publish, site_commands, primary_commands };
+        (Self { site, primary: federated.then_some(primary), tenures, deadlines }, loops)
+    }
+
     /// Starts the thread.
     pub fn start(
         open: OpenSides,
         deadlines: Arc<Deadlines>,
         federated: bool,
     ) -> anyhow::Result<Self> {
-        let (site, site_commands) = mpsc::channel(8);
-        let (primary, primary_commands) = mpsc::channel(8);
-        let (publish, tenures) = watch::channel(Tenures::default());
+        let (handle, loops) = Self::wire(deadlines, federated);
         let (started, opened) = std::sync::mpsc::sync_channel(1);
-        let shared = Arc::clone(&deadlines);
         std::thread::Builder::new().name("renewal".to_owned()).spawn(move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -112,19 +152,11 @@ impl RenewalThread {
                     Err(error) => return drop(started.send(Err(error))),
                 };
                 drop(started.send(Ok(())));
-                let site_loop =
-                    SiteLoop::new(site_side, Arc::clone(&shared), publish.clone(), site_commands);
-                match global_side {
-                    None => site_loop.run().await,
-                    Some(side) => {
-                        let primary_loop = PrimaryLoop::new(side, shared, publish);
-                        tokio::join!(site_loop.run(), primary_loop.run(primary_commands));
-                    }
-                }
+                loops.run(site_side, global_side).await;
             });
         })?;
         opened.recv()??;
-        Ok(Self { site, primary: federated.then_some(primary), tenures, deadlines })
+        Ok(handle)
     }
 
     /// What it holds; changes wake.
@@ -202,21 +234,22 @@ impl SiteLoop {
 
     async fn run(mut self) {
         loop {
-            let sent = boot_time();
+            let sent = self.side.clock.now();
             let answered = self.renew().await;
             let every = match self.lease {
                 Some(_) => self.side.timing.next_renewal(answered),
                 None => Duration::from_millis(200),
             };
             // The timer only paces renewals: one that comes late raises nothing.
-            let wait = every.saturating_sub(boot_time().since(sent));
+            let due = sent.plus(every);
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.deadlines.site_hurry.notified() => {}
+                biased;
                 command = self.commands.recv() => match command {
                     Some(timing) => self.side.timing = timing,
                     None => return self.give_back().await,
-                }
+                },
+                () = self.deadlines.site_hurry.notified() => {}
+                () = self.side.clock.reach(due) => {}
             }
         }
     }
@@ -238,7 +271,7 @@ impl SiteLoop {
                 return false;
             }
         }
-        let sent = boot_time();
+        let sent = self.side.clock.now();
         let Some((id, _)) = self.lease else { return self.grant(sent, timeout).await };
         // Both at once: the key was bound to the lease, and the lease lived, at instants after
         // `sent`, in whichever order (ADR 2). So a renewal takes one round trip.
@@ -247,7 +280,7 @@ impl SiteLoop {
             tokio::join!(self.side.store.renew(id, timeout), self.side.store.get(&key, timeout));
         match renewed {
             Ok(Renewal::Renewed { ttl }) => {
-                self.deadlines.measured().site_round_trip.note(boot_time().since(sent));
+                self.deadlines.measured().site_round_trip.note(self.side.clock.now().since(sent));
                 self.raise((sent, ttl), found, timeout).await
             }
             Ok(Renewal::Lost) => {
@@ -309,7 +342,7 @@ impl SiteLoop {
                     tracing::warn!(key = %entry.key, "the leader key was overwritten");
                 }
             }
-            Ok(None) if self.deadlines.site().lies_ahead(boot_time()) => {
+            Ok(None) if self.deadlines.site().lies_ahead(self.side.clock.now()) => {
                 self.create_again(sent, ttl, id, timeout).await;
             }
             Ok(Some(_) | None) => {
@@ -405,13 +438,11 @@ impl PrimaryLoop {
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<PrimaryCommand>) {
-        let (mut sent, mut answered) = (boot_time(), true);
+        let (mut sent, mut answered) = (self.side.clock.now(), true);
         loop {
-            let wait = match &self.held {
-                Some(held) if !held.ended => {
-                    held.timing.next_renewal(answered).saturating_sub(boot_time().since(sent))
-                }
-                Some(_) | None => Duration::from_secs(3600),
+            let due = match &self.held {
+                Some(held) if !held.ended => sent.plus(held.timing.next_renewal(answered)),
+                Some(_) | None => sent.plus(Duration::from_secs(3600)),
             };
             tokio::select! {
                 biased;
@@ -427,10 +458,10 @@ impl PrimaryLoop {
                     }
                     None => return,
                 },
-                () = tokio::time::sleep(wait) => {}
                 () = self.deadlines.primary_hurry.notified() => {}
+                () = self.side.clock.reach(due) => {}
             }
-            sent = boot_time();
+            sent = self.side.clock.now();
             answered = self.renew().await;
         }
     }
@@ -487,7 +518,7 @@ impl PrimaryLoop {
             return true;
         }
         let Some(held) = &mut self.held else { return true };
-        let Some(request) = crate::act::random::request_id() else { return true };
+        let Some(request) = self.side.ids.request_id() else { return true };
         let mut record = held.record.clone();
         record.counter += 1;
         record.request = request.clone();
@@ -497,11 +528,12 @@ impl PrimaryLoop {
             .when(Compare::Modified { key: primary_key, revision: held.primary_revision })
             .when(Compare::Modified { key: lease_key.clone(), revision: held.lease_revision })
             .then(Change::put(lease_key, record.encode()));
-        let sent = boot_time();
+        let sent = self.side.clock.now();
         match self.side.store.txn(txn, held.timing.call_timeout).await {
             Ok(TxnOutcome::Applied { revision }) => {
                 held.record = record;
-                self.deadlines.measured().primary_round_trip.note(boot_time().since(sent));
+                let took = self.side.clock.now().since(sent);
+                self.deadlines.measured().primary_round_trip.note(took);
                 self.raise(sent, revision);
             }
             Ok(TxnOutcome::Conflict { found }) => self.refused(&found),

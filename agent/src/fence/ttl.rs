@@ -10,7 +10,6 @@ use regent_dcs::{Change, Compare, Txn, TxnOutcome};
 use regent_proto::time::{Deadline, LeaseTiming};
 
 use super::renewal::SiteLoop;
-use crate::observe::clock::boot_time;
 
 impl SiteLoop {
     /// Moves to a lease of the configured TTL, or leaves everything as it is until the next attempt.
@@ -18,7 +17,7 @@ impl SiteLoop {
         let Some((old, _)) = self.lease else { return };
         let asked = self.side.timing.ttl;
         if self.pending.is_none_or(|(_, _, ttl)| ttl != asked) {
-            let sent = boot_time();
+            let sent = self.side.clock.now();
             match self.side.store.grant(asked, timeout).await {
                 Ok(granted) => self.pending = Some((granted.id, sent, asked)),
                 Err(error) => return tracing::debug!(%error, "no lease of the new TTL yet"),
@@ -26,7 +25,7 @@ impl SiteLoop {
         }
         let Some((new, mut sent, _)) = self.pending else { return };
         // Since the grant time may have passed: the deadline counts from a renewal.
-        let renewing = boot_time();
+        let renewing = self.side.clock.now();
         match self.side.store.renew(new, timeout).await {
             Ok(regent_dcs::Renewal::Renewed { .. }) => sent = renewing,
             Ok(regent_dcs::Renewal::Lost) => {

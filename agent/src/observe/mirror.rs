@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use regent_dcs::clock::BootClock;
 use regent_dcs::{Entry, Event, Revision, Snapshot, Store, WatchError};
 use regent_proto::time::BootTime;
 use tokio::sync::watch;
-
-use super::clock::boot_time;
 
 /// What is known of the prefix.
 #[derive(Debug, Clone, Default)]
@@ -44,23 +43,14 @@ impl Drop for Mirror {
 impl Mirror {
     /// Starts mirroring.
     #[must_use]
-    pub fn start(store: Arc<dyn Store>, prefix: String, timeout: Duration) -> Self {
+    pub fn start(
+        store: Arc<dyn Store>,
+        prefix: String,
+        timeout: Duration,
+        clock: BootClock,
+    ) -> Self {
         let (publish, pictures) = watch::channel(Picture::default());
-        let task = tokio::spawn(async move {
-            loop {
-                match store.range(&prefix, timeout).await {
-                    Ok(snapshot) => {
-                        let revision = snapshot.revision;
-                        publish.send_if_modified(|picture| replace(picture, snapshot));
-                        follow(store.as_ref(), &prefix, revision, timeout, &publish).await;
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "reading {prefix}");
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                }
-            }
-        });
+        let task = tokio::spawn(keep(store, prefix, timeout, clock, publish));
         Self { pictures, task }
     }
 
@@ -78,12 +68,35 @@ impl Mirror {
     }
 }
 
+/// Mirrors for ever.
+pub async fn keep(
+    store: Arc<dyn Store>,
+    prefix: String,
+    timeout: Duration,
+    clock: BootClock,
+    publish: watch::Sender<Picture>,
+) {
+    loop {
+        match store.range(&prefix, timeout).await {
+            Ok(snapshot) => {
+                let revision = snapshot.revision;
+                publish.send_if_modified(|picture| replace(picture, snapshot, clock.now()));
+                follow(store.as_ref(), &prefix, revision, timeout, (&clock, &publish)).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "reading {prefix}");
+                clock.sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
 /// True when keys changed; an unchanged answer only moves the clock.
-fn replace(picture: &mut Picture, snapshot: Snapshot) -> bool {
+fn replace(picture: &mut Picture, snapshot: Snapshot, now: BootTime) -> bool {
     let entries: BTreeMap<String, Entry> =
         snapshot.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
     let first = picture.answered.is_none();
-    picture.answered = Some(boot_time());
+    picture.answered = Some(now);
     if snapshot.revision < picture.revision {
         return false;
     }
@@ -99,41 +112,41 @@ async fn follow(
     prefix: &str,
     after: Revision,
     timeout: Duration,
-    publish: &watch::Sender<Picture>,
+    (clock, publish): (&BootClock, &watch::Sender<Picture>),
 ) {
     let mut watch = match store.watch(prefix, after, timeout).await {
         Ok(watch) => watch,
         Err(error) => {
             tracing::debug!(%error, "watching {prefix}");
-            return tokio::time::sleep(PAUSE).await;
+            return clock.sleep(PAUSE).await;
         }
     };
-    let mut again = tokio::time::interval(READ_AGAIN);
-    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // The first tick is at once, and the prefix was just read.
-    again.tick().await;
+    let mut again = clock.now().plus(READ_AGAIN);
     loop {
         tokio::select! {
-            _ = again.tick() => match store.range(prefix, timeout).await {
+            // In this order: events without end must not put the reading off.
+            biased;
+            () = clock.reach(again) => match store.range(prefix, timeout).await {
                 Ok(snapshot) => {
-                    publish.send_if_modified(|picture| replace(picture, snapshot));
+                    again = clock.now().plus(READ_AGAIN);
+                    publish.send_if_modified(|picture| replace(picture, snapshot, clock.now()));
                 }
                 Err(error) => return tracing::debug!(%error, "reading {prefix} again"),
             },
             events = watch.next() => match events {
-                Ok(events) => publish.send_modify(|picture| apply(picture, events)),
+                Ok(events) => publish.send_modify(|picture| apply(picture, events, clock.now())),
                 Err(WatchError::Compacted { .. }) => return,
                 Err(WatchError::Failed(error)) => {
                     tracing::debug!(%error, "the watch of {prefix} ended");
-                    return tokio::time::sleep(PAUSE).await;
+                    return clock.sleep(PAUSE).await;
                 }
             },
         }
     }
 }
 
-fn apply(picture: &mut Picture, events: Vec<Event>) {
-    picture.answered = Some(boot_time());
+fn apply(picture: &mut Picture, events: Vec<Event>, now: BootTime) {
+    picture.answered = Some(now);
     for event in events {
         match event {
             Event::Put(entry) => {

@@ -31,15 +31,17 @@ pub async fn keep(
     clock: BootClock,
     sessions: watch::Sender<Option<Session>>,
     stop: CancellationToken,
+    mut tenure: impl FnMut() -> Tenure,
 ) {
     while !stop.is_cancelled() {
         let granted = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             granted = store.grant(TTL, CALL_TIMEOUT) => granted,
         };
         match granted {
             Ok(granted) => {
-                let session = Session { lease: StoreLease(granted.id.0), tenure: random_tenure() };
+                let session = Session { lease: StoreLease(granted.id.0), tenure: tenure() };
                 sessions.send_replace(Some(session));
                 keep_one(&*store, &clock, granted, &stop).await;
                 sessions.send_replace(None);
@@ -49,7 +51,7 @@ pub async fn keep(
             }
             Err(error) => {
                 tracing::debug!(%error, "no lease in the global quorum");
-                pause(PAUSE, &stop).await;
+                pause(&clock, PAUSE, &stop).await;
             }
         }
     }
@@ -65,7 +67,7 @@ async fn keep_one(
     let every = RENEW_EVERY.min(granted.ttl / 3);
     let mut renewed_at = clock.now();
     loop {
-        pause(every, stop).await;
+        pause(clock, every, stop).await;
         if stop.is_cancelled() {
             return;
         }
@@ -92,13 +94,16 @@ async fn end(store: &dyn Store, lease: LeaseId) {
     }
 }
 
-async fn pause(span: Duration, stop: &CancellationToken) {
+async fn pause(clock: &BootClock, span: Duration, stop: &CancellationToken) {
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
-        () = tokio::time::sleep(span) => {}
+        () = clock.sleep(span) => {}
     }
 }
 
-fn random_tenure() -> Tenure {
+/// A tenure that nobody else has.
+#[must_use]
+pub fn random_tenure() -> Tenure {
     uuid::Uuid::new_v4().to_string().parse().expect("a UUID is made of digits, letters and '-'")
 }

@@ -52,7 +52,13 @@ fn coordinator(
     policy.me = name.parse().expect("a name");
     let shared: Arc<dyn regent_dcs::Store> = Arc::new(store.clone());
     let (sessions, session) = watch::channel(None);
-    tokio::spawn(session::keep(shared.clone(), clock.clone(), sessions, stop.clone()));
+    tokio::spawn(session::keep(
+        shared.clone(),
+        clock.clone(),
+        sessions,
+        stop.clone(),
+        session::random_tenure,
+    ));
     let federation = "f".parse().expect("a label");
     let (state, handle) =
         federation::build(policy.clone(), federation, shared, clock.clone(), session);
