@@ -24,7 +24,7 @@ keep := $(if $(filter-out 0 no false,$(KEEP)),--keep)
 dcs := $(if $(DCS),--dcs $(DCS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fence-report fence-mutants gates fix clean need-rust
+.PHONY: help demo test bench fence-report fence-mutants fence-vm gates fix clean need-rust
 # One recipe at a time even under -j: they share the target directory and the machine's clock.
 .NOTPARALLEL:
 
@@ -65,6 +65,12 @@ fence-mutants: need-rust ## break one condition of the fence at a time: the faul
 	@scripts/install --etcd --fence
 	$(CARGO) build --locked -p regent-tests --bin fence-mutants
 	CARGO=$(CARGO) REGENT_MUTANT=$(ARGS) $(target)/debug/fence-mutants
+
+fence-vm: need-rust ## a virtual machine with softdog or i6300esb is reset when its guardian pings no more
+	@scripts/install
+	@scripts/install-vm
+	$(CARGO) build --locked --workspace --bins
+	@$(target)/debug/fence-vm
 
 gates: need-rust ## format, lints, docs, dependency rules; changes nothing
 	$(CARGO) fmt --all --check

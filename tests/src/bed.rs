@@ -23,6 +23,7 @@ use regentctl::verbs::switchover;
 
 use crate::records::{Global, Records};
 use crate::report::workspace;
+use crate::say;
 use crate::wait::until;
 
 /// The topology that most tests use.
@@ -30,6 +31,8 @@ pub const TWO_SITES: &str = include_str!("../../topologies/two-sites-and-witness
 
 /// Longest wait for a federation to be as its topology wants it.
 pub const HEALTHY: Duration = Duration::from_secs(60);
+/// How many of each log's last lines a failure shows.
+const LAST_LINES: usize = 8;
 /// Longest wait for a process that was killed.
 const DIES: Duration = Duration::from_secs(5);
 
@@ -346,7 +349,8 @@ impl Bed {
         Ok((history, judgement))
     }
 
-    /// Copies the logs to where they outlive the lab.
+    /// Copies the logs to where they outlive the lab, and prints their last lines for whoever sees
+    /// the test's output only.
     pub fn keep_logs(&self) {
         let Some(lab) = &self.lab else { return };
         let target = workspace().join("target/test-logs").join(&self.name);
@@ -354,6 +358,12 @@ impl Bed {
         let logs = std::fs::read_dir(lab.layout().dir.join("log")).into_iter().flatten().flatten();
         for log in logs {
             std::fs::copy(log.path(), target.join(log.file_name())).ok();
+            let name = log.file_name().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+                say(format!("  {name}: {line}"));
+            }
         }
         for node in &lab.layout().nodes {
             let log = lab.layout().run_dir(node).join("postgresql.log");

@@ -15,9 +15,11 @@ use nix::unistd::Pid;
 use regent_dcs::{Change, Compare, Entry, Revision, Txn, TxnOutcome};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::name::SiteName;
+use regent_test_sys::boot;
 use regent_tests::bed::{Bed, TWO_SITES, explain};
 use regent_tests::records::{CALL, Global, Keys, Records, open};
 use regent_tests::report;
+use regent_tests::stalls::Stalls;
 use regent_tests::wait::{seconds, until};
 use regentctl::clock::{self, millis};
 use regentctl::report::Case as Line;
@@ -26,7 +28,7 @@ use serde_json::{Value, json};
 /// Longest wait for every reader's report. The site's leader begins to fence 3.5 s after its last
 /// renewal, of which there is one every 0.8 s.
 const REPORTED_WITHIN: Duration = Duration::from_secs(2);
-/// The longest standstill of writes that is none: a checkpoint on this machine takes as much.
+/// The longest standstill of writes that is none, beside what the disk itself stood still.
 const STANDSTILL: Duration = Duration::from_millis(1000);
 
 /// One record, and who reads it.
@@ -170,6 +172,7 @@ struct Trial {
     sites: BTreeMap<SiteName, Records>,
     logs: Logs,
     random: Numbers,
+    stalls: Stalls,
 }
 
 /// What was seen of one record.
@@ -198,7 +201,8 @@ impl Trial {
             sites.insert(site.clone(), Records::follow(open(place)?, prefix).await?);
         }
         let logs = Logs::of(&bed);
-        Ok(Self { bed, sites, logs, random: Numbers(seed) })
+        let stalls = Stalls::watch(&bed.lab().layout().dir)?;
+        Ok(Self { bed, sites, logs, random: Numbers(seed), stalls })
     }
 
     fn records(&self, subject: &Subject) -> &Records {
@@ -352,7 +356,7 @@ impl Trial {
     /// Writes every kind of garbage and puts the record back.
     async fn run(&mut self, subject: &Subject) -> anyhow::Result<Seen> {
         let before = self.roles().await?;
-        let from = self.bed.writer.now();
+        let (from, begun) = (self.bed.writer.now(), boot::now());
         let good = self.records(subject).store.get(&subject.key, CALL).await?;
         let value = good.as_ref().map(|entry| entry.value.clone());
         let kinds = kinds(subject, value.as_deref(), &mut self.random);
@@ -404,7 +408,13 @@ impl Trial {
             seen.revisions
         );
         seen.outage = self.bed.outage(from, self.bed.writer.now());
-        ensure!(seen.outage < STANDSTILL, "writes stood still for {} ms", millis(seen.outage));
+        let disk = self.stalls.worst_since(begun);
+        ensure!(
+            seen.outage < STANDSTILL + disk,
+            "writes stood still for {} ms, and the disk kept a sync waiting for {} ms",
+            millis(seen.outage),
+            millis(disk)
+        );
         Ok(seen)
     }
 
@@ -523,7 +533,8 @@ async fn garbage_in_any_record_changes_no_role_and_is_reported_once() {
     let mut lines = try_all(&mut trial, only.as_deref()).await.unwrap();
     let healthy = trial.bed.healthy().await;
     let after = trial.roles().await.unwrap();
-    let Trial { bed, .. } = trial;
+    let Trial { bed, stalls, .. } = trial;
+    drop(stalls);
     let federation = bed.federation().await.unwrap();
     lines.push(
         Line::new("afterwards")
