@@ -20,23 +20,37 @@ struct Mutant {
     name: String,
     patch: PathBuf,
     breaks: String,
-    faults: String,
+    /// Faults of the fence report, parts of their names with commas between.
+    faults: Option<String>,
+    /// Other system tests: the file and the test.
+    tests: Vec<(String, String)>,
     files: Vec<String>,
 }
 
 impl Mutant {
     fn read(patch: PathBuf) -> anyhow::Result<Self> {
         let text = fs::read_to_string(&patch)?;
-        let head = |word: &str| {
-            let found = text.lines().find_map(|line| line.strip_prefix(word));
-            found
-                .map(|rest| rest.trim().to_owned())
-                .with_context(|| format!("{}: no line that begins with {word:?}", patch.display()))
+        let all = |word: &str| {
+            let lines = text.lines().take_while(|line| !line.starts_with("diff "));
+            let found = lines.filter_map(|line| line.strip_prefix(word));
+            found.map(|rest| rest.trim().to_owned()).collect::<Vec<_>>()
         };
+        let said =
+            |word: &str| format!("{}: want a line that begins with {word:?}", patch.display());
+        let breaks = all("mutant:").pop().with_context(|| said("mutant:"))?;
+        let faults = all("caught-by:").pop();
+        let tests = all("caught-by-test:").into_iter().map(|line| {
+            let (file, test) = line.split_once(' ').with_context(|| {
+                format!("{}: caught-by-test {line:?}: want a file and a test", patch.display())
+            })?;
+            Ok((file.to_owned(), test.to_owned()))
+        });
+        let tests = tests.collect::<anyhow::Result<Vec<_>>>()?;
+        ensure!(faults.is_some() || !tests.is_empty(), said("caught-by: or caught-by-test:"));
         let name = patch.file_stem().context("a patch has a name")?.to_string_lossy().into_owned();
         let changed = text.lines().filter_map(|line| line.strip_prefix("+++ b/"));
         let files = changed.map(str::to_owned).collect();
-        Ok(Self { name, breaks: head("mutant:")?, faults: head("caught-by:")?, files, patch })
+        Ok(Self { name, breaks, faults, tests, files, patch })
     }
 }
 
@@ -80,12 +94,24 @@ fn try_one(mutant: &Mutant, all: &[Mutant], source: &Path) -> anyhow::Result<Vec
             .args(arguments)
             .env("CARGO_TARGET_DIR", &target)
             .env("REGENT_TOOLS", workspace().join(".tools"))
-            .env("REGENT_FAULT", &mutant.faults)
+            .env("REGENT_FAULT", mutant.faults.as_deref().unwrap_or_default())
             .env("REGENT_REPEAT", option("REGENT_REPEAT").unwrap_or_else(|| "2".to_owned()))
             .env("REGENT_HEALTHY", "60");
         command
     };
     run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    let mut caught = Vec::new();
+    for (file, test) in &mutant.tests {
+        let build = ["test", "--locked", "--no-run", "-p", "regent-tests", "--test", file];
+        run(&mut cargo(&build))?;
+        let arguments =
+            ["test", "--locked", "-p", "regent-tests", "--test", file, "--", "--exact", test];
+        // It fails where it does its work.
+        if !cargo(&arguments).status().with_context(|| format!("run {test}"))?.success() {
+            caught.push(format!("{file}: {test}"));
+        }
+    }
+    let Some(faults) = &mutant.faults else { return Ok(caught) };
     run(&mut cargo(&["test", "--locked", "--no-run", "-p", "regent-tests", "--test", "fence"]))?;
     let report = source.join("target/reports/fence.json");
     fs::remove_file(&report).ok();
@@ -94,11 +120,12 @@ fn try_one(mutant: &Mutant, all: &[Mutant], source: &Path) -> anyhow::Result<Vec
         ["test", "--locked", "-p", "regent-tests", "--test", "fence", "--", "--nocapture"];
     cargo(&arguments).status().context("run the faults")?;
     let text = fs::read_to_string(&report)
-        .with_context(|| format!("the faults {:?} left no report", mutant.faults))?;
+        .with_context(|| format!("the faults {faults:?} left no report"))?;
     let cases: Value = serde_json::from_str(&text)?;
     let cases = cases.as_array().context("a list of cases")?.iter();
     let failed = cases.filter(|case| case["verdict"] == "fail");
-    Ok(failed.map(|case| format!("{}: {}", case["name"], case["reason"])).collect())
+    caught.extend(failed.map(|case| format!("{}: {}", case["name"], case["reason"])));
+    Ok(caught)
 }
 
 fn main() -> anyhow::Result<()> {
@@ -122,7 +149,9 @@ fn main() -> anyhow::Result<()> {
         cases.push(match try_one(mutant, &mutants, &source) {
             Ok(caught) => {
                 caught.iter().for_each(|by| say(format!("  caught by {by}")));
-                case.require(!caught.is_empty(), || format!("not caught by {}", mutant.faults))
+                case.require(!caught.is_empty(), || {
+                    format!("not caught by {:?} {:?}", mutant.faults, mutant.tests)
+                })
             }
             Err(problem) => case.require(false, || format!("{problem:#}")),
         });
