@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod decide;
 pub mod launch;
+pub mod packets;
 pub mod page;
 pub mod processes;
 pub mod program;

@@ -48,13 +48,7 @@ impl Asked {
     /// What is asked for and can be tried here.
     fn faults(&self, setting: Setting) -> Vec<Fault> {
         let faults = Fault::of(setting).into_iter();
-        // Frozen in the middle of an acknowledgement a backend sends it in the milliseconds between the
-        // thaw and its death: nothing inside a machine prevents that (hazards.md 3.6), and the row is
-        // at the standby. A race that is judged, strictly, where it is asked for: `make fence-report`.
-        let asks = option("REGENT_REPEAT").is_some() || self.only.is_some();
-        let asked = faults
-            .filter(|fault| asks || *fault != Fault::NodeFrozen)
-            .filter(|fault| self.wants(&name(setting, *fault)));
+        let asked = faults.filter(|fault| self.wants(&name(setting, *fault)));
         asked.filter(|fault| possible(&name(setting, *fault), fault.missing())).collect()
     }
 }

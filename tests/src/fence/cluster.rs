@@ -2,7 +2,7 @@
 //! three real etcd members, each agent with a way of its own to them; or a federation of two such
 //! sites and a witness on the embedded store, so that the primary lease is on trial too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::wait::until;
 use super::checker::{Node, Row};
 use super::clients::Place;
 use super::ground::Ground;
+use super::packets::Packets;
 use super::proxy::Proxies;
 use super::stores::Stores;
 use super::wall::Wall;
@@ -94,6 +95,8 @@ pub struct Cluster {
     logs: Vec<[Log; 2]>,
     /// The wall clock of each node.
     pub wall: Wall,
+    /// What drops the packets of nodes that were frozen once.
+    packets: BTreeMap<Node, Packets>,
     /// Where clients write.
     pub places: Vec<Place>,
     /// What is on trial.
@@ -159,6 +162,7 @@ impl Cluster {
             ground,
             logs,
             wall,
+            packets: BTreeMap::new(),
             places,
             setting,
             name: name.to_owned(),
@@ -310,6 +314,21 @@ impl Cluster {
         let place = &layout.nodes[node];
         let data_dir = self.ground.data_dir(node).unwrap_or_else(|| layout.data_dir(place));
         (layout.run_dir(place), data_dir)
+    }
+
+    /// Lets the kernel drop what a node sends after its right to write; the process that tells it.
+    ///
+    /// # Errors
+    /// When that can't be.
+    pub fn drop_packets(&mut self, node: Node) -> anyhow::Result<Pid> {
+        if let Some(packets) = self.packets.get(&node) {
+            return packets.pid();
+        }
+        let place = self.places.iter().find(|place| place.node == node).context("a node")?;
+        let packets = Packets::beside(&self.directories(node).0, place.port)?;
+        let pid = packets.pid()?;
+        self.packets.insert(node, packets);
+        Ok(pid)
     }
 
     /// From now on nobody reads a node's logs and their pipes are full, or the opposite.

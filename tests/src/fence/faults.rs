@@ -67,7 +67,8 @@ pub enum Fault {
     ClockAhead,
     /// The wall clock is stepped an hour back, and the DCS is out of its reach.
     ClockBack,
-    /// All its processes are frozen for twice the TTL, and thawed.
+    /// All its processes are frozen for twice the TTL, and thawed. Its service has been granted rung 0
+    /// (`regent-packets`), which is frozen with it.
     NodeFrozen,
     /// In a federation: the global quorum answers nobody.
     QuorumGone,
@@ -195,7 +196,7 @@ impl Fault {
             Self::BothStopped | Self::BothKilled => watchdog::NEEDS.to_vec(),
             Self::DataDirectoryHangs => [hanging::NEEDS, &filter].concat(),
             Self::ForkFails => [&filter[..], &[Need::Controller("pids")]].concat(),
-            Self::NodeFrozen => vec![Need::Root, Need::Cgroups],
+            Self::NodeFrozen => [&filter[..], &[Need::Cgroups]].concat(),
             Self::ClockAhead
             | Self::ClockBack
             | Self::LogPipeFull
@@ -280,10 +281,13 @@ impl Fault {
                 injected.stop([cluster.agent_pid(node).await?])?;
             }
             Self::NodeFrozen => {
+                // What is frozen holding an acknowledgement sends it before it can be killed: rung 0.
+                let packets = cluster.drop_packets(node)?;
                 let mut all: Vec<Pid> =
                     living_in(&cluster.directories(node).1).into_iter().collect();
                 all.push(cluster.agent_pid(node).await?);
                 all.extend(cluster.guardians(node));
+                all.push(packets);
                 injected.undo.push(Undo::Frozen(Frozen::freeze(&all)?));
             }
             Self::LogPipeFull => {

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod deadline;
 pub mod faults;
 pub mod ground;
+pub mod packets;
 pub mod proxy;
 pub mod report;
 pub mod session;
