@@ -16,6 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::act::epoch_file::EpochFile;
+use crate::act::failsafe::record::Keeper;
+use crate::act::failsafe::word::Word;
+use crate::act::failsafe::{self, SharedGiven, members, sites};
 use crate::act::fence_report::RoundTrips;
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
@@ -39,8 +42,10 @@ use crate::decide::view::{
 use crate::decide::{Action, Reason, decide};
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
+use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
 use crate::fence::{Deadlines, successor, watchdog};
 use crate::observe::clock::{boot_time, wall_time};
+use crate::observe::failsafe::{FailsafeObserver, Seen};
 use crate::observe::global::GlobalObserver;
 use crate::observe::mirror::Mirror;
 use crate::observe::postgres::{ASK_AGAIN, Extra, PostgresObserver};
@@ -63,6 +68,7 @@ pub struct Agent {
     global_mirror: Option<Mirror>,
     site_observer: SiteObserver,
     global_observer: Option<GlobalObserver>,
+    failsafe: FailsafeObserver,
     postgres: PostgresObserver,
     memory: Memory,
     finished: Option<FinishedJob>,
@@ -103,7 +109,7 @@ impl Agent {
         let lock = lock_run_dir(&config)?;
         files.write_passfile(&config).context("writing the password file")?;
         check_versions(&programs, &files).await?;
-        let listener = api::bind(config.rest.listen).await?;
+        let listeners = api::Listeners::bind(&config).await?;
         reap_what_was_left();
         let page = successor::page(&config.regent.run_dir, inherited_page)
             .context("the guardian's page")?;
@@ -113,33 +119,32 @@ impl Agent {
         let server = Arc::new(Server::new(launcher(&config, &files, page)?, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
         let clock = BootClock::kernel().context("reading this boot's identity")?;
-        let renewal = start_renewal(&config, &site_keys, &deadlines, &clock)?;
+        let (failsafe, targets) = open_failsafe(&config)?;
+        let asks = (failsafe.leader.clone(), targets.subscribe());
+        let renewal = start_renewal(&config, &site_keys, &deadlines, (&clock, asks))?;
         let (site_store, global_store) = open_stores(&config, &site_keys, &clock)?;
         let http = reqwest::Client::builder().no_proxy().build().context("building HTTP client")?;
         refuse_twin(&config, &site_store, &http).await?;
         let dynamic = config.first_dynamic();
         let timeout = config.site_timing(&dynamic).call_timeout;
-        let prefix = site_keys.prefix().to_owned();
-        let site_mirror =
-            Mirror::start(Arc::clone(&site_store.store), prefix, timeout, clock.clone());
-        let global_mirror = global_store.as_ref().map(|global| {
-            let prefix = global.keys.prefix().to_owned();
-            Mirror::start(Arc::clone(&global.store), prefix, Duration::from_secs(2), clock)
-        });
+        let (site_mirror, global_mirror) =
+            start_mirrors(&site_store, global_store.as_ref(), timeout, &clock);
         let in_force = files.read_in_force();
         adopt(&config, &server, &files, &guard).await?;
         let (finished_send, finished_jobs) = mpsc::channel(8);
         let (pictures, picture_receiver) = watch::channel(None);
-        let publisher =
-            Publisher::new(Arc::clone(&config), site_store.clone(), global_store.clone());
+        let keeper = Keeper::new(failsafe.leader.clone());
+        let stores = (site_store.clone(), global_store.clone());
+        let publisher = Publisher::new(Arc::clone(&config), stores, keeper);
         tokio::spawn(publish(publisher, picture_receiver.clone()));
         let shared = api::Shared {
             config: Arc::clone(&config),
             pictures: picture_receiver.clone(),
             deadlines: Arc::clone(&deadlines),
             site: site_store.clone(),
+            failsafe: failsafe.clone(),
         };
-        tokio::spawn(api::serve(listener, shared));
+        listeners.serve(&shared);
         let reaches = watch::Sender::new(BTreeMap::new());
         tokio::spawn(ask_reach(
             Arc::clone(&config),
@@ -153,6 +158,7 @@ impl Agent {
             global_observer: global_store
                 .as_ref()
                 .map(|global| GlobalObserver::new(global.keys.clone(), global.site.clone())),
+            failsafe: FailsafeObserver::new(&config, failsafe.clone(), targets),
             postgres: PostgresObserver::new(Arc::clone(&config), programs.clone(), files.clone()),
             actor: Actor {
                 config: Arc::clone(&config),
@@ -167,6 +173,7 @@ impl Agent {
                 in_force: Arc::new(Mutex::new(in_force)),
                 jobs: Jobs::new(finished_send),
                 dynamic,
+                failsafe,
                 marked_at: WallTime::default(),
             },
             config,
@@ -337,8 +344,17 @@ impl Agent {
             .peers
             .as_ref()
             .map(|(asked, answers)| PeersView { age: now.since(*asked), answers: answers.clone() });
+        let seen = Seen {
+            site: site.as_ref(),
+            federation: federation.as_ref(),
+            postgres: &postgres,
+            primary: tenures.primary.as_ref(),
+            dynamic: &self.actor.dynamic,
+        };
+        let failsafe = self.failsafe.read(&seen, now);
         let mut view = View {
             now,
+            failsafe,
             site,
             federation,
             postgres,
@@ -711,11 +727,44 @@ fn open_stores(
     Ok((site, global))
 }
 
+fn start_mirrors(
+    site: &SiteStore,
+    global: Option<&GlobalStore>,
+    timeout: Duration,
+    clock: &BootClock,
+) -> (Mirror, Option<Mirror>) {
+    let prefix = site.keys.prefix().to_owned();
+    let of_site = Mirror::start(Arc::clone(&site.store), prefix, timeout, clock.clone());
+    let of_quorum = global.map(|global| {
+        let prefix = global.keys.prefix().to_owned();
+        Mirror::start(Arc::clone(&global.store), prefix, Duration::from_secs(2), clock.clone())
+    });
+    (of_site, of_quorum)
+}
+
+/// This node's word of before, which it keeps also in this life.
+fn open_failsafe(config: &Config) -> anyhow::Result<(failsafe::Shared, watch::Sender<Targets>)> {
+    // Beside the epoch: it outlives a reboot as well, which may be over before the promise is.
+    let file = EpochFile::new(config).path().with_extension("regent-failsafe");
+    let word = Word::open(file.clone(), boot_time()).with_context(|| {
+        format!(
+            "{}: what this node promised its leader cannot be read; wait one TTL, then remove it",
+            file.display()
+        )
+    })?;
+    let shared = failsafe::Shared {
+        leader: SharedLeader::default(),
+        word: Arc::new(word),
+        given: SharedGiven::default(),
+    };
+    Ok((shared, watch::Sender::new(Targets::default())))
+}
+
 fn start_renewal(
     config: &Arc<Config>,
     site_keys: &SiteKeys,
     deadlines: &Arc<Deadlines>,
-    clock: &BootClock,
+    (clock, (leader, targets)): (&BootClock, (SharedLeader, watch::Receiver<Targets>)),
 ) -> anyhow::Result<RenewalThread> {
     let timing = config.site_timing(&config.first_dynamic());
     let leader_key = site_keys.key(SiteKey::Leader);
@@ -725,12 +774,18 @@ fn start_renewal(
     RenewalThread::start(
         Box::new(move || {
             Box::pin(async move {
+                // A client of this thread's own: its connections live on this runtime.
+                let client = reqwest::Client::builder()
+                    .no_proxy()
+                    .redirect(reqwest::redirect::Policy::none())
+                    .build()?;
                 let site = SiteSide {
                     store: store::open(&config.dcs)?,
                     leader_key,
                     me: config.name.clone(),
                     timing,
                     clock: clock.clone(),
+                    failsafe: Some(SiteRounds { leader, ask: members::asker(&config, client) }),
                 };
                 let global = match &config.federation {
                     None => None,
@@ -740,6 +795,12 @@ fn start_renewal(
                         site: federation.site.clone(),
                         clock,
                         ids: Ids::Kernel,
+                        failsafe: match &federation.promise {
+                            None => None,
+                            Some(promise) => {
+                                Some(QuorumRounds { targets, ask: sites::asker(promise)? })
+                            }
+                        },
                     }),
                 };
                 Ok((site, global))

@@ -116,6 +116,7 @@ impl Bed {
                 me: name("a1"),
                 timing: timing(),
                 clock: BootClock::kernel().expect("a boot id"),
+                failsafe: None,
             },
             Some(GlobalSide {
                 store: Arc::new(thread_quorum.clone()),
@@ -123,6 +124,7 @@ impl Bed {
                 site: name("a"),
                 clock: BootClock::kernel().expect("a boot id"),
                 ids: Ids::Kernel,
+                failsafe: None,
             }),
         );
         let open = Box::new(move || {
@@ -164,7 +166,15 @@ impl Bed {
         let primary_revision = self.put(self.keys.primary(), open.encode()).await;
         let record = lease("t1");
         let lease_revision = self.put(self.keys.lease(), record.encode()).await;
-        let adopted = Adopted { record, lease_revision, primary_revision, sent, timing: timing() };
+        let adopted = Adopted {
+            record,
+            lease_revision,
+            primary_revision,
+            sent,
+            timing: timing(),
+            electorate: open.electorate,
+            span_max: open.span_max,
+        };
         self.thread.adopt(adopted).await;
     }
 

@@ -223,11 +223,13 @@ pub enum SiteKey {
     Mark,
     /// Ours: highest epoch seen.
     Epoch,
+    /// Ours: what this site has promised to the primary site.
+    Promise,
 }
 
 impl SiteKey {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Initialize,
         Self::Config,
         Self::Leader,
@@ -238,6 +240,7 @@ impl SiteKey {
         Self::Failsafe,
         Self::Mark,
         Self::Epoch,
+        Self::Promise,
     ];
 
     /// The key below the base path.
@@ -254,6 +257,7 @@ impl SiteKey {
             Self::Failsafe => "failsafe",
             Self::Mark => "regent/mark",
             Self::Epoch => "regent/epoch",
+            Self::Promise => "regent/promise",
         }
     }
 }

@@ -474,6 +474,10 @@ pub struct ReportedNode {
     /// REST address.
     #[serde(default)]
     pub api_url: String,
+    /// Where the node, while it leads its site, answers `POST /regent/promise`; none where
+    /// failsafe of the quorum is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promise_url: Option<String>,
     /// Present timeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<TimelineId>,
@@ -860,6 +864,30 @@ pub struct SeenEpoch {
 }
 record!(SeenEpoch, "seen epoch");
 
+/// `regent/promise`: this site does not take primacy for `span`, so that the holder named here may
+/// go on writing without the quorum (protocol.md rule 11). Written before it is answered; whoever
+/// reads it counts it as given at that moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// Format version.
+    pub version: u32,
+    /// The primary site it was given to.
+    pub site: SiteName,
+    /// The node that writes there.
+    pub node: NodeName,
+    /// Its tenure of the primary lease; a token of this very tenure ends the promise.
+    pub tenure: Tenure,
+    /// The epoch of that tenure.
+    pub epoch: Epoch,
+    /// How long it lasts.
+    #[serde(rename = "span_ms", with = "millis")]
+    pub span: Duration,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+record!(Promise, "promise");
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -919,6 +947,7 @@ mod tests {
             prop_assert!(Report::decode("k", &bytes).is_err());
             prop_assert!(Operation::decode("k", &bytes).is_err());
             prop_assert!(Mark::decode("k", &bytes).is_err());
+            prop_assert!(Promise::decode("k", &bytes).is_err());
         }
     }
 }

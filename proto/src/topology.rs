@@ -130,6 +130,55 @@ pub struct Policy {
     pub handover_span: Span,
     /// How long the other sites may take to follow before the operation ends with a warning.
     pub follow_timeout: Span,
+    /// Whether a primary goes on without a DCS while everybody else agrees. A lab configures its
+    /// agents by it; elsewhere it is `failsafe_mode` and `federation.promise` of each site.
+    #[serde(skip_serializing_if = "Failsafe::is_off")]
+    pub failsafe: Failsafe,
+}
+
+/// Which levels of failsafe are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failsafe {
+    /// None: whoever loses a DCS steps down at its deadline.
+    #[default]
+    Off,
+    /// Inside a site, as Patroni's `failsafe_mode`.
+    Site,
+    /// Between sites, by promises (protocol.md rule 11).
+    Quorum,
+    /// Both.
+    Both,
+}
+
+impl Failsafe {
+    /// The level inside a site is on.
+    #[must_use]
+    pub fn in_site(self) -> bool {
+        matches!(self, Self::Site | Self::Both)
+    }
+
+    /// The level between sites is on.
+    #[must_use]
+    pub fn in_quorum(self) -> bool {
+        matches!(self, Self::Quorum | Self::Both)
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
+    fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+
+    /// As written in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Site => "site",
+            Self::Quorum => "quorum",
+            Self::Both => "both",
+        }
+    }
 }
 
 impl Default for Policy {
@@ -141,6 +190,7 @@ impl Default for Policy {
             prepare_timeout: Span(Duration::from_secs(120)),
             handover_span: Span(Duration::from_secs(30)),
             follow_timeout: Span(Duration::from_secs(120)),
+            failsafe: Failsafe::Off,
         }
     }
 }

@@ -280,15 +280,17 @@ impl Trial {
                     SiteKey::Failover => "member",
                     SiteKey::Mark => "operation",
                     SiteKey::Epoch => "epoch",
+                    SiteKey::Promise => "span_ms",
                     SiteKey::Initialize
                     | SiteKey::Leader
                     | SiteKey::History
                     | SiteKey::Failsafe => "any",
                 };
-                let overwritten = which == SiteKey::Status;
+                // With failsafe off its leader empties what it finds.
+                let overwritten = matches!(which, SiteKey::Status | SiteKey::Failsafe);
                 let mut subject = Subject { overwritten, ..subject(keys.key(which), field) };
                 if matches!(which, SiteKey::History | SiteKey::Failsafe) {
-                    // Patroni's tools read these, no process of ours does.
+                    // Patroni's tools read the one; the other may be mended before it is read.
                     subject.readers.clear();
                 }
                 subject

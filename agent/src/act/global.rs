@@ -116,12 +116,11 @@ impl GlobalStore {
     /// *acquire*, also take-over inside the site.
     pub async fn acquire(
         &self,
-        primary_revision: u64,
-        lease_revision: Option<u64>,
-        epoch: Epoch,
+        primary: &Primary,
+        (primary_revision, lease_revision): (u64, Option<u64>),
         timing: LeaseTiming,
     ) -> Result<Adopted, GlobalError> {
-        let (record, ..) = new_lease(self, epoch, timing.ttl)?;
+        let (record, ..) = new_lease(self, primary.epoch, timing.ttl)?;
         let lease = match lease_revision {
             Some(revision) => self.at(self.keys.lease(), revision),
             None => Compare::Absent { key: self.keys.lease() },
@@ -138,6 +137,8 @@ impl GlobalStore {
             primary_revision: Revision(primary_revision),
             sent,
             timing,
+            electorate: primary.electorate.clone(),
+            span_max: primary.span_max,
         })
     }
 
@@ -224,7 +225,15 @@ impl GlobalStore {
             .then(Change::put(history_key, history.encode()));
         let sent = self.clock.now();
         let revision = self.txn("take", txn, timing.call_timeout).await?;
-        Ok(Adopted { record, lease_revision: revision, primary_revision: revision, sent, timing })
+        Ok(Adopted {
+            record,
+            lease_revision: revision,
+            primary_revision: revision,
+            sent,
+            timing,
+            electorate: next.electorate,
+            span_max: next.span_max,
+        })
     }
 
     /// *roll-back* by A's leader: take and roll-back compare the same revision, so one wins.

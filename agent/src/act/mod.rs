@@ -3,6 +3,7 @@
 
 pub mod epoch_by_hand;
 pub mod epoch_file;
+pub mod failsafe;
 pub mod fence_report;
 pub mod global;
 pub mod jobs;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use regent_dcs::{LeaseId, Revision};
-use regent_proto::record::PrimaryState;
+use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::time::{Deadline, LeaseTiming, WallTime};
 use tokio_postgres::Client;
 
@@ -27,9 +28,9 @@ use crate::decide::{Action, Job};
 use crate::fence::guard::Guard;
 use crate::fence::renewal::RenewalThread;
 use crate::fence::watchdog;
-use crate::observe::clock::wall_time;
+use crate::observe::clock::{boot_time, wall_time};
 use epoch_file::EpochFile;
-use global::GlobalStore;
+use global::{GlobalError, GlobalStore};
 use jobs::Jobs;
 use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
@@ -85,6 +86,8 @@ pub struct Actor {
     pub jobs: Jobs,
     /// The dynamic configuration in use.
     pub dynamic: Dynamic,
+    /// What failsafe binds this node and its site to.
+    pub failsafe: failsafe::Shared,
     /// When this process last marked its site, for people.
     pub marked_at: WallTime,
 }
@@ -176,6 +179,9 @@ impl Actor {
     fn run(&mut self, job: &Job, view: &View) -> Outcome {
         match job {
             Job::StartPrimary { .. } => {
+                if let Err(refused) = self.enter() {
+                    return refused;
+                }
                 // Guard and watchdog before anything can open (rule 8).
                 self.guard.arm(None);
                 if let refused @ Outcome::NotDone(_) = self.arm_watchdog(view) {
@@ -214,6 +220,13 @@ impl Actor {
         }
     }
 
+    /// From here on this node promises the leader key to nobody; not while it has promised it.
+    fn enter(&self) -> Result<(), Outcome> {
+        self.failsafe.word.enter(boot_time()).map_err(|promised| {
+            Outcome::NotDone(format!("failsafe: {} was promised the leader key", promised.leader))
+        })
+    }
+
     fn job_context(&self) -> jobs::Context {
         jobs::Context {
             config: Arc::clone(&self.config),
@@ -229,7 +242,12 @@ impl Actor {
     async fn on_site(&self, action: &Action, view: &View) -> Outcome {
         let written = match (action, Held::of(leader_key(view))) {
             (Action::ClaimInitialize, _) => self.site.claim_initialize(self.timeout()).await,
-            (Action::AcquireLeader, _) => self.acquire_leader(view).await,
+            (Action::AcquireLeader, _) => {
+                if let Err(refused) = self.enter() {
+                    return refused;
+                }
+                self.acquire_leader(view).await
+            }
             (_, None) => {
                 return Outcome::NotDone(format!("{action:?}: the leader key is not ours"));
             }
@@ -248,7 +266,8 @@ impl Actor {
     async fn acquire_leader(&self, view: &View) -> Written {
         let Some(lease) = self.lease() else { return Ok(None) };
         let former = leader_key(view).filter(|l| l.name == self.config.name).map(|l| l.revision);
-        let written = self.site.acquire_leader(lease, former, self.timeout()).await;
+        let failsafe = view.site.as_ref().and_then(|site| site.failsafe.revision());
+        let written = self.site.acquire_leader(lease, former, failsafe, self.timeout()).await;
         if matches!(written, Ok(Some(_))) {
             self.renewal.renew_site(self.config.site_timing(&self.dynamic)).await;
         }
@@ -297,16 +316,24 @@ impl Actor {
         let timeout = timing.call_timeout;
         let result = match action {
             Action::AcquirePrimary { primary_revision, lease_revision, epoch } => {
+                if *epoch != primary.epoch {
+                    return Outcome::NotDone("acquiring: `primary` has another epoch".to_owned());
+                }
                 if let Err(error) = timing.check("primary lease") {
                     return Outcome::NotDone(error.to_string());
                 }
-                match global.acquire(*primary_revision, *lease_revision, *epoch, timing).await {
+                match global.acquire(primary, (*primary_revision, *lease_revision), timing).await {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),
                 }
             }
             Action::Take { primary_revision } => {
-                match global.take(primary, *primary_revision, wall_time(), timing).await {
+                if let Err(refused) = self.begin_take(primary, *primary_revision) {
+                    return refused;
+                }
+                match self
+                    .end_take(global.take(primary, *primary_revision, wall_time(), timing).await)
+                {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),
                 }
@@ -336,6 +363,39 @@ impl Actor {
             Ok(revision) => Outcome::Done(Touched::Global(revision)),
             Err(error) => Outcome::NotDone(error.to_string()),
         }
+    }
+
+    /// Own promises end before a take, also one that was given since the decision.
+    fn begin_take(&self, primary: &Primary, revision: u64) -> Result<(), Outcome> {
+        let token_of = match &primary.state {
+            PrimaryState::Token { token, .. } => Some(&token.tenure),
+            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Fenced { .. } => {
+                None
+            }
+        };
+        let now = boot_time();
+        let begun = self.failsafe.given.lock().begin_take(revision, now, token_of, primary);
+        begun.map_err(|until| {
+            let left = until.since(now);
+            Outcome::NotDone(format!("taking: this site's own promise lasts {left:?} more"))
+        })
+    }
+
+    /// A take whose outcome is not known stays unresolved until `primary` is read again.
+    fn end_take<T>(&self, taken: Result<T, GlobalError>) -> Result<T, GlobalError> {
+        let known = match &taken {
+            Err(GlobalError::Store(error)) => !error.may_have_happened(),
+            Ok(_)
+            | Err(
+                GlobalError::Conflict { .. }
+                | GlobalError::NoRandomness
+                | GlobalError::State { .. },
+            ) => true,
+        };
+        if known {
+            self.failsafe.given.lock().end_take();
+        }
+        taken
     }
 
     async fn adopt(&self, adopted: crate::fence::renewal::Adopted) -> Revision {
@@ -372,6 +432,9 @@ impl Actor {
                 }
             }
             Action::Promote => {
+                if let Err(refused) = self.enter() {
+                    return refused;
+                }
                 self.guard.arm(self.server.postmaster().map(|postmaster| postmaster.pid));
                 sql::promote(client).await
             }

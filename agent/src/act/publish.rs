@@ -15,6 +15,7 @@ use regent_proto::record::{
 use regent_proto::time::{BootTime, Deadline, WallTime};
 use serde_json::{Value, json};
 
+use super::failsafe::record::Keeper;
 use super::fence_report::{self, RoundTrips};
 use super::global::GlobalStore;
 use super::site::{Held, SiteStore};
@@ -118,11 +119,14 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
     let (host, port) = config.postgres.connect_host_port();
     let mut record = json!({
         "conn_url": format!("postgres://{host}:{port}/postgres"),
-        "api_url": format!("http://{}/patroni", config.rest.connect_address),
+        "api_url": super::failsafe::record::own_url(config),
         "state": state(&picture.view),
         "role": role(picture, &config.name),
         "version": PATRONI_VERSION,
     });
+    if let Some(promise) = config.federation.as_ref().and_then(|f| f.promise.as_ref()) {
+        record["promise_url"] = json!(promise.url());
+    }
     if !config.tags.is_empty() {
         record["tags"] = json!(config.tags);
     }
@@ -160,6 +164,7 @@ pub struct Publisher {
     told: Option<BootTime>,
     sequence: u64,
     reported: Option<(Value, BootTime)>,
+    failsafe: Keeper,
 }
 
 /// A member record of which only the figures changed is written this often.
@@ -172,7 +177,11 @@ const REPORT_AT_MOST: Duration = Duration::from_secs(1);
 impl Publisher {
     /// For this member.
     #[must_use]
-    pub fn new(config: Arc<Config>, site: SiteStore, global: Option<GlobalStore>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        (site, global): (SiteStore, Option<GlobalStore>),
+        failsafe: Keeper,
+    ) -> Self {
         Self {
             config,
             site,
@@ -182,6 +191,7 @@ impl Publisher {
             told: None,
             sequence: 0,
             reported: None,
+            failsafe,
         }
     }
 
@@ -196,6 +206,7 @@ impl Publisher {
             self.reported = None;
             return;
         };
+        self.failsafe.keep(&self.config, &self.site, picture, held, timeout).await;
         self.publish_site(picture, held, timeout).await;
         self.publish_report(picture).await;
     }
@@ -414,6 +425,7 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
                 host: member.host.clone(),
                 port: member.port,
                 api_url: member.api_url.clone(),
+                promise_url: member.promise_url.clone(),
                 timeline: status.map(|s| s.ancestry.timeline).or(member.timeline),
                 position: status.map(|s| s.end).or(member.position),
                 upstream: if own { None } else { leader.cloned() },

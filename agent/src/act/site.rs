@@ -1,7 +1,7 @@
 //! Transactions on the site DCS, with Patroni's keys, values and write conditions
 //! (spec/patroni-compat.md 1.2 to 1.5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,16 +73,22 @@ impl SiteStore {
         self.txn(txn, timeout).await
     }
 
-    /// Creates the leader key, or binds the one in our name, as it was read, to our lease.
+    /// Creates the leader key, or binds the one in our name, as it was read, to our lease. While
+    /// `failsafe` is as it was read: whoever left it since is not asked any more.
     pub async fn acquire_leader(
         &self,
         lease: LeaseId,
         of_a_former_life: Option<u64>,
+        failsafe: Option<u64>,
         timeout: Duration,
     ) -> Written {
         let key = self.key(SiteKey::Leader);
         let put = Change::put_leased(key.clone(), self.me.as_str(), lease);
-        let create = Txn::new().when(Compare::Absent { key: key.clone() }).then(put.clone());
+        let named = self.as_read(SiteKey::Failsafe, failsafe);
+        let create = Txn::new()
+            .when(Compare::Absent { key: key.clone() })
+            .when(named.clone())
+            .then(put.clone());
         if let Some(revision) = self.txn(create, timeout).await? {
             return Ok(Some(revision));
         }
@@ -90,6 +96,7 @@ impl SiteStore {
         let txn = Txn::new()
             .when(Compare::Modified { key: key.clone(), revision })
             .when(Compare::Value { key, value: self.me.as_str().into() })
+            .when(named)
             .then(put);
         self.txn(txn, timeout).await
     }
@@ -209,6 +216,27 @@ impl SiteStore {
             .when(Compare::Absent { key: self.key(key) })
             .then(Change::put(self.key(key), value));
         self.txn(txn, timeout).await
+    }
+
+    /// Writes `failsafe`, where it is still as it was read.
+    pub async fn write_failsafe(
+        &self,
+        held: Held,
+        members: &BTreeMap<NodeName, String>,
+        revision: Option<u64>,
+        timeout: Duration,
+    ) -> Written {
+        let put = Change::put(self.key(SiteKey::Failsafe), serde_json::json!(members).to_string());
+        let txn = Txn::new()
+            .when(self.while_leading(held))
+            .when(self.as_read(SiteKey::Failsafe, revision))
+            .then(put);
+        self.txn(txn, timeout).await
+    }
+
+    /// Writes a promise to another site, under the leader key of this very tenure.
+    pub async fn write_promise(&self, held: Held, value: Vec<u8>, timeout: Duration) -> Written {
+        self.publish(held, SiteKey::Promise, value, timeout).await
     }
 
     /// Writes this member's record, bound to its lease.

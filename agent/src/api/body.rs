@@ -74,6 +74,9 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
             regent["primary_site"] = json!(primary.value.holder.as_str());
         }
     }
+    if picture.view.failsafe.active() {
+        body["failsafe_mode_is_active"] = json!(true);
+    }
     body["regent"] = regent;
     body
 }

@@ -157,7 +157,8 @@ fn patroni(out: &mut Text, config: &Config, picture: &Picture) {
     );
     let unlocked = site.is_none_or(|site| site.leader.is_none());
     out.flag("patroni_cluster_unlocked", "Value is 1 if the cluster is unlocked.", unlocked);
-    out.flag("patroni_failsafe_mode_is_active", "Value is 1 if failsafe mode is active.", false);
+    let active = picture.view.failsafe.active();
+    out.flag("patroni_failsafe_mode_is_active", "Value is 1 if failsafe mode is active.", active);
     let timeline = status.map_or(0, |status| status.ancestry.timeline.0);
     out.gauge("patroni_postgres_timeline", "Postgres timeline of this node.", timeline.into());
     out.gauge(

@@ -4,9 +4,14 @@
 //! No check touches PostgreSQL or a store (`/cluster` neither), so it can neither hang nor slow
 //! anything. "Primary" is said only while the writing deadline lies ahead (I17).
 
+#[cfg(test)]
+mod asked;
 mod body;
+mod failsafe;
 mod health;
 mod metrics;
+pub mod promise;
+pub mod tls;
 mod write;
 
 use std::net::SocketAddr;
@@ -39,10 +44,33 @@ pub struct Shared {
     pub deadlines: Arc<Deadlines>,
     /// The site DCS, for the dynamic configuration.
     pub site: SiteStore,
+    /// This member's word to its leader.
+    pub failsafe: crate::act::failsafe::Shared,
 }
 
-/// Binds, so that a port in use is an error of the start and not of a request.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
+/// Bound listeners, so that a port in use is an error of the start and not of a request.
+pub struct Listeners {
+    rest: tokio::net::TcpListener,
+    promises: Option<promise::Bound>,
+}
+
+impl Listeners {
+    /// Binds what the configuration names.
+    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let rest = bind(config.rest.listen).await?;
+        Ok(Self { rest, promises: promise::bind(config).await? })
+    }
+
+    /// Serves for the life of the runtime.
+    pub fn serve(self, shared: &Shared) {
+        tokio::spawn(serve(self.rest, shared.clone()));
+        if let Some(bound) = self.promises {
+            tokio::spawn(promise::serve(bound, shared.clone()));
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!(
             "cannot listen on restapi.listen {address}: {error}; choose a free port, or stop \
@@ -52,7 +80,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener
 }
 
 /// Serves until the listener is dropped with its task.
-pub async fn serve(listener: tokio::net::TcpListener, shared: Shared) {
+async fn serve(listener: tokio::net::TcpListener, shared: Shared) {
     let app = axum::Router::new().fallback(answer).with_state(shared);
     if let Err(error) = axum::serve(listener, app).await {
         tracing::error!(%error, "the REST API has ended");
@@ -83,6 +111,12 @@ async fn answer(
         Method::PUT if on_config => {
             return change(&shared, &picture, &headers, write::How::Replace, &body).await;
         }
+        Method::POST if uri.path().trim_matches('/') == "failsafe" => {
+            return match write::refused_leader(&shared.config.rest, &headers) {
+                Some(refused) => refused,
+                None => failsafe::post(&shared, &picture, &body).await,
+            };
+        }
         _ => return StatusCode::NOT_IMPLEMENTED.into_response(),
     };
     let facts = Facts::new(&picture, &shared.config, &shared.deadlines);
@@ -96,6 +130,7 @@ async fn answer(
                 return write::read(&*shared.site.store, &key).await;
             }
             "metrics" => return metrics_of(&shared, &picture),
+            "failsafe" => return failsafe::get(&picture),
             "history" => return json(StatusCode::OK, &body::history(&picture)),
             "liveness" => return facts.liveness().into_response(),
             "readiness" => return facts.readiness(&query).into_response(),

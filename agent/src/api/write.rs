@@ -20,10 +20,23 @@ const STORE: Duration = Duration::from_secs(5);
 
 /// What whoever may not change anything is answered.
 pub(super) fn refused(rest: &Listener, headers: &HeaderMap) -> Option<Response> {
-    if let Some(restriction) = rest.closed {
-        let text = format!("{restriction} is not built yet, so nobody may change anything here");
-        return Some((StatusCode::FORBIDDEN, text).into_response());
-    }
+    rest.closed.first().map(|restriction| closed(restriction)).or_else(|| denied(rest, headers))
+}
+
+/// What a leader that may not ask for this member's word is answered. Who is a member stands in the
+/// DCS, which such a leader has lost, so that restriction is left out, as in Patroni.
+pub(super) fn refused_leader(rest: &Listener, headers: &HeaderMap) -> Option<Response> {
+    let members = "restapi.allowlist_include_members";
+    let other = rest.closed.iter().find(|restriction| **restriction != members);
+    other.map(|restriction| closed(restriction)).or_else(|| denied(rest, headers))
+}
+
+fn closed(restriction: &str) -> Response {
+    let text = format!("{restriction} is not built yet, so nobody may change anything here");
+    (StatusCode::FORBIDDEN, text).into_response()
+}
+
+fn denied(rest: &Listener, headers: &HeaderMap) -> Option<Response> {
     let user = rest.authentication.as_ref()?;
     let wanted = base64::engine::general_purpose::STANDARD.encode(format!(
         "{}:{}",
@@ -274,5 +287,36 @@ postgresql:
             assert_eq!(code(&users, header), wanted, "{header:?}");
         }
         assert_eq!(code(&rest(", allowlist: [10.0.0.1]"), None), StatusCode::FORBIDDEN);
+    }
+
+    #[test]
+    fn a_leader_that_must_not_ask_is_refused_and_need_not_be_known_as_a_member() {
+        let code = |config: &Config, header: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = header {
+                headers.insert(header::AUTHORIZATION, value.parse().expect("a header"));
+            }
+            let refused = refused_leader(&config.rest, &headers);
+            refused.map_or(StatusCode::OK, |answer| answer.status())
+        };
+        let users = ", authentication: {username: ann, password: pw}";
+        let members = ", allowlist_include_members: true";
+        for (extra, header, wanted) in [
+            (String::new(), None, StatusCode::OK),
+            (users.to_owned(), None, StatusCode::UNAUTHORIZED),
+            (users.to_owned(), Some("Basic YW5uOnB3"), StatusCode::OK),
+            (members.to_owned(), None, StatusCode::OK),
+            (format!("{members}{users}"), None, StatusCode::UNAUTHORIZED),
+            (", allowlist: [10.0.0.1]".to_owned(), None, StatusCode::FORBIDDEN),
+            (", verify_client: required".to_owned(), None, StatusCode::FORBIDDEN),
+            (format!("{members}, verify_client: required"), None, StatusCode::FORBIDDEN),
+        ] {
+            assert_eq!(code(&rest(&extra), header), wanted, "{extra:?} {header:?}");
+        }
+        assert_eq!(
+            refused(&rest(members).rest, &HeaderMap::new()).map(|answer| answer.status()),
+            Some(StatusCode::FORBIDDEN),
+            "but it is a restriction for whoever changes something"
+        );
     }
 }

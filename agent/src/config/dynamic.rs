@@ -15,6 +15,7 @@ pub(super) const READ: &[&str] = &[
     "synchronous_mode",
     "synchronous_mode_strict",
     "synchronous_node_count",
+    "failsafe_mode",
     "pause",
     "postgresql",
 ];
@@ -28,7 +29,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "primary_stop_timeout",
     "master_stop_timeout",
     "check_timeline",
-    "failsafe_mode",
     "member_slots_ttl",
     "slots",
     "permanent_slots",
@@ -55,6 +55,8 @@ pub struct Dynamic {
     pub synchronous_mode_strict: bool,
     /// How many are waited for.
     pub synchronous_node_count: usize,
+    /// A leader that lost the DCS goes on while every member agrees.
+    pub failsafe_mode: bool,
     /// `postgresql.use_pg_rewind`.
     pub use_pg_rewind: bool,
     /// `postgresql.parameters`.
@@ -82,6 +84,7 @@ impl Default for Dynamic {
             synchronous_mode: false,
             synchronous_mode_strict: false,
             synchronous_node_count: 1,
+            failsafe_mode: false,
             use_pg_rewind: false,
             parameters: BTreeMap::new(),
             pg_hba: Vec::new(),
@@ -177,6 +180,8 @@ impl Dynamic {
         let synchronous_mode_strict =
             reader.truth("synchronous_mode_strict", strict, in_force.synchronous_mode_strict);
         let pause = reader.truth("pause", document.get("pause"), in_force.pause);
+        let failsafe = document.get("failsafe_mode");
+        let failsafe_mode = reader.truth("failsafe_mode", failsafe, in_force.failsafe_mode);
         let postgresql = document.get("postgresql");
         let inside = |key: &str| postgresql.and_then(|p| p.get(key));
         let use_pg_rewind = reader.truth(
@@ -217,6 +222,7 @@ impl Dynamic {
             synchronous_mode,
             synchronous_mode_strict,
             synchronous_node_count: usize::try_from(nodes.max(1)).unwrap_or(1),
+            failsafe_mode,
             use_pg_rewind: if readable { use_pg_rewind } else { in_force.use_pg_rewind },
             parameters,
             pg_hba,

@@ -7,6 +7,7 @@
 
 pub mod dynamic;
 mod known;
+pub mod promise;
 pub mod watchdog;
 
 use std::collections::BTreeMap;
@@ -119,8 +120,8 @@ pub struct Listener {
     pub connect_address: String,
     /// Who may change something; `None`: everybody who reaches it, as in Patroni.
     pub authentication: Option<User>,
-    /// A restriction that is configured and not built yet: nobody may change anything.
-    pub closed: Option<&'static str>,
+    /// Restrictions that are configured and not built yet: nobody may change anything.
+    pub closed: Vec<&'static str>,
 }
 
 /// Which store.
@@ -141,6 +142,8 @@ pub struct FederationConfig {
     pub site: SiteName,
     /// The global quorum.
     pub quorum: StoreConfig,
+    /// Failsafe of the quorum, where it is on.
+    pub promise: Option<promise::PromiseConfig>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -229,6 +232,8 @@ struct FederationSection {
     name: FederationName,
     site: SiteName,
     quorum: QuorumSection,
+    #[serde(default)]
+    promise: Option<promise::Section>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -433,7 +438,7 @@ impl Config {
         let checks = Checks { path };
         let rest = checks.listener(&file.restapi, file.regent.insecure, &mut warnings)?;
         let dcs = checks.store("sqlite / etcd3", file.sqlite, file.etcd3)?;
-        let federation = checks.federation(file.federation)?;
+        let federation = checks.federation(file.federation, file.regent.insecure, &mut warnings)?;
         checks.postgres(&file.postgresql, &rest)?;
         let config = Self {
             scope: file.scope,
@@ -559,7 +564,8 @@ impl Checks<'_> {
             ("restapi.verify_client", &section.verify_client),
         ]
         .into_iter()
-        .find_map(|(name, value)| value.as_ref().map(|_| name));
+        .filter_map(|(name, value)| value.as_ref().map(|_| name))
+        .collect();
         let authentication = section.authentication.clone();
         Ok(Listener { listen, connect_address, authentication, closed })
     }
@@ -594,11 +600,15 @@ impl Checks<'_> {
     fn federation(
         &self,
         section: Option<FederationSection>,
+        insecure: bool,
+        warnings: &mut Vec<String>,
     ) -> Result<Option<FederationConfig>, ConfigError> {
         let Some(section) = section else { return Ok(None) };
         let quorum =
             self.store("federation.quorum", section.quorum.sqlite, section.quorum.etcd3)?;
-        Ok(Some(FederationConfig { name: section.name, site: section.site, quorum }))
+        let promise =
+            section.promise.map(|promise| self.promise(promise, insecure, warnings)).transpose()?;
+        Ok(Some(FederationConfig { name: section.name, site: section.site, quorum, promise }))
     }
 
     fn postgres(&self, section: &PostgresConfig, rest: &Listener) -> Result<(), ConfigError> {

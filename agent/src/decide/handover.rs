@@ -169,6 +169,11 @@ impl Judge<'_> {
                 return Choice::wait_for(Reason::AwaitingConfirmation, LOOK_AGAIN);
             }
         }
+        if let Some(until) = self.view.failsafe.takes_not_before
+            && self.view.now < until
+        {
+            return Choice::wait_for(Reason::AwaitingPromise, until.since(self.view.now));
+        }
         Choice::act(Reason::Taking, vec![Action::Take { primary_revision: primary.revision }])
     }
 }

@@ -13,7 +13,7 @@ use super::view::{
     At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, Process,
     SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, preconditions, synchronous};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, preconditions, synchronous};
 
 /// How long a promotion may go unseen before it is asked for again.
 const PROMOTE_AGAIN: Duration = Duration::from_secs(5);
@@ -183,6 +183,14 @@ impl Judge<'_> {
             && self.view.now.since(since) < PROMOTE_AGAIN
         {
             return Choice::wait_for(Reason::Promoting, LOOK_AGAIN);
+        }
+        if let Some(promised) = &self.view.failsafe.promised
+            && self.view.now < promised.until
+        {
+            // The key came to this node late, when another had been promised it.
+            let left = promised.until.since(self.view.now);
+            let reason = Reason::NotCandidate(Unfit::Promised(promised.leader.clone()));
+            return Choice::wait_for(reason, left);
         }
         if !self.contains_floor(status) {
             let release = self.other_running_member(site);

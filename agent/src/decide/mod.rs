@@ -9,6 +9,7 @@
 
 pub mod demote;
 pub mod epoch;
+pub mod failsafe;
 mod follow;
 pub mod freeze;
 pub mod guardian;
@@ -23,7 +24,7 @@ pub mod renewal;
 mod steady;
 pub mod synchronous;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod view;
 
 use std::collections::BTreeSet;
@@ -247,6 +248,8 @@ pub enum Reason {
     Leading,
     /// Every step of opening is done, and yet something stands against it.
     NotReady(Vec<Precondition>),
+    /// Goes on by its members' word; its leader key is made anew.
+    Failsafe,
     /// Acquires the primary lease.
     AcquiringPrimary,
     /// Persists the epoch before opening.
@@ -289,6 +292,8 @@ pub enum Reason {
     AwaitingToken,
     /// Token seen: waits for its own nodes to confirm.
     AwaitingConfirmation,
+    /// The site's own promise to the other site has to end first.
+    AwaitingPromise,
     /// Takes primacy.
     Taking,
     /// Writes are fenced, or a promotion of another site is under way.
@@ -371,6 +376,7 @@ impl fmt::Display for Reason {
             Self::RetakingLeader => "binding its own leader key to its new lease",
             Self::StoppingWriter => "this node may not write: stopping PostgreSQL",
             Self::Leading => "the leader with the lock",
+            Self::Failsafe => "failsafe: goes on by its members' word, making its leader key anew",
             Self::AcquiringPrimary => "acquiring the primary lease",
             Self::EnteringEpoch => "persisting the epoch",
             Self::SynchronousBeforeOpening => "setting the synchronous list before opening",
@@ -392,6 +398,7 @@ impl fmt::Display for Reason {
             Self::RollingBack => "handover: rolling back",
             Self::AwaitingToken => "token seen: waiting for the WAL up to it",
             Self::AwaitingConfirmation => "token seen: waiting for a synchronous standby",
+            Self::AwaitingPromise => "waiting for this site's own promise to end",
             Self::Taking => "taking primacy",
             Self::Fenced => "fenced",
             Self::ClearingMark => "removing an outlived mark",
@@ -432,6 +439,10 @@ pub enum Unfit {
     NoGuardian,
     /// `watchdog.mode` is `required`, and the watchdog cannot be armed.
     WatchdogFailed,
+    /// It has promised the leader key to a member that goes on without the DCS.
+    Promised(NodeName),
+    /// The `failsafe` record does not name it: its leader goes on without asking it.
+    NotInFailsafe,
 }
 
 impl fmt::Display for Unfit {
@@ -451,6 +462,8 @@ impl fmt::Display for Unfit {
             Self::NoGuardian => f.write_str("no guardian stands beside PostgreSQL"),
             Self::WatchdogFailed => f.write_str("the watchdog is required and cannot be armed"),
             Self::NotInRecovery => f.write_str("PostgreSQL is not running in recovery"),
+            Self::Promised(who) => write!(f, "failsafe: {who} was promised the leader key"),
+            Self::NotInFailsafe => f.write_str("the `failsafe` record does not name this node"),
         }
     }
 }
@@ -500,6 +513,7 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     let mut judge = Judge { policy, view, memory: memory.clone() };
     judge.remember_finished_job();
     judge.remember_epoch();
+    judge.remember_word();
     let choice = judge.judge();
     let choice = judge.without_hasty_retry(choice);
     let wake_in = choice.wake_in.unwrap_or(policy.loop_wait);
@@ -545,6 +559,16 @@ impl Judge<'_> {
         let pause = BACKOFF_MOST.min(BACKOFF_LEAST * 2u32.saturating_pow(times.min(6) - 1));
         let retry_at = self.view.now.plus(pause);
         self.memory.failed = Some(FailedJob { job: finished.job.clone(), times, retry_at });
+    }
+
+    /// The renewal thread hears from a store that comes back before the pictures do.
+    fn remember_word(&mut self) {
+        let leader = self.view.site.as_ref().and_then(|site| site.leader.as_ref());
+        let open = leader.is_none_or(|leader| {
+            leader.name == self.policy.me && !leader.unreadable && !leader.bound_to_my_lease
+        });
+        let ahead = self.view.tenure.site.lies_ahead(self.view.now);
+        self.memory.by_word = self.view.failsafe.stands || (self.memory.by_word && open && ahead);
     }
 
     /// A job that failed is not tried again at once. Stopping is never put off.

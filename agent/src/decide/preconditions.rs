@@ -23,6 +23,11 @@ pub enum Precondition {
     LeaderKey,
     /// Its deadline lies ahead.
     SiteDeadline,
+    /// That deadline rests on an acknowledged renewal: the members' word lets a server go on, and
+    /// opens none.
+    SiteRenewed,
+    /// This node has promised the leader key to nobody.
+    Unpromised,
     /// This process has read `primary` in the quorum.
     QuorumRead,
     /// `primary` is open for this site.
@@ -37,6 +42,8 @@ pub enum Precondition {
     Floor,
     /// This process's own primary lease, acknowledged in this epoch, its deadline ahead.
     PrimaryLease,
+    /// Its deadline rests on an acknowledged renewal, not on the other sites' promises.
+    PrimaryRenewed,
     /// Just this epoch stands on this node's disk.
     EpochOnDisk,
     /// Just this epoch stands in the site DCS.
@@ -59,10 +66,12 @@ pub enum Precondition {
 
 impl Precondition {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::SiteRead,
         Self::LeaderKey,
         Self::SiteDeadline,
+        Self::SiteRenewed,
+        Self::Unpromised,
         Self::QuorumRead,
         Self::HolderOpen,
         Self::WritesNotFenced,
@@ -70,6 +79,7 @@ impl Precondition {
         Self::Identity,
         Self::Floor,
         Self::PrimaryLease,
+        Self::PrimaryRenewed,
         Self::EpochOnDisk,
         Self::EpochInSite,
         Self::Guardian,
@@ -100,12 +110,15 @@ impl Precondition {
             Self::SiteRead
             | Self::LeaderKey
             | Self::SiteDeadline
+            | Self::SiteRenewed
+            | Self::Unpromised
             | Self::QuorumRead
             | Self::HolderOpen
             | Self::WritesNotFenced
             | Self::NoMark
             | Self::Identity
             | Self::PrimaryLease
+            | Self::PrimaryRenewed
             | Self::EpochOnDisk
             | Self::EpochInSite
             | Self::NoJob => true,
@@ -119,6 +132,8 @@ impl fmt::Display for Precondition {
             Self::SiteRead => "the site DCS was not read yet",
             Self::LeaderKey => "the leader key is not bound to its own lease",
             Self::SiteDeadline => "the leader key's deadline does not lie ahead",
+            Self::SiteRenewed => "the leader key's deadline rests on the members' word",
+            Self::Unpromised => "it has promised the leader key to another member",
             Self::QuorumRead => "`primary` was not read by this process",
             Self::HolderOpen => "`primary` is not open for this site",
             Self::WritesNotFenced => "writes are fenced",
@@ -126,6 +141,7 @@ impl fmt::Display for Precondition {
             Self::Identity => "the data are of another database",
             Self::Floor => "its WAL does not contain the floor",
             Self::PrimaryLease => "it does not hold the primary lease in this epoch",
+            Self::PrimaryRenewed => "the primary lease rests on the other sites' promises",
             Self::EpochOnDisk => "this epoch is not on its disk",
             Self::EpochInSite => "this epoch is not in the site DCS",
             Self::Guardian => "no guardian of its server lives",
@@ -191,6 +207,10 @@ impl<'a> Evidence<'a> {
                 self.site.is_none() || self.leader.is_some_and(|leader| leader.bound_to_my_lease)
             }
             Precondition::SiteDeadline => self.view.tenure.site.lies_ahead(now),
+            Precondition::SiteRenewed => !self.view.failsafe.stands,
+            Precondition::Unpromised => {
+                self.view.failsafe.promised.as_ref().is_none_or(|promised| now >= promised.until)
+            }
             Precondition::QuorumRead => {
                 self.federation.is_none_or(|f| f.age.is_some() && f.primary.is_some())
             }
@@ -217,6 +237,9 @@ impl<'a> Evidence<'a> {
                         held.deadline.lies_ahead(now)
                             && self.primary.is_none_or(|primary| held.epoch == primary.epoch)
                     })
+            }
+            Precondition::PrimaryRenewed => {
+                self.view.tenure.primary.as_ref().is_none_or(|held| !held.by_promise)
             }
             Precondition::EpochOnDisk => self.is_primary(|federation, primary| {
                 matches!(&federation.disk_epoch, DiskEpoch::Seen(seen)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::view::{
     ControlState, DataDirectory, DiskEpoch, Follow, Initialize, Process, SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
 
 /// Answers of the other members older than this are asked for again.
 const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
@@ -16,6 +16,12 @@ const RACE_AGAIN: Duration = Duration::from_millis(300);
 
 impl Judge<'_> {
     pub(super) fn race(&mut self, site: &SiteView) -> Choice {
+        if self.writable() && self.memory.by_word && self.view.tenure.site.lies_ahead(self.view.now)
+        {
+            // The store forgot the key in its outage. Nobody else takes it before the deadline that
+            // every member agreed to; the renewal thread makes it anew, or finds another's.
+            return Choice::wait_for(Reason::Failsafe, RACE_AGAIN);
+        }
         if self.view.tenure.primary.as_ref().is_some_and(|held| {
             // A free leader key ends renewal (rule 2).
             held.deadline.lies_ahead(self.view.now)
@@ -112,6 +118,14 @@ impl Judge<'_> {
     fn unfit_alone(&self, site: &SiteView, status: &Status) -> Option<Unfit> {
         if self.policy.nofailover {
             return Some(Unfit::NoFailover);
+        }
+        if let Some(promised) = &self.view.failsafe.promised
+            && self.view.now < promised.until
+        {
+            return Some(Unfit::Promised(promised.leader.clone()));
+        }
+        if failsafe::site::barred(&site.failsafe, &self.policy.me) {
+            return Some(Unfit::NotInFailsafe);
         }
         if !status.in_recovery {
             return Some(Unfit::NotInRecovery);

@@ -26,6 +26,28 @@ pub struct Holder<'a> {
     pub marked: bool,
 }
 
+/// What a held tenure looks like when a round of promises comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each alone voids a promise")]
+pub struct PromiseUse {
+    /// The tenure was ended: the site is marked, or its key is lost.
+    pub ended: bool,
+    /// A renewal was refused and none was acknowledged since.
+    pub refused: bool,
+    /// PostgreSQL is open under this very tenure.
+    pub open: bool,
+    /// The deadline still lies ahead: a promise lets go on, it brings nothing back.
+    pub ahead: bool,
+}
+
+impl PromiseUse {
+    /// Whether promises may be asked for, and may raise the deadline (protocol.md rule 11).
+    #[must_use]
+    pub fn allowed(self) -> bool {
+        !self.ended && !self.refused && self.open && self.ahead
+    }
+}
+
 /// Judges a refusal. Absent or unreadable records are "anything else": fence.
 #[must_use]
 pub fn after_refusal(

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::failsafe::site::PromisedLeader;
+
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, SiteName, SystemIdentifier, Tenure};
-use regent_proto::record::{Assignment, Lease, Mark, Primary, Report, SeenEpoch};
+use regent_proto::record::{Assignment, Lease, Mark, Primary, Promise, Report, SeenEpoch};
 use regent_proto::time::{BootTime, Deadline};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
@@ -35,6 +37,8 @@ pub struct View {
     pub finished: Option<FinishedJob>,
     /// Answers of the other members, once asked.
     pub peers: Option<PeersView>,
+    /// What failsafe binds this node to.
+    pub failsafe: FailsafeView,
     /// The guardian of this node's server.
     pub guardian: GuardianView,
 }
@@ -77,6 +81,73 @@ pub struct SiteView {
     pub seen_epoch: Option<At<SeenEpoch>>,
     /// Revision of a `regent/epoch` that cannot be read.
     pub unreadable_epoch: Option<u64>,
+    /// `failsafe`.
+    pub failsafe: FailsafeRecord,
+    /// What the site has promised to the primary site.
+    pub promise: PromiseRecord,
+}
+
+/// `failsafe`: who may take the leader key, since its holder asks them all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FailsafeRecord {
+    /// There is none.
+    Absent,
+    /// Nobody knows what it says.
+    Unreadable {
+        /// Its revision.
+        revision: u64,
+    },
+    /// REST addresses by member.
+    Read {
+        /// The members.
+        members: BTreeMap<NodeName, String>,
+        /// Its revision.
+        revision: u64,
+    },
+}
+
+impl FailsafeRecord {
+    /// Its revision, `None` when it does not exist.
+    #[must_use]
+    pub fn revision(&self) -> Option<u64> {
+        match self {
+            Self::Absent => None,
+            Self::Unreadable { revision } | Self::Read { revision, .. } => Some(*revision),
+        }
+    }
+}
+
+/// `regent/promise`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromiseRecord {
+    /// There is none.
+    Absent,
+    /// Nobody knows what it says.
+    Unreadable {
+        /// Its revision.
+        revision: u64,
+    },
+    /// The last one that was given.
+    Read(At<Promise>),
+}
+
+/// What failsafe binds this node to, and what it goes on by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FailsafeView {
+    /// The member that this node has promised the leader key to.
+    pub promised: Option<PromisedLeader>,
+    /// The site's deadline rests on the members' word alone.
+    pub stands: bool,
+    /// Until when the site's own promises forbid a take with the token that stands, or a promotion.
+    pub takes_not_before: Option<BootTime>,
+}
+
+impl FailsafeView {
+    /// As Patroni shows it: this node goes on by the members' word, or has given its own.
+    #[must_use]
+    pub fn active(&self) -> bool {
+        self.stands || self.promised.is_some()
+    }
 }
 
 /// The leader key.
@@ -114,6 +185,8 @@ pub struct Member {
     pub port: u16,
     /// REST address.
     pub api_url: String,
+    /// Where it answers for its site while it leads, with failsafe of the quorum.
+    pub promise_url: Option<String>,
     /// Patroni's state word.
     pub state: String,
     /// Patroni's role word.
@@ -208,6 +281,8 @@ pub struct PrimaryTenure {
     pub deadline: Deadline,
     /// Revision of `lease` that it stands at.
     pub lease_revision: u64,
+    /// The deadline rests on the other sites' promises, not on an acknowledged renewal.
+    pub by_promise: bool,
 }
 
 /// This node's PostgreSQL.
@@ -452,6 +527,9 @@ pub struct Memory {
     /// The epoch that this process has found, or put, on disk and in the site DCS, while it leads
     /// the site without a break: what is missing there now was removed, and is not unknown to it.
     pub entered: Option<SeenEpoch>,
+    /// The deadline rested on the members' word, and since then no picture has shown the leader key
+    /// bound to this process's lease, or another's: a store that was away may have forgotten it.
+    pub by_word: bool,
     /// The handover this process marked, by revision of `primary`.
     pub marked: Option<u64>,
     /// A rewind failed: only a new copy helps.

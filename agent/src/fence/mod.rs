@@ -9,7 +9,10 @@
 pub mod guard;
 pub mod measured;
 pub mod processes;
+mod promises;
 pub mod renewal;
+pub mod rounds;
+mod silence;
 pub mod successor;
 mod ttl;
 pub mod watchdog;

@@ -5,12 +5,12 @@
 //! outcome is read back and counts for the request whose id stands in the record (I7, I9;
 //! protocol.md rules 1 to 3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use regent_dcs::clock::BootClock;
-use regent_dcs::{Change, Compare, LeaseId, Renewal, Revision, Store, Txn, TxnOutcome};
+use regent_dcs::{Change, Compare, LeaseId, Renewal, Revision, Store, StoreError, Txn, TxnOutcome};
 use regent_proto::keys::GlobalKeys;
 use regent_proto::name::{NodeName, RequestId, SiteName};
 use regent_proto::record::{Lease, Primary, Record as _};
@@ -18,7 +18,9 @@ use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Deadlines;
+use super::rounds::{QuorumRounds, Rounds, SiteRounds};
 use crate::act::random::Ids;
+use crate::decide::failsafe::site::Answer;
 use crate::decide::renewal::{AfterRefusal, Holder, after_refusal};
 use crate::decide::view::PrimaryTenure;
 
@@ -44,10 +46,14 @@ pub struct Adopted {
     pub sent: BootTime,
     /// Timing under `primary.ttl_max`.
     pub timing: LeaseTiming,
+    /// `primary.electorate` at the revision above.
+    pub electorate: BTreeSet<SiteName>,
+    /// `primary.span_max` at that revision.
+    pub span_max: Duration,
 }
 
 #[derive(Debug)]
-enum PrimaryCommand {
+pub(super) enum PrimaryCommand {
     Adopt(Box<Adopted>, oneshot::Sender<()>),
     End(oneshot::Sender<Deadline>),
 }
@@ -97,6 +103,8 @@ pub struct SiteSide {
     pub timing: LeaseTiming,
     /// The clock that deadlines count by.
     pub clock: BootClock,
+    /// Failsafe inside the site.
+    pub failsafe: Option<SiteRounds>,
 }
 
 /// The global quorum.
@@ -111,6 +119,8 @@ pub struct GlobalSide {
     pub clock: BootClock,
     /// Where requests get their names.
     pub ids: Ids,
+    /// Failsafe of the quorum, where it is on.
+    pub failsafe: Option<QuorumRounds>,
 }
 
 /// Stores are opened inside the thread, so that their tasks live on its runtime.
@@ -202,6 +212,15 @@ impl RenewalThread {
     }
 }
 
+/// What ended the wait between two renewals.
+pub(super) enum Woken<C> {
+    /// It is time for the next one, or somebody is in a hurry for it.
+    Due,
+    Command(C),
+    /// Nobody sends commands any more: the agent ends.
+    Gone,
+}
+
 /// Whether a leader key's value is a member's name.
 fn is_name(value: &[u8]) -> bool {
     std::str::from_utf8(value).is_ok_and(|text| text.parse::<NodeName>().is_ok())
@@ -210,8 +229,8 @@ fn is_name(value: &[u8]) -> bool {
 pub(super) struct SiteLoop {
     pub(super) side: SiteSide,
     pub(super) deadlines: Arc<Deadlines>,
-    publish: watch::Sender<Tenures>,
-    commands: mpsc::Receiver<LeaseTiming>,
+    pub(super) publish: watch::Sender<Tenures>,
+    pub(super) commands: mpsc::Receiver<LeaseTiming>,
     pub(super) lease: Option<(LeaseId, Duration)>,
     /// The TTL that `lease` was asked for.
     pub(super) asked: Duration,
@@ -219,6 +238,9 @@ pub(super) struct SiteLoop {
     pub(super) pending: Option<(LeaseId, BootTime, Duration)>,
     /// Revision of an unreadable leader key that was told.
     warned: Option<Revision>,
+    /// The store gave no answer to the last request: not a refusal, and not an acknowledgement.
+    pub(super) silent: bool,
+    pub(super) rounds: Rounds<BTreeMap<NodeName, Answer>>,
 }
 
 impl SiteLoop {
@@ -229,7 +251,18 @@ impl SiteLoop {
         commands: mpsc::Receiver<LeaseTiming>,
     ) -> Self {
         let asked = side.timing.ttl;
-        Self { side, deadlines, publish, commands, lease: None, asked, pending: None, warned: None }
+        Self {
+            side,
+            deadlines,
+            publish,
+            commands,
+            lease: None,
+            asked,
+            pending: None,
+            warned: None,
+            silent: false,
+            rounds: Rounds::new(),
+        }
     }
 
     async fn run(mut self) {
@@ -242,14 +275,10 @@ impl SiteLoop {
             };
             // The timer only paces renewals: one that comes late raises nothing.
             let due = sent.plus(every);
-            tokio::select! {
-                biased;
-                command = self.commands.recv() => match command {
-                    Some(timing) => self.side.timing = timing,
-                    None => return self.give_back().await,
-                },
-                () = self.deadlines.site_hurry.notified() => {}
-                () = self.side.clock.reach(due) => {}
+            match self.wait(due).await {
+                Woken::Due => {}
+                Woken::Command(timing) => self.side.timing = timing,
+                Woken::Gone => return self.give_back().await,
             }
         }
     }
@@ -263,6 +292,10 @@ impl SiteLoop {
 
     /// One attempt; whether every question was answered.
     async fn renew(&mut self) -> bool {
+        if self.silent {
+            // Beside the next try, not after it: its timeout would be taken from the round's time.
+            self.begin_round();
+        }
         let timeout = self.side.timing.call_timeout;
         if self.lease.is_some() && self.asked != self.side.timing.ttl {
             self.change_ttl(timeout).await;
@@ -285,12 +318,15 @@ impl SiteLoop {
             }
             Ok(Renewal::Lost) => {
                 tracing::warn!("the site DCS no longer knows this node's lease");
-                self.deadlines.set_site(Deadline::NEVER);
+                if !self.stands() {
+                    self.lose();
+                }
                 self.set_lease(None);
                 true
             }
             // Nothing is raised, nothing is lowered: the deadline decides (I9).
             Err(error) => {
+                self.note(&error);
                 tracing::debug!(%error, "renewal of the site lease");
                 false
             }
@@ -306,6 +342,7 @@ impl SiteLoop {
                 self.raise((sent, granted.ttl), found, timeout).await
             }
             Err(error) => {
+                self.note(&error);
                 tracing::debug!(%error, "no lease in the site DCS yet");
                 false
             }
@@ -317,7 +354,7 @@ impl SiteLoop {
     async fn raise(
         &mut self,
         (sent, ttl): (BootTime, Duration),
-        found: Result<Option<regent_dcs::Entry>, regent_dcs::StoreError>,
+        found: Result<Option<regent_dcs::Entry>, StoreError>,
         timeout: Duration,
     ) -> bool {
         let Some((id, _)) = self.lease else { return true };
@@ -327,13 +364,15 @@ impl SiteLoop {
                     self.mend(&entry, id, timeout).await;
                 }
                 let timing = LeaseTiming { ttl, ..self.side.timing.clone() };
-                let granted = Deadline::granted(sent, &timing);
                 let before = self.deadlines.site();
-                self.deadlines.set_site(before.raised(granted));
-                self.deadlines.site_acknowledged(sent);
+                self.renewed(sent, Deadline::granted(sent, &timing));
                 if before == Deadline::NEVER {
                     self.publish.send_modify(|_| {});
                 }
+            }
+            // The key is ours, under the lease of before the outage: nobody else could take it yet.
+            Ok(Some(entry)) if self.stands() && entry.value == self.side.me.as_str().as_bytes() => {
+                self.mend(&entry, id, timeout).await;
             }
             // Not a member's name: nobody can take it over, so nobody opens. Not raised; D decides.
             Ok(Some(entry)) if !is_name(&entry.value) => {
@@ -345,13 +384,9 @@ impl SiteLoop {
             Ok(None) if self.deadlines.site().lies_ahead(self.side.clock.now()) => {
                 self.create_again(sent, ttl, id, timeout).await;
             }
-            Ok(Some(_) | None) => {
-                if self.deadlines.site() != Deadline::NEVER {
-                    self.deadlines.set_site(Deadline::NEVER);
-                    self.publish.send_modify(|_| {});
-                }
-            }
+            Ok(Some(_) | None) => self.lose(),
             Err(error) => {
+                self.note(&error);
                 tracing::debug!(%error, "reading the leader key beside its renewal");
                 return false;
             }
@@ -385,14 +420,9 @@ impl SiteLoop {
             Ok(TxnOutcome::Applied { .. }) => {
                 tracing::warn!("the leader key had been deleted; it was created again");
                 let timing = LeaseTiming { ttl, ..self.side.timing.clone() };
-                let granted = Deadline::granted(sent, &timing);
-                self.deadlines.set_site(self.deadlines.site().raised(granted));
-                self.deadlines.site_acknowledged(sent);
+                self.renewed(sent, Deadline::granted(sent, &timing));
             }
-            Ok(TxnOutcome::Conflict { .. }) => {
-                self.deadlines.set_site(Deadline::NEVER);
-                self.publish.send_modify(|_| {});
-            }
+            Ok(TxnOutcome::Conflict { .. }) => self.lose(),
             Err(error) => tracing::debug!(%error, "creating the leader key again"),
         }
     }
@@ -412,29 +442,39 @@ enum Found {
 }
 
 /// A held primary lease with its requests in flight.
-struct Held {
-    record: Lease,
-    lease_revision: Revision,
-    primary_revision: Revision,
-    deadline: Deadline,
-    timing: LeaseTiming,
+pub(super) struct Held {
+    pub(super) record: Lease,
+    pub(super) lease_revision: Revision,
+    pub(super) primary_revision: Revision,
+    pub(super) deadline: Deadline,
+    pub(super) timing: LeaseTiming,
     /// Requests whose outcome is unknown, by id, with the clock before their sending.
-    unknown: BTreeMap<RequestId, BootTime>,
-    ended: bool,
+    pub(super) unknown: BTreeMap<RequestId, BootTime>,
+    pub(super) ended: bool,
+    /// `primary.electorate` and `primary.span_max` at the revision that renewals compare.
+    pub(super) electorate: BTreeSet<SiteName>,
+    pub(super) span_max: Duration,
+    /// What acknowledged renewals alone give.
+    pub(super) renewed: Deadline,
+    /// A renewal was refused and none was acknowledged since: promises are void.
+    pub(super) refused: bool,
+    /// The quorum gave no answer to the last request.
+    pub(super) silent: bool,
     /// Revisions of `primary` and `lease` whose unreadable content was told.
-    warned: Option<[Option<Revision>; 2]>,
+    pub(super) warned: Option<[Option<Revision>; 2]>,
 }
 
-struct PrimaryLoop {
-    side: GlobalSide,
-    deadlines: Arc<Deadlines>,
+pub(super) struct PrimaryLoop {
+    pub(super) side: GlobalSide,
+    pub(super) deadlines: Arc<Deadlines>,
     publish: watch::Sender<Tenures>,
-    held: Option<Held>,
+    pub(super) held: Option<Held>,
+    pub(super) rounds: Rounds<BTreeMap<SiteName, Option<Duration>>>,
 }
 
 impl PrimaryLoop {
     fn new(side: GlobalSide, deadlines: Arc<Deadlines>, publish: watch::Sender<Tenures>) -> Self {
-        Self { side, deadlines, publish, held: None }
+        Self { side, deadlines, publish, held: None, rounds: Rounds::new() }
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<PrimaryCommand>) {
@@ -444,22 +484,18 @@ impl PrimaryLoop {
                 Some(held) if !held.ended => sent.plus(held.timing.next_renewal(answered)),
                 Some(_) | None => sent.plus(Duration::from_secs(3600)),
             };
-            tokio::select! {
-                biased;
-                command = commands.recv() => match command {
-                    Some(PrimaryCommand::Adopt(adopted, done)) => {
-                        self.adopt(*adopted);
-                        done.send(()).ok();
-                        continue;
-                    }
-                    Some(PrimaryCommand::End(done)) => {
-                        done.send(self.end()).ok();
-                        continue;
-                    }
-                    None => return,
-                },
-                () = self.deadlines.primary_hurry.notified() => {}
-                () = self.side.clock.reach(due) => {}
+            match self.wait(due, &mut commands).await {
+                Woken::Command(PrimaryCommand::Adopt(adopted, done)) => {
+                    self.adopt(*adopted);
+                    done.send(()).ok();
+                    continue;
+                }
+                Woken::Command(PrimaryCommand::End(done)) => {
+                    done.send(self.end()).ok();
+                    continue;
+                }
+                Woken::Gone => return,
+                Woken::Due => {}
             }
             sent = self.side.clock.now();
             answered = self.renew().await;
@@ -467,6 +503,7 @@ impl PrimaryLoop {
     }
 
     fn adopt(&mut self, adopted: Adopted) {
+        self.rounds.void();
         let deadline = Deadline::granted(adopted.sent, &adopted.timing);
         self.held = Some(Held {
             record: adopted.record,
@@ -476,6 +513,11 @@ impl PrimaryLoop {
             timing: adopted.timing,
             unknown: BTreeMap::new(),
             ended: false,
+            electorate: adopted.electorate,
+            span_max: adopted.span_max,
+            renewed: deadline,
+            refused: false,
+            silent: false,
             warned: None,
         });
         self.deadlines.set_primary(deadline);
@@ -483,8 +525,9 @@ impl PrimaryLoop {
         self.tell();
     }
 
-    /// Commands are taken between requests, so none is in flight here.
+    /// Commands are taken between requests, so none is in flight here; rounds are dropped.
     fn end(&mut self) -> Deadline {
+        self.rounds.void();
         let before = self.deadlines.primary();
         if let Some(held) = &mut self.held {
             held.ended = true;
@@ -496,12 +539,13 @@ impl PrimaryLoop {
         before
     }
 
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         let primary = self.held.as_ref().map(|held| PrimaryTenure {
             tenure: held.record.tenure.clone(),
             epoch: held.record.epoch,
             deadline: held.deadline,
             lease_revision: held.lease_revision.0,
+            by_promise: held.deadline > held.renewed,
         });
         self.publish.send_if_modified(|tenures| {
             let changed = tenures.primary != primary;
@@ -516,6 +560,9 @@ impl PrimaryLoop {
             // Losing the site key ends renewal (rule 2).
             self.end();
             return true;
+        }
+        if self.held.as_ref().is_some_and(|held| held.silent) {
+            self.ask_for_promises();
         }
         let Some(held) = &mut self.held else { return true };
         let Some(request) = self.side.ids.request_id() else { return true };
@@ -539,6 +586,13 @@ impl PrimaryLoop {
             Ok(TxnOutcome::Conflict { found }) => self.refused(&found),
             Err(error) => {
                 tracing::debug!(%error, "renewal of the primary lease");
+                let silent = !matches!(error, StoreError::Refused { .. });
+                let first = silent && !held.silent;
+                held.silent = silent;
+                if first {
+                    self.ask_for_promises();
+                }
+                let Some(held) = &mut self.held else { return false };
                 if error.may_have_happened() {
                     held.unknown.insert(request, sent);
                     self.read_back().await;
@@ -553,7 +607,10 @@ impl PrimaryLoop {
         let Some(held) = &mut self.held else { return };
         held.lease_revision = revision;
         held.unknown.clear();
-        held.deadline = held.deadline.raised(Deadline::granted(sent, &held.timing));
+        held.refused = false;
+        held.silent = false;
+        held.renewed = held.renewed.raised(Deadline::granted(sent, &held.timing));
+        held.deadline = held.deadline.raised(held.renewed);
         self.deadlines.set_primary(held.deadline);
         self.deadlines.primary_acknowledged(sent);
         self.tell();
@@ -561,7 +618,11 @@ impl PrimaryLoop {
 
     /// Rule 3, from the records that the refused transaction read.
     fn refused(&mut self, found: &[Option<regent_dcs::Entry>]) {
+        // Whatever was promised before is void (rule 11); what it has given so far stays the bound.
+        self.rounds.void();
         let Some(held) = &mut self.held else { return };
+        held.refused = true;
+        held.silent = false;
         let (primary_key, lease_key) = (self.side.keys.primary(), self.side.keys.lease());
         let primary = found.first().and_then(Option::as_ref);
         let lease = found.get(1).and_then(Option::as_ref);
@@ -593,6 +654,10 @@ impl PrimaryLoop {
         }
         match after_refusal(&holder, primary_record.as_ref(), lease_record.as_ref()) {
             AfterRefusal::Renew => {
+                if let Some(record) = primary_record {
+                    held.electorate = record.electorate;
+                    held.span_max = record.span_max;
+                }
                 if let (Some(primary), Some(lease), Some(record)) = (primary, lease, lease_record) {
                     held.primary_revision = primary.modified;
                     held.lease_revision = lease.modified;

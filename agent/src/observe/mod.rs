@@ -2,6 +2,7 @@
 //! their REST API. Never judges; a record that cannot be read is reported once and left out.
 
 pub mod clock;
+pub mod failsafe;
 pub mod global;
 pub mod guardian;
 pub mod mirror;

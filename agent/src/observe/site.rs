@@ -8,7 +8,7 @@ use regent_dcs::{Entry, LeaseId};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
-use regent_proto::record::{Mark, Record, ReportedFence, SeenEpoch};
+use regent_proto::record::{Mark, Promise, Record, ReportedFence, SeenEpoch};
 use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
@@ -16,7 +16,10 @@ use serde::Deserialize;
 use super::mirror::Picture;
 use super::unreadable::Unreadable;
 use crate::config::dynamic::Dynamic;
-use crate::decide::view::{At, FailoverRequest, Initialize, LeaderKey, Member, SiteView, SyncView};
+use crate::decide::view::{
+    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
+    SyncView,
+};
 
 /// Patroni's member record, the fields that are used.
 #[derive(Debug, Deserialize)]
@@ -24,6 +27,9 @@ struct MemberRecord {
     conn_url: String,
     #[serde(default)]
     api_url: String,
+    /// Ours: where it answers for its site.
+    #[serde(default)]
+    promise_url: Option<String>,
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -123,6 +129,8 @@ impl SiteObserver {
                 .record::<SeenEpoch>(picture, SiteKey::Epoch)
                 .map(|(value, entry)| At { value, revision: entry.modified.0 }),
             unreadable_epoch: self.unreadable_revision::<SeenEpoch>(picture, SiteKey::Epoch),
+            failsafe: self.failsafe(picture),
+            promise: self.promise(picture),
             ancestry,
             leader,
             members,
@@ -199,8 +207,27 @@ impl SiteObserver {
         if let Some(entry) = self.entry(picture, SiteKey::History) {
             self.json::<Vec<serde_json::Value>>(entry);
         }
-        if let Some(entry) = self.entry(picture, SiteKey::Failsafe) {
-            self.json::<BTreeMap<String, String>>(entry);
+    }
+
+    fn failsafe(&mut self, picture: &Picture) -> FailsafeRecord {
+        let Some(entry) = self.entry(picture, SiteKey::Failsafe) else {
+            return FailsafeRecord::Absent;
+        };
+        let revision = entry.modified.0;
+        match self.json::<BTreeMap<NodeName, String>>(entry) {
+            Some(members) => FailsafeRecord::Read { members, revision },
+            None => FailsafeRecord::Unreadable { revision },
+        }
+    }
+
+    fn promise(&mut self, picture: &Picture) -> PromiseRecord {
+        let Some(entry) = self.entry(picture, SiteKey::Promise) else {
+            return PromiseRecord::Absent;
+        };
+        let revision = entry.modified.0;
+        match self.record::<Promise>(picture, SiteKey::Promise) {
+            Some((value, _)) => PromiseRecord::Read(At { value, revision }),
+            None => PromiseRecord::Unreadable { revision },
         }
     }
 
@@ -256,6 +283,7 @@ impl SiteObserver {
                     nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
                     nosync: flag("nosync"),
                     api_url: record.api_url,
+                    promise_url: record.promise_url,
                     streaming: record.replication_state == "streaming",
                     state: record.state,
                     role: record.role,

@@ -284,6 +284,9 @@ fn policy_changes(old: &Policy, new: &Policy, changes: &mut Vec<String>) {
     for (name, before, after) in spans.into_iter().filter(|(_, before, after)| before != after) {
         changes.push(format!("policy.{name} {} → {}", String::from(before), String::from(after)));
     }
+    if old.failsafe != new.failsafe {
+        changes.push(format!("policy.failsafe {} → {}", old.failsafe.name(), new.failsafe.name()));
+    }
     if old.switchover_max_lag != new.switchover_max_lag {
         changes.push(format!(
             "policy.switchover_max_lag {} → {}",

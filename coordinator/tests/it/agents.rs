@@ -272,6 +272,7 @@ fn first_report(site: &Site) -> Report {
         host: "127.0.0.1".to_owned(),
         port: 5432,
         api_url: String::new(),
+        promise_url: None,
         timeline: None,
         position: None,
         upstream: None,

@@ -120,7 +120,7 @@ pub fn agent(
     let run_dir = layout.run_dir(node);
     let rest = format!("127.0.0.1:{}", node.rest_port);
     let listen = format!("127.0.0.1:{}", node.postgres_port);
-    yaml(&json!({
+    let mut file = json!({
         "scope": node.site,
         "namespace": "/service",
         "name": node.name,
@@ -155,7 +155,11 @@ pub fn agent(
             ],
         },
         "tags": {},
-    }))
+    });
+    if let Some(port) = node.promise_port {
+        file["federation"]["promise"] = json!({ "listen": format!("127.0.0.1:{port}") });
+    }
+    yaml(&file)
 }
 
 fn bootstrap(topology: &Topology, site: &Site) -> Value {
@@ -164,6 +168,7 @@ fn bootstrap(topology: &Topology, site: &Site) -> Value {
             "ttl": topology.policy.site_ttl.0.as_secs(),
             "loop_wait": 1,
             "retry_timeout": 1,
+            "failsafe_mode": topology.policy.failsafe.in_site(),
             "synchronous_mode": site.synchronous,
             "maximum_lag_on_failover": 16_777_216,
             "postgresql": { "use_pg_rewind": true, "parameters": server_settings() },

@@ -51,6 +51,9 @@ pub struct NodePlace {
     pub postgres_port: u16,
     /// The REST API's port.
     pub rest_port: u16,
+    /// Where it promises for its site, with failsafe of the quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promise_port: Option<u16>,
 }
 
 /// One coordinator.
@@ -191,6 +194,10 @@ impl Layout {
                     site: site.name.clone(),
                     postgres_port: take(&wish("postgres_port", node.postgres_port))?,
                     rest_port: take(&wish("rest_port", node.rest_port))?,
+                    promise_port: match topology.policy.failsafe.in_quorum() {
+                        true => Some(take(&wish("promise_port", None))?),
+                        false => None,
+                    },
                 });
             }
             let name = format!("{}-c1", site.name);

@@ -240,7 +240,9 @@ fn render(parameters: &BTreeMap<String, String>) -> String {
 
 /// Writes a file of mode 0600 so that a crash leaves the old or the new one.
 pub fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let temporary = path.with_extension("regent-new");
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".regent-new");
+    let temporary = PathBuf::from(temporary);
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)

@@ -5,8 +5,9 @@
 
 mod cases;
 mod epochs;
+mod failsafe;
 mod paused;
 mod preconditions;
 mod properties;
 mod synchronous;
-mod world;
+pub(crate) mod world;

@@ -1,8 +1,11 @@
 //! I6: each precondition of opening alone keeps a server closed, and so does every set of them.
 
+use std::time::Duration;
+
 use regent_proto::time::Deadline;
 
 use super::world::{World, mark, name, point, seen, sender};
+use crate::decide::failsafe::site::PromisedLeader;
 use crate::decide::preconditions::{Opening, Precondition, unmet};
 use crate::decide::view::*;
 use crate::decide::{Action, Job};
@@ -33,6 +36,11 @@ fn take_away(precondition: Precondition, world: &mut World) {
             }
         }
         Precondition::SiteDeadline => world.view.tenure.site = Deadline::NEVER,
+        Precondition::SiteRenewed => world.view.failsafe.stands = true,
+        Precondition::Unpromised => {
+            let until = world.view.now.plus(Duration::from_secs(1));
+            world.view.failsafe.promised = Some(PromisedLeader { leader: name("a2"), until });
+        }
         Precondition::QuorumRead => world.federation().primary = None,
         Precondition::HolderOpen => {
             if world.federation().primary.is_some() {
@@ -62,6 +70,11 @@ fn take_away(precondition: Precondition, world: &mut World) {
             }
         }
         Precondition::PrimaryLease => world.view.tenure.primary = None,
+        Precondition::PrimaryRenewed => {
+            if let Some(held) = &mut world.view.tenure.primary {
+                held.by_promise = true;
+            }
+        }
         Precondition::EpochOnDisk => world.disk_epoch(2),
         Precondition::EpochInSite => {
             if let Some(site) = &mut world.view.site {

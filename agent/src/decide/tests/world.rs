@@ -17,20 +17,20 @@ use regent_proto::timeline::{Ancestry, HistoryPoint, Switch, TimelineId};
 use crate::decide::view::*;
 use crate::decide::{Decision, decide};
 
-pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("names in tests are well formed")
 }
 
-pub(super) const NOW: BootTime = BootTime::from_nanos(1_000_000_000_000);
+pub(crate) const NOW: BootTime = BootTime::from_nanos(1_000_000_000_000);
 
 /// Revision of `primary` in every world.
-pub(super) const PRIMARY_REVISION: u64 = 70;
+pub(crate) const PRIMARY_REVISION: u64 = 70;
 
 /// Revision of `regent/epoch` in every world.
-pub(super) const EPOCH_REVISION: u64 = 45;
+pub(crate) const EPOCH_REVISION: u64 = 45;
 
 /// An epoch of site `a`.
-pub(super) fn seen(epoch: u64) -> SeenEpoch {
+pub(crate) fn seen(epoch: u64) -> SeenEpoch {
     SeenEpoch {
         version: VERSION,
         federation: uuid::Uuid::nil(),
@@ -40,22 +40,22 @@ pub(super) fn seen(epoch: u64) -> SeenEpoch {
     }
 }
 
-pub(super) fn history(timeline: u32) -> Ancestry {
+pub(crate) fn history(timeline: u32) -> Ancestry {
     let switches = (1..timeline)
         .map(|t| Switch { timeline: TimelineId(t), end: Lsn::new(u64::from(t) * 100) })
         .collect();
     Ancestry { timeline: TimelineId(timeline), promotion: None, switches }
 }
 
-pub(super) fn point(timeline: u32, position: u64) -> HistoryPoint {
+pub(crate) fn point(timeline: u32, position: u64) -> HistoryPoint {
     HistoryPoint { timeline: TimelineId(timeline), position: Lsn::new(position), promotion: None }
 }
 
-pub(super) fn sender(flushed: u64) -> Sender {
+pub(crate) fn sender(flushed: u64) -> Sender {
     Sender { streaming: true, synchronous: true, flushed: Lsn::new(flushed) }
 }
 
-pub(super) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
+pub(crate) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
     Status {
         in_recovery,
         ancestry: history(timeline),
@@ -73,7 +73,7 @@ pub(super) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
     }
 }
 
-pub(super) fn control(state: ControlState, timeline: u32, end: u64) -> Control {
+pub(crate) fn control(state: ControlState, timeline: u32, end: u64) -> Control {
     Control {
         system_identifier: name("7000000000000000001"),
         state,
@@ -87,6 +87,7 @@ fn member(port: u16) -> Member {
         host: "127.0.0.1".to_owned(),
         port,
         api_url: String::new(),
+        promise_url: None,
         state: "running".to_owned(),
         role: "replica".to_owned(),
         streaming: true,
@@ -122,6 +123,7 @@ fn report(site: &str, timeline: u32) -> Report {
             host: "127.0.0.1".to_owned(),
             port: 7001,
             api_url: String::new(),
+            promise_url: None,
             timeline: None,
             position: None,
             upstream: None,
@@ -143,7 +145,7 @@ fn report(site: &str, timeline: u32) -> Report {
     }
 }
 
-pub(super) fn token(end: HistoryPoint) -> Token {
+pub(crate) fn token(end: HistoryPoint) -> Token {
     Token {
         from: name("a"),
         epoch: Epoch::new(3),
@@ -154,7 +156,7 @@ pub(super) fn token(end: HistoryPoint) -> Token {
     }
 }
 
-pub(super) fn mark(primary_revision: u64) -> At<Mark> {
+pub(crate) fn mark(primary_revision: u64) -> At<Mark> {
     At {
         value: Mark {
             version: VERSION,
@@ -169,14 +171,14 @@ pub(super) fn mark(primary_revision: u64) -> At<Mark> {
 
 /// A policy, a memory and a view that tests bend.
 #[derive(Debug, Clone)]
-pub(super) struct World {
-    pub(super) policy: Policy,
-    pub(super) memory: Memory,
-    pub(super) view: View,
+pub(crate) struct World {
+    pub(crate) policy: Policy,
+    pub(crate) memory: Memory,
+    pub(crate) view: View,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let policy = Policy {
             me: name("a1"),
             nofailover: false,
@@ -216,12 +218,14 @@ impl World {
                     epoch: Epoch::new(3),
                     deadline: ahead,
                     lease_revision: 60,
+                    by_promise: false,
                 }),
             },
             job: None,
             checkpoint_runs: false,
             finished: None,
             peers: None,
+            failsafe: FailsafeView::default(),
             guardian: GuardianView { alive: true, ..GuardianView::default() },
         };
         let memory =
@@ -229,35 +233,35 @@ impl World {
         Self { policy, memory, view }
     }
 
-    pub(super) fn decide(&self) -> Decision {
+    pub(crate) fn decide(&self) -> Decision {
         decide(&self.policy, &self.memory, &self.view)
     }
 
-    pub(super) fn site(&mut self) -> &mut SiteView {
+    pub(crate) fn site(&mut self) -> &mut SiteView {
         self.view.site.as_mut().expect("these worlds have a site DCS")
     }
 
-    pub(super) fn federation(&mut self) -> &mut FederationView {
+    pub(crate) fn federation(&mut self) -> &mut FederationView {
         self.view.federation.as_mut().expect("these worlds have a federation")
     }
 
-    pub(super) fn primary(&mut self) -> &mut Primary {
+    pub(crate) fn primary(&mut self) -> &mut Primary {
         &mut self.federation().primary.as_mut().expect("these worlds have a primary record").value
     }
 
-    pub(super) fn disk_epoch(&mut self, epoch: u64) {
+    pub(crate) fn disk_epoch(&mut self, epoch: u64) {
         self.federation().disk_epoch = DiskEpoch::Seen(seen(epoch));
     }
 
-    pub(super) fn site_epoch(&mut self) -> &mut SeenEpoch {
+    pub(crate) fn site_epoch(&mut self) -> &mut SeenEpoch {
         &mut self.site().seen_epoch.as_mut().expect("these worlds have an epoch").value
     }
 
-    pub(super) fn status(&mut self) -> &mut Status {
+    pub(crate) fn status(&mut self) -> &mut Status {
         self.view.postgres.status.as_mut().expect("the server runs")
     }
 
-    pub(super) fn leader(&mut self, who: Option<&str>) {
+    pub(crate) fn leader(&mut self, who: Option<&str>) {
         self.site().leader = who.map(|who| LeaderKey {
             name: name(who),
             unreadable: false,
@@ -275,14 +279,14 @@ impl World {
     }
 
     /// The server is stopped with this pg_control.
-    pub(super) fn stopped(&mut self, state: ControlState, timeline: u32, end: u64) {
+    pub(crate) fn stopped(&mut self, state: ControlState, timeline: u32, end: u64) {
         self.view.postgres.data = DataDirectory::Cluster(control(state, timeline, end));
         self.view.postgres.process = Process::Stopped;
         self.view.postgres.status = None;
     }
 
     /// The server runs in recovery.
-    pub(super) fn standby(&mut self, timeline: u32, end: u64) {
+    pub(crate) fn standby(&mut self, timeline: u32, end: u64) {
         self.view.postgres.data =
             DataDirectory::Cluster(control(ControlState::InRecovery, timeline, end));
         self.view.postgres.process = Process::Running;
@@ -291,7 +295,7 @@ impl World {
     }
 
     /// This site is not the primary site.
-    pub(super) fn held_by_b(&mut self) {
+    pub(crate) fn held_by_b(&mut self) {
         self.primary().holder = name("b");
         if let Some(seen) = &mut self.site().seen_epoch {
             seen.value.holder = name("b");
@@ -303,11 +307,11 @@ impl World {
         self.view.tenure.primary = None;
     }
 
-    pub(super) fn state(&mut self, state: PrimaryState) {
+    pub(crate) fn state(&mut self, state: PrimaryState) {
         self.primary().state = state;
     }
 
-    pub(super) fn handover(&mut self, to: &str) {
+    pub(crate) fn handover(&mut self, to: &str) {
         self.state(PrimaryState::Handover {
             to: name(to),
             operation: name("op-1"),
@@ -315,7 +319,7 @@ impl World {
         });
     }
 
-    pub(super) fn token(&mut self, to: &str, end: HistoryPoint) {
+    pub(crate) fn token(&mut self, to: &str, end: HistoryPoint) {
         self.state(PrimaryState::Token {
             to: name(to),
             operation: name("op-1"),
@@ -350,6 +354,8 @@ fn site_view() -> SiteView {
         unreadable_mark: None,
         seen_epoch: Some(At { value: seen(3), revision: EPOCH_REVISION }),
         unreadable_epoch: None,
+        failsafe: FailsafeRecord::Absent,
+        promise: PromiseRecord::Absent,
     }
 }
 
