@@ -225,11 +225,13 @@ pub enum SiteKey {
     Epoch,
     /// Ours: what this site has promised to the primary site.
     Promise,
+    /// Ours: who began each timeline.
+    Promotions,
 }
 
 impl SiteKey {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Initialize,
         Self::Config,
         Self::Leader,
@@ -241,6 +243,7 @@ impl SiteKey {
         Self::Mark,
         Self::Epoch,
         Self::Promise,
+        Self::Promotions,
     ];
 
     /// The key below the base path.
@@ -258,6 +261,7 @@ impl SiteKey {
             Self::Mark => "regent/mark",
             Self::Epoch => "regent/epoch",
             Self::Promise => "regent/promise",
+            Self::Promotions => "regent/promotions",
         }
     }
 }

@@ -822,6 +822,9 @@ pub struct EpochHistory {
     pub stopping_at: Option<WallTime>,
     /// Bytes lost; 0 for a switchover.
     pub lost_bytes: u64,
+    /// Timelines that began in this epoch: where, and the promotion's id.
+    #[serde(default)]
+    pub promotions: Vec<HistoryPoint>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -887,6 +890,22 @@ pub struct Promise {
     pub unknown: Unknown,
 }
 record!(Promise, "promise");
+
+/// `regent/promotions`: the leader's history with the ids of its promotions, for people; what a
+/// server's own history is, only its own WAL and data directory tell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Promotions {
+    /// Format version.
+    pub version: u32,
+    /// Whose.
+    pub node: NodeName,
+    /// Its history.
+    pub ancestry: Ancestry,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+record!(Promotions, "promotions");
 
 #[cfg(test)]
 mod tests {

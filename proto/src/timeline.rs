@@ -23,12 +23,17 @@ impl fmt::Display for TimelineId {
 }
 
 /// One line of a history file: `timeline` ended at `end`, where its successor began.
+///
+/// A record of an older version has no promotion id: who began that timeline is then unknown.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Switch {
     /// The timeline that was left.
     pub timeline: TimelineId,
     /// Where it was left.
     pub end: Lsn,
+    /// Who began that timeline, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<PromotionId>,
 }
 
 /// The history of a server: its present timeline and how it came there.
@@ -72,6 +77,65 @@ pub enum Containment {
     Behind,
     /// The server's history left the point's timeline before the point, or never was on it.
     Diverged,
+    /// It has a timeline of that number, but whether it is the same one cannot be told.
+    Unknown,
+}
+
+/// Whether two histories mean the same by a timeline number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sameness {
+    /// One promotion, or the database's first timeline.
+    Same,
+    /// Two promotions that chose the same number.
+    Different,
+    /// An id is missing.
+    Unknown,
+}
+
+/// How a server comes onto an upstream's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Following {
+    /// Its present point lies on the upstream's way.
+    Streams,
+    /// It left that way at a switch that `pg_rewind` finds.
+    Rewinds,
+    /// It left that way where `pg_rewind` would find nothing to do or the wrong point: it compares
+    /// numbers and positions, and here only the promotions differ.
+    Copies,
+    /// Whether it is on that way cannot be told: an id is missing.
+    Unknown,
+}
+
+/// A timeline as part of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Branch<'a> {
+    timeline: TimelineId,
+    begin: Option<Lsn>,
+    promotion: Option<&'a PromotionId>,
+    /// `None`: it is the present one.
+    end: Option<Lsn>,
+}
+
+impl Branch<'_> {
+    /// Two branches of one number. The first timeline was begun by `initdb`; which one, the system
+    /// identifier tells.
+    fn same(&self, other: &Branch<'_>) -> Sameness {
+        match (self.promotion, other.promotion) {
+            _ if self.timeline.0 <= 1 => Sameness::Same,
+            (Some(mine), Some(theirs)) if mine == theirs => Sameness::Same,
+            (Some(_), Some(_)) => Sameness::Different,
+            (None, _) | (_, None) => match (self.begin, other.begin) {
+                (Some(mine), Some(theirs)) if mine != theirs => Sameness::Different,
+                (Some(_) | None, Some(_) | None) => Sameness::Unknown,
+            },
+        }
+    }
+
+    /// What `pg_rewind` takes for one: the two current ones of one number, and any that begin alike.
+    fn looks_same(&self, other: &Branch<'_>) -> bool {
+        let both_current = self.end.is_none() && other.end.is_none();
+        both_current || self.begin.is_none() || self.begin == other.begin
+    }
 }
 
 impl Ancestry {
@@ -93,7 +157,7 @@ impl Ancestry {
             if !grows || parent >= timeline.0 {
                 return Err(bad());
             }
-            switches.push(Switch { timeline: TimelineId(parent), end });
+            switches.push(Switch { timeline: TimelineId(parent), end, promotion: None });
         }
         Ok(Self { timeline, promotion: None, switches })
     }
@@ -108,51 +172,98 @@ impl Ancestry {
         self.switches.iter().find(|s| s.timeline == timeline).map(|s| Some(s.end))
     }
 
+    /// Its timelines, the present one first.
+    fn branches(&self) -> impl Iterator<Item = Branch<'_>> {
+        let begin = |index: usize| index.checked_sub(1).and_then(|i| self.switches.get(i));
+        let present = Branch {
+            timeline: self.timeline,
+            begin: self.switches.last().map(|switch| switch.end),
+            promotion: self.promotion.as_ref(),
+            end: None,
+        };
+        let earlier = self.switches.iter().enumerate().rev().map(move |(index, switch)| Branch {
+            timeline: switch.timeline,
+            begin: begin(index).map(|before| before.end),
+            promotion: switch.promotion.as_ref(),
+            end: Some(switch.end),
+        });
+        std::iter::once(present).chain(earlier)
+    }
+
+    fn branch(&self, timeline: TimelineId) -> Option<Branch<'_>> {
+        self.branches().find(|branch| branch.timeline == timeline)
+    }
+
+    /// Where a timeline of this history began, where its history file told.
+    #[must_use]
+    pub fn begin(&self, timeline: TimelineId) -> Option<Lsn> {
+        self.branch(timeline)?.begin
+    }
+
+    /// Timelines that a promotion began and whose id is missing.
+    #[must_use]
+    pub fn unnamed(&self) -> Vec<TimelineId> {
+        let unnamed = |branch: &Branch<'_>| branch.timeline.0 > 1 && branch.promotion.is_none();
+        self.branches().filter(unnamed).map(|branch| branch.timeline).collect()
+    }
+
+    /// Notes who began a timeline of this history.
+    pub fn name(&mut self, timeline: TimelineId, promotion: &PromotionId) {
+        if timeline == self.timeline {
+            self.promotion = Some(promotion.clone());
+        }
+        for switch in self.switches.iter_mut().filter(|switch| switch.timeline == timeline) {
+            switch.promotion = Some(promotion.clone());
+        }
+    }
+
     /// How `point` lies to a server with this history whose WAL ends at `end`.
     #[must_use]
     pub fn contains(&self, end: Lsn, point: &HistoryPoint) -> Containment {
-        if point.timeline == self.timeline {
-            if let (Some(mine), Some(theirs)) = (&self.promotion, &point.promotion)
-                && mine != theirs
-            {
-                return Containment::Diverged;
-            }
-            return if end >= point.position {
-                Containment::Contained
-            } else {
-                Containment::Behind
-            };
-        }
-        match self.left(point.timeline) {
-            Some(Some(switch)) if switch < point.position => Containment::Diverged,
-            Some(Some(_)) if end >= point.position => Containment::Contained,
-            Some(Some(_) | None) => Containment::Behind,
+        let Some(branch) = self.branch(point.timeline) else {
             // Below the point's timeline: only the point's own history could tell; a server that
             // is on an older timeline follows it when that history left here at or after `end`.
-            None if self.timeline < point.timeline => Containment::Behind,
-            None => Containment::Diverged,
+            let below = self.timeline < point.timeline;
+            return if below { Containment::Behind } else { Containment::Diverged };
+        };
+        if branch.end.is_some_and(|left| left < point.position) {
+            return Containment::Diverged;
         }
+        let theirs = Branch { begin: None, promotion: point.promotion.as_ref(), ..branch };
+        match branch.same(&theirs) {
+            Sameness::Same if end >= point.position => Containment::Contained,
+            Sameness::Same => Containment::Behind,
+            Sameness::Different => Containment::Diverged,
+            Sameness::Unknown => Containment::Unknown,
+        }
+    }
+
+    /// How a server with this history, whose WAL ends at `end`, comes onto an upstream's. A timeline
+    /// of one promotion has one past, so the highest one that both know decides.
+    #[must_use]
+    pub fn following(&self, end: Lsn, upstream: &Self) -> Following {
+        let mut blind = false;
+        for mine in self.branches() {
+            let Some(theirs) = upstream.branch(mine.timeline) else { continue };
+            match mine.same(&theirs) {
+                Sameness::Same if blind => return Following::Copies,
+                Sameness::Same => {
+                    let reaches = theirs.end.is_none_or(|left| end <= left);
+                    let stays = mine.end.is_none() && reaches;
+                    return if stays { Following::Streams } else { Following::Rewinds };
+                }
+                Sameness::Different => blind |= mine.looks_same(&theirs),
+                Sameness::Unknown => return Following::Unknown,
+            }
+        }
+        Following::Unknown
     }
 
     /// Whether a server with this history, whose WAL ends at `end`, can follow an upstream with
     /// history `upstream` without rewind: its present point lies on the upstream's way.
     #[must_use]
     pub fn can_follow(&self, end: Lsn, upstream: &Self) -> bool {
-        if self.timeline == upstream.timeline {
-            return match (&self.promotion, &upstream.promotion) {
-                (Some(mine), Some(theirs)) => mine == theirs,
-                (None, _) | (_, None) => self.switches == upstream.switches,
-            };
-        }
-        match upstream.left(self.timeline) {
-            Some(Some(switch)) => end <= switch && self.is_prefix_of(upstream),
-            Some(None) | None => false,
-        }
-    }
-
-    fn is_prefix_of(&self, other: &Self) -> bool {
-        self.switches.iter().zip(&other.switches).all(|(a, b)| a == b)
-            && self.switches.len() < other.switches.len()
+        self.following(end, upstream) == Following::Streams
     }
 }
 
@@ -179,19 +290,30 @@ mod tests {
         Lsn::new(n)
     }
 
+    /// Timelines above 1 carry the ids `aa2`, `aa3`, and so on.
     fn history(timeline: u32, switches: &[(u32, u64)]) -> Ancestry {
-        Ancestry {
-            timeline: TimelineId(timeline),
-            promotion: None,
-            switches: switches
-                .iter()
-                .map(|&(t, end)| Switch { timeline: TimelineId(t), end: lsn(end) })
-                .collect(),
+        let mut history = unnamed(timeline, switches);
+        for t in history.unnamed() {
+            history.name(t, &id(&format!("aa{t}")));
         }
+        history
+    }
+
+    fn unnamed(timeline: u32, switches: &[(u32, u64)]) -> Ancestry {
+        let switches = switches
+            .iter()
+            .map(|&(t, end)| Switch { timeline: TimelineId(t), end: lsn(end), promotion: None })
+            .collect();
+        Ancestry { timeline: TimelineId(timeline), promotion: None, switches }
+    }
+
+    fn id(text: &str) -> PromotionId {
+        text.parse().expect("an identifier")
     }
 
     fn point(timeline: u32, position: u64) -> HistoryPoint {
-        HistoryPoint { timeline: TimelineId(timeline), position: lsn(position), promotion: None }
+        let promotion = (timeline > 1).then(|| id(&format!("aa{timeline}")));
+        HistoryPoint { timeline: TimelineId(timeline), position: lsn(position), promotion }
     }
 
     #[test]
@@ -211,26 +333,136 @@ mod tests {
     }
 
     #[test]
-    fn same_number_from_two_promotions_is_not_the_same_history() {
-        let mut mine = history(2, &[(1, 100)]);
-        mine.promotion = "aa".parse().ok();
-        let mut at = point(2, 90);
-        at.promotion = "bb".parse().ok();
-        assert_eq!(mine.contains(lsn(500), &at), Containment::Diverged);
-        let mut upstream = mine.clone();
-        upstream.promotion = "bb".parse().ok();
-        assert!(!mine.can_follow(lsn(110), &upstream));
-        // Unknown ids: the switch positions decide.
-        assert!(!history(2, &[(1, 100)]).can_follow(lsn(110), &history(2, &[(1, 101)])));
+    fn a_point_of_another_or_an_unknown_promotion_is_not_contained() {
+        let mine = history(3, &[(1, 100), (2, 200)]);
+        for (t, position) in [(3, 250), (2, 150)] {
+            let mut at = point(t, position);
+            assert_eq!(mine.contains(lsn(500), &at), Containment::Contained);
+            at.promotion = Some(id("bb"));
+            assert_eq!(mine.contains(lsn(500), &at), Containment::Diverged, "{t}");
+            at.promotion = None;
+            assert_eq!(mine.contains(lsn(500), &at), Containment::Unknown, "{t}");
+            let forgot = unnamed(3, &[(1, 100), (2, 200)]);
+            assert_eq!(forgot.contains(lsn(500), &point(t, position)), Containment::Unknown);
+        }
+        // What was left before the point is diverged, whoever began it.
+        assert_eq!(
+            mine.contains(lsn(500), &HistoryPoint { promotion: None, ..point(2, 201) }),
+            Containment::Diverged
+        );
     }
 
     #[test]
     fn following_needs_to_have_stopped_before_the_switch() {
         let upstream = history(3, &[(1, 100), (2, 200)]);
-        assert!(history(2, &[(1, 100)]).can_follow(lsn(200), &upstream));
-        assert!(!history(2, &[(1, 100)]).can_follow(lsn(201), &upstream));
-        assert!(!history(2, &[(1, 99)]).can_follow(lsn(150), &upstream));
-        assert!(!history(4, &[(1, 100)]).can_follow(lsn(90), &upstream));
+        for (mine, end, want) in [
+            (history(1, &[]), 100, Following::Streams),
+            (history(1, &[]), 101, Following::Rewinds),
+            (history(2, &[(1, 100)]), 200, Following::Streams),
+            (history(2, &[(1, 100)]), 201, Following::Rewinds),
+            (history(3, &[(1, 100), (2, 200)]), 900, Following::Streams),
+            // A number the upstream never had: left at 1.
+            (history(4, &[(1, 100)]), 90, Following::Rewinds),
+        ] {
+            assert_eq!(mine.following(lsn(end), &upstream), want, "{mine:?} at {end}");
+        }
+    }
+
+    /// Two promotions of one parent that chose the same number.
+    #[test]
+    fn the_same_number_from_two_promotions_is_not_the_same_history() {
+        let named = |mut history: Ancestry, t: u32, text: &str| {
+            history.name(TimelineId(t), &id(text));
+            history
+        };
+        let other = |history| named(history, 2, "bb2");
+        for (what, mine, upstream, want) in [
+            (
+                "present, same switch",
+                other(history(2, &[(1, 100)])),
+                history(2, &[(1, 100)]),
+                Following::Copies,
+            ),
+            // pg_rewind compares the present numbers first.
+            (
+                "present, other switch",
+                other(history(2, &[(1, 99)])),
+                history(2, &[(1, 100)]),
+                Following::Copies,
+            ),
+            (
+                "the upstream went on",
+                other(history(2, &[(1, 100)])),
+                history(3, &[(1, 100), (2, 200)]),
+                Following::Copies,
+            ),
+            (
+                "… other switch",
+                other(history(2, &[(1, 99)])),
+                history(3, &[(1, 100), (2, 200)]),
+                Following::Rewinds,
+            ),
+            (
+                "this one went on",
+                other(history(3, &[(1, 100), (2, 200)])),
+                history(2, &[(1, 100)]),
+                Following::Copies,
+            ),
+            (
+                "both went on",
+                named(other(history(3, &[(1, 100), (2, 200)])), 3, "bb3"),
+                history(3, &[(1, 100), (2, 200)]),
+                Following::Copies,
+            ),
+            ("mine unknown", unnamed(2, &[(1, 100)]), history(2, &[(1, 100)]), Following::Unknown),
+            (
+                "theirs unknown",
+                history(2, &[(1, 100)]),
+                unnamed(2, &[(1, 100)]),
+                Following::Unknown,
+            ),
+            (
+                "theirs unknown below",
+                history(2, &[(1, 100)]),
+                named(unnamed(3, &[(1, 100), (2, 200)]), 3, "aa3"),
+                Following::Unknown,
+            ),
+            (
+                "no history file",
+                named(unnamed(2, &[]), 2, "bb2"),
+                history(2, &[(1, 100)]),
+                Following::Unknown,
+            ),
+            (
+                "no history file, same id",
+                named(unnamed(2, &[]), 2, "aa2"),
+                history(2, &[(1, 100)]),
+                Following::Streams,
+            ),
+            // Positions alone tell two promotions apart, and pg_rewind sees it too.
+            (
+                "unknown, other switch",
+                unnamed(2, &[(1, 99)]),
+                history(3, &[(1, 100), (2, 200)]),
+                Following::Rewinds,
+            ),
+        ] {
+            assert_eq!(mine.following(lsn(110), &upstream), want, "{what}");
+            assert_eq!(mine.can_follow(lsn(110), &upstream), want == Following::Streams, "{what}");
+        }
+        // One promotion has one past: ids below it need not be known.
+        let forgetful = named(unnamed(3, &[(1, 100), (2, 200)]), 3, "aa3");
+        assert!(forgetful.can_follow(lsn(300), &history(3, &[(1, 100), (2, 200)])));
+    }
+
+    #[test]
+    fn ids_are_kept_in_records_and_missing_in_older_ones() {
+        let mine = history(3, &[(1, 100), (2, 200)]);
+        let text = serde_json::to_string(&mine).expect("it has a form");
+        assert_eq!(serde_json::from_str::<Ancestry>(&text).expect("its own form"), mine);
+        let older = r#"{"timeline":2,"switches":[{"timeline":1,"end":"0/64"}]}"#;
+        let older: Ancestry = serde_json::from_str(older).expect("an older form");
+        assert_eq!(older.unnamed(), vec![TimelineId(2)]);
     }
 
     #[test]

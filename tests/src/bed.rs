@@ -43,6 +43,8 @@ pub struct Bed {
     lab: Option<Lab>,
     /// Its client.
     pub writer: Writer,
+    /// What its clients before this one did.
+    earlier: History,
     /// Its global records.
     pub records: Records,
     /// Their keys.
@@ -81,7 +83,18 @@ impl Bed {
         let ports = lab.layout().nodes.iter().map(|node| node.postgres_port).collect();
         let writer = Writer::start(Target { ports, password: lab.secrets().app.clone() });
         writer.wait_for(20, writer.now(), HEALTHY).await?;
-        Ok(Self { lab: Some(lab), writer, records, keys, name: name.to_owned() })
+        let earlier = History::default();
+        Ok(Self { lab: Some(lab), writer, earlier, records, keys, name: name.to_owned() })
+    }
+
+    /// The client goes on, but never at this server: what a test does there by hand, behind Regent's
+    /// back, it also answers for.
+    pub async fn keep_away_from(&mut self, node: &NodeName) {
+        self.earlier.append(self.writer.finish().await);
+        let others = self.lab().layout().nodes.iter().filter(|place| place.name != *node);
+        let ports = others.map(|place| place.postgres_port).collect();
+        let target = Target { ports, password: self.lab().secrets().app.clone() };
+        self.writer = Writer::resume(target, self.earlier.sent);
     }
 
     /// Its processes.
@@ -336,7 +349,8 @@ impl Bed {
     /// # Errors
     /// When the table can't be read, or something is left behind.
     pub async fn finish(mut self) -> anyhow::Result<(History, Judgement)> {
-        let history = self.writer.finish().await;
+        let mut history = std::mem::take(&mut self.earlier);
+        history.append(self.writer.finish().await);
         let config = self.lab().client_config(&self.lab().data_sites())?;
         let contents = table::read(&config).await?;
         let judgement = load::judge(&history, &contents);

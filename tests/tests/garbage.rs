@@ -281,6 +281,7 @@ impl Trial {
                     SiteKey::Mark => "operation",
                     SiteKey::Epoch => "epoch",
                     SiteKey::Promise => "span_ms",
+                    SiteKey::Promotions => "ancestry",
                     SiteKey::Initialize
                     | SiteKey::Leader
                     | SiteKey::History

@@ -214,6 +214,7 @@ impl GlobalStore {
             at,
             stopping_at: Some(token.stopping_at),
             lost_bytes: 0,
+            promotions: Vec::new(),
             unknown: Unknown::new(),
         };
         let history_key = self.keys.history(epoch);
@@ -271,6 +272,25 @@ impl GlobalStore {
             .when(self.at(self.keys.lease(), lease_revision))
             .then(Change::put(self.keys.primary(), next.encode()));
         self.txn("record identity", txn, timeout).await
+    }
+
+    /// The holder of the lease adds a promotion to the history of its epoch: the take comes before
+    /// the promotion, and a site may fail over inside an epoch.
+    pub async fn record_promotion(
+        &self,
+        history: &EpochHistory,
+        (history_revision, lease_revision): (u64, u64),
+        promotion: HistoryPoint,
+        timeout: Duration,
+    ) -> Result<Revision, GlobalError> {
+        let key = self.keys.history(history.epoch);
+        let mut next = history.clone();
+        next.promotions.push(promotion);
+        let txn = Txn::new()
+            .when(self.at(key.clone(), history_revision))
+            .when(self.at(self.keys.lease(), lease_revision))
+            .then(Change::put(key, next.encode()));
+        self.txn("record promotion", txn, timeout).await
     }
 
     /// Writes this site's report.

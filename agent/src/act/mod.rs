@@ -34,6 +34,7 @@ use global::{GlobalError, GlobalStore};
 use jobs::Jobs;
 use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
+use postgres::promotions;
 use postgres::server::Server;
 use postgres::sql;
 use site::{Held, SiteStore, Written};
@@ -168,11 +169,13 @@ impl Actor {
             | Action::PostToken { .. }
             | Action::Take { .. }
             | Action::RollBack { .. }
-            | Action::RecordIdentity { .. } => self.on_quorum(action, view).await,
+            | Action::RecordIdentity { .. }
+            | Action::RecordPromotion { .. } => self.on_quorum(action, view).await,
             Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::Promote
             | Action::Slots { .. } => self.on_server(action, client).await,
+            Action::NamePromotion => self.name_promotion(view, client).await,
         }
     }
 
@@ -357,6 +360,13 @@ impl Actor {
                 let revisions = (*primary_revision, *lease_revision);
                 global.record_identity(primary, revisions, *system_identifier, timeout).await
             }
+            Action::RecordPromotion { history_revision, lease_revision, promotion } => {
+                let Some(history) = federation.history.as_ref().map(|at| &at.value) else {
+                    return Outcome::NotDone("no `history` of this epoch was read".to_owned());
+                };
+                let revisions = (*history_revision, *lease_revision);
+                global.record_promotion(history, revisions, promotion.clone(), timeout).await
+            }
             other => return Outcome::NotDone(format!("{other:?} is not of the quorum")),
         };
         match result {
@@ -406,6 +416,28 @@ impl Actor {
             self.guard.arm(Some(postmaster.pid));
         }
         revision
+    }
+
+    /// Writes who began the present timeline into WAL, then beside it.
+    async fn name_promotion(&self, view: &View, client: Option<&Client>) -> Outcome {
+        let (Some(client), Some(status)) = (client, &view.postgres.status) else {
+            return Outcome::NotDone("PostgreSQL does not answer".to_owned());
+        };
+        let (data_dir, timeline) = (&self.files.data_dir, status.ancestry.timeline);
+        let Some(fresh) = random::Ids::Kernel.promotion_id() else {
+            return Outcome::NotDone("the kernel gave no random bytes".to_owned());
+        };
+        let id = match promotions::pending(data_dir, timeline, fresh) {
+            Ok(id) => id,
+            Err(error) => return Outcome::NotDone(format!("noting the promotion's id: {error}")),
+        };
+        if let Err(error) = sql::write_message(client, &promotions::message(&id)).await {
+            return Outcome::NotDone(format!("writing the promotion's id into WAL: {error}"));
+        }
+        match promotions::note(data_dir, timeline, &id) {
+            Ok(()) => Outcome::Done(Touched::Nothing),
+            Err(error) => Outcome::NotDone(format!("noting the promotion's id: {error}")),
+        }
     }
 
     async fn on_server(&self, action: &Action, client: Option<&Client>) -> Outcome {

@@ -10,7 +10,8 @@ use regent_dcs::LeaseId;
 use regent_proto::keys::SiteKey;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{
-    Opened, Reach, Record as _, Report, ReportedFence, ReportedNode, ReportedRole, Unknown, VERSION,
+    Opened, Promotions, Reach, Record as _, Report, ReportedFence, ReportedNode, ReportedRole,
+    Unknown, VERSION,
 };
 use regent_proto::time::{BootTime, Deadline, WallTime};
 use serde_json::{Value, json};
@@ -265,6 +266,15 @@ impl Publisher {
         let values = [
             (SiteKey::Status, json!({"optime": status.end.get()})),
             (SiteKey::History, Value::Array(history)),
+            (
+                SiteKey::Promotions,
+                json!(Promotions {
+                    version: VERSION,
+                    node: self.config.name.clone(),
+                    ancestry: status.ancestry.clone(),
+                    unknown: Unknown::new(),
+                }),
+            ),
         ];
         for (key, value) in values {
             if picture.unreadable.contains(&self.site.keys.key(key)) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use regent_proto::name::{RequestId, Tenure};
+use regent_proto::name::{PromotionId, RequestId, Tenure};
 
 /// Where identities come from. Clones are the same source.
 #[derive(Debug, Clone)]
@@ -35,6 +35,11 @@ impl Ids {
     /// A new tenure.
     #[must_use]
     pub fn tenure(&self) -> Option<Tenure> {
+        self.draw()?.parse().ok()
+    }
+    /// A new promotion id.
+    #[must_use]
+    pub fn promotion_id(&self) -> Option<PromotionId> {
         self.draw()?.parse().ok()
     }
 }

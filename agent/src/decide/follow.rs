@@ -8,7 +8,7 @@ use regent_proto::lsn::Lsn;
 use regent_proto::record::{Primary, PrimaryState, ReportedRole};
 use regent_proto::timeline::Ancestry;
 
-use super::rejoin::{self, Way};
+use super::rejoin::{self, Stand, Way};
 use super::view::{
     At, Control, DataDirectory, FederationView, Follow, Initialize, LeaderKey, Process, SiteView,
     Status,
@@ -20,10 +20,26 @@ const LIST_SLACK: u64 = 16 << 20;
 
 /// How long a stopped server waits for a new primary site to open.
 const OPENS_WITHIN: Duration = Duration::from_secs(2);
+/// How long a promotion's id may be missing before the server is copied anew.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// How soon such a server is looked at again: its own WAL is being looked through.
+const UNKNOWN_AGAIN: Duration = Duration::from_millis(500);
 /// How soon a restartpoint is asked for again; it needs a checkpoint of the primary to start from.
 const RESTARTPOINT_AGAIN: Duration = Duration::from_secs(1);
 
-impl Judge<'_> {
+/// Whether it receives its present timeline from there: an id that is missing changes nothing.
+fn streams_from(status: &Status, target: &Follow) -> bool {
+    let Some(receiver) = &status.receiver else { return false };
+    let at = (receiver.host.clone(), receiver.port);
+    receiver.timeline == status.ancestry.timeline
+        && match target {
+            Follow::Nobody => false,
+            Follow::Member { address, .. } => *address == at,
+            Follow::Site { addresses, .. } => addresses.contains(&at),
+        }
+}
+
+impl<'a> Judge<'a> {
     /// Another member holds the site's leader key.
     pub(super) fn follow_leader(&mut self, site: &SiteView, leader: &LeaderKey) -> Choice {
         self.memory.promoting_since = None;
@@ -188,15 +204,25 @@ impl Judge<'_> {
 
     /// Brings the server under `target`: copy, rewind, start, turn. `Err` with the server's status
     /// when nothing is left to do.
-    fn come_under<'s>(
-        &self,
+    fn come_under(
+        &mut self,
         target: Option<Follow>,
         history: Option<&Ancestry>,
-    ) -> Result<Choice, &'s Status>
-    where
-        Self: 's,
-    {
-        let postgres = &self.view.postgres;
+    ) -> Result<Choice, &'a Status> {
+        let choice = self.under(target, history);
+        if !choice.as_ref().is_ok_and(|choice| choice.reason == Reason::PromotionUnknown) {
+            self.memory.unknown_since = None;
+        }
+        choice
+    }
+
+    fn under(
+        &mut self,
+        target: Option<Follow>,
+        history: Option<&Ancestry>,
+    ) -> Result<Choice, &'a Status> {
+        let view = self.view;
+        let postgres = &view.postgres;
         match (&postgres.data, postgres.process) {
             (DataDirectory::Empty | DataDirectory::Incomplete, _) => Ok(match target {
                 Some(from) => Choice::act(Reason::Cloning, vec![Action::Run(Job::Clone(from))]),
@@ -215,21 +241,43 @@ impl Judge<'_> {
                 let Some(status) = &postgres.status else {
                     return Ok(Choice::wait(Reason::AwaitingServer));
                 };
-                if rejoin::has_diverged(&status.ancestry, status.end, history) {
-                    return Ok(Choice::act(Reason::Rewinding, vec![Action::Run(Job::Stop)]));
-                }
-                match target {
-                    Some(target) if postgres.follows.as_ref() != Some(&target) => {
+                let turns = target.filter(|target| postgres.follows.as_ref() != Some(target));
+                match (rejoin::stand(&status.ancestry, status.end, history), turns) {
+                    (Stand::Diverged, _) => {
+                        Ok(Choice::act(Reason::Rewinding, vec![Action::Run(Job::Stop)]))
+                    }
+                    // What it streams already it goes on streaming; nothing new blindly.
+                    (Stand::Unknown, Some(target)) if streams_from(status, &target) => {
                         Ok(Choice::act(Reason::Turning, vec![Action::Follow(target)]))
                     }
-                    Some(_) | None => Err(status),
+                    (Stand::Unknown, Some(_)) => Ok(self.unknown_history(None)),
+                    (Stand::Fine, Some(_)) if history.is_none() => {
+                        Ok(Choice::wait(Reason::AwaitingHistory))
+                    }
+                    (Stand::Fine, Some(target)) => {
+                        Ok(Choice::act(Reason::Turning, vec![Action::Follow(target)]))
+                    }
+                    (Stand::Fine | Stand::Unknown, None) => Err(status),
                 }
             }
         }
     }
 
+    /// No blind follow: waits for the id to become known (the upstream has just been promoted, or
+    /// its word is on the way), then makes room for a copy, or copies.
+    fn unknown_history(&mut self, stopped_for: Option<Follow>) -> Choice {
+        let since = *self.memory.unknown_since.get_or_insert(self.view.now);
+        let waited = self.view.now.since(since);
+        if waited < UNKNOWN_PATIENCE {
+            let again = (UNKNOWN_PATIENCE - waited).min(UNKNOWN_AGAIN);
+            return Choice::wait_for(Reason::PromotionUnknown, again);
+        }
+        let job = stopped_for.map_or(Job::Stop, Job::Clone);
+        Choice::act(Reason::PromotionUnknown, vec![Action::Run(job)])
+    }
+
     fn start_under(
-        &self,
+        &mut self,
         control: &Control,
         target: Option<Follow>,
         history: Option<&Ancestry>,
@@ -249,6 +297,8 @@ impl Judge<'_> {
         };
         match rejoin::way_back(control, history) {
             Way::Wait => Choice::wait(Reason::AwaitingHistory),
+            Way::Unknown => self.unknown_history(Some(target)),
+            Way::Copy => Choice::act(Reason::OtherPromotion, vec![Action::Run(Job::Clone(target))]),
             Way::Start => {
                 Choice::act(Reason::Starting, vec![Action::Run(Job::StartStandby(target))])
             }

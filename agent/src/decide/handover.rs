@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use regent_proto::name::{OperationId, SiteName};
 use regent_proto::record::{Primary, Token};
-use regent_proto::timeline::HistoryPoint;
+use regent_proto::timeline::{Containment, HistoryPoint};
 
 use super::view::{
     At, ControlState, DataDirectory, FederationView, Follow, Process, SiteView, Status,
@@ -45,7 +45,9 @@ impl Judge<'_> {
                 .primary
                 .as_ref()
                 .is_some_and(|held| held.epoch == primary.value.epoch);
-            if !opened || !self.writable() {
+            let unnamed = self.view.postgres.status.as_ref().is_some_and(Status::is_unnamed);
+            if !opened || !self.writable() || unnamed {
+                // B could not tell a token without the promotion's id from another history's. Or:
                 // A's next leader: the one that was asked is gone (rule 10).
                 return roll_back;
             }
@@ -152,12 +154,11 @@ impl Judge<'_> {
         token: &Token,
         status: &Status,
     ) -> Choice {
-        let same_history = status.ancestry.timeline == token.end.timeline
-            && match (&status.ancestry.promotion, &token.end.promotion) {
-                (Some(mine), Some(theirs)) => mine == theirs,
-                (None, _) | (_, None) => true,
-            };
-        if !same_history || status.end != token.end.position || !self.contains_floor(status) {
+        // The token's own timeline and promotion, to the byte; an id that is missing is no proof.
+        let exactly = status.ancestry.timeline == token.end.timeline
+            && status.end == token.end.position
+            && status.ancestry.contains(status.end, &token.end) == Containment::Contained;
+        if !exactly || !self.contains_floor(status) {
             return Choice::wait_for(Reason::AwaitingToken, LOOK_AGAIN);
         }
         if self.policy.synchronous_mode {

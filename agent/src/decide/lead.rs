@@ -116,8 +116,9 @@ impl Judge<'_> {
             let Some(status) = &postgres.status else {
                 return self.own_lease(global).unwrap_or(Choice::wait(Reason::AwaitingServer));
             };
-            if !self.contains_floor(status) {
-                // Opened before this floor was set, by a life that missed the handover (rule 7).
+            if matches!(self.floor(status), Containment::Diverged | Containment::Behind) {
+                // Opened before this floor was set, by a life that missed the handover (rule 7). An id
+                // that can't be read any more ends no tenure that began with it.
                 return Choice::act(
                     Reason::LacksFloor,
                     vec![Action::EndTenure, Action::Run(Job::Stop)],
@@ -238,6 +239,7 @@ impl Judge<'_> {
             return choice;
         }
         self.memory.promoting_since = Some(self.view.now);
+        self.memory.promoted_from = Some(status.ancestry.timeline);
         self.memory.owes_checkpoint_since = Some(self.view.now);
         self.memory.list_since = None;
         Choice {
@@ -343,9 +345,16 @@ impl Judge<'_> {
     }
 
     pub(super) fn contains_floor(&self, status: &Status) -> bool {
+        self.floor(status) == Containment::Contained
+    }
+
+    /// How the floor lies to the server; without one everything contains it.
+    fn floor(&self, status: &Status) -> Containment {
         let primary = self.view.federation.as_ref().and_then(|f| f.primary.as_ref());
-        let Some(floor) = primary.and_then(|p| p.value.floor.as_ref()) else { return true };
-        status.ancestry.contains(status.end, floor) == Containment::Contained
+        let Some(floor) = primary.and_then(|p| p.value.floor.as_ref()) else {
+            return Containment::Contained;
+        };
+        status.ancestry.contains(status.end, floor)
     }
 
     pub(super) fn other_running_member(&self, site: &SiteView) -> bool {

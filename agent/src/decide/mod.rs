@@ -146,6 +146,17 @@ pub enum Action {
     SetSynchronousNames(String),
     /// Promote the running standby.
     Promote,
+    /// Write who began the present timeline into WAL and beside it.
+    NamePromotion,
+    /// Add a promotion to the history of the present epoch in the quorum.
+    RecordPromotion {
+        /// Revision of the history record that was read.
+        history_revision: u64,
+        /// Revision of our own `lease`.
+        lease_revision: u64,
+        /// The timeline, its begin, and its promotion.
+        promotion: HistoryPoint,
+    },
     /// Make and drop physical slots.
     Slots {
         /// Missing ones.
@@ -276,6 +287,12 @@ pub enum Reason {
     Rewinding,
     /// A rewind failed: copies anew.
     Recloning,
+    /// The same timeline number of another promotion: copies anew.
+    OtherPromotion,
+    /// Who began its timeline cannot be told any more: does not follow.
+    PromotionUnknown,
+    /// Writes the id of its own promotion.
+    NamingPromotion,
     /// The upstream's history is not known yet.
     AwaitingHistory,
     /// Handover: marks the site.
@@ -390,6 +407,14 @@ impl fmt::Display for Reason {
             Self::Turning => "turning to another upstream",
             Self::Rewinding => "its history left the upstream's: rewinding",
             Self::Recloning => "the rewind failed: copying anew",
+            Self::OtherPromotion => {
+                "its timeline has the upstream's number, but is of another promotion, which \
+                 pg_rewind cannot see: copying anew"
+            }
+            Self::PromotionUnknown => {
+                "it cannot be told whether its timeline is the upstream's: not following"
+            }
+            Self::NamingPromotion => "writing the promotion's id",
             Self::AwaitingHistory => "waiting for the upstream's history",
             Self::Marking => "handover: marking the site",
             Self::StoppingForHandover => "handover: stopping PostgreSQL",
@@ -594,6 +619,8 @@ impl Judge<'_> {
             | Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::Promote
+            | Action::NamePromotion
+            | Action::RecordPromotion { .. }
             | Action::Slots { .. }
             | Action::ArmWatchdog
             | Action::AskPeers

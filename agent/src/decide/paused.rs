@@ -105,14 +105,17 @@ impl Judge<'_> {
         }
     }
 
-    /// What its clients and standbys rest on is kept up: identity, synchronous record and list, new
-    /// slots. No slot is dropped, and no checkpoint made.
+    /// What its clients and standbys rest on is kept up: identity, synchronous record and list, its
+    /// timeline's name, new slots. No slot is dropped, and no checkpoint made.
     fn paused_primary(&mut self, site: &SiteView, status: &Status) -> Choice {
         self.memory.promoting_since = None;
         if let Some(choice) = self.record_identity(site, None) {
             return choice;
         }
         if let Some(choice) = self.keep_synchronous(site, status) {
+            return choice;
+        }
+        if let Some(choice) = self.name_promotion(status) {
             return choice;
         }
         if let Some(mut choice) = self.keep_slots(site, status) {
@@ -160,6 +163,8 @@ impl Judge<'_> {
             | Action::Take { .. }
             | Action::RollBack { .. }
             | Action::RecordIdentity { .. }
+            | Action::NamePromotion
+            | Action::RecordPromotion { .. }
             | Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::ArmWatchdog

@@ -4,7 +4,7 @@
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::ReportedRole;
-use regent_proto::timeline::Ancestry;
+use regent_proto::timeline::{Ancestry, Following};
 
 use super::view::{Control, ControlState, FederationView, Follow, SiteView};
 
@@ -62,51 +62,56 @@ pub(super) enum Way {
     Start,
     /// Rewind first.
     Rewind,
-    /// The upstream's history is older than ours, or not known: wait.
+    /// Copy anew: `pg_rewind` would not see where the histories part.
+    Copy,
+    /// The upstream's history is not known: wait.
     Wait,
+    /// Whether both are on one history cannot be told.
+    Unknown,
 }
 
 pub(super) fn way_back(control: &Control, upstream: Option<&Ancestry>) -> Way {
     let Some(upstream) = upstream else { return Way::Wait };
-    if is_unknown(&control.ancestry) {
-        let same = control.ancestry.timeline == upstream.timeline;
-        return if same { Way::Start } else { Way::Rewind };
-    }
-    match control.state {
+    let following = control.ancestry.following(control.end, upstream);
+    match (following, control.state) {
+        (Following::Unknown, _) => Way::Unknown,
+        (Following::Copies, _) => Way::Copy,
+        (Following::Streams, ControlState::ShutDown | ControlState::ShutDownInRecovery) => {
+            Way::Start
+        }
+        (Following::Rewinds, ControlState::ShutDown | ControlState::ShutDownInRecovery) => {
+            Way::Rewind
+        }
         // Recovery decides where a standby's WAL really ends; the running server is looked at
         // again once it says so.
-        ControlState::InRecovery => Way::Start,
-        ControlState::ShutDown | ControlState::ShutDownInRecovery => {
-            if control.ancestry.can_follow(control.end, upstream) {
-                Way::Start
-            } else {
-                Way::Rewind
-            }
-        }
+        (Following::Streams | Following::Rewinds, ControlState::InRecovery) => Way::Start,
         // It crashed while it wrote. On the same timeline it is the history that the upstream is
         // on; otherwise pg_rewind recovers it first and finds out what must go.
-        ControlState::InProduction => {
-            if control.ancestry.timeline == upstream.timeline {
-                Way::Start
-            } else {
-                Way::Rewind
-            }
+        (Following::Streams | Following::Rewinds, ControlState::InProduction) => {
+            if control.ancestry.timeline == upstream.timeline { Way::Start } else { Way::Rewind }
         }
     }
 }
 
-/// A later timeline whose history file is not there (yet): how it came about is not known.
-fn is_unknown(mine: &Ancestry) -> bool {
-    mine.timeline.0 > 1 && mine.switches.is_empty()
+/// How a running standby stands to an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stand {
+    /// On its way, or its word is not known, or is older than this server.
+    Fine,
+    /// It has left that history.
+    Diverged,
+    /// Whether it has cannot be told.
+    Unknown,
 }
 
-/// Whether a running standby has left the upstream's history.
-pub(super) fn has_diverged(mine: &Ancestry, end: Lsn, upstream: Option<&Ancestry>) -> bool {
-    let Some(upstream) = upstream else { return false };
-    if is_unknown(mine) {
-        return false;
+pub(super) fn stand(mine: &Ancestry, end: Lsn, upstream: Option<&Ancestry>) -> Stand {
+    let Some(upstream) = upstream else { return Stand::Fine };
+    match mine.following(end, upstream) {
+        Following::Streams => Stand::Fine,
+        Following::Unknown => Stand::Unknown,
+        // An upstream on an older timeline has not heard of ours yet (a promotion just happened, and
+        // its report is old): that is not divergence.
+        Following::Rewinds | Following::Copies if upstream.timeline < mine.timeline => Stand::Fine,
+        Following::Rewinds | Following::Copies => Stand::Diverged,
     }
-    // An upstream on an older timeline has not heard of ours yet (a promotion just happened, and
-    // its report is old): that is not divergence.
-    upstream.timeline >= mine.timeline && !mine.can_follow(end, upstream)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use regent_proto::name::NodeName;
 use regent_proto::record::Primary;
+use regent_proto::timeline::HistoryPoint;
 
 use super::view::{At, FederationView, Initialize, SiteView, Status};
 use super::{Action, Choice, DataDirectory, Job, Judge, Reason, synchronous};
@@ -33,11 +34,44 @@ impl Judge<'_> {
         if !self.view.postgres.users_exist {
             return Choice::act(Reason::FinishingBootstrap, vec![Action::Run(Job::CreateUsers)]);
         }
+        // What commits wait for comes first: a quorum that is away or a full disk holds up names.
         self.record_identity(site, global)
             .or_else(|| self.keep_synchronous(site, status))
             .or_else(|| self.keep_slots(site, status))
+            .or_else(|| self.name_promotion(status))
+            .or_else(|| self.record_promotion(status))
             .or_else(|| self.checkpoint())
             .unwrap_or(Choice::wait(Reason::Leading))
+    }
+
+    /// The present timeline gets its name (I14): at once where this process has promoted, otherwise
+    /// after its WAL was looked through, so that a name that was given already stays.
+    pub(super) fn name_promotion(&self, status: &Status) -> Option<Choice> {
+        let parent = status.ancestry.switches.last().map(|switch| switch.timeline);
+        let own = parent.is_some() && parent == self.memory.promoted_from;
+        (status.is_unnamed() && (own || status.name_sought))
+            .then(|| Choice::act(Reason::NamingPromotion, vec![Action::NamePromotion]))
+    }
+
+    fn record_promotion(&self, status: &Status) -> Option<Choice> {
+        let history = self.view.federation.as_ref()?.history.as_ref()?;
+        let held = self.view.tenure.primary.as_ref()?;
+        let ancestry = &status.ancestry;
+        let promotion = HistoryPoint {
+            timeline: ancestry.timeline,
+            position: ancestry.begin(ancestry.timeline)?,
+            promotion: Some(ancestry.promotion.clone()?),
+        };
+        (!history.value.promotions.contains(&promotion)).then(|| {
+            Choice::act(
+                Reason::NamingPromotion,
+                vec![Action::RecordPromotion {
+                    history_revision: history.revision,
+                    lease_revision: held.lease_revision,
+                    promotion,
+                }],
+            )
+        })
     }
 
     pub(super) fn record_identity(

@@ -10,7 +10,9 @@ use super::failsafe::site::PromisedLeader;
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, SiteName, SystemIdentifier, Tenure};
-use regent_proto::record::{Assignment, Lease, Mark, Primary, Promise, Report, SeenEpoch};
+use regent_proto::record::{
+    Assignment, EpochHistory, Lease, Mark, Primary, Promise, Report, SeenEpoch,
+};
 use regent_proto::time::{BootTime, Deadline};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
@@ -240,6 +242,8 @@ pub struct FederationView {
     pub lease: Option<At<Lease>>,
     /// Its revision, also where it cannot be read.
     pub lease_revision: Option<u64>,
+    /// How the present epoch began; there is none of a federation's first one.
+    pub history: Option<At<EpochHistory>>,
     /// This site's assignment.
     pub assignment: Option<Assignment>,
     /// Everybody's reports.
@@ -359,6 +363,9 @@ pub struct Status {
     pub in_recovery: bool,
     /// Its history.
     pub ancestry: Ancestry,
+    /// Its WAL was looked through for the id of the present timeline, where that began, and it is
+    /// not there.
+    pub name_sought: bool,
     /// Timeline of the last checkpoint in pg_control: what `pg_rewind` of others goes by.
     pub control_timeline: TimelineId,
     /// End of WAL: inserted and flushed (primary), or flushed or replayed (standby).
@@ -381,6 +388,14 @@ pub struct Status {
     pub free_senders: i64,
     /// Version number.
     pub server_version: u32,
+}
+
+impl Status {
+    /// It writes on a timeline that a promotion began and whose id is missing.
+    #[must_use]
+    pub fn is_unnamed(&self) -> bool {
+        !self.in_recovery && self.ancestry.timeline.0 > 1 && self.ancestry.promotion.is_none()
+    }
 }
 
 /// One WAL sender.
@@ -536,6 +551,10 @@ pub struct Memory {
     pub rewind_failed: bool,
     /// Since when this process waits for the site DCS's first answer.
     pub without_store_since: Option<BootTime>,
+    /// The timeline from which this process last asked for a promotion.
+    pub promoted_from: Option<TimelineId>,
+    /// Since when it cannot be told whether this server is on its upstream's history.
+    pub unknown_since: Option<BootTime>,
     /// Slots of nodes that this process has seen.
     pub slots_managed: BTreeSet<String>,
     /// Slots whose node is away, and since when.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use regent_proto::keys::{GlobalKey, GlobalKeys};
 use regent_proto::name::SiteName;
-use regent_proto::record::{Assignment, Lease, Primary, Record, Report};
+use regent_proto::record::{Assignment, EpochHistory, Lease, Primary, Record, Report};
 use regent_proto::time::BootTime;
 
 use super::mirror::Picture;
@@ -44,7 +44,11 @@ impl GlobalObserver {
         {
             self.primary_seen = Some((primary.revision, now));
         }
+        let history: Option<At<EpochHistory>> = primary
+            .as_ref()
+            .and_then(|primary| self.record(picture, &self.keys.history(primary.value.epoch)));
         FederationView {
+            history,
             site: self.site.clone(),
             age: picture.answered.map(|answered| now.since(answered)),
             primary_age: self.primary_seen.map(|(_, at)| now.since(at)).unwrap_or_default(),

@@ -8,6 +8,7 @@ pub mod guardian;
 pub mod mirror;
 pub mod peers;
 pub mod postgres;
+pub mod promotions;
 pub mod reach;
 pub mod site;
 pub mod unreadable;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use super::clock::boot_time;
+use super::promotions::{Search, Server};
 use crate::act::postgres::server::Postmaster;
 use crate::act::postgres::{control, files::Files, programs::Programs, sql};
 use crate::config::Config;
@@ -146,6 +147,8 @@ pub struct PostgresObserver {
     objects: ReportedObjects,
     objects_asked: Option<BootTime>,
     surroundings: Option<(BootTime, Surroundings)>,
+    /// For the ids of promotions.
+    search: Search,
 }
 
 /// How often the objects are looked at.
@@ -157,6 +160,7 @@ impl PostgresObserver {
     /// For this server.
     #[must_use]
     pub fn new(config: Arc<Config>, programs: Programs, files: Files) -> Self {
+        let search = Search::new(programs.clone(), &files.data_dir);
         Self {
             config,
             programs,
@@ -169,6 +173,7 @@ impl PostgresObserver {
             objects: ReportedObjects::default(),
             objects_asked: None,
             surroundings: None,
+            search,
         }
     }
 
@@ -180,6 +185,7 @@ impl PostgresObserver {
 
     /// A job touched the data directory or the server: everything is read again.
     pub fn forget(&mut self) {
+        self.search.forget();
         self.control = None;
         self.surroundings = None;
     }
@@ -209,6 +215,7 @@ impl PostgresObserver {
             self.control = None;
             self.objects_asked = None;
             self.surroundings = None;
+            self.search.forget();
         }
         let mut extra = Extra::default();
         let mut users_exist = false;
@@ -222,9 +229,14 @@ impl PostgresObserver {
             users_exist = surroundings.users == self.users().len();
             self.look_at_objects(answer.in_recovery).await;
             extra = self.extra(&answer, &surroundings);
-            status = Some(self.status(answer, surroundings));
+            let mut found = self.status(answer, surroundings);
+            let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
+            found.name_sought =
+                self.search.go_on(&mut found.ancestry, found.end, server, boot_time());
+            status = Some(found);
         }
-        let data = if job { DataDirectory::Incomplete } else { self.data().await };
+        let stopped = postmaster.is_none();
+        let data = if job { DataDirectory::Incomplete } else { self.data(stopped).await };
         let process = match (postmaster, &status) {
             (None, _) => Process::Stopped,
             (Some(_), None) => Process::Starting,
@@ -366,6 +378,7 @@ impl PostgresObserver {
         Status {
             in_recovery: answer.in_recovery,
             ancestry: control::ancestry(&self.files.data_dir, TimelineId(self.timeline)),
+            name_sought: false,
             control_timeline: TimelineId(answer.control_timeline),
             end: answer.end,
             replayed: answer.replayed,
@@ -387,11 +400,14 @@ impl PostgresObserver {
         }
     }
 
-    async fn data(&mut self) -> DataDirectory {
+    async fn data(&mut self, stopped: bool) -> DataDirectory {
         if self.files.incomplete().exists() {
             return DataDirectory::Incomplete;
         }
-        if let Some(control) = &self.control {
+        if let Some(control) = &mut self.control {
+            if stopped {
+                self.search.go_on(&mut control.ancestry, control.end, Server::Stopped, boot_time());
+            }
             return DataDirectory::Cluster(control.clone());
         }
         match is_empty(&self.files.data_dir) {
@@ -403,7 +419,15 @@ impl PostgresObserver {
             }
         }
         match control::read(&self.programs, &self.files.data_dir).await {
-            Ok(control) => {
+            Ok(mut control) => {
+                if stopped {
+                    self.search.go_on(
+                        &mut control.ancestry,
+                        control.end,
+                        Server::Stopped,
+                        boot_time(),
+                    );
+                }
                 self.control = Some(control.clone());
                 DataDirectory::Cluster(control)
             }

@@ -8,7 +8,7 @@ use regent_dcs::{Entry, LeaseId};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
-use regent_proto::record::{Mark, Promise, Record, ReportedFence, SeenEpoch};
+use regent_proto::record::{Mark, Promise, Promotions, Record, ReportedFence, SeenEpoch};
 use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
@@ -207,6 +207,7 @@ impl SiteObserver {
         if let Some(entry) = self.entry(picture, SiteKey::History) {
             self.json::<Vec<serde_json::Value>>(entry);
         }
+        self.record::<Promotions>(picture, SiteKey::Promotions);
     }
 
     fn failsafe(&mut self, picture: &Picture) -> FailsafeRecord {

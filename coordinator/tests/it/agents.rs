@@ -123,6 +123,7 @@ impl Agent<'_> {
                     at: WallTime::default(),
                     stopping_at: Some(token.stopping_at),
                     lost_bytes: 0,
+                    promotions: Vec::new(),
                     unknown: Unknown::new(),
                 };
                 let key = self.keys.history(next.epoch);
@@ -230,8 +231,10 @@ impl Agent<'_> {
             switches: Vec::new(),
         });
         if history.timeline < timeline {
-            history.switches.push(Switch { timeline: history.timeline, end });
+            let promotion = history.promotion.take();
+            history.switches.push(Switch { timeline: history.timeline, end, promotion });
             history.timeline = timeline;
+            history.promotion = format!("p{timeline}").parse().ok();
         }
         report.position = Some(end);
     }

@@ -98,6 +98,24 @@ const CASES: &[Case] = &[
     blocks("timeline-compatible", |world| {
         world.edit_report("us", |report| report.ancestry = None);
     }),
+    blocks("timeline-compatible", |world| {
+        for (site, promotion) in [("eu", "aa"), ("us", "bb")] {
+            world.edit_report(site, |report| {
+                let ancestry = report.ancestry.as_mut().expect("reported");
+                ancestry.timeline = TimelineId(7);
+                ancestry.promotion = promotion.parse().ok();
+            });
+        }
+    }),
+    blocks("timeline-compatible", |world| {
+        for site in ["eu", "us"] {
+            world.edit_report(site, |report| {
+                let ancestry = report.ancestry.as_mut().expect("reported");
+                ancestry.timeline = TimelineId(7);
+                ancestry.promotion = None;
+            });
+        }
+    }),
     blocks("lag", |world| {
         world.edit_report("us", |report| {
             report.position = Some(regent_proto::Lsn::new(1));

@@ -8,7 +8,7 @@ use regent_proto::lsn::Lsn;
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::programs::Programs;
-use super::wal;
+use super::{promotions, wal};
 use crate::decide::view::{Control, ControlState};
 
 /// Reads pg_control; the text says what is wrong.
@@ -66,7 +66,10 @@ fn interpret(fields: &Fields, data_dir: &Path) -> Result<Control, String> {
                 wal::record_end(data_dir, TimelineId(checkpoint_timeline), checkpoint, layout)?;
             (checkpoint_timeline, end)
         }
-        ControlState::InProduction => (checkpoint_timeline, checkpoint),
+        // Right after a promotion pg_control is still on the timeline before; what it wrote tells.
+        ControlState::InProduction => {
+            (checkpoint_timeline.max(newest_segment(data_dir)), checkpoint)
+        }
         ControlState::ShutDownInRecovery | ControlState::InRecovery => {
             (checkpoint_timeline.max(recovery_timeline), checkpoint.max(recovery_end))
         }
@@ -79,7 +82,20 @@ fn interpret(fields: &Fields, data_dir: &Path) -> Result<Control, String> {
     })
 }
 
-/// History of a timeline from pg_wal. A missing or unreadable file leaves the switches empty, which
+/// The highest timeline that this server has WAL of.
+fn newest_segment(data_dir: &Path) -> u32 {
+    let entries = std::fs::read_dir(data_dir.join("pg_wal")).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let segment = name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            segment.then(|| u32::from_str_radix(&name[..8], 16).ok()).flatten()
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+/// History of a timeline from pg_wal, with what is noted of its promotions. A missing or unreadable file leaves the switches empty, which
 /// `decide` reads as "not known" for any timeline above 1.
 #[must_use]
 pub fn ancestry(data_dir: &Path, timeline: TimelineId) -> Ancestry {
@@ -88,12 +104,15 @@ pub fn ancestry(data_dir: &Path, timeline: TimelineId) -> Ancestry {
         return unknown;
     }
     let file = data_dir.join("pg_wal").join(format!("{:08X}.history", timeline.0));
-    match std::fs::read_to_string(&file).map(|text| Ancestry::parse(timeline, &text)) {
-        Ok(Ok(ancestry)) => ancestry,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "a history file cannot be read");
-            unknown
-        }
-        Err(_) => unknown,
-    }
+    let mut ancestry =
+        match std::fs::read_to_string(&file).map(|text| Ancestry::parse(timeline, &text)) {
+            Ok(Ok(ancestry)) => ancestry,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a history file cannot be read");
+                unknown
+            }
+            Err(_) => unknown,
+        };
+    promotions::fill(data_dir, &mut ancestry);
+    ancestry
 }

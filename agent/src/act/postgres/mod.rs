@@ -7,6 +7,7 @@ pub mod copy;
 pub mod files;
 pub mod guardian;
 pub mod programs;
+pub mod promotions;
 pub mod server;
 pub mod sql;
 pub mod wal;

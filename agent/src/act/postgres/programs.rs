@@ -127,6 +127,20 @@ impl Programs {
         }
     }
 
+    /// What a program printed, whether it ended well or not; `None` where it did not start, or not
+    /// end in time.
+    pub async fn printed(&self, mut command: Command, bound: Duration) -> Option<String> {
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        match tokio::time::timeout(bound, command.output()).await {
+            Ok(Ok(output)) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a program does not start");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     /// Runs to the end, ignoring progress.
     pub async fn output(&self, command: Command, bound: Duration) -> Result<String, ProgramError> {
         self.run(command, bound, |_| ()).await

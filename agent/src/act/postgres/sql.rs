@@ -129,6 +129,16 @@ pub async fn promote(client: &Client) -> Result<(), SqlError> {
     text(client, "SELECT pg_promote(false)::text").await.map(|_| ())
 }
 
+/// Writes a message into WAL, on disk when this returns: a transaction with an id of its own is
+/// flushed at its end, and the message with it (the connection commits locally).
+pub async fn write_message(client: &Client, message: &str) -> Result<(), SqlError> {
+    let query = format!(
+        "SELECT pg_logical_emit_message(false, 'regent', {})::text || pg_current_xact_id()::text",
+        literal(message)
+    );
+    text(client, &query).await.map(|_| ())
+}
+
 /// Makes the server read its configuration again.
 pub async fn reload(client: &Client) -> Result<(), SqlError> {
     text(client, "SELECT pg_reload_conf()::text").await.map(|_| ())

@@ -8,6 +8,7 @@ mod epochs;
 mod failsafe;
 mod paused;
 mod preconditions;
+mod promotions;
 mod properties;
 mod synchronous;
 pub(crate) mod world;

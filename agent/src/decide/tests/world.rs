@@ -40,15 +40,28 @@ pub(crate) fn seen(epoch: u64) -> SeenEpoch {
     }
 }
 
+/// Timeline `t` above 1 was begun by promotion `pt`.
 pub(crate) fn history(timeline: u32) -> Ancestry {
     let switches = (1..timeline)
-        .map(|t| Switch { timeline: TimelineId(t), end: Lsn::new(u64::from(t) * 100) })
+        .map(|t| Switch {
+            timeline: TimelineId(t),
+            end: Lsn::new(u64::from(t) * 100),
+            promotion: promotion(t),
+        })
         .collect();
-    Ancestry { timeline: TimelineId(timeline), promotion: None, switches }
+    Ancestry { timeline: TimelineId(timeline), promotion: promotion(timeline), switches }
+}
+
+fn promotion(timeline: u32) -> Option<regent_proto::name::PromotionId> {
+    (timeline > 1).then(|| name(&format!("p{timeline}")))
 }
 
 pub(crate) fn point(timeline: u32, position: u64) -> HistoryPoint {
-    HistoryPoint { timeline: TimelineId(timeline), position: Lsn::new(position), promotion: None }
+    HistoryPoint {
+        timeline: TimelineId(timeline),
+        position: Lsn::new(position),
+        promotion: promotion(timeline),
+    }
 }
 
 pub(crate) fn sender(flushed: u64) -> Sender {
@@ -59,6 +72,7 @@ pub(crate) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
     Status {
         in_recovery,
         ancestry: history(timeline),
+        name_sought: false,
         control_timeline: TimelineId(timeline),
         end: Lsn::new(end),
         replayed: Lsn::new(end),
@@ -398,6 +412,7 @@ fn federation_view() -> FederationView {
             revision: 60,
         }),
         lease_revision: Some(60),
+        history: None,
         assignment: Some(Assignment {
             version: VERSION,
             generation: 1,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use regent_proto::name::SiteName;
 use regent_proto::record::{Reach, Report};
+use regent_proto::timeline::Following;
 use regent_proto::topology::Size;
 
 use super::super::tree;
@@ -59,10 +60,21 @@ pub(super) fn timeline_compatible(at: &Preflight<'_>) -> Finding {
         at.to(),
         own.timeline
     );
-    if at.from() == at.to() || own.can_follow(end, upstream) {
-        Finding::pass(saw, wanted)
-    } else {
-        Finding::block(saw, wanted, next)
+    if at.from() == at.to() {
+        return Finding::pass(saw, wanted);
+    }
+    let other = "pg_rewind cannot see that";
+    match own.following(end, upstream) {
+        Following::Streams => Finding::pass(saw, wanted),
+        Following::Rewinds => Finding::block(saw, wanted, next),
+        Following::Copies => {
+            Finding::block(format!("{saw}, of another promotion ({other})"), wanted, next)
+        }
+        Following::Unknown => {
+            let saw = format!("{saw}; whether that is the same history cannot be told");
+            let next = format!("wait until {} streams and has read the promotion's id", at.to());
+            Finding::block(saw, wanted, next)
+        }
     }
 }
 

@@ -101,7 +101,8 @@ impl Machine<'_> {
     fn not_on_timeline(&self) -> Vec<Missing> {
         let timeline = |site: &SiteName| {
             let report = fresh(self.federation, site)?;
-            report.ancestry.as_ref().map(|ancestry| ancestry.timeline)
+            // A number alone may be of another promotion.
+            report.ancestry.as_ref().map(|ancestry| (ancestry.timeline, &ancestry.promotion))
         };
         let wanted = timeline(self.to());
         self.standbys()
