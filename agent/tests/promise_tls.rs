@@ -14,9 +14,9 @@ use axum::response::{IntoResponse as _, Response};
 use regent_agent::act::failsafe::sites::{PATH, Promised, asker};
 use regent_agent::api::tls::{Peer, TlsListener, server_config};
 use regent_agent::config::promise::{PromiseConfig, PromiseTls};
-use regent_agent::decide::failsafe::quorum::Request;
 use regent_proto::epoch::Epoch;
 use regent_proto::name::SiteName;
+use regent_proto::promise::PromiseRequest;
 
 const SPAN: Duration = Duration::from_secs(15);
 
@@ -34,7 +34,7 @@ fn tls(certificate: &str, authority: &str) -> PromiseTls {
 }
 
 async fn answer(ConnectInfo(peer): ConnectInfo<Peer>, body: axum::body::Bytes) -> Response {
-    let request: Request = serde_json::from_slice(&body).expect("a request");
+    let request: PromiseRequest = serde_json::from_slice(&body).expect("a request");
     if !peer.speaks_for(&request.site) {
         return StatusCode::FORBIDDEN.into_response();
     }
@@ -60,7 +60,7 @@ async fn ask(how: Option<PromiseTls>, from: &str, site: &str, url: String) -> Op
     let connect_address = "127.0.0.1:1".to_owned();
     let asker =
         asker(&PromiseConfig { listen, connect_address, tls: how }).expect("readable files");
-    let request = Request {
+    let request = PromiseRequest {
         site: name(from),
         node: name("eu-1"),
         tenure: name("t1"),

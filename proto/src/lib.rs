@@ -9,6 +9,7 @@ pub mod epoch;
 pub mod keys;
 pub mod lsn;
 pub mod name;
+pub mod promise;
 pub mod record;
 pub mod time;
 pub mod timeline;

@@ -18,9 +18,10 @@ use crate::act::failsafe::sites::{PATH, Promised};
 use crate::act::publish::Picture;
 use crate::act::site::Held;
 use crate::config::Config;
-use crate::decide::failsafe::quorum::{Refusal, Request, may_promise};
+use crate::decide::failsafe::quorum::{Refusal, may_promise};
 use crate::decide::view::{TenureView, View};
 use crate::observe::clock::boot_time;
+use regent_proto::promise::PromiseRequest;
 
 /// The longest body that is read; a request has five short fields.
 const LONGEST: usize = 4096;
@@ -76,7 +77,7 @@ pub(super) async fn answer(
     ConnectInfo(peer): ConnectInfo<Peer>,
     body: axum::body::Bytes,
 ) -> Response {
-    let request: Request = match serde_json::from_slice(&body) {
+    let request: PromiseRequest = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => return no(StatusCode::BAD_REQUEST, error),
     };
@@ -104,7 +105,7 @@ pub(super) async fn answer(
 async fn promise(
     shared: &Shared,
     picture: &Picture,
-    request: &Request,
+    request: &PromiseRequest,
 ) -> Result<Promised, (StatusCode, String)> {
     let refused = |refusal: Refusal| (StatusCode::CONFLICT, refusal.to_string());
     let now = boot_time();

@@ -56,7 +56,7 @@ impl PrimaryLoop {
         if !self.may_use_promises(held, now) || bound.is_zero() {
             return;
         }
-        let request = quorum::Request {
+        let request = regent_proto::promise::PromiseRequest {
             site: self.side.site.clone(),
             node: held.record.node.clone(),
             tenure: held.record.tenure.clone(),

@@ -13,8 +13,8 @@ use regent_proto::time::BootTime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::decide::failsafe::quorum::Request;
 use crate::decide::failsafe::site::{Answer, Leader, Members};
+use regent_proto::promise::PromiseRequest;
 
 /// Rounds that run at most: a lost packet of one must not end them all, and no answer must not
 /// pile them up.
@@ -28,7 +28,7 @@ pub type AskMembers =
 /// span. `None`: no promise.
 pub type AskSites = Arc<
     dyn Fn(
-            Request,
+            PromiseRequest,
             BTreeMap<SiteName, BTreeSet<String>>,
             Duration,
         ) -> BoxFuture<'static, BTreeMap<SiteName, Option<Duration>>>

@@ -10,8 +10,8 @@ use regent_proto::name::SiteName;
 use serde::{Deserialize, Serialize};
 
 use crate::config::promise::PromiseConfig;
-use crate::decide::failsafe::quorum::Request;
 use crate::fence::rounds::AskSites;
+use regent_proto::promise::PromiseRequest;
 
 /// The path.
 pub const PATH: &str = "/regent/promise";
@@ -45,7 +45,7 @@ enum How {
 
 async fn ask(
     how: How,
-    request: Request,
+    request: PromiseRequest,
     urls: BTreeMap<SiteName, BTreeSet<String>>,
     bound: Duration,
 ) -> BTreeMap<SiteName, Option<Duration>> {
@@ -75,7 +75,7 @@ async fn first_yes<F: Future<Output = Option<Duration>>>(
     None
 }
 
-async fn one(how: &How, site: &SiteName, url: &str, request: &Request) -> Option<Duration> {
+async fn one(how: &How, site: &SiteName, url: &str, request: &PromiseRequest) -> Option<Duration> {
     match promise(how, site, url, request).await {
         Ok(span) => Some(span),
         Err(problem) => {
@@ -89,7 +89,7 @@ async fn promise(
     how: &How,
     site: &SiteName,
     url: &str,
-    request: &Request,
+    request: &PromiseRequest,
 ) -> Result<Duration, String> {
     let place = reqwest::Url::parse(url).map_err(|e| e.to_string())?;
     let host = place.host_str().ok_or("the address has no host")?.to_owned();

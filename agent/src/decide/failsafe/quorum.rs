@@ -8,34 +8,11 @@ use std::time::Duration;
 
 use regent_proto::epoch::Epoch;
 use regent_proto::name::{NodeName, SiteName, Tenure};
+use regent_proto::promise::PromiseRequest;
 use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::time::BootTime;
-use serde::{Deserialize, Serialize};
 
 use crate::decide::view::{DiskEpoch, PromiseRecord, View};
-
-/// `POST /regent/promise`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
-    /// Who asks: the primary site.
-    pub site: SiteName,
-    /// Its writer.
-    pub node: NodeName,
-    /// The tenure of the primary lease it holds.
-    pub tenure: Tenure,
-    /// The epoch of that tenure.
-    pub epoch: Epoch,
-    /// How long it asks for.
-    pub span_ms: u64,
-}
-
-impl Request {
-    /// How long it asks for.
-    #[must_use]
-    pub fn span(&self) -> Duration {
-        Duration::from_millis(self.span_ms)
-    }
-}
 
 /// Why no promise is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +64,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Whether this site's leader may promise what is asked, as far as its records tell.
-pub fn may_promise(view: &View, me: &NodeName, request: &Request) -> Result<(), Refusal> {
+pub fn may_promise(view: &View, me: &NodeName, request: &PromiseRequest) -> Result<(), Refusal> {
     let site = view.site.as_ref().ok_or(Refusal::NoPicture)?;
     let federation = view.federation.as_ref().ok_or(Refusal::PrimaryUnknown)?;
     let leads = site.leader.as_ref().is_some_and(|l| l.name == *me && l.bound_to_my_lease);
@@ -168,7 +145,7 @@ pub struct Standing {
 impl Given {
     /// A promise is given: counted from now, before it is written. Refused while a take of our own
     /// is unresolved.
-    pub fn give(&mut self, request: &Request, now: BootTime) -> Result<(), Refusal> {
+    pub fn give(&mut self, request: &PromiseRequest, now: BootTime) -> Result<(), Refusal> {
         if self.taking.is_some() {
             return Err(Refusal::UnresolvedTake);
         }

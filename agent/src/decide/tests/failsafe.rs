@@ -11,13 +11,14 @@ use regent_proto::record::{PrimaryState, Promise, Unknown, VERSION};
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 
 use super::world::{NOW, World, name, point, sender};
-use crate::decide::failsafe::quorum::{self, Given, Refusal, Request, may_promise};
+use crate::decide::failsafe::quorum::{self, Given, Refusal, may_promise};
 use crate::decide::failsafe::site::{
     Answer, Leader, MemberWord, Members, PromisedLeader, barred, wanted,
 };
 use crate::decide::renewal::PromiseUse;
 use crate::decide::view::{At, DiskEpoch, FailsafeRecord, PromiseRecord};
 use crate::decide::{Action, Reason, Unfit};
+use regent_proto::promise::PromiseRequest;
 
 const SPAN: Duration = Duration::from_secs(15);
 
@@ -243,11 +244,11 @@ fn a_key_made_anew_is_waited_for_and_a_free_one_is_not() {
 // --- The quorum ------------------------------------------------------------------------------
 
 /// `a1` leads standby site `a`; site `b` writes under epoch 3 and asks.
-fn asked() -> (World, Request) {
+fn asked() -> (World, PromiseRequest) {
     let mut world = World::new();
     world.standby(3, 500);
     world.held_by_b();
-    let request = Request {
+    let request = PromiseRequest {
         site: name("b"),
         node: name("b1"),
         tenure: name("t7"),
@@ -262,7 +263,7 @@ fn each_refusal_of_a_promise_alone_refuses() {
     let (world, request) = asked();
     let me: NodeName = name("a1");
     assert_eq!(may_promise(&world.view, &me, &request), Ok(()));
-    type Bend = fn(&mut World, &mut Request);
+    type Bend = fn(&mut World, &mut PromiseRequest);
     let cases: [(Refusal, Bend); 14] = [
         (Refusal::NoPicture, |w, _| w.view.site = None),
         (Refusal::NotLeader, |w, _| {
