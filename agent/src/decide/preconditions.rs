@@ -8,6 +8,7 @@ use std::fmt;
 use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::timeline::Containment;
 
+use super::paused::{self, Fence};
 use super::synchronous;
 use super::view::{
     DataDirectory, DiskEpoch, FederationView, Initialize, LeaderKey, Policy, Process, SiteView,
@@ -17,6 +18,8 @@ use super::view::{
 /// One of them, in the order of protocol.md rule 8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Precondition {
+    /// No pause has taken the fence away: nothing opens unfenced.
+    NotPaused,
     /// The site DCS was read.
     SiteRead,
     /// The leader key is bound to this process's own lease.
@@ -66,7 +69,8 @@ pub enum Precondition {
 
 impl Precondition {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
+        Self::NotPaused,
         Self::SiteRead,
         Self::LeaderKey,
         Self::SiteDeadline,
@@ -107,7 +111,8 @@ impl Precondition {
                 Opening::Promotion => true,
                 Opening::Start => false,
             },
-            Self::SiteRead
+            Self::NotPaused
+            | Self::SiteRead
             | Self::LeaderKey
             | Self::SiteDeadline
             | Self::SiteRenewed
@@ -129,6 +134,7 @@ impl Precondition {
 impl fmt::Display for Precondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NotPaused => "the cluster is paused, and its fence with it",
             Self::SiteRead => "the site DCS was not read yet",
             Self::LeaderKey => "the leader key is not bound to its own lease",
             Self::SiteDeadline => "the leader key's deadline does not lie ahead",
@@ -202,6 +208,7 @@ impl<'a> Evidence<'a> {
     fn meets(&self, precondition: Precondition) -> bool {
         let now = self.view.now;
         match precondition {
+            Precondition::NotPaused => paused::fence(self.policy, self.view) == Fence::Stands,
             Precondition::SiteRead => self.site.is_some(),
             Precondition::LeaderKey => {
                 self.site.is_none() || self.leader.is_some_and(|leader| leader.bound_to_my_lease)

@@ -29,6 +29,12 @@ fn crashed() -> World {
 /// Takes away just this one.
 fn take_away(precondition: Precondition, world: &mut World) {
     match precondition {
+        // In a federation a pause leaves the fence, and so the openings, as they are. It comes first in
+        // `ALL`, and the sets below take the later ones away before it.
+        Precondition::NotPaused => {
+            world.policy.paused = true;
+            world.view.federation = None;
+        }
         Precondition::SiteRead => world.view.site = None,
         Precondition::LeaderKey => {
             if let Some(leader) = world.view.site.as_mut().and_then(|s| s.leader.as_mut()) {
@@ -137,6 +143,15 @@ fn each_alone_is_named_and_keeps_the_server_closed() {
             assert!(!opens(&world), "{opening:?} without: {precondition}");
         }
     }
+}
+
+/// A switchover goes on in a paused site of a federation: its rights are fenced as ever.
+#[test]
+fn a_pause_of_a_federation_s_site_is_no_obstacle() {
+    let mut world = ready();
+    world.policy.paused = true;
+    assert_eq!(unmet(&world.policy, &world.view, Opening::Promotion), vec![]);
+    assert!(opens(&world), "{:?}", world.decide());
 }
 
 /// Every set of two and of three.
