@@ -27,7 +27,7 @@ pub fn section(federation: &Federation, width: usize) -> Vec<Line> {
     lines
 }
 
-/// Thin margins, and fences that a pause took away, of every node.
+/// Thin margins, watchdogs that cannot be used, and fences that a pause took away, of every node.
 #[must_use]
 pub fn warnings(federation: &Federation) -> Vec<String> {
     let nodes = federation.sites.iter().flat_map(|site| &site.nodes);
@@ -36,7 +36,10 @@ pub fn warnings(federation: &Federation) -> Vec<String> {
         .flat_map(|(node, fence)| {
             let suspended = fence.suspended.then(|| "NOT FENCED: PAUSED".to_owned());
             let frozen = fence.frozen.then(|| "frozen: its clocks are not trusted".to_owned());
-            let said = suspended.into_iter().chain(frozen).chain(fence.thin.iter().cloned());
+            let failed = fence.watchdog.strip_prefix("failed: ");
+            let failed = failed.map(|why| format!("the watchdog cannot be used: {why}"));
+            let rungs = suspended.into_iter().chain(frozen).chain(failed);
+            let said = rungs.chain(fence.thin.iter().cloned());
             said.map(move |text| format!("{}: {text}", node.name))
         })
         .collect()
@@ -138,5 +141,14 @@ WARNING    eu-1: a stop took 4600 ms, near the stop budget of 5000 ms";
         let mut federation = healthy();
         federation.sites[0].nodes[0].fence = Some(Fence { suspended: true, ..fenced(1) });
         assert_eq!(warnings(&federation), ["eu-1: NOT FENCED: PAUSED"]);
+    }
+
+    #[test]
+    fn a_watchdog_that_failed_is_said_with_its_reason() {
+        let mut federation = healthy();
+        let watchdog = "failed: Open: Input/output error".to_owned();
+        federation.sites[0].nodes[1].fence = Some(Fence { watchdog, ..fenced(1) });
+        let said = "eu-2: the watchdog cannot be used: Open: Input/output error";
+        assert_eq!(warnings(&federation), [said]);
     }
 }

@@ -22,7 +22,9 @@ use super::global::GlobalStore;
 use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
-use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View};
+use crate::decide::view::{
+    DataDirectory, Follow, JobKind, Process, Status, View, WatchdogState,
+};
 use crate::observe::postgres::Extra;
 
 /// One round's picture of everything that is told.
@@ -143,6 +145,11 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
         }
         record["timeline"] = json!(status.ancestry.timeline.0);
         record["ancestry"] = json!(status.ancestry);
+    }
+    let watchdog = &picture.view.guardian.watchdog;
+    if watchdog.required && watchdog.state == WatchdogState::Failed {
+        // Patroni's word for it, true for whoever asks only that; here with the reason.
+        record["watchdog_failed"] = json!(watchdog.problem);
     }
     // Patroni passes over keys that it does not know.
     record["regent"] = json!(own_fence(config, picture));
