@@ -22,9 +22,7 @@ use super::global::GlobalStore;
 use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
-use crate::decide::view::{
-    DataDirectory, Follow, JobKind, Process, Status, View, WatchdogState,
-};
+use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View, WatchdogState};
 use crate::observe::postgres::Extra;
 
 /// One round's picture of everything that is told.
