@@ -5,6 +5,7 @@
 //! Architecture invariant: no I/O, no clock, no randomness, no async. Every other crate depends on
 //! this one; it depends on none of them.
 
+pub mod edges;
 pub mod epoch;
 pub mod keys;
 pub mod lsn;

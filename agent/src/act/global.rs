@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use regent_dcs::clock::BootClock;
 use regent_dcs::{Change, Compare, Revision, Store, StoreError, Txn};
+use regent_proto::edges::NoEdge;
 use regent_proto::epoch::Epoch;
 use regent_proto::keys::GlobalKeys;
 use regent_proto::name::{NodeName, RequestId, SiteName, SystemIdentifier, Tenure};
@@ -65,13 +66,8 @@ pub enum GlobalError {
     #[error("the kernel gave no random bytes; nothing was sent")]
     NoRandomness,
     /// The record is not in the state that the decision saw.
-    #[error("{transaction}: `primary` is {state}, which this transaction does not start from")]
-    State {
-        /// Which transaction.
-        transaction: &'static str,
-        /// The state seen.
-        state: &'static str,
-    },
+    #[error(transparent)]
+    State(#[from] NoEdge),
 }
 
 /// The lease record of a new tenure.
@@ -151,28 +147,15 @@ impl GlobalStore {
         stopped: Stopped,
         timeout: Duration,
     ) -> Result<Revision, GlobalError> {
-        let PrimaryState::Handover { to, operation, span } = &primary.state else {
-            let state = primary.state.name();
-            return Err(GlobalError::State { transaction: "token", state });
-        };
         let token = Token {
             from: self.site.clone(),
             epoch: primary.epoch,
             system_identifier: stopped.system_identifier,
-            end: stopped.end.clone(),
+            end: stopped.end,
             tenure: lease.tenure.clone(),
             stopping_at: stopped.at,
         };
-        let next = Primary {
-            state: PrimaryState::Token {
-                to: to.clone(),
-                operation: operation.clone(),
-                span: *span,
-                token,
-            },
-            floor: Some(stopped.end),
-            ..primary.clone()
-        };
+        let next = primary.stopped(token)?;
         let released = Lease { released: true, counter: lease.counter + 1, ..lease.clone() };
         let txn = Txn::new()
             .when(self.at(self.keys.primary(), primary_revision))
@@ -190,29 +173,25 @@ impl GlobalStore {
         at: WallTime,
         timing: LeaseTiming,
     ) -> Result<Adopted, GlobalError> {
-        let PrimaryState::Token { operation, token, .. } = &primary.state else {
-            let state = primary.state.name();
-            return Err(GlobalError::State { transaction: "take", state });
+        let next = primary.taken()?;
+        let epoch = next.epoch;
+        let stopping_at = match &primary.state {
+            PrimaryState::Token { token, .. } => Some(token.stopping_at),
+            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Fenced { .. } => {
+                None
+            }
         };
-        let epoch = primary.epoch.next();
         let (record, ..) = new_lease(self, epoch, timing.ttl)?;
-        let next = Primary {
-            holder: self.site.clone(),
-            epoch,
-            state: PrimaryState::Open,
-            floor: Some(token.end.clone()),
-            ..primary.clone()
-        };
         let history = EpochHistory {
             version: VERSION,
             epoch,
             site: self.site.clone(),
             node: self.me.clone(),
-            from: Some(token.from.clone()),
-            operation: Some(operation.clone()),
-            floor: Some(token.end.clone()),
+            from: Some(primary.holder.clone()),
+            operation: primary.state.operation().cloned(),
+            floor: next.floor.clone(),
             at,
-            stopping_at: Some(token.stopping_at),
+            stopping_at,
             lost_bytes: 0,
             promotions: Vec::new(),
             unknown: Unknown::new(),
@@ -244,14 +223,7 @@ impl GlobalStore {
         primary_revision: u64,
         timeout: Duration,
     ) -> Result<Revision, GlobalError> {
-        match &primary.state {
-            PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {}
-            PrimaryState::Open | PrimaryState::Fenced { .. } => {
-                let state = primary.state.name();
-                return Err(GlobalError::State { transaction: "roll-back", state });
-            }
-        }
-        let next = Primary { state: PrimaryState::Open, ..primary.clone() };
+        let next = primary.rolled_back()?;
         let txn = Txn::new()
             .when(self.at(self.keys.primary(), primary_revision))
             .then(Change::put(self.keys.primary(), next.encode()));

@@ -468,6 +468,11 @@ impl Actor {
                     return refused;
                 }
                 self.guard.arm(self.server.postmaster().map(|postmaster| postmaster.pid));
+                // From here on no ping is free any more; the last one may have been since the gate.
+                if !watchdog::fires_in_time(self.renewal.deadlines().page()) {
+                    let problem = "the watchdog, as last pinged, would fire after the deadline";
+                    return Outcome::NotDone(problem.to_owned());
+                }
                 sql::promote(client).await
             }
             Action::Slots { create, drop } => sql::keep_slots(client, create, drop).await,

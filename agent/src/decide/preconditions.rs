@@ -6,6 +6,7 @@
 use std::fmt;
 
 use regent_proto::record::{Primary, PrimaryState};
+use regent_proto::time::WatchdogTiming;
 use regent_proto::timeline::Containment;
 
 use super::paused::{self, Fence};
@@ -53,7 +54,8 @@ pub enum Precondition {
     EpochInSite,
     /// A guardian of this server lives (rung 2).
     Guardian,
-    /// The watchdog runs, or none is wanted, or it may be missing (rung 3).
+    /// The watchdog runs and, pinged as it was, fires before the deadline; or none is wanted, or it
+    /// may be missing (rung 3).
     Watchdog,
     /// `sync` is this leader's.
     SynchronousRecord,
@@ -151,7 +153,7 @@ impl fmt::Display for Precondition {
             Self::EpochOnDisk => "this epoch is not on its disk",
             Self::EpochInSite => "this epoch is not in the site DCS",
             Self::Guardian => "no guardian of its server lives",
-            Self::Watchdog => "the watchdog does not run",
+            Self::Watchdog => "the watchdog does not run, or would fire after the deadline",
             Self::SynchronousRecord => "`sync` is not its own",
             Self::SynchronousList => "it does not wait for whom `sync` names",
             Self::MayLead => "tag nofailover",
@@ -263,7 +265,7 @@ impl<'a> Evidence<'a> {
             Precondition::Watchdog => {
                 let watchdog = &self.view.guardian.watchdog;
                 match watchdog.state {
-                    WatchdogState::Armed => true,
+                    WatchdogState::Armed => self.fires_in_time(),
                     WatchdogState::Off | WatchdogState::Disarmed => !watchdog.wanted,
                     WatchdogState::Failed => !watchdog.required,
                 }
@@ -288,6 +290,20 @@ impl<'a> Evidence<'a> {
             }
             Precondition::NoJob => self.view.job.is_none(),
         }
+    }
+
+    /// Until now the watchdog was pinged freely. Should guardian and agent end right after opening,
+    /// it must fire before the deadline that begins to count (hazards.md 3.5).
+    fn fires_in_time(&self) -> bool {
+        let watchdog = &self.view.guardian.watchdog;
+        let tenure = &self.view.tenure;
+        let deadline = match (&tenure.primary, self.federation) {
+            (Some(held), Some(_)) => tenure.site.earlier(held.deadline),
+            // Without a primary lease in a federation another precondition is unmet.
+            (Some(_) | None, Some(_) | None) => tenure.site,
+        };
+        let last_ping = self.view.now.minus(watchdog.ping_age.unwrap_or_default());
+        WatchdogTiming::may_ping(watchdog.granted, last_ping, deadline)
     }
 
     fn is_primary(&self, holds: impl FnOnce(&FederationView, &Primary) -> bool) -> bool {

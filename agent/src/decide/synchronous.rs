@@ -33,12 +33,34 @@ pub fn list(policy: &Policy, standbys: &BTreeSet<NodeName>) -> String {
 }
 
 /// The next single step, or nothing when record and list are in step.
+///
+/// A write of the record whose outcome is unknown may still be applied, as long as the record is at
+/// the revision that it compares. A list without the names that it may put there waits until the
+/// record was written once more, which leaves nothing for the late write to be applied to.
 pub fn next(
     policy: &Policy,
     memory: &mut Memory,
     site: &SiteView,
     status: &Status,
 ) -> Option<Action> {
+    let revision = site.sync.revision;
+    memory.sync_sent.take_if(|(compared, _)| *compared != revision);
+    let mut step = step(policy, memory, site, status)?;
+    let may_come = memory.sync_sent.as_ref().map(|(_, names)| names.clone()).unwrap_or_default();
+    let waits_for = |list: &str, name: &NodeName| list.contains(&format!("\"{name}\""));
+    if let Action::SetSynchronousNames(list) = &step
+        && policy.synchronous_mode
+        && !may_come.iter().all(|name| waits_for(list, name))
+    {
+        step = Action::WriteSync { standbys: site.sync.standbys.clone(), revision };
+    }
+    if let Action::WriteSync { standbys, .. } = &step {
+        memory.sync_sent = Some((revision, may_come.union(standbys).cloned().collect()));
+    }
+    Some(step)
+}
+
+fn step(policy: &Policy, memory: &mut Memory, site: &SiteView, status: &Status) -> Option<Action> {
     remember_list(memory, status);
     let record =
         |standbys: BTreeSet<NodeName>| Action::WriteSync { standbys, revision: site.sync.revision };

@@ -535,6 +535,9 @@ pub struct Memory {
     pub failed: Option<FailedJob>,
     /// The synchronous list in force, and the WAL end when it came into force (I5).
     pub list_since: Option<(String, Lsn)>,
+    /// The revision of `sync` that writes of this process compare which may not have been applied
+    /// yet, and every name that they put there.
+    pub sync_sent: Option<(Option<u64>, BTreeSet<NodeName>)>,
     /// The operation whose checkpoint was done.
     pub checkpointed_for: Option<OperationId>,
     /// The operation whose checkpoint runs.

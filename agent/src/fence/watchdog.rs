@@ -1,7 +1,9 @@
 //! Rung 3 as the agent orders it: whether a watchdog is wanted, and for how long it may wait. The
 //! guardian opens, sets and pings it.
 
-use regent_guardian::page::{Page, WatchdogWanted};
+use std::time::Duration;
+
+use regent_guardian::page::{Page, WatchdogState, WatchdogWanted};
 use regent_proto::time::{LeaseTiming, WatchdogRefused, WatchdogTiming};
 
 use crate::config::Config;
@@ -34,4 +36,36 @@ pub fn want(page: &Page, config: &Config, shortest: &LeaseTiming) -> Result<(), 
 /// For a server that starts in recovery: nothing that may write runs, so nothing needs a reset.
 pub fn unwant(page: &Page) {
     page.set_watchdog_wanted(WatchdogWanted::Off);
+}
+
+/// Whether an armed device, pinged freely until the guard was armed, fires before the deadline even
+/// if nobody pings it again.
+#[must_use]
+pub fn fires_in_time(page: &Page) -> bool {
+    let granted = Duration::from_secs(page.watchdog_granted_s());
+    page.watchdog_state() != WatchdogState::Armed
+        || WatchdogTiming::may_ping(granted, page.watchdog_last_ping(), page.writing())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use regent_guardian::page::Side;
+    use regent_proto::time::{BootTime, Deadline};
+
+    #[test]
+    fn a_device_pinged_too_late_for_the_deadline_is_seen() {
+        let page = Page::create().expect("a page");
+        page.enter(Side::Guardian);
+        let at = |seconds: u64| BootTime::from_nanos(seconds * 1_000_000_000);
+        page.set_site_deadline(Deadline::at(at(20)));
+        assert!(fires_in_time(&page), "no device");
+        page.set_watchdog_granted_s(5);
+        page.set_watchdog_state(WatchdogState::Armed);
+        // 2 W + R = 11.
+        for (pinged, in_time) in [(1, true), (9, true), (10, false), (15, false)] {
+            page.set_watchdog_last_ping(at(pinged));
+            assert_eq!(fires_in_time(&page), in_time, "pinged at {pinged}");
+        }
+    }
 }

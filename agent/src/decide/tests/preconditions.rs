@@ -172,3 +172,25 @@ fn no_set_that_lacks_some_opens() {
         }
     }
 }
+
+/// hazards.md 3.5: while nothing writable runs, pings are free.
+#[test]
+fn a_watchdog_that_was_pinged_too_late_for_the_deadline_keeps_the_server_closed() {
+    let mut world = ready();
+    let deadline = world.view.tenure.site;
+    let granted = Duration::from_secs(2);
+    let left = deadline.left(world.view.now);
+    // 2 W + R after the last ping is the latest that it fires.
+    let enough = Duration::from_secs(5).saturating_sub(left);
+    let watchdog = &mut world.view.guardian.watchdog;
+    (watchdog.required, watchdog.wanted) = (true, true);
+    (watchdog.state, watchdog.granted) = (WatchdogState::Armed, granted);
+    watchdog.ping_age = Some(enough);
+    assert_eq!(unmet(&world.policy, &world.view, Opening::Promotion), vec![]);
+    let late = deadline.instant().minus(Duration::from_secs(5)).plus(Duration::from_nanos(1));
+    world.view.now = late.max(world.view.now);
+    world.view.guardian.watchdog.ping_age = Some(world.view.now.since(late));
+    let missing = unmet(&world.policy, &world.view, Opening::Promotion);
+    assert_eq!(missing, vec![Precondition::Watchdog]);
+    assert!(!opens(&world));
+}

@@ -15,8 +15,8 @@ mod prepare;
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::{OperationId, SiteName};
 use regent_proto::record::{
-    Operation, OperationKind, Outcome, Primary, PrimaryState, RunningOperation, StepRecord,
-    SwitchoverStep, VERSION,
+    Operation, OperationKind, Outcome, PrimaryState, RunningOperation, StepRecord, SwitchoverStep,
+    VERSION,
 };
 use regent_proto::time::BootTime;
 
@@ -254,7 +254,7 @@ impl<'a> Machine<'a> {
             return None;
         }
         let note = format!("{site} has not {what} within {:?}", self.span());
-        let open = Primary { state: PrimaryState::Open, ..primary.value.clone() };
+        let open = primary.value.rolled_back().ok()?;
         let write = self
             .base(Purpose::RollBack)
             .put(self.view(), Put::Primary(Box::new(open)))

@@ -4,7 +4,7 @@
 //! its record. Nothing is held here (rule 9).
 
 use regent_proto::keys::GlobalKey;
-use regent_proto::record::{Outcome, Primary, PrimaryState, ReportedRole, SwitchoverStep, Verdict};
+use regent_proto::record::{Outcome, ReportedRole, SwitchoverStep, Verdict};
 
 use super::super::assignments;
 use super::super::plan::lag_bytes;
@@ -50,12 +50,15 @@ impl Machine<'_> {
 
     fn hand_over(&self) -> Advance {
         let primary = self.federation.primary;
-        let state = PrimaryState::Handover {
-            to: self.to().clone(),
-            operation: self.operation.id.clone(),
-            span: self.federation.topology().policy.handover_span.0,
+        let span = self.federation.topology().policy.handover_span.0;
+        let (to, operation) = (self.to().clone(), self.operation.id.clone());
+        let handover = match primary.value.handed_over(to, operation, span) {
+            Ok(handover) => handover,
+            Err(no_edge) => {
+                let problem = no_edge.to_string();
+                return self.wait(SwitchoverStep::Prepare, vec![Missing::Elsewhere { problem }]);
+            }
         };
-        let handover = Primary { state, ..primary.value.clone() };
         let note = format!("{} stops and posts its token", self.from());
         let write = self
             .base(Purpose::Handover)

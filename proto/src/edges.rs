@@ -1,0 +1,210 @@
+//! The edges of `primary`: from the record as read to the record that a transaction puts
+//! (protocol.md section 2). There is no other edge. What else a transaction compares, and who may
+//! send it, is the business of whoever sends it.
+
+use std::time::Duration;
+
+use crate::name::{OperationId, SiteName};
+use crate::record::{Primary, PrimaryState, Token};
+use crate::timeline::HistoryPoint;
+
+/// The record is not in a state that the transaction starts from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{transaction}: `primary` is {state}, which this transaction does not start from")]
+pub struct NoEdge {
+    /// Which transaction.
+    pub transaction: &'static str,
+    /// The state seen.
+    pub state: &'static str,
+}
+
+impl Primary {
+    fn no_edge(&self, transaction: &'static str) -> NoEdge {
+        NoEdge { transaction, state: self.state.name() }
+    }
+
+    fn in_state(&self, state: PrimaryState) -> Self {
+        Self { state, ..self.clone() }
+    }
+
+    /// *handover*: the holder is to stop.
+    pub fn handed_over(
+        &self,
+        to: SiteName,
+        operation: OperationId,
+        span: Duration,
+    ) -> Result<Self, NoEdge> {
+        match &self.state {
+            PrimaryState::Open => Ok(self.in_state(PrimaryState::Handover { to, operation, span })),
+            PrimaryState::Handover { .. }
+            | PrimaryState::Token { .. }
+            | PrimaryState::Fenced { .. } => Err(self.no_edge("handover")),
+        }
+    }
+
+    /// *token*: the holder has stopped; what it ended with is the new floor.
+    pub fn stopped(&self, token: Token) -> Result<Self, NoEdge> {
+        let PrimaryState::Handover { to, operation, span } = &self.state else {
+            return Err(self.no_edge("token"));
+        };
+        let floor = Some(token.end.clone());
+        let (to, operation, span) = (to.clone(), operation.clone(), *span);
+        Ok(Self { floor, ..self.in_state(PrimaryState::Token { to, operation, span, token }) })
+    }
+
+    /// *take*: primacy moves to whom the token is for.
+    pub fn taken(&self) -> Result<Self, NoEdge> {
+        let PrimaryState::Token { to, token, .. } = &self.state else {
+            return Err(self.no_edge("take"));
+        };
+        let floor = Some(token.end.clone());
+        let (holder, epoch) = (to.clone(), self.epoch.next());
+        Ok(Self { holder, epoch, floor, ..self.in_state(PrimaryState::Open) })
+    }
+
+    /// *roll-back*: primacy stays where it is; the floor is kept.
+    pub fn rolled_back(&self) -> Result<Self, NoEdge> {
+        match &self.state {
+            PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
+                Ok(self.in_state(PrimaryState::Open))
+            }
+            PrimaryState::Open | PrimaryState::Fenced { .. } => Err(self.no_edge("roll-back")),
+        }
+    }
+
+    /// *fence*: nobody acquires, renews or takes any more.
+    pub fn fenced(&self, to: SiteName, operation: OperationId) -> Result<Self, NoEdge> {
+        match &self.state {
+            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
+                Ok(self.in_state(PrimaryState::Fenced { to, operation }))
+            }
+            PrimaryState::Fenced { .. } => Err(self.no_edge("fence")),
+        }
+    }
+
+    /// *promote*: primacy moves to whom it was fenced for, which has `end`: the floor falls back to
+    /// it, here alone.
+    pub fn promoted(&self, end: HistoryPoint) -> Result<Self, NoEdge> {
+        let PrimaryState::Fenced { to, .. } = &self.state else {
+            return Err(self.no_edge("promote"));
+        };
+        let (holder, epoch, floor) = (to.clone(), self.epoch.next(), Some(end));
+        Ok(Self { holder, epoch, floor, ..self.in_state(PrimaryState::Open) })
+    }
+
+    /// *unfence*: the same holder, epoch and floor.
+    pub fn unfenced(&self) -> Result<Self, NoEdge> {
+        match &self.state {
+            PrimaryState::Fenced { .. } => Ok(self.in_state(PrimaryState::Open)),
+            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
+                Err(self.no_edge("unfence"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoch::Epoch;
+    use crate::lsn::Lsn;
+    use crate::record::{Unknown, VERSION};
+    use crate::time::WallTime;
+    use crate::timeline::TimelineId;
+
+    const SPAN: Duration = Duration::from_secs(30);
+
+    fn site(name: &str) -> SiteName {
+        name.parse().expect("a label")
+    }
+
+    fn operation() -> OperationId {
+        "op-1".parse().expect("an identifier")
+    }
+
+    fn point(position: u64) -> HistoryPoint {
+        HistoryPoint { timeline: TimelineId(1), position: Lsn::new(position), promotion: None }
+    }
+
+    fn token() -> Token {
+        Token {
+            from: site("eu"),
+            epoch: Epoch::FIRST,
+            system_identifier: "7000000000000000001".parse().expect("digits"),
+            end: point(7),
+            tenure: "tenure-1".parse().expect("an identifier"),
+            stopping_at: WallTime(0),
+        }
+    }
+
+    fn open() -> Primary {
+        Primary {
+            version: VERSION,
+            federation: uuid::Uuid::nil(),
+            system_identifier: None,
+            holder: site("eu"),
+            epoch: Epoch::FIRST,
+            state: PrimaryState::Open,
+            floor: Some(point(3)),
+            electorate: ["eu", "us"].into_iter().map(site).collect(),
+            ttl_max: SPAN,
+            span_max: SPAN,
+            writes_fenced: None,
+            unknown: Unknown::new(),
+        }
+    }
+
+    #[test]
+    fn every_edge_starts_from_its_states_and_from_no_other() {
+        let handover = open().handed_over(site("us"), operation(), SPAN).expect("from open");
+        let token = handover.stopped(token()).expect("from handover");
+        let fenced = open().fenced(site("us"), operation()).expect("from open");
+        let states = [open(), handover, token, fenced];
+        type Edge = fn(&Primary) -> Result<Primary, NoEdge>;
+        let edges: [(&str, Edge, [bool; 4]); 7] = [
+            (
+                "handover",
+                |p| p.handed_over(site("us"), operation(), SPAN),
+                [true, false, false, false],
+            ),
+            ("token", |p| p.stopped(self::token()), [false, true, false, false]),
+            ("take", Primary::taken, [false, false, true, false]),
+            ("roll-back", Primary::rolled_back, [false, true, true, false]),
+            ("fence", |p| p.fenced(site("us"), operation()), [true, true, true, false]),
+            ("promote", |p| p.promoted(point(5)), [false, false, false, true]),
+            ("unfence", Primary::unfenced, [false, false, false, true]),
+        ];
+        for (name, edge, starts) in edges {
+            for (from, starts) in states.iter().zip(starts) {
+                let error = edge(from).err();
+                let wanted = NoEdge { transaction: name, state: from.state.name() };
+                assert_eq!(error, (!starts).then_some(wanted), "{name} from {}", from.state.name());
+            }
+        }
+    }
+
+    #[test]
+    fn primacy_moves_with_a_new_epoch_and_the_floor_falls_back_in_a_promotion_alone() {
+        let handover = open().handed_over(site("us"), operation(), SPAN).expect("from open");
+        let token = handover.stopped(token()).expect("from handover");
+        let taken = token.taken().expect("from token");
+        let back = token.rolled_back().expect("from token");
+        let fenced = token.fenced(site("us"), operation()).expect("from token");
+        let unfenced = fenced.unfenced().expect("from fenced");
+        let promoted = fenced.promoted(point(5)).expect("from fenced");
+        for (what, record, holder, epoch, floor) in [
+            ("handover", &handover, "eu", 1, 3),
+            ("token", &token, "eu", 1, 7),
+            ("take", &taken, "us", 2, 7),
+            ("roll-back", &back, "eu", 1, 7),
+            ("fence", &fenced, "eu", 1, 7),
+            ("unfence", &unfenced, "eu", 1, 7),
+            ("promote", &promoted, "us", 2, 5),
+        ] {
+            let found = (&record.holder, record.epoch.get(), record.floor.clone());
+            assert_eq!(found, (&site(holder), epoch, Some(point(floor))), "{what}");
+            assert_eq!(record.electorate, open().electorate, "{what}");
+        }
+        assert!([taken, back, unfenced, promoted].iter().all(|p| p.state == PrimaryState::Open));
+    }
+}
