@@ -24,7 +24,7 @@ keep := $(if $(filter-out 0 no false,$(KEEP)),--keep)
 dcs := $(if $(DCS),--dcs $(DCS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fence-report fence-mutants fence-vm gates fix clean need-rust
+.PHONY: help demo test bench fence-report fence-mutants fence-vm models gates fix clean need-rust
 # One recipe at a time even under -j: they share the target directory and the machine's clock.
 .NOTPARALLEL:
 
@@ -71,6 +71,10 @@ fence-vm: need-rust ## a virtual machine with softdog or i6300esb is reset when 
 	@scripts/install-vm
 	$(CARGO) build --locked --workspace --bins
 	@$(target)/debug/fence-vm
+
+models: need-rust ## search every model of the protocol to the end, and each of its mutants
+	$(CARGO) build --locked -p regent-models --bin models
+	@$(target)/debug/models $(ARGS)
 
 gates: need-rust ## format, lints, docs, dependency rules; changes nothing
 	$(CARGO) fmt --all --check

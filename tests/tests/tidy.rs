@@ -190,6 +190,7 @@ fn crates_depend_along_the_arrows_only() {
         // The second for its tests alone.
         ("guardian", vec!["regent-proto", "regent-test-sys"]),
         ("sys", vec!["regent-proto", "regent-guardian"]),
+        ("models", vec!["regent-proto", "regent-guardian", "regent-agent", "regent-coordinator"]),
         (
             "tests",
             vec![

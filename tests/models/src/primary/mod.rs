@@ -1,0 +1,266 @@
+//! The `primary` record and the primary lease, with everything that protocol.md says of them but
+//! what is named below: I2, I3, I25, I26, I27, I29.
+//!
+//! Two or three sites, each with one leader process and, in site A and B, a second node that may
+//! follow it as leader with nothing in memory. Coordinators hand over, fence, unfence and roll back
+//! at any instant, unelected and as many as there may be: a transaction that compares what it read is
+//! the same as one that is decided where it is applied. A leader's requests are in flight, may be
+//! applied late, lost, answered late or never, and outlive their sender.
+//! The product's own: the edges of `primary` ([`regent_proto::edges`]), ancestry
+//! ([`regent_proto::timeline`]), [`LeaseTiming`] (deadline, wait), [`after_refusal`], the gate of opening.
+//!
+//! Bounds, see [`Bounds`]: ticks of 1 s without end, TTL 2 (3 where it is lowered), promises of 3;
+//! so many handovers, fences, failovers inside sites and acknowledged rows; two requests in flight.
+//! Stop, start and kill take no time; whatever is open at its deadline is killed (model `lease`).
+//! An acknowledged row is on both nodes of its site (model `sync`). Not in it: salvage (rule 12),
+//! attach and detach, removal from the electorate, raising limits.
+//!
+//! Distinct states: `make models` prints them.
+
+mod effects;
+mod mutants;
+pub mod records;
+mod requests;
+mod rules;
+mod steps;
+
+use stateright::Property;
+
+use self::records::{Histories, P, Point, SITES};
+use crate::run::{Row, Rows, Size, hunt, search};
+
+pub use mutants::{Bounds, Mutant};
+
+/// A request's kind, with what it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Takes `lease` for a new tenure.
+    Acquire,
+    /// Renews it, under this TTL.
+    Renew(u8),
+    /// Stopped, with WAL up to there.
+    Token(u8, u8),
+    /// Takes primacy.
+    Take,
+    /// Takes primacy after the wait, with WAL up to there.
+    Promote(u8, u8),
+    /// Adds a site to the electorate.
+    Add(u8),
+    /// Lowers `ttl_max`.
+    Lower,
+}
+
+/// Where a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// On its way.
+    Sent,
+    /// Done; its answer is on its way.
+    Applied,
+    /// Refused; its answer is on its way.
+    Refused,
+}
+
+/// A request in flight.
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Request {
+    site: u8,
+    kind: Kind,
+    stage: Stage,
+    /// Since just before its sending.
+    age: u8,
+    /// The epoch that it gives.
+    epoch: u8,
+    /// `primary` is still at the revision it compares, or has put.
+    p_fresh: bool,
+    /// So is `lease`.
+    l_fresh: bool,
+    /// Its sender waits for the answer.
+    heard: bool,
+    /// Its sender lives.
+    live: bool,
+    /// Sent before the site was marked.
+    void: bool,
+}
+
+/// `lease`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct L {
+    /// The site whose present process has this tenure.
+    of: Option<u8>,
+    released: bool,
+    /// The request in flight that wrote it.
+    writer: Option<u8>,
+}
+
+/// What a leader process knows; gone with it.
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Memory {
+    /// It holds a tenure, of this epoch.
+    lease: bool,
+    epoch: u8,
+    /// Ticks until the writing deadline, and until the one by renewals alone.
+    left: u8,
+    acknowledged: u8,
+    /// What renewals compare is the present revision.
+    p_known: bool,
+    l_known: bool,
+    /// A renewal was refused and none acknowledged since.
+    refused: bool,
+    /// It has marked the site.
+    marked: bool,
+    /// Since the sending of a reading, and since the answers of those that showed the fenced
+    /// revision of `primary` and the present one of `lease`.
+    reading: Option<u8>,
+    fenced_for: Option<u8>,
+    lease_for: Option<u8>,
+    /// A round of promises: since its sending, and who has promised.
+    round: Option<(u8, u8)>,
+    /// The electorate as it knows it.
+    electorate: u8,
+    /// Lowering the TTL: 1 renewing with the lower one, 2 renewed.
+    lowering: u8,
+}
+
+/// A site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Site {
+    /// Which node leads.
+    leader: u8,
+    wal: [Point; 2],
+    memory: Memory,
+    /// The server is writable.
+    open: bool,
+    /// The site is marked; whether `primary` is still at the mark's revision.
+    mark: Option<bool>,
+    /// Highest epoch seen.
+    seen: u8,
+    /// Since the promise in the site DCS was given, or read by its present leader.
+    promise: Option<u8>,
+}
+
+/// What must never have happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sin {
+    /// Nothing did.
+    None,
+    /// Opened under an epoch that is not the highest.
+    OlderEpoch,
+    /// Opened without an acknowledged row.
+    Lost,
+    /// `primary` went back to an older epoch.
+    EpochBack,
+    /// A token took the floor away from a history that contained it.
+    FloorFell,
+}
+
+/// A state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct State {
+    p: P,
+    l: L,
+    sites: [Site; SITES],
+    requests: [Option<Request>; 3],
+    histories: Histories,
+    /// The last acknowledged row that no accepted loss took.
+    row: Point,
+    /// The highest epoch there was.
+    top: u8,
+    handovers: u8,
+    fences: u8,
+    failovers: u8,
+    rows: u8,
+    /// A coordinator's put without compares, in flight.
+    put: Option<P>,
+    /// How primacy came where it is, and whether a promise was lived by.
+    seen: Seen,
+    sin: Sin,
+}
+
+/// What was seen on the way, for what should be possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Seen {
+    /// Nothing yet.
+    None,
+    /// A deadline that only promises gave.
+    LivedByPromise,
+}
+
+/// The model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Primacy {
+    /// Its bounds.
+    pub bounds: Bounds,
+    /// What is broken.
+    pub mutant: Option<Mutant>,
+}
+
+/// I25.
+pub const TWO: &str = "I25: at most one site is writable";
+/// I2.
+pub const OLDER: &str = "I2: nobody opens under an older epoch";
+/// I2.
+pub const BACK: &str = "I2: the epoch of `primary` never goes back";
+/// I3, I29.
+pub const LOST: &str = "I3: whoever opens has every acknowledged row that no promotion gave up";
+/// I26.
+pub const FLOOR: &str = "I26: a token's floor contains the floor it replaces";
+/// I27.
+pub const PERSISTED: &str = "I27: an open server's epoch stands in its site";
+
+fn properties(bounds: &Bounds) -> Vec<Property<Primacy>> {
+    let mut all = vec![
+        Property::always(TWO, |_: &Primacy, s: &State| {
+            s.sites.iter().filter(|site| site.open).count() < 2
+        }),
+        Property::always(OLDER, |_: &Primacy, s: &State| s.sin != Sin::OlderEpoch),
+        Property::always(BACK, |_: &Primacy, s: &State| s.sin != Sin::EpochBack),
+        Property::always(LOST, |_: &Primacy, s: &State| s.sin != Sin::Lost),
+        Property::always(FLOOR, |_: &Primacy, s: &State| s.sin != Sin::FloorFell),
+        Property::always(PERSISTED, |_: &Primacy, s: &State| {
+            s.sites.iter().all(|site| !site.open || site.seen >= site.memory.epoch)
+        }),
+        Property::sometimes("A is open", |_: &Primacy, s: &State| s.sites[0].open),
+        Property::sometimes("B is open", |_: &Primacy, s: &State| s.sites[1].open),
+    ];
+    if bounds.handovers > 1 {
+        all.push(Property::sometimes("A is open again", |_: &Primacy, s: &State| {
+            s.sites[0].open && s.p.epoch == 3
+        }));
+    }
+    if bounds.promises {
+        all.push(Property::sometimes("A lives by promises", |_: &Primacy, s: &State| {
+            s.seen == Seen::LivedByPromise
+        }));
+    }
+    if bounds.adds {
+        all.push(Property::sometimes("C is open", |_: &Primacy, s: &State| s.sites[2].open));
+    }
+    if bounds.lowers {
+        all.push(Property::sometimes("the TTL is lower", |_: &Primacy, s: &State| {
+            s.p.ttl_max < rules::HIGH
+        }));
+    }
+    all
+}
+
+/// Searches the model and its mutants.
+#[must_use]
+pub fn rows(size: Size) -> Rows {
+    let row = |bounds: Bounds, mutant: Option<Mutant>| {
+        let model = Primacy { bounds, mutant };
+        let wanted = mutant.map(|mutant| mutant.caught_by().1);
+        Row {
+            model: "primary",
+            bounds: bounds.to_string(),
+            mutant: mutant.zip(wanted).map(|(mutant, wanted)| (format!("{mutant:?}"), wanted)),
+            found: wanted.map_or_else(|| search(model), |wanted| hunt(model, wanted)),
+        }
+    };
+    let models = Bounds::of(size).into_iter().map(move |bounds| row(bounds, None));
+    let mutants =
+        Mutant::EACH.into_iter().map(move |mutant| row(mutant.caught_by().0, Some(mutant)));
+    Box::new(models.chain(mutants))
+}

@@ -1,0 +1,204 @@
+//! The bounds that are searched, and the mutants: one condition each, two where either alone is the
+//! other's second line.
+
+use std::fmt;
+
+use super::{BACK, FLOOR, LOST, OLDER, PERSISTED, TWO};
+use crate::run::Size;
+
+/// How much happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Sites; the third enters the electorate where `adds`, else from the start.
+    pub sites: u8,
+    /// Handovers.
+    pub handovers: u8,
+    /// Fences.
+    pub fences: u8,
+    /// Failovers inside sites.
+    pub failovers: u8,
+    /// Acknowledged rows.
+    pub rows: u8,
+    /// Requests in flight.
+    pub requests: u8,
+    /// Failsafe.
+    pub promises: bool,
+    /// The third site is added to the electorate.
+    pub adds: bool,
+    /// The TTL is lowered.
+    pub lowers: bool,
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} sites, {} handovers, {} fences, {} failovers, {} rows, {} requests in flight",
+            self.sites, self.handovers, self.fences, self.failovers, self.rows, self.requests
+        )?;
+        for (on, what) in [
+            (self.promises, "promises"),
+            (self.adds, "C enters the electorate"),
+            (self.lowers, "TTL lowered"),
+        ] {
+            if on {
+                write!(f, ", {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const NOTHING: Bounds = Bounds {
+    sites: 2,
+    handovers: 0,
+    fences: 0,
+    failovers: 0,
+    rows: 0,
+    requests: 2,
+    promises: false,
+    adds: false,
+    lowers: false,
+};
+/// There and back.
+const SWITCHOVERS: Bounds = Bounds { handovers: 2, rows: 1, ..NOTHING };
+const FAILOVERS: Bounds = Bounds { failovers: 1, ..SWITCHOVERS };
+const PROMOTION: Bounds = Bounds { fences: 1, rows: 1, ..NOTHING };
+const PROMISES: Bounds = Bounds { promises: true, failovers: 1, requests: 1, rows: 0, ..PROMOTION };
+const ADDING: Bounds = Bounds { sites: 3, adds: true, failovers: 0, requests: 1, ..PROMISES };
+const LOWERING: Bounds = Bounds { lowers: true, rows: 0, ..PROMOTION };
+
+impl Bounds {
+    /// Those that are searched.
+    #[must_use]
+    pub fn of(size: Size) -> Vec<Self> {
+        match size {
+            Size::Short => {
+                let promises = Bounds { failovers: 0, ..PROMISES };
+                vec![SWITCHOVERS, Bounds { requests: 1, ..PROMOTION }, promises]
+            }
+            Size::Long => {
+                vec![SWITCHOVERS, PROMOTION, Bounds { failovers: 0, ..PROMISES }]
+            }
+        }
+    }
+}
+
+/// One condition broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// Rule 1: the deadline counts from the answer.
+    DeadlineAnchoredAtReceive,
+    /// Rule 4: no wait after the fence.
+    NoWaitAfterTheFence,
+    /// Rule 4: the wait counts from an instant of another node's boot clock.
+    WaitFromAnotherProcess,
+    /// Rule 4: the wait counts from the sending of the reading.
+    WaitAnchoredAtTheSending,
+    /// Rule 4: the wait does not start over when `primary` changed.
+    WaitNotStartedOver,
+    /// Rule 4: credit although `lease` was renewed.
+    CreditAcrossAChangedLease,
+    /// Table: *renew* compares no `primary`.
+    RenewalComparesNoPrimary,
+    /// Table: *acquire* compares no `primary`.
+    AcquireComparesNoPrimary,
+    /// Rule 5: the stop without a mark, which goes back on its own judgement.
+    StopWithoutMark,
+    /// Rule 5: the mark leaves tenure and deadline.
+    MarkKeepsTheDeadline,
+    /// Rule 5: the answer to a request of before the mark gives a deadline.
+    MarkLetsEarlierRequestsRaise,
+    /// Rule 5: the mark falls without a CAS, and left the deadline.
+    ReopenWithoutACasWithDKept,
+    /// *Token* compares no `lease`, and the mark bars nothing.
+    TokenComparesNoLeaseAndTheMarkDoesNotBar,
+    /// *Roll-back* is a put.
+    RollBackAsAPut,
+    /// *Handover* is a put.
+    CoordinatorWritesWithoutCompares,
+    /// *Take* looks neither at its WAL nor at the floor.
+    TakeWithoutWalAndFloor,
+    /// Rule 7: the floor is tested at opening alone.
+    FloorTestedAtOpeningOnly,
+    /// Rule 7: the floor is tested nowhere.
+    OpeningWithoutTheFloor,
+    /// Rule 11: the promise is in the leader's memory.
+    PromiseInMemory,
+    /// Rule 11: a promotion does not wait for its own promise.
+    PromotionIgnoresItsPromise,
+    /// Electorate: the new member is asked once it is known to be one.
+    NewMemberAskedOnlyWhenKnown,
+    /// Electorate: a member is added while the deadline rests on promises.
+    AddedWhileDRestsOnPromises,
+    /// Rule 1: what is read back counts from the latest request.
+    ReadBackWithTheLatestSend,
+    /// Limits: lowering keeps the deadline.
+    LoweringKeepsTheDeadline,
+    /// Limits: lowering compares no `lease`.
+    LoweringComparesNoLease,
+    /// Rule 2: after a restart it opens because the site has a lease.
+    OpeningBeforeTheReading,
+    /// Rule 8: the epoch is not written down.
+    EpochNotPersisted,
+    /// A take of unknown outcome is acted on.
+    TakeActedOnUnknown,
+}
+
+impl Mutant {
+    /// Those that are tried. The others, from the promise on, are broken in the steps as well; the
+    /// bounds in which each of them must die are not settled yet.
+    pub const EACH: [Self; 18] = [
+        Self::DeadlineAnchoredAtReceive,
+        Self::NoWaitAfterTheFence,
+        Self::WaitFromAnotherProcess,
+        Self::WaitAnchoredAtTheSending,
+        Self::WaitNotStartedOver,
+        Self::CreditAcrossAChangedLease,
+        Self::RenewalComparesNoPrimary,
+        Self::AcquireComparesNoPrimary,
+        Self::StopWithoutMark,
+        Self::MarkKeepsTheDeadline,
+        Self::MarkLetsEarlierRequestsRaise,
+        Self::ReopenWithoutACasWithDKept,
+        Self::TokenComparesNoLeaseAndTheMarkDoesNotBar,
+        Self::RollBackAsAPut,
+        Self::CoordinatorWritesWithoutCompares,
+        Self::TakeWithoutWalAndFloor,
+        Self::FloorTestedAtOpeningOnly,
+        Self::OpeningWithoutTheFloor,
+    ];
+
+    /// The bounds in which it shows, and the property that catches it.
+    #[must_use]
+    pub fn caught_by(self) -> (Bounds, &'static str) {
+        match self {
+            Self::DeadlineAnchoredAtReceive
+            | Self::NoWaitAfterTheFence
+            | Self::WaitAnchoredAtTheSending
+            | Self::CreditAcrossAChangedLease
+            | Self::RenewalComparesNoPrimary
+            | Self::AcquireComparesNoPrimary
+            | Self::ReadBackWithTheLatestSend => (PROMOTION, TWO),
+            Self::WaitNotStartedOver => (Bounds { fences: 2, rows: 0, ..PROMOTION }, TWO),
+            Self::WaitFromAnotherProcess => (Bounds { failovers: 1, rows: 0, ..PROMOTION }, TWO),
+            Self::OpeningBeforeTheReading => (Bounds { failovers: 1, rows: 0, ..PROMOTION }, TWO),
+            Self::StopWithoutMark
+            | Self::ReopenWithoutACasWithDKept
+            | Self::TokenComparesNoLeaseAndTheMarkDoesNotBar
+            | Self::TakeActedOnUnknown
+            | Self::RollBackAsAPut => (Bounds { handovers: 1, rows: 0, ..SWITCHOVERS }, TWO),
+            Self::MarkKeepsTheDeadline | Self::MarkLetsEarlierRequestsRaise => {
+                (Bounds { rows: 0, ..SWITCHOVERS }, OLDER)
+            }
+            Self::CoordinatorWritesWithoutCompares => (Bounds { rows: 0, ..SWITCHOVERS }, BACK),
+            Self::TakeWithoutWalAndFloor => (SWITCHOVERS, LOST),
+            Self::FloorTestedAtOpeningOnly => (Bounds { requests: 1, ..FAILOVERS }, FLOOR),
+            Self::OpeningWithoutTheFloor => (Bounds { requests: 1, ..FAILOVERS }, LOST),
+            Self::PromiseInMemory | Self::PromotionIgnoresItsPromise => (PROMISES, TWO),
+            Self::NewMemberAskedOnlyWhenKnown | Self::AddedWhileDRestsOnPromises => (ADDING, TWO),
+            Self::LoweringKeepsTheDeadline | Self::LoweringComparesNoLease => (LOWERING, TWO),
+            Self::EpochNotPersisted => (NOTHING, PERSISTED),
+        }
+    }
+}
