@@ -85,6 +85,10 @@ fn lease() -> Lease {
 struct Others {
     asked: Arc<AtomicU64>,
     answered: Arc<AtomicU64>,
+    /// Rounds that began.
+    rounds: Arc<AtomicU64>,
+    /// Rounds that began after this many get a no.
+    last: Arc<AtomicU64>,
     no: Arc<Mutex<Option<&'static str>>>,
     let_answer: watch::Sender<bool>,
 }
@@ -94,6 +98,8 @@ impl Others {
         Self {
             asked: Arc::default(),
             answered: Arc::default(),
+            rounds: Arc::default(),
+            last: Arc::new(AtomicU64::new(u64::MAX)),
             no: Arc::default(),
             let_answer: watch::Sender::new(true),
         }
@@ -107,12 +113,25 @@ impl Others {
         self.answered.load(Ordering::SeqCst)
     }
 
-    async fn says_yes(self, who: &str) -> bool {
+    fn begins(&self) -> u64 {
+        self.rounds.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Lets those answer who were asked until now; everybody later gets a no.
+    fn answer_what_was_asked(&self) -> BootTime {
+        self.last.store(self.rounds.load(Ordering::SeqCst), Ordering::SeqCst);
+        let after = boot_time();
+        self.let_answer.send_replace(true);
+        after
+    }
+
+    async fn says_yes(self, who: &str, round: u64) -> bool {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mut gate = self.let_answer.subscribe();
         gate.wait_for(|open| *open).await.expect("the test lives");
         self.answered.fetch_add(1, Ordering::SeqCst);
-        *self.no.lock().expect("no panic") != Some(leak(who))
+        round < self.last.load(Ordering::SeqCst)
+            && *self.no.lock().expect("no panic") != Some(leak(who))
     }
 }
 
@@ -146,11 +165,11 @@ impl Bed {
         let members = others.clone();
         let ask_members: regent_agent::fence::rounds::AskMembers =
             Arc::new(move |asked: Members, _| {
-                let others = members.clone();
+                let (others, round) = (members.clone(), members.begins());
                 async move {
                     let mut answers = BTreeMap::new();
                     for member in asked.into_keys() {
-                        let yes = others.clone().says_yes(member.as_str()).await;
+                        let yes = others.clone().says_yes(member.as_str(), round).await;
                         let answer = match yes {
                             true => Answer::Accepted { span: Some(SPAN) },
                             false => Answer::Silent("told so".to_owned()),
@@ -163,12 +182,12 @@ impl Bed {
             });
         let sites = others.clone();
         let ask_sites: regent_agent::fence::rounds::AskSites = Arc::new(move |request, urls, _| {
-            let others = sites.clone();
+            let (others, round) = (sites.clone(), sites.begins());
             async move {
                 assert_eq!(request.span(), SPAN, "what `primary` allows");
                 let mut answers = BTreeMap::new();
                 for site in urls.into_keys() {
-                    let yes = others.clone().says_yes(site.as_str()).await;
+                    let yes = others.clone().says_yes(site.as_str(), round).await;
                     answers.insert(site, yes.then_some(SPAN));
                 }
                 answers
@@ -283,10 +302,16 @@ impl Bed {
         store.faults().otherwise(|_| None);
     }
 
+    /// Further rounds end.
+    async fn answers(&self) {
+        let answered = self.others.answered();
+        self.until("more answers", || self.others.answered() >= answered + 4).await;
+    }
+
     /// Further rounds end and raise nothing.
     async fn nothing_more(&self, which: impl Fn(&Deadlines) -> Deadline, what: &str) {
-        let (before, answered) = (which(&self.deadlines), self.others.answered());
-        self.until("more answers", || self.others.answered() >= answered + 4).await;
+        let before = which(&self.deadlines);
+        self.answers().await;
         assert_eq!(which(&self.deadlines), before, "{what}");
     }
 }
@@ -307,6 +332,33 @@ async fn a_silent_store_and_every_member_agreeing_raise_the_site_deadline() {
     Bed::well(&bed.thread_site);
     bed.until("renewals are enough again", || !bed.leader.lock().stands(boot_time())).await;
     assert!(bed.deadlines.site().lies_ahead(boot_time()));
+}
+
+/// What comes back late gives no more than what was asked early.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_counts_from_its_first_question_and_not_from_its_answers() {
+    let bed = Bed::new();
+    bed.lead().await;
+    let renewed = bed.deadlines.site();
+    bed.others.let_answer.send_replace(false);
+    Bed::cut(&bed.thread_site, Fault::NotDone);
+    bed.until("asked", || bed.others.asked() >= 2).await;
+    let after = bed.others.answer_what_was_asked();
+    bed.until("a round raises", || bed.deadlines.site() > renewed).await;
+    bed.answers().await;
+    assert!(bed.deadlines.site() <= Deadline::granted(after, &timing()));
+
+    let bed = Bed::new();
+    bed.lead().await;
+    let began = boot_time();
+    bed.hold().await;
+    bed.others.let_answer.send_replace(false);
+    Bed::cut(&bed.thread_quorum, Fault::NotDone);
+    bed.until("asked", || bed.others.asked() >= 2).await;
+    let after = bed.others.answer_what_was_asked();
+    bed.until("a round raises", || bed.deadlines.primary() >= promised(began)).await;
+    bed.answers().await;
+    assert!(bed.deadlines.primary() <= promised(after));
 }
 
 #[tokio::test(flavor = "multi_thread")]

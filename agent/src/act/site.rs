@@ -252,3 +252,43 @@ impl SiteStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use regent_dcs::clock::BootClock;
+    use regent_dcs::memory::MemoryStore;
+
+    use super::*;
+
+    const CALL: Duration = Duration::from_secs(1);
+
+    fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+        text.parse().expect("names in tests are well formed")
+    }
+
+    /// Whoever left the record since is not asked by the leader, and so must not follow it.
+    #[tokio::test]
+    async fn the_leader_key_is_taken_only_under_the_failsafe_record_that_was_read() {
+        let memory = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let store = SiteStore {
+            store: Arc::new(memory.clone()),
+            keys: SiteKeys::new("/service", &name("a")),
+            me: name("a1"),
+        };
+        let lease = memory.grant(CALL * 30, CALL).await.expect("well").id;
+        let put = Change::put(store.key(SiteKey::Failsafe), "{}");
+        let read = memory.txn(Txn::new().then(put), CALL).await.expect("well");
+        let read = read.applied().expect("unconditional").0;
+        for (seen, former) in [(None, None), (Some(read - 1), None)] {
+            let taken = store.acquire_leader(lease, former, seen, CALL).await.expect("well");
+            assert_eq!(taken, None, "{seen:?}");
+        }
+        let taken = store.acquire_leader(lease, None, Some(read), CALL).await.expect("well");
+        let ours = taken.expect("nobody has it").0;
+        let next = memory.grant(CALL * 30, CALL).await.expect("well").id;
+        let stale = store.acquire_leader(next, Some(ours), None, CALL).await.expect("well");
+        assert_eq!(stale, None, "nor is one of a former life bound anew");
+        let bound = store.acquire_leader(next, Some(ours), Some(read), CALL).await.expect("well");
+        assert!(bound.is_some());
+    }
+}
