@@ -22,6 +22,9 @@ const LIST_SLACK: u64 = 16 << 20;
 const OPENS_WITHIN: Duration = Duration::from_secs(2);
 /// How long a promotion's id may be missing before the server is copied anew.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for one that follows already and receives nothing: its upstream may be down, and then it
+/// may be the one to take over, so this is longer than a leader key outlives its holder.
+const STALLED_PATIENCE: Duration = Duration::from_secs(60);
 /// How soon such a server is looked at again: its own WAL is being looked through.
 const UNKNOWN_AGAIN: Duration = Duration::from_millis(500);
 /// How soon a restartpoint is asked for again; it needs a checkpoint of the primary to start from.
@@ -250,7 +253,11 @@ impl<'a> Judge<'a> {
                     (Stand::Unknown, Some(target)) if streams_from(status, &target) => {
                         Ok(Choice::act(Reason::Turning, vec![Action::Follow(target)]))
                     }
-                    (Stand::Unknown, Some(_)) => Ok(self.unknown_history(None)),
+                    (Stand::Unknown, Some(_)) => Ok(self.unknown_history(None, UNKNOWN_PATIENCE)),
+                    // Whoever serves at its upstream's address may have been copied meanwhile.
+                    (Stand::Unknown, None) if self.receives_nothing(status) => {
+                        Ok(self.unknown_history(None, STALLED_PATIENCE))
+                    }
                     (Stand::Fine, Some(_)) if history.is_none() => {
                         Ok(Choice::wait(Reason::AwaitingHistory))
                     }
@@ -263,13 +270,19 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// It follows somebody, and nothing comes from there.
+    fn receives_nothing(&self, status: &Status) -> bool {
+        let follows = self.view.postgres.follows.as_ref();
+        follows.is_some_and(|target| *target != Follow::Nobody && !streams_from(status, target))
+    }
+
     /// No blind follow: waits for the id to become known (the upstream has just been promoted, or
     /// its word is on the way), then makes room for a copy, or copies.
-    fn unknown_history(&mut self, stopped_for: Option<Follow>) -> Choice {
+    fn unknown_history(&mut self, stopped_for: Option<Follow>, patience: Duration) -> Choice {
         let since = *self.memory.unknown_since.get_or_insert(self.view.now);
         let waited = self.view.now.since(since);
-        if waited < UNKNOWN_PATIENCE {
-            let again = (UNKNOWN_PATIENCE - waited).min(UNKNOWN_AGAIN);
+        if waited < patience {
+            let again = (patience - waited).min(UNKNOWN_AGAIN);
             return Choice::wait_for(Reason::PromotionUnknown, again);
         }
         let job = stopped_for.map_or(Job::Stop, Job::Clone);
@@ -297,7 +310,7 @@ impl<'a> Judge<'a> {
         };
         match rejoin::way_back(control, history) {
             Way::Wait => Choice::wait(Reason::AwaitingHistory),
-            Way::Unknown => self.unknown_history(Some(target)),
+            Way::Unknown => self.unknown_history(Some(target), UNKNOWN_PATIENCE),
             Way::Copy => Choice::act(Reason::OtherPromotion, vec![Action::Run(Job::Clone(target))]),
             Way::Start => {
                 Choice::act(Reason::Starting, vec![Action::Run(Job::StartStandby(target))])

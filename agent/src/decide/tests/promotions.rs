@@ -94,15 +94,25 @@ fn a_standby_whose_id_is_missing_stays_with_the_leader_that_it_streams_from() {
     };
     world.status().ancestry.promotion = None;
     let receiver = Receiver { host: host.clone(), port: *port, timeline: TimelineId(3) };
-    // Turned already: nothing happens, however long the id is missing.
+    // Turned already, and it receives: nothing happens, however long the id is missing.
     let mut turned = world.clone();
     turned.view.postgres.follows = Some(target.clone());
+    let mut stalled = turned.clone();
+    turned.status().receiver = Some(receiver.clone());
     for seconds in [0, 10, 100] {
         turned.view.now = NOW.plus(Duration::from_secs(seconds));
         let decision = turned.decide();
         assert!(!decision.actions.iter().any(|action| matches!(action, Action::Run(_))));
         assert_ne!(decision.reason, Reason::PromotionUnknown);
         turned.memory = decision.memory;
+    }
+    // It receives nothing, for longer than its upstream can be down: that may be another server by now.
+    for (seconds, stops) in [(0, false), (59, false), (60, true)] {
+        stalled.view.now = NOW.plus(Duration::from_secs(seconds));
+        let decision = stalled.decide();
+        assert_eq!(decision.reason, Reason::PromotionUnknown);
+        assert_eq!(decision.actions == vec![Action::Run(Job::Stop)], stops, "{seconds} s");
+        stalled.memory = decision.memory;
     }
     world.status().receiver = Some(receiver.clone());
     assert_eq!(world.decide().actions, followed);
