@@ -18,12 +18,12 @@ pub const TXN_OPERATIONS_MAX: usize = 128;
 pub const LEASE_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why this key can't be one.
-pub(crate) fn key(key: &str) -> Result<(), String> {
+pub fn key(key: &str) -> Result<(), String> {
     if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok(()) }
 }
 
 /// Why this can't be a TTL.
-pub(crate) fn ttl(ttl: Duration) -> Result<(), String> {
+pub fn ttl(ttl: Duration) -> Result<(), String> {
     if ttl.is_zero() {
         return Err("a lease with a TTL of zero".to_owned());
     }
@@ -34,7 +34,7 @@ pub(crate) fn ttl(ttl: Duration) -> Result<(), String> {
 }
 
 /// Why this transaction can't be one.
-pub(crate) fn txn(txn: &Txn) -> Result<(), String> {
+pub fn txn(txn: &Txn) -> Result<(), String> {
     if txn.compares.len() > TXN_OPERATIONS_MAX || txn.changes.len() > TXN_OPERATIONS_MAX {
         return Err(format!(
             "{} compares and {} changes; {TXN_OPERATIONS_MAX} of each are the most",

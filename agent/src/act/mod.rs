@@ -269,8 +269,10 @@ impl Actor {
     async fn acquire_leader(&self, view: &View) -> Written {
         let Some(lease) = self.lease() else { return Ok(None) };
         let former = leader_key(view).filter(|l| l.name == self.config.name).map(|l| l.revision);
-        let failsafe = view.site.as_ref().and_then(|site| site.failsafe.revision());
-        let written = self.site.acquire_leader(lease, former, failsafe, self.timeout()).await;
+        let site = view.site.as_ref();
+        let failsafe = site.and_then(|site| site.failsafe.revision());
+        let read = (failsafe, site.and_then(|site| site.sync.revision));
+        let written = self.site.acquire_leader(lease, former, read, self.timeout()).await;
         if matches!(written, Ok(Some(_))) {
             self.renewal.renew_site(self.config.site_timing(&self.dynamic)).await;
         }

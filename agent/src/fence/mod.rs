@@ -99,7 +99,7 @@ impl Deadlines {
     }
 
     /// Both leases are to be renewed at once.
-    fn hurry(&self) {
+    pub fn hurry(&self) {
         self.site_hurry.notify_one();
         self.primary_hurry.notify_one();
     }
