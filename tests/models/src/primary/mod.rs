@@ -7,7 +7,7 @@
 //! the same as one that is decided where it is applied. A leader's requests are in flight, may be
 //! applied late, lost, answered late or never, and outlive their sender.
 //! The product's own: the edges of `primary` ([`regent_proto::edges`]), ancestry
-//! ([`regent_proto::timeline`]), [`LeaseTiming`] (deadline, wait), [`after_refusal`], the gate of opening.
+//! ([`regent_proto::timeline`]), `LeaseTiming` (deadline, wait), `after_refusal`, the gate of opening.
 //!
 //! Bounds, see [`Bounds`]: ticks of 1 s without end, TTL 2 (3 where it is lowered), promises of 3;
 //! so many handovers, fences, failovers inside sites and acknowledged rows; two requests in flight.
