@@ -5,6 +5,8 @@
 #   DCS=etcd      demo: on real etcd instead of the embedded SQLite store (DCS=sqlite)
 #   REPEAT=20     fence-report: repetitions of each fault
 #   HEALTHY=1800  fence-report: seconds under strain that must demote nobody
+#   SEEDS=1000    simulate: how many seeds; SEED=n: this one only; EXPLAIN=1: tell what happened
+#                 MINIMISE=1: with as few of its faults as still break it
 #   ARGS='...'    demo, bench: more arguments for regentctl; test: for the test runner, e.g. a filter
 #   CARGO=...     the cargo to use
 #   REGENT_TOOLS  where scripts/install puts etcd, and regentctl looks for it (default .tools)
@@ -16,15 +18,22 @@ DCS ?=
 ARGS ?=
 REPEAT ?= 20
 HEALTHY ?= 1800
+SEEDS ?= 1000
+SEED ?=
+EXPLAIN ?=
+MINIMISE ?=
 export REGENT_TOOLS ?= $(CURDIR)/.tools
 
 target := $(or $(CARGO_TARGET_DIR),target)
 regentctl := $(target)/debug/regentctl
 keep := $(if $(filter-out 0 no false,$(KEEP)),--keep)
+seeds := $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --counters)
+seeds += $(if $(filter-out 0 no false,$(EXPLAIN)),--explain)
+seeds += $(if $(filter-out 0 no false,$(MINIMISE)),--minimise)
 dcs := $(if $(DCS),--dcs $(DCS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fence-report fence-mutants fence-vm models gates fix clean need-rust
+.PHONY: help demo test bench fence-report fence-mutants fence-vm models simulate simulate-mutants gates fix clean need-rust
 # One recipe at a time even under -j: they share the target directory and the machine's clock.
 .NOTPARALLEL:
 
@@ -75,6 +84,14 @@ fence-vm: need-rust ## a virtual machine with softdog or i6300esb is reset when 
 models: need-rust ## search every model of the protocol to the end, and each of its mutants
 	$(CARGO) build --locked -p regent-models --bin models
 	@$(target)/debug/models $(ARGS)
+
+simulate: need-rust ## whole sites in virtual time under faults (SEEDS=, or SEED=n EXPLAIN=1 MINIMISE=1)
+	$(CARGO) build --locked -p regent-simulator
+	@$(target)/debug/simulate $(seeds) $(ARGS)
+
+simulate-mutants: need-rust ## after how many seeds the simulator notices each deliberate fault (SEEDS=)
+	$(CARGO) build --locked -p regent-simulator
+	@$(target)/debug/simulate --mutants --seeds $(SEEDS) $(ARGS)
 
 gates: need-rust ## format, lints, docs, dependency rules; changes nothing
 	$(CARGO) fmt --all --check

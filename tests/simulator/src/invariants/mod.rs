@@ -1,0 +1,85 @@
+//! What must never be false (hazards.md section 6). One file each, named after its number; evaluated
+//! at the events at which it could become false.
+
+mod i01_single_acknowledger;
+mod i02_epochs;
+mod i03_no_acknowledged_loss;
+mod i07_deadline;
+mod i14_history;
+mod i20_progress;
+mod i27_opens_as_holder;
+
+use std::collections::BTreeMap;
+
+use regent_proto::record::Primary;
+
+use crate::world::World;
+
+/// A broken one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// When, in virtual nanoseconds.
+    pub at: u64,
+    /// Which.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+/// What they remember.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// The server that acknowledged last, and its life.
+    pub acknowledger: Option<(usize, u64)>,
+    /// Those that had before, with when they last did.
+    pub former: BTreeMap<(usize, u64), u64>,
+    /// `primary` as last seen in the quorum, with its revision.
+    pub primary: Option<(u64, Primary)>,
+    /// Nodes whose leader key went with its lease, and when.
+    pub lapsed: BTreeMap<usize, u64>,
+    /// When something was last acknowledged.
+    pub last_acknowledgement: u64,
+}
+
+impl World {
+    pub(crate) fn broken(&mut self, invariant: &'static str, what: String) {
+        if self.violation.is_none() {
+            self.explain(usize::MAX, invariant, || what.clone());
+            self.violation = Some(Violation { at: self.now, invariant, what });
+        }
+    }
+
+    /// A server lets an acknowledgement go.
+    pub(crate) fn on_acknowledgement(&mut self, n: usize, write: u64) {
+        self.trace.note(self.now, 2000 + n as u64, write);
+        self.history.acknowledge(write);
+        self.checks.last_acknowledgement = self.now;
+        i01_single_acknowledger::check(self, n);
+        i07_deadline::check(self, n);
+    }
+
+    /// A server has become writable.
+    pub(crate) fn opened(&mut self, n: usize) {
+        self.trace.note(self.now, 3000 + n as u64, self.nodes[n].server.wal.end());
+        self.counters.count("opened");
+        i14_history::check(self, n);
+        if self.known.is_some() {
+            return;
+        }
+        i27_opens_as_holder::check(self, n);
+        i03_no_acknowledged_loss::check(self, n);
+    }
+
+    /// The run is over.
+    pub(crate) fn check_healed(&mut self) {
+        if self.violation.is_none() {
+            i20_progress::check(self);
+        }
+    }
+
+    /// A store has changed.
+    pub(crate) fn check_store(&mut self, store: usize) {
+        i02_epochs::check(self, store);
+        i07_deadline::note_leases(self, store);
+    }
+}

@@ -1,0 +1,308 @@
+//! Rungs 1 and 2 on the model's processes: the product's judgements, and here their effects.
+//!
+//! In production both look every few milliseconds, because nobody tells them of a changed page. Here
+//! they look when a kill instant has come, and within their tick after the page has changed: the
+//! same instants, without the idle looks between.
+
+use std::time::Duration;
+
+use regent_agent::decide::demote::{self, Demote, DemoteView, Guarded};
+use regent_agent::decide::freeze::{self, ClockView, Freeze, Frozen, Reading};
+use regent_guardian::decide::{self as guardian, Processes, View, Watchdog};
+use regent_guardian::page::{self, Page, WatchdogWanted};
+use regent_proto::time::{BootTime, Deadline};
+
+use crate::mutants::Mutant;
+use crate::postgres::Process;
+use crate::time::{MS, Nanos};
+use crate::world::{Event, World};
+
+/// The longest that rung 1 sleeps while it guards.
+const GUARD_SLICE: Nanos = 50 * MS;
+/// As rung 2.
+const GUARDIAN_TICK: Nanos = 20 * MS;
+
+impl World {
+    fn node_boot(&self, n: usize) -> BootTime {
+        self.nodes[n].clock.boot(self.now)
+    }
+
+    /// Rung 1 from the agent's configuration.
+    fn stop_budget(&self, n: usize) -> Duration {
+        self.nodes[n].config.regent.stop_budget.0
+    }
+
+    fn kill_budget(&self, n: usize) -> Duration {
+        self.nodes[n].config.regent.kill_budget.0
+    }
+
+    /// The page has changed: both rungs see it within their ticks.
+    pub(crate) fn look_at_page(&mut self, n: usize) {
+        let word = self.nodes[n].orders_word();
+        if word != self.nodes[n].orders_seen {
+            self.nodes[n].orders_seen = word;
+            let guard = self.chance.below(GUARD_SLICE);
+            let tick = self.chance.below(GUARDIAN_TICK);
+            self.look_again(n, self.now + guard);
+            self.guardian_again(n, self.now + tick);
+        }
+    }
+
+    fn look_again(&mut self, n: usize, at: Nanos) {
+        if self.nodes[n].guard_due < self.now || at < self.nodes[n].guard_due {
+            self.nodes[n].guard_due = at;
+            self.schedule_at(at, Event::Guard(n));
+        }
+    }
+
+    fn guardian_again(&mut self, n: usize, at: Nanos) {
+        if self.nodes[n].guardian_due < self.now || at < self.nodes[n].guardian_due {
+            self.nodes[n].guardian_due = at;
+            self.schedule_at(at, Event::Guardian(n));
+        }
+    }
+
+    /// From now on the server may be, or become, writable.
+    pub(crate) fn arm(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        node.guard.stopping = false;
+        node.guard.killing = false;
+        node.page.set_guard(page::Guard::ByDeadline);
+        self.look_again(n, self.now);
+        self.look_at_page(n);
+    }
+
+    /// A server that may write was found, whose rights nobody knows.
+    pub(crate) fn adopt_server(&mut self, n: usize, bound: Duration) {
+        let since = self.node_boot(n);
+        let node = &mut self.nodes[n];
+        node.page.set_frozen(true);
+        node.server.frozen = true;
+        node.guard.frozen = Some(Frozen { since, until: since.plus(bound) });
+        node.page.set_carried(Deadline::at(since.plus(bound * 2)));
+        node.guard.adopted = true;
+        self.arm(n);
+    }
+
+    /// A planned stop begins.
+    pub(crate) fn plan_stop(&mut self, n: usize, until: Deadline) {
+        let page = &self.nodes[n].page;
+        if page.guard() == page::Guard::ByDeadline {
+            page.plan_stop(page.writing(), until);
+        }
+        self.look_again(n, self.now);
+        self.look_at_page(n);
+    }
+
+    /// Nothing writable runs any more.
+    pub(crate) fn disarm(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        node.page.set_guard(page::Guard::Off);
+        node.guard.stopping = false;
+        node.guard.killing = false;
+    }
+
+    fn thaw(&mut self, n: usize) {
+        let server = self.server(n);
+        server.frozen = false;
+        // SIGCONT asks nobody who stopped it.
+        server.paused = false;
+        self.thawed(n);
+    }
+
+    /// Rung 1 looks.
+    pub(crate) fn guard(&mut self, n: usize) {
+        if self.nodes[n].guard_due != self.now {
+            return;
+        }
+        self.nodes[n].guard_due = 0;
+        let Some(process) = self.nodes[n].agent.filter(|p| self.runs(*p)) else { return };
+        let late = self.nodes[n].paused_at.take();
+        let boot = self.boot(process);
+        let clock = &self.nodes[n].clock;
+        let now = Reading { boot, monotonic: clock.monotonic(self.now) };
+        let before = late.map_or(now, |(_, reading)| reading);
+        let slice = Duration::from_nanos(GUARD_SLICE);
+        let due = late.map_or(boot, |(_, reading)| reading.boot.plus(slice));
+        self.keep_clocks(n, (before, now, due));
+        let until = self.keep_deadline(n, boot);
+        let frozen = self.nodes[n].guard.frozen.is_some();
+        let at = self.nodes[n].clock.when(until).max(self.now + MS);
+        let at = if frozen { at.min(self.now + GUARD_SLICE) } else { at };
+        if self.nodes[n].page.guard() != page::Guard::Off {
+            self.nodes[n].guard_due = at;
+            self.schedule_at(at, Event::Guard(n));
+        }
+    }
+
+    fn keep_deadline(&mut self, n: usize, now: BootTime) -> BootTime {
+        let view = DemoteView {
+            now,
+            guarded: guarded(&self.nodes[n].page),
+            stop_budget: self.stop_budget(n),
+            kill_budget: self.kill_budget(n),
+            stopping: self.nodes[n].guard.stopping,
+        };
+        match demote::judge(&view) {
+            Demote::Rest(until) => return until,
+            Demote::Clear(until) => {
+                self.nodes[n].guard.stopping = false;
+                return until;
+            }
+            Demote::Stop => {
+                self.nodes[n].guard.stopping = true;
+                self.explain(n, "guard", || "the deadline is near: stops PostgreSQL".to_owned());
+                self.stop_server(n);
+            }
+            Demote::KillBackends => {
+                if self.nodes[n].server.has_clients() {
+                    self.guard_kills(n);
+                }
+            }
+            Demote::Kill => self.guard_kills(n),
+        }
+        now.plus(Duration::from_millis(5))
+    }
+
+    fn guard_kills(&mut self, n: usize) {
+        if self.nodes[n].server.process == Process::Stopped {
+            let node = &mut self.nodes[n];
+            node.guard.killing = false;
+            node.guard.frozen = None;
+            node.page.set_guard(page::Guard::Off);
+            node.page.set_frozen(false);
+        } else {
+            self.nodes[n].guard.killing = true;
+            self.counters.count("guard: kill");
+            self.explain(n, "guard", || "the deadline has come: kills PostgreSQL".to_owned());
+            self.kill_server(n);
+        }
+    }
+
+    fn keep_clocks(&mut self, n: usize, (before, now, due): (Reading, Reading, BootTime)) {
+        let node = &self.nodes[n];
+        let view = ClockView {
+            now,
+            before,
+            due,
+            epsilon: Duration::from_millis(100),
+            threshold: node.config.regent.pause_threshold.0,
+            writes: node.page.guard() == page::Guard::ByDeadline,
+            guarded: node.page.guard() != page::Guard::Off,
+            frozen: node.guard.frozen,
+            renewed: self.renewed(n),
+        };
+        match freeze::judge(&view) {
+            Freeze::Leave | Freeze::Hold => {}
+            Freeze::Begin(pause) => {
+                let kill_at = node.page.writing().instant().minus(self.kill_budget(n));
+                let until = now.boot.plus(self.stop_budget(n)).min(kill_at);
+                let node = &mut self.nodes[n];
+                node.page.set_frozen(true);
+                if node.server.process != Process::Stopped {
+                    node.server.frozen = true;
+                }
+                node.guard.frozen = Some(Frozen { since: now.boot, until });
+                self.hurry(n);
+                self.counters.count("guard: freeze");
+                self.explain(n, "guard", || format!("freezes PostgreSQL: {pause:?}"));
+            }
+            Freeze::Thaw(after) => {
+                let node = &mut self.nodes[n];
+                node.guard.frozen = None;
+                if std::mem::take(&mut node.guard.adopted) {
+                    node.page.set_carried(Deadline::NEVER);
+                }
+                node.page.set_frozen(false);
+                self.counters.count("guard: thaw");
+                self.explain(n, "guard", || format!("thaws PostgreSQL after {after:?}"));
+                self.thaw(n);
+            }
+            Freeze::Kill => self.guard_kills(n),
+        }
+    }
+
+    /// A guardian begins with every postmaster.
+    pub(crate) fn begin_guardian(&mut self, n: usize) {
+        let kill_budget = self.kill_budget(n);
+        let node = &mut self.nodes[n];
+        node.guardian.alive = true;
+        node.guardian.paused = false;
+        node.guardian.killing = None;
+        node.page.set_kill_budget(kill_budget);
+        self.guardian_again(n, self.now + MS);
+    }
+
+    /// It ends with it.
+    pub(crate) fn end_guardian(&mut self, n: usize) {
+        self.nodes[n].guardian.alive = false;
+        self.nodes[n].guardian.killing = None;
+    }
+
+    /// Rung 2 looks.
+    pub(crate) fn guardian(&mut self, n: usize) {
+        if self.nodes[n].guardian_due != self.now {
+            return;
+        }
+        self.nodes[n].guardian_due = 0;
+        let node = &self.nodes[n];
+        if !node.guardian.alive || node.guardian.paused || node.off {
+            return;
+        }
+        let now = self.node_boot(n);
+        let view = View {
+            now,
+            orders: node.page.orders(),
+            postmaster: node.server.process != Process::Stopped,
+            processes: match (node.server.process, node.server.has_clients()) {
+                (Process::Stopped, _) => Processes::None,
+                (_, true) => Processes::Client,
+                (_, false) => Processes::Harmless,
+            },
+            killing: node.guardian.killing,
+            watchdog: Watchdog {
+                wanted: WatchdogWanted::Off,
+                open: false,
+                failed: false,
+                last_ping: BootTime::default(),
+                timeout: Duration::ZERO,
+            },
+        };
+        let decision = guardian::decide(&view);
+        if let Some(because) = decision.kill
+            && self.mutant != Mutant::NoGuardian
+        {
+            self.nodes[n].guardian.killing = Some(because);
+            self.counters.count("guardian: kill");
+            self.explain(n, "guardian", || format!("kills PostgreSQL: {because:?}"));
+            self.kill_server(n);
+            return;
+        }
+        if decision.end {
+            self.end_guardian(n);
+            return;
+        }
+        let orders = &view.orders;
+        let kill_at = |deadline: Deadline| deadline.instant().minus(orders.kill_budget);
+        let next = match orders.guard {
+            page::Guard::Off => return,
+            page::Guard::ByDeadline | page::Guard::Unknown(_) => kill_at(orders.writing),
+            page::Guard::PlannedStop if now < kill_at(orders.bound) => kill_at(orders.bound),
+            page::Guard::PlannedStop => kill_at(orders.stop_until.raised(orders.bound)),
+        };
+        // Its sleep ends within a tick of the instant.
+        let late = self.chance.below(GUARDIAN_TICK);
+        let at = self.nodes[n].clock.when(next).max(self.now + MS) + late / 4;
+        self.nodes[n].guardian_due = at;
+        self.schedule_at(at, Event::Guardian(n));
+    }
+}
+
+fn guarded(page: &Page) -> Guarded {
+    let orders = page.orders();
+    match orders.guard {
+        page::Guard::Off => Guarded::Nothing,
+        page::Guard::PlannedStop => Guarded::Stop { bound: orders.bound, until: orders.stop_until },
+        page::Guard::ByDeadline | page::Guard::Unknown(_) => Guarded::Until(orders.writing),
+    }
+}

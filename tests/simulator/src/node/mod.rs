@@ -1,0 +1,127 @@
+//! A node: a machine with its agent, its guardian, its PostgreSQL and the page between them.
+
+pub mod act;
+pub mod agent;
+pub mod fence;
+pub mod observe;
+
+use std::sync::Arc;
+
+use regent_agent::config::Config;
+use regent_agent::decide::freeze::{Frozen, Reading};
+use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer};
+use regent_agent::fence::Deadlines;
+use regent_guardian::page::{Because, Page};
+use regent_proto::name::NodeName;
+use regent_proto::time::BootTime;
+use std::collections::BTreeMap;
+use tokio::sync::Notify;
+
+use crate::network::HostId;
+use crate::postgres::Server;
+use crate::time::{Clock, Nanos};
+use crate::world::ProcessId;
+
+/// PostgreSQL's port of the first node; the others follow.
+pub const FIRST_PORT: u16 = 5400;
+
+/// Rung 1's own state, as `regent_agent::fence::guard` keeps it.
+#[derive(Debug, Default)]
+pub struct GuardState {
+    /// A fast shutdown was asked for.
+    pub stopping: bool,
+    /// The kill has begun.
+    pub killing: bool,
+    /// The server's processes are stopped.
+    pub frozen: Option<Frozen>,
+    /// What it was frozen with was no right that anybody knew of.
+    pub adopted: bool,
+}
+
+/// Rung 2.
+#[derive(Debug, Default)]
+pub struct GuardianState {
+    /// Its process lives.
+    pub alive: bool,
+    /// A fault has stopped it.
+    pub paused: bool,
+    /// It kills.
+    pub killing: Option<Because>,
+}
+
+/// What has happened to an agent since its last round.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    /// A job ended.
+    pub finished: Option<FinishedJob>,
+    /// Members answered.
+    pub peers: Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>,
+    /// It is to end in order.
+    pub stop: bool,
+}
+
+/// One node.
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Its site.
+    pub site: usize,
+    /// Its machine.
+    pub host: HostId,
+    /// The machine's clock.
+    pub clock: Clock,
+    /// Its configuration.
+    pub config: Arc<Config>,
+    /// Its PostgreSQL.
+    pub server: Server,
+    /// The page of the present agent and guardian.
+    pub page: Page,
+    /// The deadlines of the present agent.
+    pub deadlines: Option<Arc<Deadlines>>,
+    /// Rung 1.
+    pub guard: GuardState,
+    /// Rung 2.
+    pub guardian: GuardianState,
+    /// The agent's process.
+    pub agent: Option<ProcessId>,
+    /// Wakes the agent's main loop.
+    pub wake: Arc<Notify>,
+    /// What it will find.
+    pub mail: Mailbox,
+    /// The job that runs, with its number.
+    pub job: Option<(JobKind, u64)>,
+    /// The number of the checkpoint that runs.
+    pub checkpoint: Option<u64>,
+    /// `DATA_DIR.regent-epoch`.
+    pub epoch: DiskEpoch,
+    /// The last reason, for explanations.
+    pub reason: String,
+    /// When rung 1 and rung 2 look next; others are out of date.
+    pub guard_due: Nanos,
+    /// As above.
+    pub guardian_due: Nanos,
+    /// The orders that both last saw.
+    pub orders_seen: u64,
+    /// When the agent was paused, and what it could have read last.
+    pub paused_at: Option<(Nanos, Reading)>,
+    /// The machine is off.
+    pub off: bool,
+    /// The machine does not run, and will go on.
+    pub suspended: bool,
+}
+
+impl Node {
+    /// A word that changes when what the fence goes by changes.
+    #[must_use]
+    pub fn orders_word(&self) -> u64 {
+        let orders = self.page.orders();
+        let words = [
+            u64::from(orders.guard == regent_guardian::page::Guard::Off),
+            u64::from(orders.guard == regent_guardian::page::Guard::PlannedStop),
+            orders.writing.instant().nanos(),
+            orders.bound.instant().nanos(),
+            orders.stop_until.instant().nanos(),
+        ];
+        words.iter().fold(17, |sum: u64, word| sum.wrapping_mul(0x0100_0000_01b3) ^ word)
+    }
+}

@@ -1,0 +1,162 @@
+//! What an agent sees of its own server and guardian: as `regent_agent::observe::postgres` would
+//! report the model.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use regent_agent::decide::view::{
+    Control, DataDirectory, Follow, GuardianRights, GuardianView, JobKind, PostgresView, Process,
+    Receiver, Sender, Slot, Status, WatchdogView,
+};
+use regent_proto::lsn::Lsn;
+use regent_proto::name::SystemIdentifier;
+use regent_proto::timeline::TimelineId;
+
+use super::FIRST_PORT;
+use crate::postgres::{self, Data};
+use crate::world::World;
+
+/// What the plan of a switchover looks at.
+const SETTINGS: [(&str, i64); 8] = [
+    ("max_connections", 60),
+    ("max_worker_processes", 8),
+    ("max_wal_senders", 16),
+    ("max_prepared_transactions", 0),
+    ("max_locks_per_transaction", 64),
+    ("max_replication_slots", 16),
+    ("wal_log_hints", 1),
+    ("data_checksums", 1),
+];
+
+impl World {
+    /// The node that listens on this port.
+    #[must_use]
+    pub fn by_port(&self, port: u16) -> Option<usize> {
+        let n = usize::from(port.checked_sub(FIRST_PORT)?);
+        (n < self.nodes.len()).then_some(n)
+    }
+
+    /// The server, while no job owns it.
+    #[must_use]
+    pub fn observe_postgres(&self, n: usize, job: Option<&JobKind>) -> PostgresView {
+        let server = &self.nodes[n].server;
+        let owned = !matches!(job, None | Some(JobKind::CreateUsers));
+        let status = (server.answers() && !owned).then(|| self.status(n));
+        let process = match (server.process, &status) {
+            (postgres::Process::Stopped, _) => Process::Stopped,
+            (_, None) => Process::Starting,
+            (_, Some(_)) => Process::Running,
+        };
+        let data = match (owned, server.data) {
+            (true, _) | (false, Data::Incomplete) => DataDirectory::Incomplete,
+            (false, Data::Empty) => DataDirectory::Empty,
+            (false, Data::Cluster) => DataDirectory::Cluster(Control {
+                system_identifier: identifier(server.identifier),
+                state: server.control,
+                ancestry: server.wal.ancestry(),
+                end: server.wal.lsn(),
+            }),
+        };
+        PostgresView {
+            data,
+            process,
+            users_exist: status.is_some() && server.users,
+            status,
+            follows: server.follow.clone(),
+            standby_signal: server.standby_signal,
+        }
+    }
+
+    fn status(&self, n: usize) -> Status {
+        let server = &self.nodes[n].server;
+        let senders: BTreeMap<String, Sender> = self
+            .connections
+            .values()
+            .filter(|connection| connection.from == n)
+            .map(|connection| {
+                let name = self.nodes[connection.to].name.as_str().to_owned();
+                let synchronous = server.synchronous.contains(&format!("\"{name}\""));
+                let sender = Sender {
+                    streaming: connection.streaming,
+                    synchronous: synchronous && !server.in_recovery,
+                    flushed: Lsn::new(connection.flushed),
+                };
+                (name, sender)
+            })
+            .collect();
+        let slots: BTreeMap<String, Slot> = server
+            .slots
+            .iter()
+            .map(|name| {
+                let active = self
+                    .connections
+                    .values()
+                    .any(|c| c.from == n && self.nodes[c.to].name.slot() == *name);
+                (name.clone(), Slot { active, physical: true })
+            })
+            .collect();
+        let receiver = server.receiver.and_then(|id| self.connections.get(&id)).map(|c| {
+            let (host, port) = address(c.from);
+            Receiver { host, port, timeline: TimelineId(server.wal.timeline) }
+        });
+        Status {
+            in_recovery: server.in_recovery,
+            name_sought: server.wal.timeline > 1 && server.wal.ancestry().promotion.is_none(),
+            ancestry: server.wal.ancestry(),
+            control_timeline: TimelineId(server.control_timeline),
+            end: server.wal.lsn(),
+            replayed: server.wal.lsn(),
+            receiver,
+            synchronous_standby_names: server.synchronous.clone(),
+            free_slots: 16 - i64::try_from(slots.len()).unwrap_or(16),
+            free_senders: 16 - i64::try_from(senders.len()).unwrap_or(16),
+            senders,
+            slots,
+            settings: SETTINGS.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+            server_version: 150_000,
+        }
+    }
+
+    /// The guardian.
+    #[must_use]
+    pub fn observe_guardian(&self, n: usize) -> GuardianView {
+        let node = &self.nodes[n];
+        let alive = node.guardian.alive;
+        let now = node.clock.boot(self.now);
+        GuardianView {
+            alive,
+            problem: String::new(),
+            heartbeat_age: Duration::ZERO,
+            worst_wake: Duration::ZERO,
+            kills: 0,
+            worst_kill: Duration::ZERO,
+            rights: GuardianRights { memory_locked: alive, realtime: alive, oom_protected: alive },
+            watchdog: WatchdogView::default(),
+            frozen: node.page.frozen(),
+            deadline_left: node.page.writing().left(now),
+            worst_stop: Duration::ZERO,
+        }
+    }
+}
+
+/// A database's identity as records carry it.
+#[must_use]
+pub fn identifier(number: u64) -> SystemIdentifier {
+    number.to_string().parse().expect("a number is a system identifier")
+}
+
+/// Where a node's PostgreSQL listens.
+#[must_use]
+pub fn address(n: usize) -> (String, u16) {
+    (format!("10.0.0.{}", n + 1), FIRST_PORT + u16::try_from(n).unwrap_or(0))
+}
+
+/// The nodes that somebody may copy from.
+#[must_use]
+pub fn addresses(follow: &Follow) -> Vec<(String, u16)> {
+    match follow {
+        Follow::Nobody => Vec::new(),
+        Follow::Member { address, .. } => vec![address.clone()],
+        Follow::Site { addresses, .. } => addresses.clone(),
+    }
+}

@@ -1,0 +1,37 @@
+//! The simulator's short form: the seeds that once broke something, a few hundred others, and the
+//! deliberate faults that the invariants have to notice.
+
+#![cfg(test)]
+
+use regent_simulator::mutants::Mutant;
+use regent_simulator::run::run;
+use regent_simulator::scenario::Plan;
+use regent_simulator::seeds;
+
+/// Of these many seeds `make simulate` runs more.
+const SEEDS: u64 = 150;
+
+#[test]
+fn every_seed_that_once_broke_something_holds() {
+    for (seed, cause) in seeds::regressions() {
+        let report = run(&Plan { seed, explain: false, mutant: Mutant::None, only: None });
+        assert_eq!(report.violation, None, "seed {seed} ({cause})");
+    }
+}
+
+#[test]
+fn every_invariant_holds_in_every_seed() {
+    let outcome = seeds::many(0, SEEDS, 2, Mutant::None);
+    let broken: Vec<_> = outcome.broken.iter().map(|r| (r.seed, &r.violation)).collect();
+    assert!(broken.is_empty(), "make simulate SEED=n EXPLAIN=1 tells why: {broken:?}");
+    assert!(outcome.unequal.is_empty(), "not repeatable: {:?}", outcome.unequal);
+    assert!(outcome.acknowledged > 100_000, "the clients wrote: {}", outcome.acknowledged);
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in [1, 2] {
+        let plan = Plan { seed, explain: false, mutant: Mutant::None, only: None };
+        assert_eq!(run(&plan).hash, run(&plan).hash, "seed {seed}");
+    }
+}
