@@ -192,6 +192,16 @@ fn crates_depend_along_the_arrows_only() {
         ("sys", vec!["regent-proto", "regent-guardian"]),
         ("models", vec!["regent-proto", "regent-guardian", "regent-agent", "regent-coordinator"]),
         (
+            "simulator",
+            vec![
+                "regent-proto",
+                "regent-dcs",
+                "regent-guardian",
+                "regent-agent",
+                "regent-coordinator",
+            ],
+        ),
+        (
             "tests",
             vec![
                 "regent-proto",
