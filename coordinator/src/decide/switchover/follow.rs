@@ -101,13 +101,21 @@ impl Machine<'_> {
     fn not_on_timeline(&self) -> Vec<Missing> {
         let timeline = |site: &SiteName| {
             let report = fresh(self.federation, site)?;
-            // A number alone may be of another promotion.
             report.ancestry.as_ref().map(|ancestry| (ancestry.timeline, &ancestry.promotion))
         };
         let wanted = timeline(self.to());
+        // A number alone may be of another promotion. An id that a standby has not found yet is no
+        // contradiction: whether it may follow is its own judgement, and it does follow.
+        let same = |site: &SiteName| match (timeline(site), wanted) {
+            (Some((number, Some(id))), Some((other, Some(wanted)))) => {
+                number == other && id == wanted
+            }
+            (Some((number, _)), Some((other, _))) => number == other,
+            (Some(_) | None, Some(_) | None) => false,
+        };
         self.standbys()
             .into_iter()
-            .filter(|(site, _)| timeline(site).is_none() || timeline(site) != wanted)
+            .filter(|(site, _)| !same(site))
             .map(|(site, _)| Missing::Timeline { site: site.clone() })
             .collect()
     }
