@@ -399,19 +399,7 @@ impl Agent {
     }
 
     fn policy(&self) -> Policy {
-        let dynamic = &self.actor.dynamic;
-        Policy {
-            me: self.config.name.clone(),
-            nofailover: self.config.tag("nofailover"),
-            loop_wait: dynamic.loop_wait.min(Duration::from_secs(10)),
-            maximum_lag_on_failover: dynamic.maximum_lag_on_failover,
-            synchronous_mode: dynamic.synchronous_mode,
-            synchronous_mode_strict: dynamic.synchronous_mode_strict,
-            synchronous_node_count: dynamic.synchronous_node_count,
-            use_pg_rewind: dynamic.use_pg_rewind,
-            may_bootstrap: self.config.bootstrap.dcs.is_some() || self.config.federation.is_some(),
-            paused: dynamic.pause,
-        }
+        self.actor.dynamic.policy(&self.config)
     }
 
     /// A decision is logged when its reason changes.

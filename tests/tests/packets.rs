@@ -1,5 +1,5 @@
-//! Rung 0: what leaves PostgreSQL's port after the right to write is dropped by the kernel, also while
-//! everything that could say so is stopped; and nothing is dropped before, or afterwards.
+//! Rung 0: what leaves PostgreSQL's port after the right to write is refused by the kernel, also while
+//! everything that could say so is stopped; and nothing is refused before, or afterwards.
 //!
 //! The server is an echo on a port of its own, the agent is the test, which writes the page.
 
@@ -114,12 +114,12 @@ fn tables() -> String {
 }
 
 #[test]
-fn what_is_sent_after_the_deadline_is_dropped_while_everything_is_stopped() {
+fn what_is_sent_after_the_deadline_is_refused_while_everything_is_stopped() {
     if lacks(NEEDS) {
         return;
     }
     let mut bed = Bed::start().expect("a server with its packet filter");
-    assert!(bed.answers(), "nothing writable runs, so nothing is dropped");
+    assert!(bed.answers(), "nothing writable runs, so nothing is refused");
 
     // Renewed for twice the TTL: every answer comes.
     bed.renew();
@@ -128,7 +128,7 @@ fn what_is_sent_after_the_deadline_is_dropped_while_everything_is_stopped() {
     let mut answers = 0;
     while boot::now().since(begun) < TTL * 2 {
         bed.renew();
-        assert!(bed.answers(), "answer {answers} was dropped in the middle of a right");
+        assert!(bed.answers(), "answer {answers} was refused in the middle of a right");
         answers += 1;
         boot::pause(Duration::from_millis(100));
     }
@@ -146,7 +146,7 @@ fn what_is_sent_after_the_deadline_is_dropped_while_everything_is_stopped() {
     }
     assert!(last <= deadline.instant(), "answered {:?} after D", last.since(deadline.instant()));
     let early = deadline.instant().since(last);
-    assert!(early < KAPPA + ANSWER * 2, "dropped {early:?} before D");
+    assert!(early < KAPPA + ANSWER * 2, "refused {early:?} before D");
     say(format!("{answers} answers within rights; the last one {early:?} before D"));
 
     // It goes on with the old deadline: still closed. A new right opens, and so does the end of all.

@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Config;
+use crate::decide::view::Policy;
+
 /// Top-level keys that are read.
 pub(super) const READ: &[&str] = &[
     "ttl",
@@ -146,6 +149,23 @@ impl Reader<'_> {
 }
 
 impl Dynamic {
+    /// What decisions go by, of this and of the file. The simulator's nodes ask here, too.
+    #[must_use]
+    pub fn policy(&self, config: &Config) -> Policy {
+        Policy {
+            me: config.name.clone(),
+            nofailover: config.tag("nofailover"),
+            loop_wait: self.loop_wait.min(Duration::from_secs(10)),
+            maximum_lag_on_failover: self.maximum_lag_on_failover,
+            synchronous_mode: self.synchronous_mode,
+            synchronous_mode_strict: self.synchronous_mode_strict,
+            synchronous_node_count: self.synchronous_node_count,
+            use_pg_rewind: self.use_pg_rewind,
+            may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
+            paused: self.pause,
+        }
+    }
+
     /// Reads a document. A key that is missing has Patroni's default; one that cannot be read
     /// keeps the value in force, so that a slip of the hand changes nothing (I21).
     #[must_use]

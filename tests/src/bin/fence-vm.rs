@@ -27,7 +27,7 @@ fn boot_each() -> anyhow::Result<()> {
     let mut cases: Vec<Case> = Vec::new();
     for driver in Driver::EACH {
         for fault in Fault::EACH {
-            let case = machine::trial(&tools, work.path(), *driver, *fault)?;
+            let case = machine::trial(&tools, work.path(), *driver, fault)?;
             say(format!(
                 "{}: {}",
                 case.name,

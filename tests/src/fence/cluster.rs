@@ -95,7 +95,7 @@ pub struct Cluster {
     logs: Vec<[Log; 2]>,
     /// The wall clock of each node.
     pub wall: Wall,
-    /// What drops the packets of nodes that were frozen once.
+    /// What refuses the packets of nodes that were frozen once.
     packets: BTreeMap<Node, Packets>,
     /// Where clients write.
     pub places: Vec<Place>,
@@ -316,11 +316,11 @@ impl Cluster {
         (layout.run_dir(place), data_dir)
     }
 
-    /// Lets the kernel drop what a node sends after its right to write; the process that tells it.
+    /// Lets the kernel refuse what a node sends after its right to write; the process that tells it.
     ///
     /// # Errors
     /// When that can't be.
-    pub fn drop_packets(&mut self, node: Node) -> anyhow::Result<Pid> {
+    pub fn refuse_packets(&mut self, node: Node) -> anyhow::Result<Pid> {
         if let Some(packets) = self.packets.get(&node) {
             return packets.pid();
         }

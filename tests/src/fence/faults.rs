@@ -282,7 +282,7 @@ impl Fault {
             }
             Self::NodeFrozen => {
                 // What is frozen holding an acknowledgement sends it before it can be killed: rung 0.
-                let packets = cluster.drop_packets(node)?;
+                let packets = cluster.refuse_packets(node)?;
                 let mut all: Vec<Pid> =
                     living_in(&cluster.directories(node).1).into_iter().collect();
                 all.push(cluster.agent_pid(node).await?);

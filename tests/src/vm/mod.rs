@@ -37,7 +37,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every one.
-    pub const EACH: &[Self] = &[Self::GuardianStopped, Self::GuardianKilled, Self::Nothing];
+    pub const EACH: [Self; 3] = [Self::GuardianStopped, Self::GuardianKilled, Self::Nothing];
 
     fn name(self) -> &'static str {
         match self {
@@ -58,18 +58,9 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::EACH.iter().copied().find(|fault| fault.name() == text);
-        found.ok_or_else(|| format!("fault {text:?}: accepted are {:?}", Self::EACH.map_names()))
-    }
-}
-
-trait MapNames {
-    fn map_names(&self) -> Vec<&'static str>;
-}
-
-impl MapNames for [Fault] {
-    fn map_names(&self) -> Vec<&'static str> {
-        self.iter().map(|fault| fault.name()).collect()
+        let found = Self::EACH.into_iter().find(|fault| fault.name() == text);
+        let names = Self::EACH.map(Self::name);
+        found.ok_or_else(|| format!("fault {text:?}: accepted are {}", names.join(", ")))
     }
 }
 
