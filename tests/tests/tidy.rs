@@ -283,6 +283,24 @@ fn every_topology_is_valid_and_without_warnings() {
     }
 }
 
+/// A condition that moved takes its mutant along, or `make fence-mutants` learns of it much later.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "git reads some files and ends by itself")]
+fn every_mutant_of_the_fence_still_applies() {
+    let patches = files(&workspace().join("tests/mutants"), ".patch");
+    assert!(patches.len() >= 9, "{patches:?}");
+    for patch in patches {
+        let git = std::process::Command::new("git")
+            .current_dir(workspace())
+            .args(["apply", "--check"])
+            .arg(&patch)
+            .output()
+            .expect("git is installed");
+        let said = String::from_utf8_lossy(&git.stderr);
+        assert!(git.status.success(), "{} no longer applies: {said}", patch.display());
+    }
+}
+
 #[test]
 fn nothing_is_left_undone_and_every_file_says_what_it_is() {
     // In halves, or this file would find itself.

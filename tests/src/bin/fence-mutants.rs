@@ -1,10 +1,13 @@
 //! `make fence-mutants`: applies each patch of `tests/mutants` to a copy of the committed tree,
-//! builds it beside the real one, and runs the faults that have to catch it.
+//! builds it beside the real one, and runs the faults that have to catch it. The tree without a
+//! patch goes first and has to pass all of them: else a test that fails anyway would catch anything.
 //!
-//! REGENT_MUTANT: only the patches whose name contains it. REGENT_REPEAT: repetitions (2).
+//! REGENT_MUTANT: only the patches whose name contains one of these parts, with commas between.
+//! REGENT_REPEAT: repetitions (2).
 
 #![expect(clippy::disallowed_methods, reason = "runs git, tar and cargo, which end by themselves")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,59 +76,96 @@ fn copy(source: &Path) -> anyhow::Result<()> {
     run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(source))
 }
 
-/// Applies a mutant and lets its faults look for it; which of them found it, with what they say.
-fn try_one(mutant: &Mutant, all: &[Mutant], source: &Path) -> anyhow::Result<Vec<String>> {
+/// What looks for a mutant: parts of the names of faults and strains, and other system tests.
+#[derive(Default)]
+struct Looking {
+    faults: BTreeSet<String>,
+    tests: BTreeSet<(String, String)>,
+}
+
+impl Looking {
+    fn of<'a>(mutants: impl IntoIterator<Item = &'a Mutant>) -> Self {
+        let mut looking = Self::default();
+        for mutant in mutants {
+            let faults = mutant.faults.iter().flat_map(|faults| faults.split(','));
+            looking.faults.extend(faults.map(|fault| fault.trim().to_owned()));
+            looking.tests.extend(mutant.tests.iter().cloned());
+        }
+        looking
+    }
+
+    /// Builds the copy and runs what looks for mutants in it; what failed, with what it says.
+    fn failed_in(&self, source: &Path) -> anyhow::Result<Vec<String>> {
+        let target = source.with_file_name("target");
+        let faults = self.faults.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let cargo = |arguments: &[&str]| {
+            let mut command = Command::new(option("CARGO").unwrap_or_else(|| "cargo".to_owned()));
+            command
+                .current_dir(source)
+                .args(arguments)
+                .env("CARGO_TARGET_DIR", &target)
+                .env("REGENT_TOOLS", workspace().join(".tools"))
+                .env("REGENT_FAULT", &faults)
+                .env("REGENT_REPEAT", option("REGENT_REPEAT").unwrap_or_else(|| "2".to_owned()))
+                .env("REGENT_HEALTHY", "60");
+            command
+        };
+        run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+        let mut failed = Vec::new();
+        for (file, test) in &self.tests {
+            let build = ["test", "--locked", "--no-run", "-p", "regent-tests", "--test", file];
+            run(&mut cargo(&build))?;
+            let arguments =
+                ["test", "--locked", "-p", "regent-tests", "--test", file, "--", "--exact", test];
+            // It fails where it does its work.
+            if !cargo(&arguments).status().with_context(|| format!("run {test}"))?.success() {
+                failed.push(format!("{file}: {test}"));
+            }
+        }
+        if faults.is_empty() {
+            return Ok(failed);
+        }
+        run(&mut cargo(&[
+            "test",
+            "--locked",
+            "--no-run",
+            "-p",
+            "regent-tests",
+            "--test",
+            "fence",
+        ]))?;
+        let report = source.join("target/reports/fence.json");
+        fs::remove_file(&report).ok();
+        // It fails where it does its work: its report says by what.
+        let arguments =
+            ["test", "--locked", "-p", "regent-tests", "--test", "fence", "--", "--nocapture"];
+        cargo(&arguments).status().context("run the faults")?;
+        let text = fs::read_to_string(&report)
+            .with_context(|| format!("the faults {faults:?} left no report"))?;
+        let cases: Value = serde_json::from_str(&text)?;
+        let cases = cases.as_array().context("a list of cases")?.iter();
+        let found = cases.filter(|case| case["verdict"] == "fail");
+        failed.extend(found.map(|case| format!("{}: {}", case["name"], case["reason"])));
+        Ok(failed)
+    }
+}
+
+/// The committed tree with a mutant in it, or as it is.
+fn prepare(mutant: Option<&Mutant>, all: &[Mutant], source: &Path) -> anyhow::Result<()> {
     copy(source)?;
-    run(Command::new("git")
-        .current_dir(source)
-        .env("GIT_CEILING_DIRECTORIES", source.parent().unwrap_or(source))
-        .args(["apply", "--whitespace=nowarn"])
-        .arg(&mutant.patch))
-    .with_context(|| format!("{} does not apply any more", mutant.name))?;
+    if let Some(mutant) = mutant {
+        run(Command::new("git")
+            .current_dir(source)
+            .env("GIT_CEILING_DIRECTORIES", source.parent().unwrap_or(source))
+            .args(["apply", "--whitespace=nowarn"])
+            .arg(&mutant.patch))
+        .with_context(|| format!("{} does not apply any more", mutant.name))?;
+    }
     // The copy's times are the commit's: what was or is mutated has to look new to cargo.
     for changed in all.iter().flat_map(|mutant| &mutant.files) {
         run(Command::new("touch").arg(source.join(changed)))?;
     }
-    let target = source.with_file_name("target");
-    let cargo = |arguments: &[&str]| {
-        let mut command = Command::new(option("CARGO").unwrap_or_else(|| "cargo".to_owned()));
-        command
-            .current_dir(source)
-            .args(arguments)
-            .env("CARGO_TARGET_DIR", &target)
-            .env("REGENT_TOOLS", workspace().join(".tools"))
-            .env("REGENT_FAULT", mutant.faults.as_deref().unwrap_or_default())
-            .env("REGENT_REPEAT", option("REGENT_REPEAT").unwrap_or_else(|| "2".to_owned()))
-            .env("REGENT_HEALTHY", "60");
-        command
-    };
-    run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
-    let mut caught = Vec::new();
-    for (file, test) in &mutant.tests {
-        let build = ["test", "--locked", "--no-run", "-p", "regent-tests", "--test", file];
-        run(&mut cargo(&build))?;
-        let arguments =
-            ["test", "--locked", "-p", "regent-tests", "--test", file, "--", "--exact", test];
-        // It fails where it does its work.
-        if !cargo(&arguments).status().with_context(|| format!("run {test}"))?.success() {
-            caught.push(format!("{file}: {test}"));
-        }
-    }
-    let Some(faults) = &mutant.faults else { return Ok(caught) };
-    run(&mut cargo(&["test", "--locked", "--no-run", "-p", "regent-tests", "--test", "fence"]))?;
-    let report = source.join("target/reports/fence.json");
-    fs::remove_file(&report).ok();
-    // It fails where it does its work: its report says by what.
-    let arguments =
-        ["test", "--locked", "-p", "regent-tests", "--test", "fence", "--", "--nocapture"];
-    cargo(&arguments).status().context("run the faults")?;
-    let text = fs::read_to_string(&report)
-        .with_context(|| format!("the faults {faults:?} left no report"))?;
-    let cases: Value = serde_json::from_str(&text)?;
-    let cases = cases.as_array().context("a list of cases")?.iter();
-    let failed = cases.filter(|case| case["verdict"] == "fail");
-    caught.extend(failed.map(|case| format!("{}: {}", case["name"], case["reason"])));
-    Ok(caught)
+    Ok(())
 }
 
 fn main() -> anyhow::Result<()> {
@@ -139,14 +179,20 @@ fn main() -> anyhow::Result<()> {
     }
     mutants.sort_by(|a, b| a.name.cmp(&b.name));
     let source = workspace().join("target/mutants/source");
-    let mut cases = Vec::new();
-    for mutant in &mutants {
-        if only.as_ref().is_some_and(|only| !mutant.name.contains(only.as_str())) {
-            continue;
-        }
+    let asked = |mutant: &&Mutant| {
+        only.as_ref().is_none_or(|only| only.split(',').any(|part| mutant.name.contains(part)))
+    };
+    say("no mutant: everything that looks for one has to pass");
+    prepare(None, &mutants, &source)?;
+    let failed = Looking::of(mutants.iter().filter(asked)).failed_in(&source)?;
+    let control = Case::new("no mutant");
+    let mut cases = vec![control.require(failed.is_empty(), || format!("failed: {failed:?}"))];
+    for mutant in mutants.iter().filter(asked) {
         say(format!("mutant {}: {}", mutant.name, mutant.breaks));
+        let caught = prepare(Some(mutant), &mutants, &source)
+            .and_then(|()| Looking::of([mutant]).failed_in(&source));
         let case = Case::new(&mutant.name);
-        cases.push(match try_one(mutant, &mutants, &source) {
+        cases.push(match caught {
             Ok(caught) => {
                 caught.iter().for_each(|by| say(format!("  caught by {by}")));
                 case.require(!caught.is_empty(), || {
@@ -160,6 +206,6 @@ fn main() -> anyhow::Result<()> {
     for case in cases.iter().filter(|case| !case.reason.is_empty()) {
         say(format!("{}: {}", case.name, case.reason));
     }
-    ensure!(passed(&cases), "not every mutant was caught");
+    ensure!(passed(&cases), "not every mutant was caught, or the tree without one failed");
     Ok(())
 }
