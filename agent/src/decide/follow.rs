@@ -135,7 +135,7 @@ impl<'a> Judge<'a> {
                 .own_epoch(site, Some((federation, primary)))
                 .filter(|_| unknown.is_none())
                 .or_else(|| self.record_identity(site, None))
-                .or_else(|| self.clear_sync(site).filter(|_| unknown.is_none()))
+                .or_else(|| self.clear_sync(site, unknown.is_none()))
                 .or_else(|| self.keep_slots(site, status))
                 .or_else(|| self.restartpoint(status))
                 .or_else(|| self.checkpoint())
@@ -190,10 +190,12 @@ impl<'a> Judge<'a> {
 
     /// `sync` is of this site's last time as primary: it must not bar anybody when the site takes
     /// primacy again. It falls only once another site holds primacy.
-    fn clear_sync(&self, site: &SiteView) -> Option<Choice> {
-        let revision = site.sync.revision?;
-        (site.sync.leader.is_some() || !site.sync.standbys.is_empty())
-            .then(|| Choice::act(Reason::Synchronous, vec![Action::ClearSync { revision }]))
+    fn clear_sync(&mut self, site: &SiteView, epoch_known: bool) -> Option<Choice> {
+        if !epoch_known {
+            return None;
+        }
+        let clears = synchronous::clear(&mut self.memory, site)?;
+        Some(Choice::act(Reason::Synchronous, vec![clears]))
     }
 
     /// Whoever has lost, or never had, the right stops first.

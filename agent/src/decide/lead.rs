@@ -149,11 +149,8 @@ impl Judge<'_> {
                 if fresh || crashed {
                     // It opens where it stopped, in the same order as a promotion.
                     // It waits for whom the record names: nothing else may be acknowledged (I3).
-                    let named = match &site.sync.leader {
-                        Some(leader) if *leader == self.policy.me => site.sync.standbys.clone(),
-                        Some(_) | None => BTreeSet::new(),
-                    };
-                    let synchronous = synchronous::list(self.policy, &named);
+                    let synchronous =
+                        synchronous::list_at_start(self.policy, &mut self.memory, site);
                     let job = Job::StartPrimary { synchronous };
                     self.own_lease(global)
                         .or_else(|| self.own_epoch(site, global))
@@ -221,12 +218,8 @@ impl Judge<'_> {
         let entering = !actions.is_empty();
         let standbys = self.standbys_before_opening(site, global, status);
         let list = synchronous::list(self.policy, &standbys);
-        if self.policy.synchronous_mode
-            && (site.sync.leader.as_ref() != Some(&self.policy.me)
-                || site.sync.standbys != standbys)
-        {
-            actions.push(Action::WriteSync { standbys, revision: site.sync.revision });
-        }
+        let memory = &mut self.memory;
+        actions.extend(synchronous::record_at_opening(self.policy, memory, site, standbys));
         if status.synchronous_standby_names != list {
             actions.push(Action::SetSynchronousNames(list));
         }

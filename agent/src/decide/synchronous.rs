@@ -44,9 +44,8 @@ pub fn next(
     status: &Status,
 ) -> Option<Action> {
     let revision = site.sync.revision;
-    memory.sync_sent.take_if(|(compared, _)| *compared != revision);
+    let may_come = may_come(memory, site);
     let mut step = step(policy, memory, site, status)?;
-    let may_come = memory.sync_sent.as_ref().map(|(_, names)| names.clone()).unwrap_or_default();
     let waits_for = |list: &str, name: &NodeName| list.contains(&format!("\"{name}\""));
     if let Action::SetSynchronousNames(list) = &step
         && policy.synchronous_mode
@@ -55,9 +54,63 @@ pub fn next(
         step = Action::WriteSync { standbys: site.sync.standbys.clone(), revision };
     }
     if let Action::WriteSync { standbys, .. } = &step {
-        memory.sync_sent = Some((revision, may_come.union(standbys).cloned().collect()));
+        sends(memory, revision, standbys);
     }
     Some(step)
+}
+
+/// The list of a server that starts writable, having crashed under this very leader key: whom the
+/// record names, and whom a write of unknown outcome may still bring into it (I3, I4). Where the
+/// record is not this node's, only the latter can be in it one day.
+#[must_use]
+pub fn list_at_start(policy: &Policy, memory: &mut Memory, site: &SiteView) -> String {
+    let mut waited_for = may_come(memory, site);
+    if site.sync.leader.as_ref() == Some(&policy.me) {
+        waited_for.extend(site.sync.standbys.iter().cloned());
+    }
+    list(policy, &waited_for)
+}
+
+/// The write that makes these standbys the record before the server opens; nothing where they are,
+/// and no earlier write can be applied any more.
+pub fn record_at_opening(
+    policy: &Policy,
+    memory: &mut Memory,
+    site: &SiteView,
+    standbys: BTreeSet<NodeName>,
+) -> Option<Action> {
+    let revision = site.sync.revision;
+    may_come(memory, site);
+    let stands = site.sync.leader.as_ref() == Some(&policy.me) && site.sync.standbys == standbys;
+    if !policy.synchronous_mode || (stands && memory.sync_sent.is_none()) {
+        return None;
+    }
+    sends(memory, revision, &standbys);
+    Some(Action::WriteSync { standbys, revision })
+}
+
+/// The write that empties the record.
+pub fn clear(memory: &mut Memory, site: &SiteView) -> Option<Action> {
+    let revision = site.sync.revision?;
+    if site.sync.leader.is_none() && site.sync.standbys.is_empty() {
+        return None;
+    }
+    may_come(memory, site);
+    sends(memory, Some(revision), &BTreeSet::new());
+    Some(Action::ClearSync { revision })
+}
+
+/// The names that writes of unknown outcome may still bring into the record. Once it has another
+/// revision than the one that they compare, they are dead.
+fn may_come(memory: &mut Memory, site: &SiteView) -> BTreeSet<NodeName> {
+    memory.sync_sent.take_if(|(compared, _)| *compared != site.sync.revision);
+    memory.sync_sent.as_ref().map(|(_, names)| names.clone()).unwrap_or_default()
+}
+
+/// Remembers a write until its outcome is known.
+fn sends(memory: &mut Memory, revision: Option<u64>, standbys: &BTreeSet<NodeName>) {
+    let (_, names) = memory.sync_sent.get_or_insert((revision, BTreeSet::new()));
+    names.extend(standbys.iter().cloned());
 }
 
 fn step(policy: &Policy, memory: &mut Memory, site: &SiteView, status: &Status) -> Option<Action> {

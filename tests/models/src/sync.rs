@@ -4,7 +4,8 @@
 //! [`synchronous::next`] on what it saw, and acts later: rows are written, flushed and acknowledged,
 //! standbys come and go in between. The outcome of a write of the record may be unknown, and a leader
 //! dies at any instant; one such write is on its way for any time. Whoever the record names may lead, or the old leader comes back with the list
-//! that the record gives ([`synchronous::list`]).
+//! that the record gives; its server alone crashes, and starts again with the list that its agent, which
+//! remembers its writes, gives it ([`synchronous::list_at_start`]).
 //!
 //! Bounds: rows, failovers, and how many standbys are to be synchronous, see [`Bounds`]; standbys
 //! disconnect and come back without end. The list is in force when the server says so. In it: lists
@@ -69,13 +70,15 @@ pub enum Mutant {
     UnknownWriteForgotten,
     /// A leader comes back with an empty list.
     EmptyListAfterACrash,
+    /// A server that crashed alone starts with the list that the record alone gives.
+    UnknownWriteForgottenAtTheStart,
     /// Anybody who runs may lead.
     AnybodyMayLead,
 }
 
 impl Mutant {
     /// All of them.
-    pub const EACH: [Self; 8] = [
+    pub const EACH: [Self; 9] = [
         Self::PublishBeforeEvidence,
         Self::EvidenceOfBeforeTheList,
         Self::RecordBeforeTheList,
@@ -83,6 +86,7 @@ impl Mutant {
         Self::RecordWithoutCompare,
         Self::UnknownWriteForgotten,
         Self::EmptyListAfterACrash,
+        Self::UnknownWriteForgottenAtTheStart,
         Self::AnybodyMayLead,
     ];
 
@@ -96,7 +100,8 @@ impl Mutant {
             | Self::EmptyListBeforeTheStoreWrite
             | Self::RecordWithoutCompare
             | Self::UnknownWriteForgotten
-            | Self::EmptyListAfterACrash => MEET,
+            | Self::EmptyListAfterACrash
+            | Self::UnknownWriteForgottenAtTheStart => MEET,
             Self::AnybodyMayLead => LOST,
         }
     }
@@ -117,6 +122,8 @@ pub struct State {
     leader: u8,
     /// The leader's server is open.
     open: bool,
+    /// It crashed alone: its agent lives, has the leader key, and remembers.
+    crashed: bool,
     /// What each node has flushed.
     flushed: [u8; NODES],
     streams: u8,
@@ -155,6 +162,10 @@ pub enum Step {
     Act,
     /// The leader dies.
     Die,
+    /// Its server dies, and nothing else.
+    Crash,
+    /// The agent starts it again.
+    Start,
     /// This node leads and opens.
     Lead(u8),
     /// The outcome of a write of the record is unknown.
@@ -228,8 +239,8 @@ impl Synchronous {
             list_since: s.since.map(|(set, end)| (list(set), Lsn::new(u64::from(end)))),
             ..Memory::default()
         };
-        if s.may_come != 0 && !self.is(Mutant::UnknownWriteForgotten) {
-            memory.sync_sent = Some((Some(1), names(s.may_come)));
+        if !self.is(Mutant::UnknownWriteForgotten) {
+            memory.sync_sent = sent(s);
         }
         if self.is(Mutant::EvidenceOfBeforeTheList) {
             memory.list_since = Some((list(s.list), Lsn::new(0)));
@@ -296,6 +307,19 @@ impl Synchronous {
         }
     }
 
+    /// The product's list for a server that crashed under its leader key.
+    fn start(&self, s: &mut State) -> Option<()> {
+        let policy = self.policy(s.leader);
+        let mut memory = Memory { sync_sent: sent(s), ..Memory::default() };
+        if self.is(Mutant::UnknownWriteForgottenAtTheStart) {
+            memory.sync_sent = None;
+        }
+        let text = synchronous::list_at_start(&policy, &mut memory, &site(s, self.nodes()));
+        s.list = (0..16).find(|set| synchronous::list(&policy, &names(*set)) == text)?;
+        (s.open, s.crashed, s.streams) = (true, false, 0);
+        Some(())
+    }
+
     fn act(&self, s: &mut State) -> Option<()> {
         match s.decided.take()? {
             Decided::Record(set, fresh) => {
@@ -341,6 +365,10 @@ impl State {
         self.late = self.late.map(|(leader, set, _)| (leader, set, false));
         self.may_come = 0;
     }
+}
+
+fn sent(s: &State) -> Option<(Option<u64>, BTreeSet<NodeName>)> {
+    (s.may_come != 0).then(|| (Some(1), names(s.may_come)))
 }
 
 fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
@@ -389,6 +417,7 @@ impl Model for Synchronous {
         vec![State {
             leader: 0,
             open: true,
+            crashed: false,
             flushed: [0; NODES],
             streams: 0,
             acknowledged: 0,
@@ -407,10 +436,25 @@ impl Model for Synchronous {
         if s.late.is_some() {
             out.extend([Step::Late, Step::LostForGood]);
         }
+        let writes = matches!(s.decided, Some(Decided::Record(..)));
+        if writes && s.late.is_none() {
+            out.push(Step::Unknown);
+        }
+        if s.crashed {
+            out.push(Step::Start);
+            if writes {
+                out.push(Step::Act);
+            }
+            if s.failovers < self.bounds.failovers {
+                out.push(Step::Die);
+            }
+            return;
+        }
         if !s.open {
             out.extend(self.nodes().map(Step::Lead));
             return;
         }
+        out.push(Step::Crash);
         let end = s.flushed[usize::from(s.leader)];
         if end < self.bounds.rows {
             out.push(Step::Write);
@@ -427,9 +471,6 @@ impl Model for Synchronous {
             }
         }
         out.push(if s.decided.is_some() { Step::Act } else { Step::Decide });
-        if matches!(s.decided, Some(Decided::Record(..))) && s.late.is_none() {
-            out.push(Step::Unknown);
-        }
         if s.failovers < self.bounds.failovers {
             out.push(Step::Die);
         }
@@ -455,7 +496,19 @@ impl Model for Synchronous {
                 if let Some(Decided::Record(set, fresh)) = s.decided {
                     s.late = Some((s.leader, set, fresh));
                 }
-                (s.open, s.decided) = (false, None);
+                (s.open, s.crashed, s.decided) = (false, false, None);
+            }
+            Step::Crash => {
+                (s.open, s.crashed, s.streams) = (false, true, 0);
+                // A list is set by a reload, which needs the server.
+                s.decided = s.decided.filter(|decided| matches!(decided, Decided::Record(..)));
+            }
+            Step::Start => {
+                // The agent does one thing after the other.
+                if s.decided.is_some() {
+                    return None;
+                }
+                self.start(&mut s)?;
             }
             Step::Lead(index) => {
                 let named = s.record.0 == index || s.record.1 & bit(index) != 0;

@@ -467,6 +467,53 @@ fn a_server_that_crashed_under_its_lease_waits_for_whom_the_record_names() {
     assert_eq!(world.decide().actions, vec![Action::Run(Job::StartStandby(Follow::Nobody))]);
 }
 
+/// Found by the model `sync`: PostgreSQL alone crashes while a write of the record is unresolved.
+#[test]
+fn a_server_that_crashed_waits_for_whom_a_lost_write_may_still_bring_too() {
+    let mut world = World::new();
+    world.stopped(ControlState::InProduction, 3, 400);
+    let starts = |world: &World| match &world.decide().actions[..] {
+        [Action::Run(Job::StartPrimary { synchronous })] => synchronous.clone(),
+        other => panic!("{other:?}"),
+    };
+    let brings = |names: &[&str]| names.iter().map(|n| name(n)).collect();
+    let unresolved = world.site().sync.revision;
+    world.memory.sync_sent = Some((unresolved, brings(&["a3"])));
+    assert_eq!(starts(&world), "2 (\"a2\",\"a3\")");
+    // A record that is not this node's may become so by the late write.
+    world.site().sync.leader = None;
+    assert_eq!(starts(&world), "\"a3\"");
+    // Once the record has another revision the write is dead.
+    world.site().sync.leader = Some(name("a1"));
+    world.site().sync.revision = Some(21);
+    assert_eq!(starts(&world), "\"a2\"");
+}
+
+/// The record may look as it should, and an earlier write of another one may still be applied.
+#[test]
+fn nothing_opens_while_a_lost_write_of_the_record_may_still_come() {
+    let mut world = about_to_open();
+    assert_eq!(world.decide().actions, vec![Action::Promote]);
+    for names in [vec!["a3"], vec![]] {
+        let mut world = world.clone();
+        let revision = world.site().sync.revision;
+        let names = names.iter().map(|n| name(n)).collect();
+        world.memory.sync_sent = Some((revision, names));
+        let standbys = world.site().sync.standbys.clone();
+        let writes = vec![Action::WriteSync { standbys, revision }];
+        assert_eq!(world.decide().actions, writes, "once more, so that it compares what is past");
+        world.site().sync.revision = Some(21);
+        assert_eq!(world.decide().actions, vec![Action::Promote]);
+    }
+    // What opening itself writes is remembered until it is seen to have been applied.
+    world.site().sync.standbys = std::collections::BTreeSet::from([name("a3")]);
+    let decision = world.decide();
+    assert!(matches!(&decision.actions[..], [Action::WriteSync { .. }]), "{decision:?}");
+    world.memory = decision.memory;
+    world.site().sync.standbys = std::collections::BTreeSet::from([name("a2")]);
+    assert!(matches!(&world.decide().actions[..], [Action::WriteSync { .. }]));
+}
+
 #[test]
 fn a_newer_epoch_on_disk_or_in_the_site_bars() {
     for bend in [
