@@ -41,6 +41,7 @@ use crate::decide::view::{
 };
 use crate::decide::{Action, Reason, decide};
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
+use crate::fence::release::Release;
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
 use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
 use crate::fence::{Deadlines, successor, watchdog};
@@ -58,6 +59,9 @@ const REACH_EVERY: Duration = Duration::from_secs(10);
 /// The same actions for the same reason in a row, after which the loop waits a moment: an effect
 /// that does not show must not spin.
 const SAME_MOST: u32 = 5;
+
+/// How long an agent that ends waits for its leader key's end.
+const LETS_GO: Duration = Duration::from_secs(5);
 
 /// A running agent.
 pub struct Agent {
@@ -586,13 +590,18 @@ impl Agent {
             // The guard goes on until its bound; the key is left to expire (I12).
             anyhow::bail!("PostgreSQL could not be stopped; the leader key is left to expire");
         }
+        self.actor.guard.disarm();
         self.actor.guard.end();
         let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
         if let Some(held) = Held::of(leads) {
             // Released only after the stop (I12); the lease would end it a little later anyway.
-            let released = self.actor.site.release_leader(held, Duration::from_secs(2)).await;
-            if let Err(error) = released {
-                tracing::warn!(%error, "the leader key is left to expire");
+            let released = self.actor.renewal.release(held);
+            match tokio::time::timeout(LETS_GO, released).await {
+                Ok(Release::Gone(_)) => {}
+                Ok(Release::Kept(problem)) => {
+                    tracing::warn!(problem, "the leader key is left to expire");
+                }
+                Err(_) => tracing::warn!("no answer in time: the leader key is left to expire"),
             }
         }
         Ok(())

@@ -8,13 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use regent_agent::act::random::Ids;
+use regent_agent::act::site::Held;
+use regent_agent::decide::view::LeaderKey;
 use regent_agent::fence::Deadlines;
+use regent_agent::fence::release::Release;
 use regent_agent::fence::renewal::{Adopted, GlobalSide, RenewalThread, SiteSide};
 use regent_agent::observe::clock::boot_time;
 use regent_dcs::clock::BootClock;
 use regent_dcs::memory::{Call, Fault, MemoryStore};
-use regent_dcs::{Change, LeaseId, Revision, Store as _, Txn};
-use regent_guardian::page::Page;
+use regent_dcs::{Change, LeaseId, Renewal, Revision, Store as _, Txn};
+use regent_guardian::page::{Guard, Page};
 use regent_proto::epoch::Epoch;
 use regent_proto::keys::GlobalKeys;
 use regent_proto::record::{Lease, Primary, PrimaryState, Record as _, Unknown, VERSION};
@@ -178,6 +181,28 @@ impl Bed {
         self.thread.adopt(adopted).await;
     }
 
+    /// The leader key as the main loop sees it held.
+    async fn held(&self) -> Held {
+        let revision = self.leader_key().await.expect("there").0;
+        let seen =
+            LeaderKey { name: name("a1"), unreadable: false, bound_to_my_lease: true, revision };
+        Held::of(Some(&seen)).expect("bound")
+    }
+
+    /// Its revision, where it is there.
+    async fn leader_key(&self) -> Option<Revision> {
+        self.site.get(LEADER, CALL).await.expect("well").map(|entry| entry.modified)
+    }
+
+    async fn until_gone(&self) {
+        let gone = async {
+            while self.leader_key().await.is_some() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the key goes");
+    }
+
     async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let wait = async {
             while !done() {
@@ -215,13 +240,11 @@ async fn nothing_but_an_acknowledgement_raises() {
         bed.lead().await;
         bed.hold(boot_time()).await;
         let label = format!("{fault:?}");
-        bed.thread_quorum
-            .faults()
-            .otherwise(move |call| matches!(call, Call::Txn | Call::Get).then(|| fault.clone()));
-        // The renewal in flight may still succeed; from the second reading on nothing may.
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        let calls = Calls::count(&bed.thread_quorum, Some(fault));
+        // The renewal in flight may still succeed; from the second one on nothing may.
+        bed.until("disturbed", || calls.made() >= 2).await;
         let before = bed.deadlines.primary();
-        tokio::time::sleep(Duration::from_millis(120)).await;
+        bed.until("disturbed again and again", || calls.made() >= 8).await;
         assert_eq!(bed.deadlines.primary(), before, "{label}");
         assert!(before.lies_ahead(boot_time()), "{label}: nor is it lowered");
     }
@@ -332,6 +355,119 @@ async fn a_deleted_leader_key_is_created_again_by_its_holder() {
     bed.until("raised again", || bed.deadlines.site() > before).await;
     let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there again");
     assert_eq!(entry.value, b"a1");
+}
+
+/// What a process that gives the leader key back must never have again by it: a deadline, or the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_key_that_was_given_back_is_not_made_again() {
+    let bed = Bed::new();
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    let given = bed.thread.release(bed.held().await).await;
+    assert!(matches!(given, Release::Gone(_)), "{given:?}");
+    let calls = Calls::count(&bed.thread_site, None);
+    bed.until("the site lease is renewed", || calls.made() >= 10).await;
+    assert_eq!(bed.leader_key().await, None);
+    assert_eq!(bed.deadlines.writing(), Deadline::NEVER, "and the page says so");
+    assert_eq!((bed.deadlines.site(), bed.deadlines.primary()), (Deadline::NEVER, Deadline::NEVER));
+    // Acquired anew it counts like any other.
+    bed.lead().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_key_is_given_back_only_when_nothing_writable_is_guarded() {
+    for guard in [Guard::ByDeadline, Guard::PlannedStop] {
+        let bed = Bed::new();
+        bed.lead().await;
+        bed.hold(boot_time()).await;
+        bed.deadlines.page().set_guard(guard);
+        let given = bed.thread.release(bed.held().await).await;
+        assert!(matches!(given, Release::Kept(_)), "{guard:?}: {given:?}");
+        // The fence acts on just this.
+        assert_eq!(bed.deadlines.writing(), Deadline::NEVER, "{guard:?}");
+        let calls = Calls::count(&bed.thread_site, None);
+        bed.until("the site lease is renewed", || calls.made() >= 10).await;
+        assert!(bed.leader_key().await.is_some(), "{guard:?}: something may still write by it");
+        assert_eq!(bed.deadlines.site(), Deadline::NEVER, "{guard:?}: a renewal raised it");
+        bed.deadlines.page().set_guard(Guard::Off);
+        bed.until_gone().await;
+    }
+}
+
+/// Whatever becomes of the request: no right by that key, and in the end no key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_key_that_is_given_back_goes_though_an_answer_is_lost() {
+    let later = Fault::UnknownAppliedLater(Duration::from_millis(50));
+    for fault in [Fault::NotDone, Fault::UnknownNotApplied, Fault::UnknownApplied, later] {
+        let bed = Bed::new();
+        bed.lead().await;
+        let held = bed.held().await;
+        bed.thread_site.faults().order(Some(Call::Txn), fault.clone());
+        let given = bed.thread.release(held).await;
+        assert!(matches!(given, Release::Kept(_)), "{fault:?}: {given:?}");
+        assert_eq!(bed.deadlines.site(), Deadline::NEVER, "{fault:?}");
+        bed.until_gone().await;
+        assert_eq!(bed.deadlines.site(), Deadline::NEVER, "{fault:?}");
+        // A late one compares a revision that is past.
+        bed.lead().await;
+        let calls = Calls::count(&bed.thread_site, None);
+        bed.until("renewed again and again", || calls.made() >= 10).await;
+        assert!(bed.leader_key().await.is_some(), "{fault:?}");
+        assert!(bed.deadlines.site().lies_ahead(boot_time()), "{fault:?}");
+    }
+}
+
+/// A new key that this process took after it had asked for the old one's end is not what it gave back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_key_taken_anew_is_not_the_one_that_was_given_back() {
+    let bed = Bed::new();
+    bed.lead().await;
+    bed.deadlines.page().set_guard(Guard::ByDeadline);
+    let given = bed.thread.release(bed.held().await).await;
+    assert!(matches!(given, Release::Kept(_)), "{given:?}");
+    bed.lead().await;
+    bed.deadlines.page().set_guard(Guard::Off);
+    let calls = Calls::count(&bed.thread_site, None);
+    bed.until("renewed again and again", || calls.made() >= 10).await;
+    assert!(bed.leader_key().await.is_some());
+    assert!(bed.deadlines.site().lies_ahead(boot_time()));
+}
+
+/// A shorter lease is no new key: its move would bring the old one's right back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_ttl_does_not_bring_back_what_was_given_back() {
+    let bed = Bed::new();
+    bed.lead().await;
+    let held = bed.held().await;
+    bed.deadlines.page().set_guard(Guard::ByDeadline);
+    drop(bed.thread.release(held).await);
+    bed.thread.renew_site(LeaseTiming { ttl: Duration::from_secs(120), ..timing() }).await;
+    let calls = Calls::count(&bed.thread_site, None);
+    bed.until("the site lease is renewed", || calls.made() >= 10).await;
+    assert_eq!(bed.leader_key().await, Some(held.revision()), "as it was");
+    assert_eq!(bed.deadlines.site(), Deadline::NEVER);
+}
+
+/// I12: an agent that ends while something may still write leaves the key to expire.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_ends_lets_go_at_once_only_of_what_it_gave_back() {
+    for given_back in [false, true] {
+        let mut bed = Bed::new();
+        bed.lead().await;
+        let lease = bed.store_lease().await;
+        if given_back {
+            drop(bed.thread.release(bed.held().await).await);
+        }
+        let deadlines = Arc::clone(&bed.deadlines);
+        let (idle, loops) = RenewalThread::wire(Arc::clone(&bed.deadlines), false);
+        drop(loops);
+        drop(std::mem::replace(&mut bed.thread, idle));
+        // The thread's share of them goes with it.
+        bed.until("the thread has ended", || Arc::strong_count(&deadlines) == 3).await;
+        let lives = bed.site.renew(lease, CALL).await.expect("well");
+        assert_eq!(matches!(lives, Renewal::Renewed { .. }), !given_back);
+        assert_eq!(bed.leader_key().await.is_some(), !given_back);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,7 @@ use crate::config::dynamic::Dynamic;
 use crate::decide::view::{LeaderKey, View};
 use crate::decide::{Action, Job};
 use crate::fence::guard::Guard;
+use crate::fence::release::Release;
 use crate::fence::renewal::RenewalThread;
 use crate::fence::watchdog;
 use crate::observe::clock::{boot_time, wall_time};
@@ -254,6 +255,12 @@ impl Actor {
             (_, None) => {
                 return Outcome::NotDone(format!("{action:?}: the leader key is not ours"));
             }
+            (Action::ReleaseLeader, Some(held)) => {
+                return match self.renewal.release(held).await {
+                    Release::Gone(revision) => Outcome::Done(Touched::Site(revision)),
+                    Release::Kept(problem) => Outcome::NotDone(problem),
+                };
+            }
             (_, Some(held)) => match self.as_leader(action, held).await {
                 Ok(written) => written,
                 Err(problem) => return Outcome::NotDone(problem),
@@ -285,7 +292,6 @@ impl Actor {
         let site = &self.site;
         Ok(match action {
             Action::RecordInitialize(id) => site.record_initialize(held, *id, timeout).await,
-            Action::ReleaseLeader => site.release_leader(held, timeout).await,
             Action::WriteSync { standbys, revision } => {
                 site.write_sync(held, standbys, *revision, timeout).await
             }

@@ -33,6 +33,12 @@ impl Held {
     pub fn of(leader: Option<&LeaderKey>) -> Option<Self> {
         leader.filter(|leader| leader.bound_to_my_lease).map(|l| Self(Revision(l.revision)))
     }
+
+    /// Its revision.
+    #[must_use]
+    pub fn revision(self) -> Revision {
+        self.0
+    }
 }
 
 /// Result of a transaction here: its revision, or nothing where a condition did not hold.
@@ -96,14 +102,6 @@ impl SiteStore {
             .when(self.as_read(SiteKey::Failsafe, failsafe))
             .when(self.as_read(SiteKey::Sync, sync))
             .then(put);
-        self.txn(txn, timeout).await
-    }
-
-    /// Deletes the leader key where it is ours.
-    pub async fn release_leader(&self, held: Held, timeout: Duration) -> Written {
-        let txn = Txn::new()
-            .when(self.while_leading(held))
-            .then(Change::delete(self.key(SiteKey::Leader)));
         self.txn(txn, timeout).await
     }
 

@@ -10,6 +10,7 @@ pub mod guard;
 pub mod measured;
 pub mod processes;
 mod promises;
+pub mod release;
 pub mod renewal;
 pub mod rounds;
 mod silence;

@@ -18,8 +18,10 @@ use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Deadlines;
+use super::release::{FENCE_AGAIN, Release};
 use super::rounds::{QuorumRounds, Rounds, SiteRounds};
 use crate::act::random::Ids;
+use crate::act::site::Held as HeldKey;
 use crate::decide::failsafe::site::Answer;
 use crate::decide::renewal::{AfterRefusal, Holder, after_refusal};
 use crate::decide::view::PrimaryTenure;
@@ -53,6 +55,14 @@ pub struct Adopted {
 }
 
 #[derive(Debug)]
+pub(super) enum SiteCommand {
+    /// Renew now, under this timing.
+    Renew(LeaseTiming),
+    /// Give the leader key of this revision back.
+    Release(Revision, oneshot::Sender<Release>),
+}
+
+#[derive(Debug)]
 pub(super) enum PrimaryCommand {
     Adopt(Box<Adopted>, oneshot::Sender<()>),
     End(oneshot::Sender<Deadline>),
@@ -63,7 +73,7 @@ pub(super) enum PrimaryCommand {
 pub struct Loops {
     deadlines: Arc<Deadlines>,
     publish: watch::Sender<Tenures>,
-    site_commands: mpsc::Receiver<LeaseTiming>,
+    site_commands: mpsc::Receiver<SiteCommand>,
     primary_commands: mpsc::Receiver<PrimaryCommand>,
 }
 
@@ -85,7 +95,7 @@ impl Loops {
 /// Handle of the thread.
 #[derive(Debug, Clone)]
 pub struct RenewalThread {
-    site: mpsc::Sender<LeaseTiming>,
+    site: mpsc::Sender<SiteCommand>,
     primary: Option<mpsc::Sender<PrimaryCommand>>,
     tenures: watch::Receiver<Tenures>,
     deadlines: Arc<Deadlines>,
@@ -185,7 +195,17 @@ impl RenewalThread {
     /// dynamic configuration changed.
     pub async fn renew_site(&self, timing: LeaseTiming) {
         // A closed channel means the thread is gone; the deadlines then run out, which is the fence.
-        drop(self.site.send(timing).await);
+        drop(self.site.send(SiteCommand::Renew(timing)).await);
+    }
+
+    /// Gives the leader key back: the only way to it. From here on this process holds no right by
+    /// that key, whatever comes of the request ([`super::release`]).
+    pub async fn release(&self, held: HeldKey) -> Release {
+        self.end_tenure().await;
+        let (done, wait) = oneshot::channel();
+        drop(self.site.send(SiteCommand::Release(held.revision(), done)).await);
+        // A closed channel means the thread is gone; the deadline then runs out, which is the fence.
+        wait.await.unwrap_or_else(|_| Release::Kept("the renewal thread has ended".to_owned()))
     }
 
     /// From now on renew this primary lease.
@@ -230,7 +250,7 @@ pub(super) struct SiteLoop {
     pub(super) side: SiteSide,
     pub(super) deadlines: Arc<Deadlines>,
     pub(super) publish: watch::Sender<Tenures>,
-    pub(super) commands: mpsc::Receiver<LeaseTiming>,
+    pub(super) commands: mpsc::Receiver<SiteCommand>,
     pub(super) lease: Option<(LeaseId, Duration)>,
     /// The TTL that `lease` was asked for.
     pub(super) asked: Duration,
@@ -238,6 +258,8 @@ pub(super) struct SiteLoop {
     pub(super) pending: Option<(LeaseId, BootTime, Duration)>,
     /// Revision of an unreadable leader key that was told.
     warned: Option<Revision>,
+    /// Revision of the leader key that was given back, until it is seen to be gone.
+    pub(super) given_back: Option<Revision>,
     /// The store gave no answer to the last request: not a refusal, and not an acknowledgement.
     pub(super) silent: bool,
     pub(super) rounds: Rounds<BTreeMap<NodeName, Answer>>,
@@ -248,7 +270,7 @@ impl SiteLoop {
         side: SiteSide,
         deadlines: Arc<Deadlines>,
         publish: watch::Sender<Tenures>,
-        commands: mpsc::Receiver<LeaseTiming>,
+        commands: mpsc::Receiver<SiteCommand>,
     ) -> Self {
         let asked = side.timing.ttl;
         Self {
@@ -260,6 +282,7 @@ impl SiteLoop {
             asked,
             pending: None,
             warned: None,
+            given_back: None,
             silent: false,
             rounds: Rounds::new(),
         }
@@ -270,6 +293,7 @@ impl SiteLoop {
             let sent = self.side.clock.now();
             let answered = self.renew().await;
             let every = match self.lease {
+                _ if self.given_back.is_some() => FENCE_AGAIN,
                 Some(_) => self.side.timing.next_renewal(answered),
                 None => Duration::from_millis(200),
             };
@@ -277,15 +301,21 @@ impl SiteLoop {
             let due = sent.plus(every);
             match self.wait(due).await {
                 Woken::Due => {}
-                Woken::Command(timing) => self.side.timing = timing,
+                Woken::Command(SiteCommand::Renew(timing)) => self.side.timing = timing,
+                Woken::Command(SiteCommand::Release(revision, done)) => {
+                    done.send(self.release(revision).await).ok();
+                }
                 Woken::Gone => return self.give_back().await,
             }
         }
     }
 
-    /// The agent ends: what the lease holds should not wait for its expiry.
+    /// The agent ends: what the lease holds should not wait for its expiry. A leader key that was
+    /// not given back does: something may still write by it (I12).
     async fn give_back(&mut self) {
-        if let Some((lease, _)) = self.lease.take() {
+        if self.deadlines.site() == Deadline::NEVER
+            && let Some((lease, _)) = self.lease.take()
+        {
             drop(self.side.store.revoke(lease, self.side.timing.call_timeout).await);
         }
     }
@@ -297,7 +327,7 @@ impl SiteLoop {
             self.begin_round();
         }
         let timeout = self.side.timing.call_timeout;
-        if self.lease.is_some() && self.asked != self.side.timing.ttl {
+        if self.lease.is_some() && self.asked != self.side.timing.ttl && self.given_back.is_none() {
             self.change_ttl(timeout).await;
             if self.pending.is_some() {
                 // The key may hang on either lease: the old one's renewals raise nothing any more.
@@ -358,6 +388,11 @@ impl SiteLoop {
         timeout: Duration,
     ) -> bool {
         let Some((id, _)) = self.lease else { return true };
+        if let Ok(entry) = &found
+            && self.is_given_back(entry.as_ref())
+        {
+            return matches!(self.let_go().await, Release::Gone(_));
+        }
         match found {
             Ok(Some(entry)) if entry.lease == Some(id) => {
                 if entry.value != self.side.me.as_str().as_bytes() {

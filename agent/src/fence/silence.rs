@@ -9,13 +9,13 @@ use regent_dcs::StoreError;
 use regent_proto::name::NodeName;
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 
-use super::renewal::{SiteLoop, Woken};
+use super::renewal::{SiteCommand, SiteLoop, Woken};
 use super::rounds::Finished;
 use crate::decide::failsafe::site::Answer;
 
 impl SiteLoop {
     /// Waits for a command or the next renewal, whichever is first; rounds end meanwhile.
-    pub(super) async fn wait(&mut self, due: BootTime) -> Woken<LeaseTiming> {
+    pub(super) async fn wait(&mut self, due: BootTime) -> Woken<SiteCommand> {
         loop {
             tokio::select! {
                 biased;

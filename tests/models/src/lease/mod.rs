@@ -2,6 +2,8 @@
 //!
 //! One node A with a server, an agent (renewal thread and rung 1), a guardian (rung 2), a watchdog
 //! (rung 3) and a store lease; a node B that opens at the instant at which the leader key is free.
+//! An agent gives the key back when it ends, after its server; or goes on without it, where its server does
+//! not write: then its right ends first, and the fence with what it guards (`agent/src/fence/release.rs`).
 //! The product's own: [`LeaseTiming`], [`Deadline::granted`], `guardian::decide`, `decide::demote`,
 //! the gate of opening, [`WatchdogTiming`].
 //!
@@ -48,6 +50,10 @@ pub enum Mutant {
     UnknownExtends,
     /// The leader key is given back while the server stops.
     LeaseDroppedBeforeTheStop,
+    /// The leader key is given back by an agent that goes on, while the fence still ends what it guards.
+    GivenBackBesideTheFence,
+    /// An agent that gives the leader key back and goes on keeps its deadline.
+    GivenBackWithTheDeadline,
     /// It opens without a guardian.
     GuardianMissing,
     /// It opens without the watchdog that is required.
@@ -70,10 +76,12 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const EACH: [Self; 12] = [
+    pub const EACH: [Self; 14] = [
         Self::DeadlineAnchoredAtReceive,
         Self::UnknownExtends,
         Self::LeaseDroppedBeforeTheStop,
+        Self::GivenBackBesideTheFence,
+        Self::GivenBackWithTheDeadline,
         Self::GuardianMissing,
         Self::WatchdogMissing,
         Self::KillMissesSomeProcesses,
@@ -93,6 +101,8 @@ impl Mutant {
                 (Faults::Agent, DEADLINE)
             }
             Self::LeaseDroppedBeforeTheStop => (Faults::Agent, RELEASE),
+            Self::GivenBackBesideTheFence => (Faults::Agent, ONE),
+            Self::GivenBackWithTheDeadline => (Faults::Agent, RIGHT),
             Self::KillMissesSomeProcesses => (Faults::Agent, DEADLINE),
             Self::OpeningPastTheDeadline => (Faults::Guardian, DEADLINE),
             Self::DisarmWithALiveProcess => (Faults::BothBesideAWatchdog, DISARM),
@@ -182,6 +192,8 @@ pub enum Sin {
     LiveDisarm,
     /// The key given back beside a living process.
     LiveRelease,
+    /// The key given back, and the deadline kept.
+    RightKept,
 }
 
 /// A state.
@@ -209,6 +221,8 @@ pub struct State {
     /// A process of the data directory that acknowledges nothing.
     other: bool,
     promoting: bool,
+    /// The agent, which goes on, has given up its right and lets the key go as soon as it may.
+    giving_back: bool,
     stopping: bool,
     killing: bool,
     /// Age of the watchdog's last ping, while it is open.
@@ -236,6 +250,9 @@ pub const PING: &str = "I8: no ping after D beside a server that may write";
 pub const DISARM: &str = "I8: disarmed only when no process is left";
 /// I12.
 pub const RELEASE: &str = "I12: the key is given back only when no process is left";
+
+/// I12.
+pub const RIGHT: &str = "I12: no right is left to whoever gives the key back and goes on";
 
 /// The timing in use.
 #[must_use]
@@ -286,6 +303,7 @@ fn properties() -> Vec<Property<Lease>> {
         Property::always(PING, |_: &Lease, s: &State| s.sin != Sin::LatePing),
         Property::always(DISARM, |_: &Lease, s: &State| s.sin != Sin::LiveDisarm),
         Property::always(RELEASE, |_: &Lease, s: &State| s.sin != Sin::LiveRelease),
+        Property::always(RIGHT, |_: &Lease, s: &State| s.sin != Sin::RightKept),
         Property::sometimes("A writes", |_: &Lease, s: &State| s.client),
         Property::sometimes("B is open and A has stopped", |_: &Lease, s: &State| {
             s.key == Key::B && s.truth.is_some() && s.server == Server::Down

@@ -46,8 +46,12 @@ pub enum Step {
     Stopped,
     /// A planned stop begins.
     PlanStop,
-    /// The leader key is given back.
+    /// The leader key is given back by an agent that ends.
     Release,
+    /// An agent that goes on gives its right up, to give the key back.
+    Withdraw,
+    /// It lets the key go.
+    LetGo,
     /// Nothing runs, and nothing is guarded.
     StandDown,
     /// Rung 1 does what it must.
@@ -148,6 +152,15 @@ impl Lease {
         if matches!(s.watch, Watch::PlannedStop(_)) && s.key == Key::A {
             out.push(Step::Release);
         }
+        // Decided on when the server was seen not to write; a promotion may be on its way.
+        let planned = matches!(s.watch, Watch::PlannedStop(_));
+        if s.server != Server::Open && s.granted.is_some() && s.request == Request::None && !planned
+        {
+            out.push(Step::Withdraw);
+        }
+        if s.giving_back && s.request == Request::None {
+            out.push(Step::LetGo);
+        }
         if s.alone() && s.watch != Watch::Off {
             out.push(Step::StandDown);
         }
@@ -210,6 +223,8 @@ impl Lease {
         };
         if fits {
             (s.key, s.key_age) = (Key::A, 0);
+            // A key of another revision is not the one that is given back.
+            s.giving_back &= kind == Kind::Renew;
         }
         fits
     }
@@ -293,6 +308,21 @@ impl Lease {
                 }
                 s.request = Request::None;
             }
+            Step::Withdraw => {
+                s.giving_back = true;
+                if !self.is(Mutant::GivenBackWithTheDeadline) {
+                    s.granted = None;
+                }
+            }
+            Step::LetGo => {
+                s.giving_back = false;
+                if s.key == Key::A {
+                    if deadline(s.granted).lies_ahead(NOW) {
+                        s.sin = Sin::RightKept;
+                    }
+                    (s.key, s.key_age) = (Key::Free, 0);
+                }
+            }
             Step::StandDown => {
                 (s.watch, s.bound, s.promoting) = (Watch::Off, None, false);
                 s.granted = None;
@@ -327,11 +357,14 @@ impl Lease {
             }
             Step::Reset => {
                 s.kill();
-                (s.agent, s.guardian) = (Life::Dead, Life::Dead);
+                (s.agent, s.guardian, s.giving_back) = (Life::Dead, Life::Dead, false);
                 (s.device, s.ping_decided, s.killing) = (None, false, false);
             }
             Step::GuardianEnds => (s.guardian, s.killing) = (Life::Dead, false),
-            Step::Agent(life) => s.agent = life,
+            Step::Agent(life) => {
+                s.agent = life;
+                s.giving_back &= life != Life::Dead;
+            }
             Step::Guardian(life) => {
                 s.guardian = life;
                 if life == Life::Dead {
@@ -381,6 +414,7 @@ impl Model for Lease {
             client: false,
             other: false,
             promoting: false,
+            giving_back: false,
             stopping: false,
             killing: false,
             device: None,
@@ -431,6 +465,8 @@ impl Model for Lease {
         let refused = match step {
             Step::DecidePromotion => !fence::may_open(self, before),
             Step::Promote => !fence::fires_in_time(self, before),
+            // The page's guard, which is set before anything can open, says whether something may.
+            Step::LetGo => before.watch != Watch::Off && !self.is(Mutant::GivenBackBesideTheFence),
             Step::Release => !before.alone() && !self.is(Mutant::LeaseDroppedBeforeTheStop),
             _ => false,
         };

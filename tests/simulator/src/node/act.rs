@@ -10,8 +10,10 @@ use regent_agent::act::site::{Held, Written};
 use regent_agent::decide::view::{DiskEpoch, PeerAnswer};
 use regent_agent::decide::view::{LeaderKey, View};
 use regent_agent::decide::{Action, Job};
+use regent_agent::fence::release::Release;
 use regent_agent::fence::renewal::Adopted;
-use regent_dcs::Revision;
+use regent_dcs::{Change, Revision, Txn};
+use regent_proto::keys::SiteKey;
 use regent_proto::time::Deadline;
 
 use super::agent::Agent;
@@ -109,7 +111,12 @@ impl Agent {
             (Action::RecordInitialize(id), Some(held)) => {
                 site.record_initialize(held, *id, timeout).await
             }
-            (Action::ReleaseLeader, Some(held)) => site.release_leader(held, timeout).await,
+            (Action::ReleaseLeader, Some(held)) => {
+                return match self.renewal.release(held).await {
+                    Release::Gone(revision) => Came::About(Touched::Site(revision)),
+                    Release::Kept(problem) => Came::ToNothing(problem),
+                };
+            }
             (Action::WriteSync { standbys, revision }, Some(held)) => {
                 site.write_sync(held, standbys, *revision, timeout).await
             }
@@ -258,8 +265,10 @@ impl Agent {
     /// SIGTERM: the server is stopped, then the key is given up.
     pub(crate) async fn shut_down(&mut self, view: &View) {
         let early = self.sim.world().mutant == Mutant::ReleaseBeforeStop;
-        if early && let Some(held) = Held::of(leader_key(view)) {
-            drop(self.site.release_leader(held, Duration::from_secs(2)).await);
+        if early {
+            // The product has no such call: only the renewal thread gives the key back.
+            let gone = Txn::new().then(Change::delete(self.site.keys.key(SiteKey::Leader)));
+            drop(self.site.store.txn(gone, Duration::from_secs(2)).await);
         }
         self.sim.world().plan_stop(self.n, Deadline::NEVER);
         if !early {
@@ -275,8 +284,9 @@ impl Agent {
         while self.sim.world().nodes[self.n].server.process != Process::Stopped {
             self.clock.sleep(Duration::from_millis(50)).await;
         }
+        self.sim.world().disarm(self.n);
         if let Some(held) = Held::of(leader_key(view)) {
-            drop(self.site.release_leader(held, Duration::from_secs(2)).await);
+            drop(self.renewal.release(held).await);
         }
         self.sim.world().agent_exits(self.n);
         std::future::pending::<()>().await;
