@@ -69,6 +69,10 @@ fn by_hand(config: &Config, accept: Option<u64>) -> anyhow::Result<()> {
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     if arguments.check {
+        if let Some(fd) = arguments.inherit_page {
+            let page = regent_guardian::page::Page::open(format!("/proc/self/fd/{fd}"));
+            page.map_err(|error| anyhow::anyhow!("the guardian's page: {error}"))?;
+        }
         for warning in config.first_warnings() {
             report(&format!("warning: {warning}"));
         }

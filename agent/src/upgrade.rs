@@ -1,7 +1,7 @@
 //! Upgrade in place: on SIGUSR2 the agent runs the program that now lies at its own path.
 //!
-//! The new program first says whether it takes the configuration; a refusal is logged and written to
-//! the run directory, and nothing else happens. Otherwise it takes this process over (execve(2)):
+//! The new program first says whether it takes the configuration and the guardian's page; a refusal
+//! is logged and written to the run directory, and nothing else happens. Otherwise it takes this process over (execve(2)):
 //! PostgreSQL and its guardian notice nothing, and the page goes along as an open descriptor. What
 //! the new life finds is what any successor finds ([`crate::fence::successor`]): deadlines that go on
 //! as carried, and rights that it must renew itself.
@@ -40,16 +40,18 @@ impl Upgrade {
     /// Becomes the new program. Returns only where it did not, with the reason.
     pub async fn perform(&self, page: &Page) -> String {
         let shown = self.program.display();
-        let mut check = Programs::plain(&self.program);
-        check.arg("--check").arg(&self.config);
-        if let Err(error) = Programs::new(Path::new("")).output(check, CHECK_BOUND).await {
-            return format!("{shown} does not take {}: {error}", self.config.display());
-        }
-        // A copy that stays open over execve(2); the new life closes it.
+        // A copy that stays open over execve(2), for the check as for the new life, which closes it.
         let page = match rustix::io::dup(page.fd()) {
             Ok(page) => page,
             Err(error) => return format!("copying the page's descriptor: {error}"),
         };
+        let mut check = Programs::plain(&self.program);
+        check.arg("--check").arg("--inherit-page").arg(page.as_raw_fd().to_string());
+        check.arg(&self.config);
+        if let Err(error) = Programs::new(Path::new("")).output(check, CHECK_BOUND).await {
+            let config = self.config.display();
+            return format!("{shown} does not take {config} or the guardian's page: {error}");
+        }
         let mut next = Programs::plain(&self.program).into_std();
         next.arg("--inherit-page").arg(page.as_raw_fd().to_string()).arg(&self.config);
         let error = next.exec();

@@ -16,7 +16,7 @@ use regent_proto::name::NodeName;
 use regent_proto::time::{BootTime, Deadline};
 use regent_test_sys::process::Stopped;
 use regent_tests::bed::{Bed, HEALTHY, TWO_SITES, explain};
-use regent_tests::program::{ours, run};
+use regent_tests::program::{Finished, ours, run};
 use regent_tests::rest::ask;
 use regent_tests::say;
 use regent_tests::wait::until;
@@ -227,6 +227,44 @@ async fn a_stopped_agent_leaves_no_writer_after_the_deadline() {
     silent_agent(Signal::SIGSTOP).await.unwrap();
 }
 
+fn upgrade(node: &Node) -> anyhow::Result<Finished> {
+    let mut command = ours("regentctl")?;
+    command.args(["agent", "upgrade", "--run-dir"]).arg(&node.run_dir);
+    run(command, Duration::from_secs(30))
+}
+
+/// A program that is not there, and those that don't take the page or the configuration: the agent
+/// says so and goes on, in the same life and with the same deadlines.
+async fn refused_upgrades(bed: &Bed, node: &Node) -> anyhow::Result<()> {
+    let program = bed.lab().layout().dir.join("bin/regent-agent");
+    let kept = program.with_file_name("regent-agent.kept");
+    let lock = node.run_dir.join("agent.lock");
+    let life = std::fs::read_to_string(&lock)?;
+    std::fs::rename(&program, &kept)?;
+    let no_page = "#!/bin/sh\nfor word; do [ $word != --inherit-page ] || { echo page of version 9 \
+                   >&2; exit 3; }; done\n";
+    let cases = [(None, "No such file"), (Some(no_page), "page of version 9")];
+    for (text, wanted) in cases {
+        if let Some(text) = text {
+            std::fs::write(&program, text)?;
+            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        }
+        let done = upgrade(node)?;
+        ensure!(done.code != Some(0), "{done:?}");
+        ensure!(done.stderr.contains("goes on as it was"), "{done:?}");
+        ensure!(done.stderr.contains(wanted), "want {wanted:?}: {done:?}");
+        ensure!(std::fs::read_to_string(&lock)? == life, "another life");
+    }
+    std::fs::rename(&kept, &program)?;
+    // Our own program, and a descriptor that is no page.
+    let config = bed.lab().layout().config(&format!("agent-{}", node.name));
+    let mut check = ours("regent-agent")?;
+    check.args(["--check", "--inherit-page", "0"]).arg(config);
+    let done = run(check, Duration::from_secs(10))?;
+    ensure!(done.code != Some(0) && done.stderr.contains("the guardian's page"), "{done:?}");
+    Ok(())
+}
+
 /// What is replaced in time interrupts nobody: agent, guardian, the agent's program.
 async fn replaced() -> anyhow::Result<()> {
     let bed = Bed::start("guardian-replaced", TWO_SITES, None).await?;
@@ -255,10 +293,11 @@ async fn replaced() -> anyhow::Result<()> {
     .await?;
     session.goes_on("rows after the guardian's death").await?;
 
-    let mut command = ours("regentctl")?;
-    command.args(["agent", "upgrade", "--run-dir"]).arg(&node.run_dir);
+    refused_upgrades(&bed, &node).await?;
+    session.goes_on("rows after the refused upgrades").await?;
+
     let (agent, carried) = (node.page()?.agent_pid(), node.page()?.carried());
-    let done = run(command, Duration::from_secs(30))?;
+    let done = upgrade(&node)?;
     ensure!(done.code == Some(0), "{done:?}");
     node.new_life_holds(carried).await?;
     ensure!(node.page()?.agent_pid() == agent, "the upgrade is in place");
