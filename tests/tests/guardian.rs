@@ -235,7 +235,7 @@ fn upgrade(node: &Node) -> anyhow::Result<Finished> {
 
 /// A program that is not there, and those that don't take the page or the configuration: the agent
 /// says so and goes on, in the same life and with the same deadlines.
-async fn refused_upgrades(bed: &Bed, node: &Node) -> anyhow::Result<()> {
+fn refused_upgrades(bed: &Bed, node: &Node) -> anyhow::Result<()> {
     let program = bed.lab().layout().dir.join("bin/regent-agent");
     let kept = program.with_file_name("regent-agent.kept");
     let lock = node.run_dir.join("agent.lock");
@@ -247,7 +247,10 @@ async fn refused_upgrades(bed: &Bed, node: &Node) -> anyhow::Result<()> {
     for (text, wanted) in cases {
         if let Some(text) = text {
             std::fs::write(&program, text)?;
-            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+            std::fs::set_permissions(
+                &program,
+                std::os::unix::fs::PermissionsExt::from_mode(0o755),
+            )?;
         }
         let done = upgrade(node)?;
         ensure!(done.code != Some(0), "{done:?}");
@@ -293,7 +296,7 @@ async fn replaced() -> anyhow::Result<()> {
     .await?;
     session.goes_on("rows after the guardian's death").await?;
 
-    refused_upgrades(&bed, &node).await?;
+    refused_upgrades(&bed, &node)?;
     session.goes_on("rows after the refused upgrades").await?;
 
     let (agent, carried) = (node.page()?.agent_pid(), node.page()?.carried());
