@@ -302,6 +302,18 @@ impl Bed {
         store.faults().otherwise(|_| None);
     }
 
+    /// The thread, one runtime for both loops, goes round several times, the site's store answering
+    /// so: what could still come of answers that are there has come.
+    async fn goes_round(&self, fault: Option<Fault>) {
+        let calls = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&calls);
+        self.thread_site.faults().otherwise(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            fault.clone()
+        });
+        self.until("several rounds", || calls.load(Ordering::SeqCst) >= 12).await;
+    }
+
     /// Further rounds end.
     async fn answers(&self) {
         let answered = self.others.answered();
@@ -404,9 +416,7 @@ async fn a_late_yes_does_not_bring_a_lost_key_back() {
     Bed::well(&bed.thread_site);
     bed.until("fenced", || bed.deadlines.site() == Deadline::NEVER).await;
     bed.others.let_answer.send_replace(true);
-    Bed::cut(&bed.thread_site, Fault::NotDone);
-    // The thread goes on to try; nothing of what was asked before comes back.
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    bed.goes_round(Some(Fault::NotDone)).await;
     assert_eq!(bed.deadlines.site(), Deadline::NEVER);
 }
 
@@ -492,7 +502,7 @@ async fn a_late_promise_is_void_after_a_mark_and_after_a_refusal() {
     bed.until("asked", || bed.others.asked() >= 1).await;
     bed.thread.end_tenure().await;
     bed.others.let_answer.send_replace(true);
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    bed.goes_round(None).await;
     assert_eq!(bed.deadlines.primary(), Deadline::NEVER);
 
     // A refusal that ends it: fenced meanwhile.
@@ -507,7 +517,7 @@ async fn a_late_promise_is_void_after_a_mark_and_after_a_refusal() {
     Bed::well(&bed.thread_quorum);
     bed.until("fenced", || bed.deadlines.primary() == Deadline::NEVER).await;
     bed.others.let_answer.send_replace(true);
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    bed.goes_round(None).await;
     assert_eq!(bed.deadlines.primary(), Deadline::NEVER);
 }
 
