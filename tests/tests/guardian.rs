@@ -268,6 +268,110 @@ fn refused_upgrades(bed: &Bed, node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A guardian that lives and does not wake is ended and replaced, its server goes on, and whoever asks
+/// is told.
+async fn hung_guardian(bed: &Bed, node: &Node, session: &Held) -> anyhow::Result<()> {
+    let hung = bed.lab().guardian_pid(&node.name)?.context("a guardian")?;
+    // Not gone on with: it is killed as it is.
+    bed.lab().signal_guardian(&node.name, Signal::SIGSTOP).await?;
+    let stopped = boot_time();
+    let replaced = until("another guardian beside the server", SOON, async || {
+        let page = node.page().map_err(|error| error.to_string())?;
+        let now = page.guardian_pid();
+        if now != hung.as_raw() && page.heartbeat() > stopped {
+            Ok(boot_time())
+        } else {
+            Err(format!("guardian {now}, last awake {:?}", page.heartbeat()))
+        }
+    })
+    .await?;
+    let took = replaced.since(stopped);
+    say(format!("guardian-hung: replaced after {} ms", took.as_millis()));
+    session.goes_on("rows after the guardian was replaced").await?;
+    ensure!(nix::sys::signal::kill(hung, None).is_err(), "the one that hung still lives");
+    let port = bed.lab().layout().node(node.name.as_str()).context("a node")?.rest_port;
+    until("the metrics tell", SOON, async || {
+        let text = ask(port, "GET", "/metrics", "").await.map_err(|e| e.to_string())?.body;
+        let told = |what: &str, value: &str| {
+            text.lines().any(|line| line.starts_with(what) && line.ends_with(value))
+        };
+        let all = told("regent_guardian_hung{", " 1") && told("regent_guardian_alive{", " 1");
+        if all { Ok(()) } else { Err(text) }
+    })
+    .await?;
+    until("the status warns", SOON, async || {
+        let federation = bed.federation().await.map_err(|e| e.to_string())?;
+        let mut nodes = federation.sites.iter().flat_map(|site| &site.nodes);
+        let fence = nodes.find(|n| n.name == node.name.as_str()).and_then(|n| n.fence.clone());
+        let fence = fence.ok_or("no fence")?;
+        let said = fence.thin.iter().any(|text| text.contains("hung and were replaced"));
+        if said && fence.guardian { Ok(()) } else { Err(format!("{fence:?}")) }
+    })
+    .await?;
+    ensure!(took > Duration::from_millis(1500), "replaced before it can have been known to hang");
+    Ok(())
+}
+
+/// What the promise rests on is shown for every node, by its own `/metrics` and by `status --fence`:
+/// deadline, round trips, worst stop, kill and wake-up, guardian, watchdog.
+async fn fences_are_shown(bed: &Bed, leader: &Node) -> anyhow::Result<()> {
+    let layout = bed.lab().layout();
+    for place in &layout.nodes {
+        until("every figure of the fence in the metrics", SOON, async || {
+            let answer = ask(place.rest_port, "GET", "/metrics", "").await;
+            let text = answer.map_err(|error| error.to_string())?.body;
+            let value = |name: &str| {
+                let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")))?;
+                line.rsplit_once(' ')?.1.parse::<f64>().ok()
+            };
+            let leads = place.name == leader.name;
+            let writes = |name: &str| value(name).is_some_and(|left| (left > 0.0) == leads);
+            let positive = |name: &str| value(name).is_some_and(|span| span > 0.0);
+            let missing: Vec<&str> = [
+                ("regent_deadline_seconds", writes("regent_deadline_seconds")),
+                ("regent_site_round_trip_seconds", positive("regent_site_round_trip_seconds")),
+                (
+                    "regent_primary_round_trip_seconds",
+                    value("regent_primary_round_trip_seconds").is_some() || !leads,
+                ),
+                ("regent_stop_budget_seconds", positive("regent_stop_budget_seconds")),
+                ("regent_kill_budget_seconds", positive("regent_kill_budget_seconds")),
+                (
+                    "regent_guardian_wake_worst_seconds",
+                    value("regent_guardian_wake_worst_seconds").is_some(),
+                ),
+                ("regent_guardian_alive", value("regent_guardian_alive") == Some(1.0)),
+                ("regent_guardian_hung", value("regent_guardian_hung") == Some(0.0)),
+                ("regent_watchdog_armed", value("regent_watchdog_armed") == Some(0.0)),
+                ("regent_thin_margins", value("regent_thin_margins").is_some()),
+            ]
+            .into_iter()
+            .filter_map(|(name, good)| (!good).then_some(name))
+            .collect();
+            if missing.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{}: {missing:?} in\n{text}", place.name))
+            }
+        })
+        .await?;
+    }
+    until("every node's fence in the status", SOON, async || {
+        let mut command = ours("regentctl").map_err(|error| error.to_string())?;
+        command.arg("--lab").arg(&layout.dir).args(["status", "--fence"]);
+        let done = run(command, Duration::from_secs(10)).map_err(|error| error.to_string())?;
+        let row = |name: &str| done.stdout.lines().find(|line| line.starts_with(name));
+        let told = layout.nodes.iter().all(|place| {
+            row(place.name.as_str()).is_some_and(|row| {
+                let figures = row.matches(" ms").count() + row.matches(" s ").count();
+                row.contains("alive") && row.contains("off") && figures >= 4
+            })
+        });
+        if told { Ok(()) } else { Err(done.stdout) }
+    })
+    .await
+}
+
 /// What is replaced in time interrupts nobody: agent, guardian, the agent's program.
 async fn replaced() -> anyhow::Result<()> {
     let bed = Bed::start("guardian-replaced", TWO_SITES, None).await?;
@@ -275,6 +379,7 @@ async fn replaced() -> anyhow::Result<()> {
     let node = Node::leader(&bed, &roles.a_leader)?;
     let session = Held::open(&bed, &node.name).await?;
     session.goes_on("rows before the faults").await?;
+    fences_are_shown(&bed, &node).await?;
     let postmaster = node.page()?.postmaster_pid();
     let begun = boot_time();
 
@@ -295,6 +400,8 @@ async fn replaced() -> anyhow::Result<()> {
     })
     .await?;
     session.goes_on("rows after the guardian's death").await?;
+
+    hung_guardian(&bed, &node, &session).await?;
 
     refused_upgrades(&bed, &node)?;
     session.goes_on("rows after the refused upgrades").await?;

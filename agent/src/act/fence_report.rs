@@ -72,6 +72,7 @@ pub fn fence(
         thin: Vec::new(),
         unknown: Unknown::new(),
     };
-    fence.thin = margins::thin(&fence, picture.view.postgres.process != Process::Stopped);
+    let runs = picture.view.postgres.process != Process::Stopped;
+    fence.thin = margins::thin(&fence, runs, guardian.hung);
     fence
 }

@@ -215,6 +215,12 @@ fn ours(out: &mut Text, picture: &Picture, fence: &ReportedFence) {
         }
     }
     out.flag("regent_guardian_alive", "Value is 1 while a guardian lives.", fence.guardian);
+    out.sample(
+        Kind::Counter,
+        "regent_guardian_hung",
+        "How many guardians hung, and were replaced, since the agent began.",
+        count(picture.view.guardian.hung),
+    );
     let armed = fence.watchdog == "armed";
     out.flag("regent_watchdog_armed", "Value is 1 while the watchdog is armed.", armed);
     out.flag("regent_frozen", "Value is 1 while the clocks are not trusted.", fence.frozen);

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use regent_proto::time::BootTime;
+
 use super::view::SiteView;
 use super::{Action, Choice, Judge, Reason, Unfit};
 
@@ -35,6 +37,36 @@ pub struct GuardianView {
     pub deadline_left: Duration,
     /// The longest stop of the server that this process has seen.
     pub worst_stop: Duration,
+    /// How many guardians hung, and were replaced, in this life of the agent.
+    pub hung: u64,
+}
+
+/// Whether a guardian still wakes, from its heartbeat in the page, looked at ten times a second; it
+/// wakes as often even while nothing is guarded.
+///
+/// Looks are counted, not time: an agent that did not run either, because the machine or its group
+/// stood still, has not looked, and accuses nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pulse {
+    seen: Option<BootTime>,
+    unchanged: u32,
+}
+
+/// Forty times the latest wake-up that is aimed at, and well below any stop budget: rung 1 stands
+/// alone for so long.
+const SILENT_LOOKS: u32 = 20;
+
+impl Pulse {
+    /// One look; whether the guardian hangs.
+    #[must_use]
+    pub fn hangs(&mut self, heartbeat: BootTime) -> bool {
+        if self.seen.replace(heartbeat) == Some(heartbeat) {
+            self.unchanged += 1;
+        } else {
+            self.unchanged = 0;
+        }
+        self.unchanged >= SILENT_LOOKS
+    }
 }
 
 /// What the kernel let the guardian have.
@@ -110,5 +142,22 @@ impl Judge<'_> {
             choice.actions.push(Action::ReleaseLeader);
         }
         Some(choice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guardian_hangs_when_look_after_look_shows_the_same_heartbeat() {
+        let at = |n: u64| BootTime::from_nanos(n);
+        let mut pulse = Pulse::default();
+        assert!((0..500).all(|n| !pulse.hangs(at(n / 10))), "slow, but it wakes");
+        let mut pulse = Pulse::default();
+        let told = (0..=SILENT_LOOKS).map(|_| pulse.hangs(at(7))).collect::<Vec<_>>();
+        assert_eq!(told.iter().position(|hangs| *hangs), Some(20), "the first look has no before");
+        assert!(!pulse.hangs(at(8)), "it wakes again");
+        assert!(!pulse.hangs(at(8)));
     }
 }

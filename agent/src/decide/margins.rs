@@ -10,7 +10,7 @@ const WAKE_MOST_MS: u64 = 50;
 
 /// One sentence for each thin margin.
 #[must_use]
-pub fn thin(fence: &ReportedFence, server_runs: bool) -> Vec<String> {
+pub fn thin(fence: &ReportedFence, server_runs: bool, hung: u64) -> Vec<String> {
     let mut thin = Vec::new();
     let (stop, kill) = (fence.stop_budget_ms, fence.kill_budget_ms);
     if let Some(worst) = fence.worst_stop_ms.filter(|worst| worst * 100 > stop * STOP_USES_MOST) {
@@ -30,6 +30,12 @@ pub fn thin(fence: &ReportedFence, server_runs: bool) -> Vec<String> {
         thin.push(format!(
             "the guardian woke up {worst} ms late, more than {WAKE_MOST_MS} ms: give it real-time \
              priority, or raise regent.kill_budget"
+        ));
+    }
+    if hung > 0 {
+        thin.push(format!(
+            "{hung} guardians hung and were replaced since the agent began: look for what stops or \
+             starves them"
         ));
     }
     if server_runs && !fence.guardian {
@@ -53,16 +59,18 @@ mod tests {
             guardian: true,
             ..ReportedFence::default()
         };
-        assert_eq!(thin(&good, true), Vec::<String>::new());
+        assert_eq!(thin(&good, true, 0), Vec::<String>::new());
+        let hung = thin(&good, true, 1);
+        assert!(hung.len() == 1 && hung[0].starts_with("1 guardians hung"), "{hung:?}");
         for (bad, word) in [
             (ReportedFence { worst_stop_ms: Some(4001), ..good.clone() }, "4001 ms, near"),
             (ReportedFence { worst_kill_ms: Some(126), ..good.clone() }, "at least 252 ms"),
             (ReportedFence { worst_wake_ms: Some(51), ..good.clone() }, "51 ms late"),
             (ReportedFence { guardian: false, ..good.clone() }, "no guardian"),
         ] {
-            let said = thin(&bad, true);
+            let said = thin(&bad, true, 0);
             assert!(said.len() == 1 && said[0].contains(word), "{word}: {said:?}");
         }
-        assert!(thin(&ReportedFence { guardian: false, ..good }, false).is_empty());
+        assert!(thin(&ReportedFence { guardian: false, ..good }, false, 0).is_empty());
     }
 }

@@ -29,6 +29,7 @@ pub fn view(page: &Page, beside: &Beside, worst_stop: Duration, now: BootTime) -
         frozen: page.frozen(),
         deadline_left: page.writing().left(now),
         worst_stop,
+        hung: beside.hung,
     }
 }
 

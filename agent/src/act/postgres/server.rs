@@ -2,7 +2,9 @@
 //! of either at once.
 //!
 //! A postmaster is started by a guardian of its own. When that dies alone, another one adopts the
-//! postmaster before anything else happens; when none can be had, what may write is killed.
+//! postmaster before anything else happens; when none can be had, what may write is killed. One that
+//! lives and does not wake any more is ended first: the lock that each holds, and the wait for the end
+//! of the one before, are why no two of them ever act on one page.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +17,7 @@ use tokio::sync::watch;
 
 use super::guardian::{Ended, Guardian, GuardianError, Launcher};
 use super::programs::Programs;
+use crate::decide::guardian::Pulse;
 use crate::fence::guard::Guard;
 use crate::fence::processes;
 use crate::observe::clock::boot_time;
@@ -23,6 +26,8 @@ use crate::observe::clock::boot_time;
 const GUARDIAN_ENDS: Duration = Duration::from_secs(2);
 /// How soon another guardian is tried after one could not be had.
 const GUARDIAN_AGAIN: Duration = Duration::from_secs(1);
+/// How often its heartbeat is looked at; [`Pulse`] counts the looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How soon processes that were killed are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -50,6 +55,8 @@ pub struct Beside {
     pub pid: Option<i32>,
     /// Why there is none, where there should be one.
     pub problem: String,
+    /// How many hung, and were ended, in this life of the agent.
+    pub hung: u64,
 }
 
 /// Owns the knowledge of whether a postmaster runs, and who guards it.
@@ -158,13 +165,19 @@ impl Server {
 
     fn no_guardian(&self, error: &GuardianError) {
         tracing::error!(%error, "PostgreSQL has no guardian");
-        self.beside.send_replace(Beside { pid: None, problem: error.to_string() });
+        self.is_beside(None, error.to_string());
+    }
+
+    fn is_beside(&self, pid: Option<i32>, problem: String) {
+        self.beside.send_modify(|beside| {
+            (beside.pid, beside.problem) = (pid, problem);
+        });
     }
 
     fn follow(self: &Arc<Self>, postmaster: Postmaster, ended: Ended, guardian: Option<Guardian>) {
         self.state.send_replace(Some(postmaster));
         if let Some(guardian) = &guardian {
-            self.beside.send_replace(Beside { pid: Some(guardian.pid()), problem: String::new() });
+            self.is_beside(Some(guardian.pid()), String::new());
         }
         tokio::spawn(Arc::clone(self).until_the_end(postmaster, ended, guardian));
     }
@@ -191,6 +204,11 @@ impl Server {
                     }
                     guardian = self.guard_anew(postmaster).await;
                 }
+                () = self.until_it_hangs(), if guardian.is_some() => {
+                    if let Some(guardian) = &guardian && self.stopped.get().is_none() {
+                        self.end_hung(guardian, postmaster).await;
+                    }
+                }
             }
         }
         self.guard.forget_postmaster();
@@ -206,7 +224,7 @@ impl Server {
             guardian.kill().await;
         }
         self.say_end(postmaster);
-        self.beside.send_replace(Beside::default());
+        self.is_beside(None, String::new());
         self.state.send_replace(None);
     }
 
@@ -226,14 +244,36 @@ impl Server {
         }
     }
 
+    /// Waits until the guardian beside the server has not woken for long.
+    async fn until_it_hangs(&self) {
+        let mut pulse = Pulse::default();
+        while !pulse.hangs(self.launcher.page.heartbeat()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Ends a guardian that lives and does not wake. Its end is what brings another one; where it
+    /// can't be ended, nobody may guard beside it, and what may write ends.
+    async fn end_hung(&self, guardian: &Guardian, postmaster: Postmaster) {
+        let silent = boot_time().since(self.launcher.page.heartbeat()).as_millis();
+        tracing::error!(pid = guardian.pid(), "the guardian hangs: it last woke {silent} ms ago");
+        self.is_beside(None, format!("it hangs: it last woke {silent} ms ago"));
+        self.beside.send_modify(|beside| beside.hung += 1);
+        if tokio::time::timeout(GUARDIAN_ENDS, guardian.kill()).await.is_err() {
+            tracing::error!(pid = guardian.pid(), "the guardian that hangs cannot be ended");
+            if self.launcher.page.guard() != page::Guard::Off {
+                self.kill(&self.launcher.data_dir, Some(postmaster.pid)).await;
+            }
+        }
+    }
+
     /// The guardian died alone: another one, before anything else; or what may write ends.
     async fn guard_anew(&self, postmaster: Postmaster) -> Option<Guardian> {
-        self.beside.send_replace(Beside { pid: None, problem: "it died".to_owned() });
+        self.is_beside(None, "it died".to_owned());
         match self.launcher.adopt(postmaster).await {
             Ok(guardian) => {
                 tracing::warn!(pid = guardian.pid(), "the guardian has died: another one guards");
-                self.beside
-                    .send_replace(Beside { pid: Some(guardian.pid()), problem: String::new() });
+                self.is_beside(Some(guardian.pid()), String::new());
                 Some(guardian)
             }
             Err(error) => {

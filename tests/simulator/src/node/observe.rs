@@ -135,6 +135,7 @@ impl World {
             frozen: node.page.frozen(),
             deadline_left: node.page.writing().left(now),
             worst_stop: Duration::ZERO,
+            hung: 0,
         }
     }
 }
