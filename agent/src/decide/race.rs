@@ -44,8 +44,13 @@ impl Judge<'_> {
         }
         match self.view.postgres.process {
             Process::Stopped => match &site.initialize {
-                // The node that made, or copied, the first data of this cluster leads it.
-                Initialize::Running if control.state != ControlState::InProduction => {
+                // The node that made, or copied, the first data of this cluster leads it. Where a
+                // watchdog is required it is armed before, and only the guardian of a server that runs
+                // can do that: so it starts in recovery, and races as any other.
+                Initialize::Running
+                    if control.state != ControlState::InProduction
+                        && !self.view.guardian.watchdog.required =>
+                {
                     Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
                 }
                 Initialize::Absent

@@ -446,6 +446,37 @@ fn missing_keys_never_make_a_second_database() {
     assert_eq!(world.decide().reason, Reason::PrimacyUnknown);
 }
 
+/// A required watchdog runs before the first leader key of a cluster is taken, too.
+#[test]
+fn a_new_cluster_is_not_led_without_the_watchdog_that_is_required() {
+    let mut world = World::new();
+    world.leader(None);
+    world.stopped(ControlState::ShutDown, 1, 100);
+    world.view.tenure.primary = None;
+    world.site().initialize = Initialize::Running;
+    world.site().members.clear();
+    assert_eq!(world.decide().actions, vec![Action::AcquireLeader]);
+    world.view.guardian.watchdog.wanted = true;
+    assert_eq!(world.decide().actions, vec![Action::AcquireLeader], "`automatic` may do without");
+    world.view.guardian.watchdog.required = true;
+    let started = vec![Action::Run(Job::StartStandby(Follow::Nobody))];
+    for state in [WatchdogState::Off, WatchdogState::Failed, WatchdogState::Disarmed] {
+        world.view.guardian.watchdog.state = state;
+        assert_eq!(world.decide().actions, started, "{state:?}: only a guardian can tell");
+    }
+    // Its server runs in recovery, and a guardian beside it.
+    world.standby(1, 100);
+    world.primary().floor = None;
+    for (state, actions) in [
+        (WatchdogState::Off, vec![Action::ArmWatchdog]),
+        (WatchdogState::Failed, vec![]),
+        (WatchdogState::Armed, vec![Action::AcquireLeader]),
+    ] {
+        world.view.guardian.watchdog.state = state;
+        assert_eq!(world.decide().actions, actions, "{state:?}");
+    }
+}
+
 #[test]
 fn another_database_is_refused() {
     let mut world = World::new();
