@@ -117,7 +117,9 @@ impl Context {
     ) -> anyhow::Result<()> {
         let users = &self.config.postgres.authentication;
         match job {
-            Job::Initdb => copy::initdb(&self.programs, &self.files, &self.config).await,
+            Job::Initdb => {
+                copy::initdb(&self.programs, &self.files, &self.config, &self.dynamic).await
+            }
             Job::Clone(from) => {
                 let addresses = addresses(&from)?;
                 copy::clone(&self.programs, &self.files, &users.replication, &addresses, progress)

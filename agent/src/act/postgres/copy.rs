@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::files::{Files, write_atomically};
 use super::programs::Programs;
+use crate::config::dynamic::Dynamic;
 use crate::config::{Config, User};
 
 /// The longest an `initdb` may take.
@@ -17,7 +18,12 @@ const COPY_BOUND: Duration = Duration::from_secs(24 * 3600);
 const REWIND_BOUND: Duration = Duration::from_secs(6 * 3600);
 
 /// Creates a cluster. The directory counts as incomplete until it is done.
-pub async fn initdb(programs: &Programs, files: &Files, config: &Config) -> anyhow::Result<()> {
+pub async fn initdb(
+    programs: &Programs,
+    files: &Files,
+    config: &Config,
+    dynamic: &Dynamic,
+) -> anyhow::Result<()> {
     begin(files)?;
     let superuser = &config.postgres.authentication.superuser;
     let password = files.run_dir.join("initdb-password");
@@ -35,6 +41,12 @@ pub async fn initdb(programs: &Programs, files: &Files, config: &Config) -> anyh
     let result = programs.output(command, INITDB_BOUND).await;
     drop(std::fs::remove_file(&password));
     result?;
+    // `initdb` leaves settings of its own choice in pg_control, and recovery refuses to begin with lower
+    // ones (PostgreSQL's manual, 27.4.3). A run in single-user mode, which ends with its input, puts
+    // ours there.
+    let mut command = programs.command("postgres");
+    command.arg("--single").args(files.arguments(config, dynamic)).arg("postgres");
+    programs.output(command, INITDB_BOUND).await?;
     done(files)
 }
 
