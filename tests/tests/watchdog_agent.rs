@@ -45,7 +45,13 @@ struct Watched {
 }
 
 impl Watched {
+    /// Once it leads.
     async fn start(quirks: &[Quirk]) -> anyhow::Result<Self> {
+        Self::begin(quirks, true).await
+    }
+
+    /// Once it leads, or says why it may not.
+    async fn begin(quirks: &[Quirk], leads: bool) -> anyhow::Result<Self> {
         let options = Options { dir: None, dcs: None, bare: true };
         let prepared = Prepared::new(TOPOLOGY, &options, &mut |_| {})?;
         let layout = prepared.layout.clone();
@@ -66,7 +72,11 @@ impl Watched {
         std::fs::write(&file, format!("{head}{section}{tail}"))?;
         let lab = prepared.start().await?;
         ready::create(&lab, TOPOLOGY, &mut |_| {}).await?;
-        ready::wait(&lab, &mut |_| {}).await?;
+        if leads {
+            ready::wait(&lab, &mut |_| {}).await?;
+        } else {
+            refused(node.rest_port)?;
+        }
         // Opened last: whoever opens the embedded store first owns its file.
         let store = open(layout.site_stores.get(&node.site).context("the site's store")?)?;
         let site = Records::follow(store, "/service/home/".to_owned()).await?;
@@ -83,12 +93,7 @@ impl Watched {
     }
 
     fn get(&self, path: &str) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.node.rest_port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        get(self.node.rest_port, path)
     }
 
     fn patroni(&self) -> String {
@@ -105,6 +110,23 @@ impl Watched {
     fn name(&self) -> NodeName {
         self.node.name.clone()
     }
+}
+
+fn get(port: u16, path: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Waits until the node says that its watchdog keeps it from leading.
+fn refused(port: u16) -> anyhow::Result<()> {
+    let answer = || get(port, "/patroni").unwrap_or_else(|error| error.to_string());
+    let told = || answer().contains("watchdog is required and cannot be armed").then_some(());
+    tokio::task::block_in_place(|| boot::until(SOON, told))
+        .with_context(|| format!("no reason: {}", answer()))
 }
 
 fn opened(device: &Device) -> Option<BootTime> {
@@ -165,13 +187,24 @@ async fn with_a_bad_device_that_is_required_a_node_never_leads_and_says_why() ->
     watched.lab.kill_agent(&watched.name(), Signal::SIGSTOP).await?;
     watched.key(false).await?;
     watched.lab.kill_agent(&watched.name(), Signal::SIGCONT).await?;
-    let told =
-        || watched.patroni().contains("watchdog is required and cannot be armed").then_some(());
-    tokio::task::block_in_place(|| boot::until(SOON, told))
-        .with_context(|| format!("no reason: {}", watched.patroni()))?;
+    refused(watched.node.rest_port)?;
     let led = watched.site.wait("", NEVER, |keys| keys.contains_key(LEADER).then_some(())).await;
     ensure!(led.is_err(), "it took the leader key: {}", watched.patroni());
     ensure!(watched.patroni().contains("\"watchdog_failed\":true"), "{}", watched.patroni());
+    ensure!(!watched.get("/primary")?.starts_with("HTTP/1.1 200"));
+    watched.lab.down().await?;
+    Ok(())
+}
+
+/// The first leader key of a cluster, too, is taken only beside the watchdog that is required.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_cluster_is_not_led_without_the_watchdog_that_is_required() -> anyhow::Result<()> {
+    if lacks(NEEDS) {
+        return Ok(());
+    }
+    let watched = Watched::begin(&[Quirk::Open(Errno::EIO)], false).await?;
+    let led = watched.site.wait("", NEVER, |keys| keys.contains_key(LEADER).then_some(())).await;
+    ensure!(led.is_err(), "it took the leader key: {}", watched.patroni());
     ensure!(!watched.get("/primary")?.starts_with("HTTP/1.1 200"));
     watched.lab.down().await?;
     Ok(())
