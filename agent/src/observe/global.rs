@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use regent_dcs::Entry;
 use regent_proto::keys::{GlobalKey, GlobalKeys};
 use regent_proto::name::SiteName;
 use regent_proto::record::{Assignment, EpochHistory, Lease, Primary, Record, Report};
 use regent_proto::time::BootTime;
 
+use super::decoded::Decoded;
 use super::mirror::Picture;
 use super::unreadable::Unreadable;
 use crate::decide::view::{At, DiskEpoch, FederationView};
@@ -18,13 +20,30 @@ pub struct GlobalObserver {
     site: SiteName,
     primary_seen: Option<(u64, BootTime)>,
     unreadable: Unreadable,
+    known: Known,
+}
+
+/// Records of each kind.
+#[derive(Debug, Default)]
+struct Known {
+    primary: Decoded<Primary>,
+    lease: Decoded<Lease>,
+    assignment: Decoded<Assignment>,
+    history: Decoded<EpochHistory>,
+    reports: Decoded<Report>,
 }
 
 impl GlobalObserver {
     /// For this federation and site.
     #[must_use]
     pub fn new(keys: GlobalKeys, site: SiteName) -> Self {
-        Self { keys, site, primary_seen: None, unreadable: Unreadable::default() }
+        Self {
+            keys,
+            site,
+            primary_seen: None,
+            unreadable: Unreadable::default(),
+            known: Known::default(),
+        }
     }
 
     /// The view.
@@ -35,18 +54,21 @@ impl GlobalObserver {
         now: BootTime,
     ) -> FederationView {
         self.unreadable.keep(&picture.entries);
-        let primary: Option<At<Primary>> = self.record(picture, &self.keys.primary());
-        let lease: Option<At<Lease>> = self.record(picture, &self.keys.lease());
-        let assignment: Option<At<Assignment>> =
-            self.record(picture, &self.keys.assignment(&self.site.clone()));
+        let (keys, known, bad) = (&self.keys, &mut self.known, &mut self.unreadable);
+        known.history.keep(&picture.entries);
+        let primary = record(&mut known.primary, bad, picture, &keys.primary());
+        let lease = record(&mut known.lease, bad, picture, &keys.lease());
+        let assignment = keys.assignment(&self.site);
+        let assignment = record(&mut known.assignment, bad, picture, &assignment);
         if let Some(primary) = &primary
             && self.primary_seen.is_none_or(|(revision, _)| revision != primary.revision)
         {
             self.primary_seen = Some((primary.revision, now));
         }
-        let history: Option<At<EpochHistory>> = primary
-            .as_ref()
-            .and_then(|primary| self.record(picture, &self.keys.history(primary.value.epoch)));
+        let history = primary.as_ref().and_then(|primary| {
+            let key = keys.history(primary.value.epoch);
+            record(&mut known.history, bad, picture, &key)
+        });
         FederationView {
             history,
             site: self.site.clone(),
@@ -62,10 +84,12 @@ impl GlobalObserver {
     }
 
     fn reports(&mut self, picture: &Picture) -> BTreeMap<SiteName, Report> {
+        self.known.reports.keep(&picture.entries);
         let mut reports = BTreeMap::new();
         for key in picture.entries.keys() {
             if let GlobalKey::Report(site) = self.keys.classify(key)
-                && let Some(report) = self.record::<Report>(picture, key)
+                && let Some(report) =
+                    record(&mut self.known.reports, &mut self.unreadable, picture, key)
             {
                 // A report under another site's key is not that site's word.
                 if report.value.site == site {
@@ -76,19 +100,25 @@ impl GlobalObserver {
         reports
     }
 
-    fn record<R: Record>(&mut self, picture: &Picture, key: &str) -> Option<At<R>> {
-        let entry = picture.entries.get(key)?;
-        match R::decode(key, &entry.value) {
-            Ok(value) => Some(At { value, revision: entry.modified.0 }),
-            Err(error) => {
-                self.unreadable.report(entry, &error.problem);
-                None
-            }
-        }
-    }
-
     /// Keys that cannot be read, for the report.
     pub fn unreadable(&self) -> impl Iterator<Item = &String> {
         self.unreadable.keys()
+    }
+}
+
+fn record<R: Record + Clone>(
+    known: &mut Decoded<R>,
+    unreadable: &mut Unreadable,
+    picture: &Picture,
+    key: &str,
+) -> Option<At<R>> {
+    let entry = picture.entries.get(key)?;
+    let decode = |entry: &Entry| R::decode(&entry.key, &entry.value).map_err(|e| e.problem);
+    match &*known.of(entry, decode) {
+        Ok(value) => Some(At { value: value.clone(), revision: entry.modified.0 }),
+        Err(problem) => {
+            unreadable.report(entry, problem);
+            None
+        }
     }
 }

@@ -13,6 +13,7 @@ use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
 
+use super::decoded::Decoded;
 use super::mirror::Picture;
 use super::unreadable::Unreadable;
 use crate::config::dynamic::Dynamic;
@@ -80,6 +81,19 @@ pub struct SiteObserver {
     leaderless_since: Option<BootTime>,
     unreadable: Unreadable,
     fences: BTreeMap<NodeName, ReportedFence>,
+    known_members: Decoded<KnownMember>,
+    /// `config`.
+    documents: Decoded<serde_json::Value>,
+    /// `history` and `promotions`, of which only this is wanted: whether they can be read.
+    rest: Decoded<()>,
+}
+
+/// A member's record.
+#[derive(Debug)]
+struct KnownMember {
+    member: Member,
+    ancestry: Option<Ancestry>,
+    fence: Option<ReportedFence>,
 }
 
 impl SiteObserver {
@@ -92,6 +106,9 @@ impl SiteObserver {
             leaderless_since: None,
             unreadable: Unreadable::default(),
             fences: BTreeMap::new(),
+            known_members: Decoded::default(),
+            documents: Decoded::default(),
+            rest: Decoded::default(),
         }
     }
 
@@ -105,6 +122,7 @@ impl SiteObserver {
     ) -> Option<(SiteView, Option<Dynamic>)> {
         let answered = picture.answered?;
         self.unreadable.keep(&picture.entries);
+        self.known_members.keep(&picture.entries);
         self.look_at_the_rest(picture);
         let leader = self.leader(picture, my_lease);
         match (&leader, self.leaderless_since) {
@@ -204,10 +222,23 @@ impl SiteObserver {
 
     /// Keys that only people and Patroni's tools read: garbage there is said like any other.
     fn look_at_the_rest(&mut self, picture: &Picture) {
-        if let Some(entry) = self.entry(picture, SiteKey::History) {
-            self.json::<Vec<serde_json::Value>>(entry);
+        let history = |entry: &Entry| {
+            let lines = serde_json::from_slice::<Vec<serde_json::Value>>(&entry.value);
+            lines.map(drop).map_err(|error| error.to_string())
+        };
+        let promotions = |entry: &Entry| {
+            let record = Promotions::decode(&entry.key, &entry.value);
+            record.map(drop).map_err(|error| error.problem)
+        };
+        for (key, read) in [
+            (SiteKey::History, &history as &dyn Fn(&Entry) -> Result<(), String>),
+            (SiteKey::Promotions, &promotions),
+        ] {
+            let Some(entry) = self.entry(picture, key) else { continue };
+            if let Err(problem) = &*self.rest.of(entry, read) {
+                self.unreadable.report(entry, problem);
+            }
         }
-        self.record::<Promotions>(picture, SiteKey::Promotions);
     }
 
     fn failsafe(&mut self, picture: &Picture) -> FailsafeRecord {
@@ -262,36 +293,16 @@ impl SiteObserver {
                 self.unreadable.report(entry, "the key does not end in a member name");
                 continue;
             };
-            let Some(record) = self.json::<MemberRecord>(entry) else { continue };
-            let Some((host, port)) = host_port(&record.conn_url) else {
-                self.unreadable.report(entry, "conn_url is not postgres://HOST:PORT/DATABASE");
-                continue;
-            };
-            let flag = |tag: &str| {
-                record.tags.get(tag).is_some_and(|v| *v == serde_json::Value::Bool(true))
-            };
-            let priority = record.tags.get("failover_priority").and_then(|v| v.as_i64());
-            let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
-            self.fences.extend(fence.map(|fence| (name.clone(), fence)));
-            if let Some(ancestry) = record.ancestry {
-                ancestries.insert(name.clone(), ancestry);
+            match &*self.known_members.of(entry, known_member) {
+                Ok(known) => {
+                    self.fences.extend(known.fence.clone().map(|fence| (name.clone(), fence)));
+                    if let Some(ancestry) = &known.ancestry {
+                        ancestries.insert(name.clone(), ancestry.clone());
+                    }
+                    members.insert(name, known.member.clone());
+                }
+                Err(problem) => self.unreadable.report(entry, problem),
             }
-            members.insert(
-                name,
-                Member {
-                    host,
-                    port,
-                    nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
-                    nosync: flag("nosync"),
-                    api_url: record.api_url,
-                    promise_url: record.promise_url,
-                    streaming: record.replication_state == "streaming",
-                    state: record.state,
-                    role: record.role,
-                    timeline: record.timeline.map(TimelineId),
-                    position: record.xlog_location.map(Lsn::new),
-                },
-            );
         }
         (members, ancestries)
     }
@@ -331,18 +342,52 @@ impl SiteObserver {
 
     fn dynamic(&mut self, picture: &Picture, in_force: &Dynamic) -> Option<Dynamic> {
         let entry = self.entry(picture, SiteKey::Config)?;
-        let document: serde_json::Value = self.json(entry)?;
+        let document = self.documents.of(entry, |entry| {
+            serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
+        });
+        let document = match &*document {
+            Ok(document) => document,
+            Err(problem) => {
+                self.unreadable.report(entry, problem);
+                return None;
+            }
+        };
         if !document.is_object() {
             self.unreadable.report(entry, "the dynamic configuration is not an object");
             return None;
         }
-        let dynamic = Dynamic::read(&document, in_force);
+        let dynamic = Dynamic::read(document, in_force);
         if !dynamic.problems.is_empty() {
             let problems = dynamic.problems.join("; ");
             self.unreadable.report(entry, &format!("{problems}; the value in force stays"));
         }
         Some(dynamic)
     }
+}
+
+fn known_member(entry: &Entry) -> Result<KnownMember, String> {
+    let record: MemberRecord =
+        serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
+    let (host, port) = host_port(&record.conn_url)
+        .ok_or_else(|| "conn_url is not postgres://HOST:PORT/DATABASE".to_owned())?;
+    let flag =
+        |tag: &str| record.tags.get(tag).is_some_and(|v| *v == serde_json::Value::Bool(true));
+    let priority = record.tags.get("failover_priority").and_then(|v| v.as_i64());
+    let member = Member {
+        host,
+        port,
+        nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
+        nosync: flag("nosync"),
+        api_url: record.api_url,
+        promise_url: record.promise_url,
+        streaming: record.replication_state == "streaming",
+        state: record.state,
+        role: record.role,
+        timeline: record.timeline.map(TimelineId),
+        position: record.xlog_location.map(Lsn::new),
+    };
+    let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
+    Ok(KnownMember { member, ancestry: record.ancestry, fence })
 }
 
 /// Host and port of `postgres://HOST:PORT/DATABASE`.

@@ -25,6 +25,8 @@ pub struct Records {
     federation: FederationName,
     keys: GlobalKeys,
     entries: BTreeMap<String, Observed>,
+    /// Every key decoded, once for each of its revisions.
+    decoded: View,
     revision: regent_dcs::Revision,
     /// A first snapshot was taken: from now on what is new was seen coming.
     looked: bool,
@@ -42,8 +44,9 @@ impl Records {
     #[must_use]
     pub fn new(federation: FederationName) -> Self {
         let keys = GlobalKeys::new(&federation);
+        let decoded = View::empty(federation.clone(), BootTime::default());
         let revision = regent_dcs::Revision::default();
-        Self { federation, keys, entries: BTreeMap::new(), revision, looked: false }
+        Self { federation, keys, entries: BTreeMap::new(), decoded, revision, looked: false }
     }
 
     /// The store revision up to which the records are known.
@@ -59,6 +62,9 @@ impl Records {
         for entry in snapshot.entries {
             let old = before.remove(&entry.key);
             self.insert(entry, old, now);
+        }
+        for gone in before.into_keys() {
+            self.forget(&gone);
         }
         self.revision = snapshot.revision;
         self.looked = true;
@@ -78,6 +84,7 @@ impl Records {
                 Event::Deleted { key, revision } if revision > known => {
                     self.revision = self.revision.max(revision);
                     self.entries.remove(&key);
+                    self.forget(&key);
                 }
                 Event::Put(_) | Event::Deleted { .. } => {}
             }
@@ -87,21 +94,28 @@ impl Records {
     fn insert(&mut self, entry: Entry, old: Option<Observed>, now: BootTime) {
         let key = entry.key.clone();
         let observed = match old {
+            // Decoded already.
             Some(old) if old.entry.modified == entry.modified => old,
-            Some(old) if self.same_report(&old.entry, &entry) => Observed { entry, ..old },
-            Some(_) | None => Observed { entry, since: now, witnessed: self.looked },
+            Some(old) => {
+                let before = self.report_said(&key);
+                let observed = self.place(Observed { entry, since: now, witnessed: self.looked });
+                // A report that says nothing newer is as old as it was.
+                if before.is_some() && before == self.report_said(&key) {
+                    self.place(Observed { entry: observed.entry, ..old })
+                } else {
+                    observed
+                }
+            }
+            None => self.place(Observed { entry, since: now, witnessed: self.looked }),
         };
         self.entries.insert(key, observed);
     }
 
-    /// A report that says nothing newer is as old as it was.
-    fn same_report(&self, old: &Entry, new: &Entry) -> bool {
-        let sequence = |entry: &Entry| -> Option<(NodeName, u64)> {
-            let report = Report::decode(&entry.key, &entry.value).ok()?;
-            Some((report.node, report.sequence))
-        };
-        matches!(self.keys.classify(&new.key), GlobalKey::Report(_))
-            && sequence(new).is_some_and(|new| sequence(old) == Some(new))
+    /// Whose word the report under this key is, and the how manieth.
+    fn report_said(&self, key: &str) -> Option<(NodeName, u64)> {
+        let GlobalKey::Report(site) = self.keys.classify(key) else { return None };
+        let report = &self.decoded.reports.get(&site)?.read()?.value;
+        Some((report.node.clone(), report.sequence))
     }
 
     /// The records as a view.
@@ -113,22 +127,23 @@ impl Records {
         quorum: Quorum,
         session: Option<Session>,
     ) -> View {
-        let mut view = View::empty(self.federation.clone(), now);
-        view.wall = wall;
-        view.quorum = quorum;
-        view.session = session;
-        view.revision = Revision(self.revision.0);
-        for observed in self.entries.values() {
-            self.place(observed, &mut view);
+        View {
+            now,
+            wall,
+            quorum,
+            session,
+            revision: Revision(self.revision.0),
+            ..self.decoded.clone()
         }
-        view
     }
 
-    fn place(&self, observed: &Observed, view: &mut View) {
+    /// Decodes what a key holds now.
+    fn place(&mut self, observed: Observed) -> Observed {
+        let (view, federation) = (&mut self.decoded, &self.federation);
         match self.keys.classify(&observed.entry.key) {
             GlobalKey::Topology => {
                 view.topology = observed.slot(|record: &TopologyRecord| {
-                    same("federation", &record.topology.federation, &self.federation)
+                    same("federation", &record.topology.federation, federation)
                 });
             }
             GlobalKey::Primary => view.primary = observed.slot(|_: &Primary| Ok(())),
@@ -158,6 +173,25 @@ impl Records {
                     observed.slot(|record: &EpochHistory| same("epoch", &record.epoch, &epoch));
                 view.history.insert(epoch, slot);
             }
+            GlobalKey::Foreign => {}
+        }
+        observed
+    }
+
+    /// A key is gone.
+    fn forget(&mut self, key: &str) {
+        let view = &mut self.decoded;
+        match self.keys.classify(key) {
+            GlobalKey::Topology => view.topology = Slot::Absent,
+            GlobalKey::Primary => view.primary = Slot::Absent,
+            GlobalKey::Lease => view.lease = Slot::Absent,
+            GlobalKey::RunningOperation => view.running = Slot::Absent,
+            GlobalKey::Leader => view.leader = Slot::Absent,
+            GlobalKey::Assignment(site) => drop(view.assignments.remove(&site)),
+            GlobalKey::Report(site) => drop(view.reports.remove(&site)),
+            GlobalKey::Operation(id) => drop(view.operations.remove(&id)),
+            GlobalKey::Coordinator(name) => drop(view.coordinators.remove(&name)),
+            GlobalKey::History(epoch) => drop(view.history.remove(&epoch)),
             GlobalKey::Foreign => {}
         }
     }
