@@ -13,6 +13,7 @@ use regent_proto::keys::GlobalKeys;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::names;
 use crate::network::HostId;
 use crate::store::client::SimStore;
 use crate::tasks::ProcessClock;
@@ -51,6 +52,14 @@ fn policy(site: &str, c: usize) -> Policy {
         software: "simulated".to_owned(),
         report_age_max: Policy::REPORT_AGE_MAX,
         settle: Policy::SETTLE,
+    }
+}
+
+/// Counts why it decides as it does.
+async fn counts(sim: &Sim, mut published: watch::Receiver<Arc<federation::Published>>) {
+    while published.changed().await.is_ok() {
+        let name = names::judged(&published.borrow_and_update().reason);
+        sim.world().counters.count(name);
     }
 }
 
@@ -93,8 +102,9 @@ impl World {
             Box::pin(async move {
                 let policy = policy(site.as_str(), c);
                 let (state, handle) = federation::build(policy, name, store, clock, sessions);
+                let published = handle.published.clone();
                 sim.world().coordinators[c].handle = Some(handle);
-                state.run(stop).await;
+                tokio::join!(state.run(stop), counts(&sim, published));
             }),
         ));
     }

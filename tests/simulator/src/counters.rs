@@ -1,8 +1,16 @@
-//! What should happen sometimes: a run that never reaches it says nothing about it.
+//! What should happen sometimes: a long run that never reaches it says nothing about it, and fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regent_agent::decide::{Action, Reason};
+
+use crate::names;
+
+/// So many seeds have to reach everything.
+pub const LONG: u64 = 1000;
+
+/// What no long run reaches, with the reason why: a name, two spaces, the reason a line.
+const RARE: &str = include_str!("../rare.txt");
 
 /// How often each thing has happened.
 #[derive(Debug, Default, Clone)]
@@ -17,26 +25,21 @@ impl Counters {
         }
     }
 
-    fn variant(&mut self, kind: &str, shown: &str) {
-        let name: String = shown.chars().take_while(|c| c.is_alphanumeric()).collect();
-        self.count(&format!("{kind}: {name}"));
-    }
-
     /// A decision for this reason.
     pub fn reason(&mut self, reason: &Reason) {
-        let shown = format!("{reason:?}");
-        self.variant("reason", &shown);
-        if let Reason::NotCandidate(unfit) = reason {
-            self.variant("unfit", &format!("{unfit:?}"));
+        self.count(names::reason(reason));
+        match reason {
+            Reason::NotCandidate(unfit) => self.count(names::unfit(unfit)),
+            Reason::Paused(paused) => self.count(names::paused(paused)),
+            _ => {}
         }
     }
 
     /// An action was decided.
     pub fn action(&mut self, action: &Action) {
-        let shown = format!("{action:?}");
-        self.variant("action", &shown);
+        self.count(names::action(action));
         if let Action::Run(job) = action {
-            self.variant("job", &format!("{job:?}"));
+            self.count(&format!("job: {:?}", job.kind()));
         }
     }
 
@@ -51,5 +54,54 @@ impl Counters {
     #[must_use]
     pub fn all(&self) -> &BTreeMap<String, u64> {
         &self.0
+    }
+
+    /// What a long run should have reached and did not, and what it did although it is held to be
+    /// out of reach.
+    #[must_use]
+    pub fn amiss(&self) -> Vec<String> {
+        let known: BTreeSet<&str> = names::all().collect();
+        let rare: BTreeSet<&str> = rare().map(|(name, _)| name).collect();
+        let reached = |name: &str| self.0.contains_key(name);
+        let never = known.iter().filter(|name| !reached(name) && !rare.contains(*name));
+        let after_all = rare.iter().filter(|name| reached(name));
+        let unknown = rare.iter().filter(|name| !known.contains(*name));
+        never
+            .map(|name| format!("never: {name}"))
+            .chain(after_all.map(|name| format!("happens, but stands in rare.txt: {name}")))
+            .chain(unknown.map(|name| format!("rare.txt: nothing is called {name:?}")))
+            .collect()
+    }
+}
+
+/// What no long run reaches, and why.
+pub fn rare() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = RARE.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once("  ")).map(|(name, why)| (name, why.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_happens_and_what_happens_after_all_is_said() {
+        let mut counters = Counters::default();
+        for name in names::all().filter(|name| rare().all(|(rare, _)| rare != *name)) {
+            counters.count(name);
+        }
+        assert_eq!(counters.amiss(), Vec::<String>::new());
+        let mut one_less = counters.clone();
+        one_less.0.remove("reason: Leading");
+        assert_eq!(one_less.amiss(), ["never: reason: Leading"]);
+        if let Some((name, _)) = rare().next() {
+            counters.count(name);
+            assert_eq!(counters.amiss().len(), 1, "{name} is said");
+        }
+    }
+
+    #[test]
+    fn each_exemption_has_a_reason() {
+        assert!(rare().all(|(_, why)| why.len() > 10));
     }
 }

@@ -1,5 +1,7 @@
 //! Every write and what became of it.
 
+use std::collections::BTreeSet;
+
 /// What is known of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -80,7 +82,7 @@ impl History {
     }
 
     /// The last acknowledged writes are given up: a loss that the rules allow.
-    pub fn forget(&mut self, lost: &[u64]) {
+    pub fn forget(&mut self, lost: &BTreeSet<u64>) {
         self.acknowledged.retain(|write| !lost.contains(write));
     }
 }

@@ -15,6 +15,7 @@ pub mod history;
 pub mod invariants;
 pub mod minimise;
 pub mod mutants;
+pub mod names;
 pub mod network;
 pub mod node;
 pub mod postgres;
@@ -26,3 +27,7 @@ pub mod tasks;
 pub mod time;
 pub mod trace;
 pub mod world;
+
+/// Most of a run is made of views and records that are copied and dropped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

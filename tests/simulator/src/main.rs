@@ -2,7 +2,9 @@
 //! [--mutant NAME] [--counters] [--mutants]`.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use regent_simulator::counters;
 use regent_simulator::minimise::minimise;
 use regent_simulator::mutants::Mutant;
 use regent_simulator::run::{Report, run};
@@ -120,25 +122,38 @@ fn many(asked: &Asked) -> bool {
         outcome.longest,
         outcome.acknowledged
     ));
-    outcome.broken.is_empty() && outcome.unequal.is_empty()
+    let whole = asked.seeds >= counters::LONG && asked.mutant == Mutant::None;
+    let amiss = if whole { outcome.counters.amiss() } else { Vec::new() };
+    for name in &amiss {
+        say(name);
+    }
+    outcome.broken.is_empty() && outcome.unequal.is_empty() && amiss.is_empty()
 }
 
 /// After how many seeds each deliberate fault is noticed.
 fn mutants(asked: &Asked) -> bool {
-    let mut all = true;
-    for mutant in Mutant::ALL {
-        match seeds::until_broken(*mutant, asked.seeds) {
-            Some((count, report)) => {
-                let what = report.violation.map(|v| format!("{}: {}", v.invariant, v.what));
-                say(&format!("{mutant:?}: seed {count}, {}", what.unwrap_or_default()));
-            }
-            None => {
-                all = false;
-                say(&format!("{mutant:?}: not noticed in {} seeds", asked.seeds));
-            }
+    let next = AtomicUsize::new(0);
+    let all = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..asked.threads {
+            scope.spawn(|| {
+                while let Some(mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match seeds::until_broken(*mutant, asked.seeds) {
+                        Some((seed, report)) => {
+                            let what = report.violation.map(|v| (v.invariant, v.what));
+                            let (invariant, what) = what.unwrap_or_default();
+                            say(&format!("{mutant:?}: {} seeds, {invariant}: {what}", seed + 1));
+                        }
+                        None => {
+                            all.store(false, Ordering::Relaxed);
+                            say(&format!("{mutant:?}: not noticed in {} seeds", asked.seeds));
+                        }
+                    }
+                }
+            });
         }
-    }
-    all
+    });
+    all.into_inner()
 }
 
 fn main() -> ExitCode {

@@ -1,9 +1,17 @@
 //! Deliberate faults: each breaks one thing that keeps the world safe, and the invariants have to
 //! notice. A run with one is void as a test of the product.
+//!
+//! They are made at the edges, in what an agent sees, in what it sends, and in what the models do:
+//! the product has no switch for any of them. Where a model of `tests/models` has the same mutant, it
+//! has the same name.
 
 use regent_agent::decide::view::View;
+use regent_dcs::{Change, Txn};
 use regent_proto::lsn::Lsn;
+use regent_proto::name::NodeName;
+use regent_proto::record::{Primary, PrimaryState, Record as _};
 use regent_proto::time::Deadline;
+use regent_proto::timeline::HistoryPoint;
 
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,31 +19,73 @@ pub enum Mutant {
     /// Nothing.
     None,
     /// Rung 2 kills nobody.
-    NoGuardian,
+    GuardianMissing,
     /// The site's deadline counts from the answer.
-    AnchorAtReceive,
+    DeadlineAnchoredAtReceive,
+    /// A renewal of unknown outcome counts.
+    UnknownExtends,
+    /// A renewed lease counts without a look at the key: the reading beside it is an old one.
+    OpeningBeforeTheLinearizableRead,
     /// The leader key is released before the server has stopped.
-    ReleaseBeforeStop,
+    LeaseDroppedBeforeTheStop,
     /// A node believes that it holds whatever carries its name.
-    OpenUnread,
+    ElectedByName,
     /// Every standby counts as having confirmed everything.
-    PublishUnproven,
+    PublishBeforeEvidence,
     /// Commits wait for nobody.
     AcknowledgeAtOnce,
     /// Leases end before their time.
     EarlyRevoke,
+    /// Whoever runs takes a free leader key, in `sync` or not.
+    AnybodyMayLead,
+    /// The list is emptied before the record shrinks.
+    EmptyListBeforeTheStoreWrite,
+    /// A primary starts with an empty list.
+    EmptyListAfterACrash,
+    /// A write of `sync` compares no `sync`.
+    RecordWithoutCompare,
+    /// The leader key is taken whatever has become of `sync` since it was read.
+    LeaderKeyWithoutRecords,
+    /// *Take* looks neither at its WAL nor at the floor.
+    TakeWithoutWalAndFloor,
+    /// *Acquire* and *renew* compare no `primary`.
+    RenewalComparesNoPrimary,
+    /// *Token* compares no `lease`.
+    TokenComparesNoLease,
+    /// *Roll-back* is a put.
+    RollBackAsAPut,
+    /// *Handover* is a put.
+    HandoverAsAPut,
+    /// A coordinator's writes do not compare `leader`.
+    WriteWithoutItsLeadershipCompare,
+    /// The mark of a handover leaves tenure and deadline.
+    MarkKeepsTheDeadline,
 }
 
 impl Mutant {
     /// All of them.
     pub const ALL: &[Self] = &[
-        Self::NoGuardian,
-        Self::AnchorAtReceive,
-        Self::ReleaseBeforeStop,
-        Self::OpenUnread,
-        Self::PublishUnproven,
+        Self::GuardianMissing,
+        Self::DeadlineAnchoredAtReceive,
+        Self::UnknownExtends,
+        Self::OpeningBeforeTheLinearizableRead,
+        Self::LeaseDroppedBeforeTheStop,
+        Self::ElectedByName,
+        Self::PublishBeforeEvidence,
         Self::AcknowledgeAtOnce,
         Self::EarlyRevoke,
+        Self::AnybodyMayLead,
+        Self::EmptyListBeforeTheStoreWrite,
+        Self::EmptyListAfterACrash,
+        Self::RecordWithoutCompare,
+        Self::LeaderKeyWithoutRecords,
+        Self::TakeWithoutWalAndFloor,
+        Self::RenewalComparesNoPrimary,
+        Self::TokenComparesNoLease,
+        Self::RollBackAsAPut,
+        Self::HandoverAsAPut,
+        Self::WriteWithoutItsLeadershipCompare,
+        Self::MarkKeepsTheDeadline,
     ];
 
     /// By its name.
@@ -44,10 +94,39 @@ impl Mutant {
         Self::ALL.iter().copied().find(|mutant| format!("{mutant:?}") == name)
     }
 
-    /// Bends what an agent sees.
-    pub(crate) fn twist(self, view: &mut View) {
+    /// Only federations have what it breaks.
+    #[must_use]
+    pub fn of_federations(self) -> bool {
         match self {
-            Self::OpenUnread => {
+            Self::TakeWithoutWalAndFloor
+            | Self::RenewalComparesNoPrimary
+            | Self::TokenComparesNoLease
+            | Self::RollBackAsAPut
+            | Self::HandoverAsAPut
+            | Self::WriteWithoutItsLeadershipCompare
+            | Self::MarkKeepsTheDeadline => true,
+            Self::None
+            | Self::GuardianMissing
+            | Self::DeadlineAnchoredAtReceive
+            | Self::UnknownExtends
+            | Self::OpeningBeforeTheLinearizableRead
+            | Self::LeaseDroppedBeforeTheStop
+            | Self::ElectedByName
+            | Self::PublishBeforeEvidence
+            | Self::AcknowledgeAtOnce
+            | Self::EarlyRevoke
+            | Self::AnybodyMayLead
+            | Self::EmptyListBeforeTheStoreWrite
+            | Self::EmptyListAfterACrash
+            | Self::RecordWithoutCompare
+            | Self::LeaderKeyWithoutRecords => false,
+        }
+    }
+
+    /// Bends what an agent sees.
+    pub(crate) fn twist(self, me: &NodeName, view: &mut View) {
+        match self {
+            Self::ElectedByName => {
                 let now = view.now;
                 if let Some(leader) = view.site.as_mut().and_then(|site| site.leader.as_mut())
                     && view.postgres.follows.is_none()
@@ -56,7 +135,7 @@ impl Mutant {
                     view.tenure.site = Deadline::at(now.plus(std::time::Duration::from_secs(5)));
                 }
             }
-            Self::PublishUnproven => {
+            Self::PublishBeforeEvidence => {
                 if let Some(status) = &mut view.postgres.status {
                     for sender in status.senders.values_mut() {
                         sender.flushed = Lsn::new(u64::MAX);
@@ -64,12 +143,71 @@ impl Mutant {
                     }
                 }
             }
-            Self::None
-            | Self::NoGuardian
-            | Self::AnchorAtReceive
-            | Self::ReleaseBeforeStop
-            | Self::AcknowledgeAtOnce
-            | Self::EarlyRevoke => {}
+            Self::AnybodyMayLead => {
+                if let Some(site) = view.site.as_mut().filter(|site| site.leader.is_none()) {
+                    site.sync.standbys.insert(me.clone());
+                }
+            }
+            Self::TakeWithoutWalAndFloor => has_all(view),
+            _ => {}
         }
+    }
+
+    /// Bends what a process sends.
+    pub(crate) fn bend(self, txn: &mut Txn, coordinator: bool) {
+        let puts = |txn: &Txn, key| txn.changes.iter().any(|change| last(change.key()) == key);
+        let freed = match self {
+            Self::RecordWithoutCompare if puts(txn, "sync") => "sync",
+            Self::LeaderKeyWithoutRecords if puts(txn, "leader") && !coordinator => "sync",
+            Self::RenewalComparesNoPrimary if puts(txn, "lease") && !puts(txn, "primary") => {
+                "primary"
+            }
+            Self::TokenComparesNoLease if state_put(txn) == Some("token") => "lease",
+            Self::RollBackAsAPut if state_put(txn) == Some("open") && !puts(txn, "lease") => {
+                "primary"
+            }
+            Self::HandoverAsAPut if state_put(txn) == Some("handover") => "primary",
+            Self::WriteWithoutItsLeadershipCompare if coordinator => "leader",
+            _ => return,
+        };
+        txn.compares.retain(|compare| last(compare.key()) != freed);
+    }
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or_default()
+}
+
+/// The state of the `primary` that it puts.
+fn state_put(txn: &Txn) -> Option<&'static str> {
+    txn.changes.iter().find_map(|change| match change {
+        Change::Put { key, value, .. } if last(key) == "primary" => {
+            Primary::decode(key, value).ok().map(|primary| primary.state.name())
+        }
+        Change::Put { .. } | Change::Delete { .. } => None,
+    })
+}
+
+/// Whatever a token or a floor asks for, this node has it.
+fn has_all(view: &mut View) {
+    let own = match (&view.postgres.status, &view.postgres.data) {
+        (Some(status), _) => Some((status.ancestry.clone(), status.end)),
+        (None, regent_agent::decide::view::DataDirectory::Cluster(control)) => {
+            Some((control.ancestry.clone(), control.end))
+        }
+        (None, _) => None,
+    };
+    let primary = view.federation.as_mut().and_then(|f| f.primary.as_mut());
+    let (Some((ancestry, end)), Some(primary)) = (own, primary) else { return };
+    let point = HistoryPoint {
+        timeline: ancestry.timeline,
+        position: end,
+        promotion: ancestry.promotion.clone(),
+    };
+    if primary.value.floor.is_some() {
+        primary.value.floor = Some(point.clone());
+    }
+    if let PrimaryState::Token { token, .. } = &mut primary.value.state {
+        token.end = point;
     }
 }

@@ -1,12 +1,14 @@
 //! What a seed makes: the sites with their nodes and stores, the clients, the faults.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use regent_agent::config::Config;
 use regent_agent::decide::view::DiskEpoch;
 use regent_guardian::page::Page;
 
+use crate::chance::Chance;
 use crate::clients::Client;
 use crate::coordinator::{Coordinator, Verb};
 use crate::faults::Extent;
@@ -75,6 +77,20 @@ postgresql:
     )
 }
 
+/// Few files serve all seeds, and are read once each.
+fn parsed(text: String) -> Arc<Config> {
+    static KNOWN: Mutex<BTreeMap<String, Arc<Config>>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(config) = known.get(&text) {
+        return Arc::clone(config);
+    }
+    let config = Config::parse(Path::new("simulated.yml"), &text)
+        .unwrap_or_else(|error| unreachable!("the simulator's own configuration: {error}"));
+    let config = Arc::new(config);
+    known.insert(text, Arc::clone(&config));
+    config
+}
+
 /// Builds the world of a seed.
 ///
 /// # Panics
@@ -82,8 +98,9 @@ postgresql:
 #[must_use]
 pub fn build(plan: &Plan) -> World {
     let mut world = World::new(plan.seed, Trace::new(plan.explain), plan.mutant);
-    world.synchronous = !world.chance.one_in(4);
-    if world.chance.one_in(5) {
+    let federated;
+    (world.synchronous, federated) = kind(&mut world.chance);
+    if federated {
         federate(&mut world);
     } else {
         let nodes = nodes_of_a_site(&mut world);
@@ -116,6 +133,17 @@ pub fn build(plan: &Plan) -> World {
     }
     world.schedule_at(HARSH, Event::Heal);
     world
+}
+
+/// Whether commits wait inside the sites, and whether there are several.
+fn kind(chance: &mut Chance) -> (bool, bool) {
+    (!chance.one_in(4), chance.one_in(5))
+}
+
+/// Whether a seed makes a federation.
+#[must_use]
+pub fn federated(seed: u64) -> bool {
+    kind(&mut Chance::new(seed)).1
 }
 
 fn nodes_of_a_site(world: &mut World) -> usize {
@@ -219,8 +247,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
         let n = world.nodes.len();
         let node_name = format!("{name}{}", i + 1);
         let text = config(n, &node_name, name, (world.synchronous, federated));
-        let config = Config::parse(Path::new("simulated.yml"), &text)
-            .unwrap_or_else(|error| unreachable!("the simulator's own configuration: {error}"));
+        let config = parsed(text);
         let host = world.net.host(site);
         let ppm = i64::try_from(world.chance.below(1000)).unwrap_or(0) - 500;
         let boot = world.chance.between(500 * SEC, 90_000 * SEC);
@@ -230,7 +257,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             site,
             host,
             clock: Clock::new(boot, ppm),
-            config: Arc::new(config),
+            config,
             server: Server::new(),
             page,
             deadlines: None,

@@ -14,6 +14,7 @@ pub(super) fn check(world: &mut World) {
             format!("{} servers are writable at the end; {}", writers.len(), reasons.join(", "));
         return world.broken("I20", what);
     };
+    super::i03_no_acknowledged_loss::check(world, writer);
     for n in (0..world.nodes.len()).filter(|n| *n != writer) {
         let node = &world.nodes[n];
         if node.server.receiver.is_none() {

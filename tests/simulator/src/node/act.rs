@@ -58,7 +58,9 @@ impl Agent {
             Action::EndTenure => {
                 self.marked_at = self.sim.world().wall(self.n);
                 self.sim.world().plan_stop(self.n, World::stop_until(view));
-                self.renewal.end_tenure().await;
+                if self.sim.world().mutant != Mutant::MarkKeepsTheDeadline {
+                    self.renewal.end_tenure().await;
+                }
                 Came::About(Touched::Nothing)
             }
             Action::ClaimInitialize
@@ -118,6 +120,7 @@ impl Agent {
                 };
             }
             (Action::WriteSync { standbys, revision }, Some(held)) => {
+                self.empty_the_list_early();
                 site.write_sync(held, standbys, *revision, timeout).await
             }
             (Action::ClearSync { revision }, Some(held)) => {
@@ -141,6 +144,15 @@ impl Agent {
         }
     }
 
+    /// A mutant's: what the product does in the other order.
+    fn empty_the_list_early(&self) {
+        let mut world = self.sim.world();
+        if world.mutant == Mutant::EmptyListBeforeTheStoreWrite {
+            world.server(self.n).synchronous.clear();
+            world.release(self.n);
+        }
+    }
+
     async fn acquire_leader(&self, view: &View) -> Written {
         let lease = self.renewal.tenures().borrow().lease;
         let Some(lease) = lease else { return Ok(None) };
@@ -160,7 +172,8 @@ impl Agent {
         let (Some(global), Some(federation)) = (&self.global, federation) else {
             return Came::ToNothing("this cluster belongs to no federation".to_owned());
         };
-        let Some(primary) = federation.primary.as_ref().map(|at| &at.value) else {
+        let read = federation.primary.as_ref().map(|at| &at.value);
+        let Some(primary) = self.primary_read.as_ref().or(read) else {
             return Came::ToNothing("no `primary` was read".to_owned());
         };
         let timing = self.config.primary_timing(primary.ttl_max);
@@ -264,7 +277,7 @@ impl Agent {
 
     /// SIGTERM: the server is stopped, then the key is given up.
     pub(crate) async fn shut_down(&mut self, view: &View) {
-        let early = self.sim.world().mutant == Mutant::ReleaseBeforeStop;
+        let early = self.sim.world().mutant == Mutant::LeaseDroppedBeforeTheStop;
         if early {
             // The product has no such call: only the renewal thread gives the key back.
             let gone = Txn::new().then(Change::delete(self.site.keys.key(SiteKey::Leader)));

@@ -1,6 +1,7 @@
 //! An agent: the product's renewal loops, mirrors, observers, decision and publisher; only what
 //! `regent_agent::run` does between them is done here, in the same order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use regent_agent::config::Config;
 use regent_agent::config::dynamic::Dynamic;
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
-    FailsafeView, FederationView, FinishedJob, JobKind, Memory, PeersView, Policy, Process,
-    SiteView, TenureView, View,
+    FailsafeView, FederationView, FinishedJob, JobKind, LeaderKey, Memory, PeersView, Policy,
+    Process, SiteView, TenureView, View,
 };
 use regent_agent::decide::{Action, Decision, decide};
 use regent_agent::fence::Deadlines;
@@ -25,13 +26,18 @@ use regent_agent::observe::global::GlobalObserver;
 use regent_agent::observe::mirror::{self, Picture};
 use regent_agent::observe::postgres::Extra;
 use regent_agent::observe::site::SiteObserver;
+use regent_dcs::LeaseId;
 use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
+use regent_proto::name::{NodeName, OperationId};
+use regent_proto::record::Primary;
 use regent_proto::time::{BootTime, WallTime};
+use regent_proto::timeline::TimelineId;
 use tokio::sync::{Notify, watch};
 
 use super::act::Came;
+use crate::mutants::Mutant;
 use crate::postgres;
 use crate::store::client::SimStore;
 use crate::tasks::ProcessClock;
@@ -56,21 +62,35 @@ pub(crate) struct Agent {
     pub(crate) global: Option<GlobalStore>,
     pub(crate) dynamic: Dynamic,
     pub(crate) marked_at: WallTime,
+    pub(crate) primary_read: Option<Primary>,
     site_pictures: watch::Receiver<Picture>,
     global_pictures: Option<watch::Receiver<Picture>>,
     site_observer: SiteObserver,
     global_observer: Option<GlobalObserver>,
-    site_seen: Option<(SiteView, BootTime, Option<regent_dcs::LeaseId>)>,
+    site_seen: Option<(SiteView, BootTime, Option<LeaseId>)>,
     global_seen: Option<(FederationView, BootTime)>,
     memory: Memory,
     finished: Option<FinishedJob>,
     wake: Arc<Notify>,
     tenures: watch::Receiver<Tenures>,
     told: watch::Sender<Option<Arc<Told>>>,
-    told_last: (String, BootTime),
+    told_last: (Option<Word>, BootTime),
     opened: Option<regent_proto::record::Opened>,
     suspended: bool,
     repeated: u32,
+}
+
+/// What others are told of at once when it changes.
+#[derive(PartialEq)]
+struct Word {
+    state: &'static str,
+    server: Option<(bool, TimelineId, bool)>,
+    slots: Option<usize>,
+    leads: Option<LeaderKey>,
+    lease: Option<LeaseId>,
+    checkpointed_for: Option<OperationId>,
+    site: Option<(BTreeSet<NodeName>, usize)>,
+    primary: Option<u64>,
 }
 
 impl World {
@@ -208,6 +228,7 @@ impl World {
             site,
             dynamic,
             marked_at: WallTime::default(),
+            primary_read: None,
             site_pictures,
             global_pictures,
             site_observer: SiteObserver::new(keys, me),
@@ -222,7 +243,7 @@ impl World {
             wake,
             tenures,
             told,
-            told_last: (String::new(), BootTime::default()),
+            told_last: (None, BootTime::default()),
             opened: None,
             suspended: false,
             repeated: 0,
@@ -382,7 +403,13 @@ impl Agent {
             guardian: world.observe_guardian(self.n),
             failsafe: FailsafeView::default(),
         };
-        world.mutant.twist(&mut view);
+        let mutant = world.mutant;
+        if mutant == Mutant::TakeWithoutWalAndFloor {
+            // What it writes is the record itself.
+            let primary = view.federation.as_ref().and_then(|f| f.primary.as_ref());
+            self.primary_read = primary.map(|at| at.value.clone());
+        }
+        mutant.twist(&self.config.name, &mut view);
         view
     }
 
@@ -446,23 +473,22 @@ impl Agent {
         let status = view.postgres.status.as_ref();
         let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
         let lease = self.renewal.tenures().borrow().lease;
-        let word = format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {}",
-            publish::state(view),
-            status.map(|s| (s.in_recovery, s.ancestry.timeline, s.receiver.is_some())),
-            status.map(|s| s.slots.len()),
-            leads,
+        let word = Word {
+            state: publish::state(view),
+            server: status.map(|s| (s.in_recovery, s.ancestry.timeline, s.receiver.is_some())),
+            slots: status.map(|s| s.slots.len()),
+            leads: leads.cloned(),
             lease,
-            self.memory.checkpointed_for,
-            view.site.as_ref().map(|site| (&site.sync.standbys, site.members.len())),
-            view.federation.as_ref().and_then(|f| f.primary.as_ref()).map_or(0, |p| p.revision),
-        );
+            checkpointed_for: self.memory.checkpointed_for.clone(),
+            site: view.site.as_ref().map(|s| (s.sync.standbys.clone(), s.members.len())),
+            primary: view.federation.as_ref().and_then(|f| f.primary.as_ref()).map(|p| p.revision),
+        };
         let (last, at) = &self.told_last;
         let every = if self.global.is_some() { 3 * SEC } else { 8 * SEC };
-        if *last == word && view.now.since(*at) < Duration::from_nanos(every) {
+        if last.as_ref() == Some(&word) && view.now.since(*at) < Duration::from_nanos(every) {
             return;
         }
-        self.told_last = (word, view.now);
+        self.told_last = (Some(word), view.now);
         let wall = self.sim.world().wall(self.n);
         let picture = Told {
             view: view.clone(),
@@ -474,7 +500,7 @@ impl Agent {
             reaches: self.sim.world().reaches(self.n),
             warnings: Vec::new(),
             reason: decision.reason.to_string(),
-            unreadable: std::collections::BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             progress: None,
             suspended: self.suspended,
             writing: self.deadlines.writing(),

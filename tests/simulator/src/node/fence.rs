@@ -270,7 +270,7 @@ impl World {
         };
         let decision = guardian::decide(&view);
         if let Some(because) = decision.kill
-            && self.mutant != Mutant::NoGuardian
+            && self.mutant != Mutant::GuardianMissing
         {
             self.nodes[n].guardian.killing = Some(because);
             self.counters.count("guardian: kill");

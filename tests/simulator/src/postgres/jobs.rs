@@ -10,6 +10,7 @@ use regent_proto::time::Deadline;
 use super::life::Stage;
 use super::wal::Wal;
 use super::{Data, Process};
+use crate::mutants::Mutant;
 use crate::node::observe::addresses;
 use crate::time::{MS, Nanos, SEC, nanos};
 use crate::world::{Event, World};
@@ -45,6 +46,9 @@ impl World {
             }
             Job::StartPrimary { synchronous } => {
                 self.server(n).synchronous.clone_from(synchronous);
+                if self.mutant == Mutant::EmptyListAfterACrash {
+                    self.server(n).synchronous.clear();
+                }
             }
             Job::Stop | Job::Rewind(_) | Job::Checkpoint | Job::CreateUsers => {}
         }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use regent_dcs::{
 };
 
 use super::{Answer, Request};
+use crate::mutants::Mutant;
 use crate::tasks::ProcessClock;
 use crate::world::{ProcessId, Sim, World};
 
@@ -55,6 +57,15 @@ pub struct SimStore {
     clock: BootClock,
     process: ProcessId,
     store: usize,
+    /// What mutants answer with.
+    last: Arc<Mutex<Last>>,
+}
+
+/// The last good answers.
+#[derive(Debug, Default)]
+struct Last {
+    ttl: Option<Duration>,
+    bound: Option<Entry>,
 }
 
 impl fmt::Debug for SimStore {
@@ -67,7 +78,8 @@ impl SimStore {
     /// A handle of this process.
     #[must_use]
     pub fn new(sim: &Sim, process: ProcessId, store: usize) -> Self {
-        Self { sim: sim.clone(), clock: ProcessClock::of(sim, process), process, store }
+        let (clock, last) = (ProcessClock::of(sim, process), Arc::default());
+        Self { sim: sim.clone(), clock, process, store, last }
     }
 
     async fn call(
@@ -107,6 +119,14 @@ impl SimStore {
         };
         self.sim.world().store_said(&answer);
         answer
+    }
+
+    fn mutant(&self) -> Mutant {
+        self.sim.world().mutant
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn clock_at(&self, until: regent_proto::time::BootTime) -> BoxFuture<'static, ()> {
@@ -157,9 +177,19 @@ impl Store for SimStore {
     }
 
     async fn get(&self, key: &str, timeout: Duration) -> Result<Option<Entry>, StoreError> {
-        match self.call(Request::Get(key.to_owned()), timeout, false).await? {
-            Answer::Entry(entry) => Ok(entry),
-            other => Err(self.odd(&other)),
+        if self.mutant() == Mutant::OpeningBeforeTheLinearizableRead
+            && let Some(entry) = &self.last().bound
+        {
+            return Ok(Some(entry.clone()));
+        }
+        match self.call(Request::Get(key.to_owned()), timeout, false).await {
+            Err(_) if self.mutant() == Mutant::UnknownExtends => Ok(self.last().bound.clone()),
+            Err(error) => Err(error),
+            Ok(Answer::Entry(entry)) => {
+                self.last().bound = entry.clone().filter(|entry| entry.lease.is_some());
+                Ok(entry)
+            }
+            Ok(other) => Err(self.odd(&other)),
         }
     }
 
@@ -170,7 +200,12 @@ impl Store for SimStore {
         }
     }
 
-    async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnOutcome, StoreError> {
+    async fn txn(&self, mut txn: Txn, timeout: Duration) -> Result<TxnOutcome, StoreError> {
+        let mutant = self.mutant();
+        if mutant != Mutant::None {
+            let program = self.sim.world().programs.get(self.process.0).and_then(|p| p.node);
+            mutant.bend(&mut txn, program.is_none());
+        }
         match self.call(Request::Txn(txn), timeout, true).await? {
             Answer::Txn(outcome) => Ok(outcome),
             other => Err(self.odd(&other)),
@@ -186,15 +221,22 @@ impl Store for SimStore {
 
     async fn renew(&self, lease: LeaseId, timeout: Duration) -> Result<Renewal, StoreError> {
         let sent = self.clock.now();
-        match self.call(Request::Renew(lease), timeout, true).await? {
-            Answer::Renewal(Renewal::Renewed { ttl })
-                if self.sim.world().mutant == crate::mutants::Mutant::AnchorAtReceive =>
-            {
+        match self.call(Request::Renew(lease), timeout, true).await {
+            Err(error) => match self.last().ttl {
+                Some(ttl) if self.mutant() == Mutant::UnknownExtends => {
+                    Ok(Renewal::Renewed { ttl })
+                }
+                Some(_) | None => Err(error),
+            },
+            Ok(Answer::Renewal(Renewal::Renewed { ttl })) => {
+                self.last().ttl = Some(ttl);
+                let late = self.clock.now().since(sent);
                 // As if the deadline counted from the answer.
-                Ok(Renewal::Renewed { ttl: ttl + self.clock.now().since(sent) })
+                let anchored = self.mutant() == Mutant::DeadlineAnchoredAtReceive;
+                Ok(Renewal::Renewed { ttl: if anchored { ttl + late } else { ttl } })
             }
-            Answer::Renewal(renewal) => Ok(renewal),
-            other => Err(self.odd(&other)),
+            Ok(Answer::Renewal(renewal)) => Ok(renewal),
+            Ok(other) => Err(self.odd(&other)),
         }
     }
 

@@ -1,0 +1,192 @@
+//! The names of what should happen sometimes. Each list comes with the match that counts by it, which
+//! has no wildcard: a variant that is added to the product is asked for here, and then in a long run.
+
+use regent_agent::decide::{Action, PausedAs, Reason, Unfit};
+use regent_coordinator::decide::Reason as Judged;
+
+/// A list of names, and which of them a value has.
+macro_rules! names {
+    ($(#[$doc:meta])* $list:ident, $of:ident: $type:ty { $($pattern:pat => $name:literal,)* }) => {
+        $(#[$doc])*
+        pub const $list: &[&str] = &[$($name),*];
+
+        /// Which of them.
+        #[must_use]
+        pub fn $of(value: &$type) -> &'static str {
+            match value {
+                $($pattern => $name,)*
+            }
+        }
+    };
+}
+
+names! {
+    /// Why an agent decided as it did.
+    REASONS, reason: Reason {
+        Reason::NoStore => "reason: NoStore",
+        Reason::Busy(_) => "reason: Busy",
+        Reason::Backoff(_) => "reason: Backoff",
+        Reason::ForeignData(_) => "reason: ForeignData",
+        Reason::UnreadableData(_) => "reason: UnreadableData",
+        Reason::LeaderUnreadable => "reason: LeaderUnreadable",
+        Reason::AwaitingRenewal => "reason: AwaitingRenewal",
+        Reason::PrimacyUnknown => "reason: PrimacyUnknown",
+        Reason::EpochOlder => "reason: EpochOlder",
+        Reason::EpochUnknown(_) => "reason: EpochUnknown",
+        Reason::Bootstrap => "reason: Bootstrap",
+        Reason::AwaitingBootstrap => "reason: AwaitingBootstrap",
+        Reason::AwaitingSource => "reason: AwaitingSource",
+        Reason::Cloning => "reason: Cloning",
+        Reason::RaceWon => "reason: RaceWon",
+        Reason::AskingPeers => "reason: AskingPeers",
+        Reason::NotCandidate(_) => "reason: NotCandidate",
+        Reason::RetakingLeader => "reason: RetakingLeader",
+        Reason::StoppingWriter => "reason: StoppingWriter",
+        Reason::Leading => "reason: Leading",
+        Reason::NotReady(_) => "reason: NotReady",
+        Reason::Failsafe => "reason: Failsafe",
+        Reason::AcquiringPrimary => "reason: AcquiringPrimary",
+        Reason::EnteringEpoch => "reason: EnteringEpoch",
+        Reason::SynchronousBeforeOpening => "reason: SynchronousBeforeOpening",
+        Reason::Promoting => "reason: Promoting",
+        Reason::ArmingWatchdog => "reason: ArmingWatchdog",
+        Reason::Starting => "reason: Starting",
+        Reason::AwaitingServer => "reason: AwaitingServer",
+        Reason::LacksFloor => "reason: LacksFloor",
+        Reason::LeadingStandby => "reason: LeadingStandby",
+        Reason::Following => "reason: Following",
+        Reason::Turning => "reason: Turning",
+        Reason::Rewinding => "reason: Rewinding",
+        Reason::Recloning => "reason: Recloning",
+        Reason::OtherPromotion => "reason: OtherPromotion",
+        Reason::PromotionUnknown => "reason: PromotionUnknown",
+        Reason::NamingPromotion => "reason: NamingPromotion",
+        Reason::AwaitingHistory => "reason: AwaitingHistory",
+        Reason::Marking => "reason: Marking",
+        Reason::StoppingForHandover => "reason: StoppingForHandover",
+        Reason::PostingToken => "reason: PostingToken",
+        Reason::AwaitingTake => "reason: AwaitingTake",
+        Reason::RollingBack => "reason: RollingBack",
+        Reason::AwaitingToken => "reason: AwaitingToken",
+        Reason::AwaitingConfirmation => "reason: AwaitingConfirmation",
+        Reason::AwaitingPromise => "reason: AwaitingPromise",
+        Reason::Taking => "reason: Taking",
+        Reason::Fenced => "reason: Fenced",
+        Reason::ClearingMark => "reason: ClearingMark",
+        Reason::FinishingBootstrap => "reason: FinishingBootstrap",
+        Reason::Synchronous => "reason: Synchronous",
+        Reason::Slots => "reason: Slots",
+        Reason::Checkpoint => "reason: Checkpoint",
+        Reason::Paused(_) => "reason: Paused",
+    }
+}
+
+names! {
+    /// Why a node does not take a free leader key.
+    UNFIT, unfit: Unfit {
+        Unfit::NoFailover => "unfit: NoFailover",
+        Unfit::NotSynchronous => "unfit: NotSynchronous",
+        Unfit::OldPicture => "unfit: OldPicture",
+        Unfit::EpochUnreadable => "unfit: EpochUnreadable",
+        Unfit::SyncUnreadable => "unfit: SyncUnreadable",
+        Unfit::Lagging => "unfit: Lagging",
+        Unfit::Behind(_) => "unfit: Behind",
+        Unfit::PrimaryAlive(_) => "unfit: PrimaryAlive",
+        Unfit::LacksFloor => "unfit: LacksFloor",
+        Unfit::NotInRecovery => "unfit: NotInRecovery",
+        Unfit::NoGuardian => "unfit: NoGuardian",
+        Unfit::WatchdogFailed => "unfit: WatchdogFailed",
+        Unfit::Promised(_) => "unfit: Promised",
+        Unfit::NotInFailsafe => "unfit: NotInFailsafe",
+    }
+}
+
+names! {
+    /// What a node of a paused cluster is.
+    PAUSED, paused: PausedAs {
+        PausedAs::Leader => "paused: Leader",
+        PausedAs::Secondary => "paused: Secondary",
+        PausedAs::PrimaryBesideTheLeader => "paused: PrimaryBesideTheLeader",
+        PausedAs::NoPrimaryAnyMore => "paused: NoPrimaryAnyMore",
+        PausedAs::TakingFreeKey => "paused: TakingFreeKey",
+        PausedAs::NoLeader => "paused: NoLeader",
+        PausedAs::Automation => "paused: Automation",
+    }
+}
+
+names! {
+    /// What an agent does.
+    ACTIONS, action: Action {
+        Action::ClaimInitialize => "action: ClaimInitialize",
+        Action::RecordInitialize(_) => "action: RecordInitialize",
+        Action::AcquireLeader => "action: AcquireLeader",
+        Action::ReleaseLeader => "action: ReleaseLeader",
+        Action::WriteSync { .. } => "action: WriteSync",
+        Action::ClearSync { .. } => "action: ClearSync",
+        Action::WriteMark { .. } => "action: WriteMark",
+        Action::EnterEpoch { .. } => "action: EnterEpoch",
+        Action::KeepEpoch(_) => "action: KeepEpoch",
+        Action::AcquirePrimary { .. } => "action: AcquirePrimary",
+        Action::EndTenure => "action: EndTenure",
+        Action::PostToken { .. } => "action: PostToken",
+        Action::Take { .. } => "action: Take",
+        Action::RollBack { .. } => "action: RollBack",
+        Action::RecordIdentity { .. } => "action: RecordIdentity",
+        Action::Follow(_) => "action: Follow",
+        Action::SetSynchronousNames(_) => "action: SetSynchronousNames",
+        Action::Promote => "action: Promote",
+        Action::NamePromotion => "action: NamePromotion",
+        Action::RecordPromotion { .. } => "action: RecordPromotion",
+        Action::Slots { .. } => "action: Slots",
+        Action::Run(_) => "action: Run",
+        Action::ArmWatchdog => "action: ArmWatchdog",
+        Action::AskPeers => "action: AskPeers",
+        Action::Exit(_) => "action: Exit",
+    }
+}
+
+names! {
+    /// Why a coordinator decided as it did.
+    JUDGED, judged: Judged {
+        Judged::QuorumUnreachable { .. } => "coordinator: QuorumUnreachable",
+        Judged::NoSession => "coordinator: NoSession",
+        Judged::Joining => "coordinator: Joining",
+        Judged::Campaigning => "coordinator: Campaigning",
+        Judged::NotElected { .. } => "coordinator: NotElected",
+        Judged::Unreadable { .. } => "coordinator: Unreadable",
+        Judged::NotCreated => "coordinator: NotCreated",
+        Judged::Assigning { .. } => "coordinator: Assigning",
+        Judged::OperationMissing { .. } => "coordinator: OperationMissing",
+        Judged::Switchover { .. } => "coordinator: Switchover",
+        Judged::AtRest => "coordinator: AtRest",
+    }
+}
+
+/// The edges of `primary`, and how a store call ends.
+pub const OTHERS: &[&str] = &[
+    "edge: open -> open",
+    "edge: open -> handover",
+    "edge: handover -> token",
+    "edge: handover -> open",
+    "edge: token -> open",
+    "edge: token -> open, taken",
+    "store: conflict",
+    "store: refused",
+    "store: not done",
+    "store: unknown",
+    "guard: kill",
+    "guard: freeze",
+    "guard: thaw",
+    "guardian: kill",
+    "operator: create the federation",
+    "operator: begin the operation",
+    "operator: ask for the operation's end",
+    "operator: refused",
+    "asynchronous loss",
+    "opened",
+];
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    [REASONS, UNFIT, PAUSED, ACTIONS, JUDGED, OTHERS].into_iter().flatten().copied()
+}
