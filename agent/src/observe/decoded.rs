@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use regent_dcs::Entry;
 
-/// Records of one kind, or what is wrong with them.
+/// A record, or what is wrong with it.
+type Read<T> = Arc<Result<T, String>>;
+
+/// Records of one kind, by key, each with the bytes that it was read from.
 #[derive(Debug)]
-pub struct Decoded<T>(BTreeMap<String, (Vec<u8>, Arc<Result<T, String>>)>);
+pub struct Decoded<T>(BTreeMap<String, (Vec<u8>, Read<T>)>);
 
 impl<T> Default for Decoded<T> {
     fn default() -> Self {
@@ -22,7 +25,7 @@ impl<T> Decoded<T> {
         &mut self,
         entry: &Entry,
         decode: impl FnOnce(&Entry) -> Result<T, String>,
-    ) -> Arc<Result<T, String>> {
+    ) -> Read<T> {
         match self.0.get(&entry.key) {
             Some((bytes, decoded)) if *bytes == entry.value => Arc::clone(decoded),
             Some(_) | None => {
@@ -37,5 +40,36 @@ impl<T> Decoded<T> {
     /// Forgets keys that are gone.
     pub fn keep(&mut self, entries: &BTreeMap<String, Entry>) {
         self.0.retain(|key, _| entries.contains_key(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regent_dcs::Revision;
+
+    use super::*;
+
+    #[test]
+    fn a_value_is_decoded_once_and_another_one_anew() {
+        let mut known = Decoded::default();
+        let entry = |value: &str| Entry {
+            key: "k".to_owned(),
+            value: value.into(),
+            created: Revision(1),
+            modified: Revision(1),
+            lease: None,
+        };
+        let mut times = 0;
+        let mut read = |value: &str| {
+            known.of(&entry(value), |entry| {
+                times += 1;
+                String::from_utf8(entry.value.clone()).map_err(|error| error.to_string())
+            })
+        };
+        // Also under one and the same revision.
+        for value in ["a", "a", "b", "a"] {
+            assert_eq!(*read(value), Ok(value.to_owned()));
+        }
+        assert_eq!(times, 3);
     }
 }

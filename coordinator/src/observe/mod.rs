@@ -243,3 +243,56 @@ impl Reported {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_key_held_is_gone_with_it() {
+        let keys = GlobalKeys::new(&"f".parse().expect("a name"));
+        let site = "a".parse().expect("a name");
+        let all = [
+            keys.topology(),
+            keys.primary(),
+            keys.lease(),
+            keys.running_operation(),
+            keys.leader(),
+            keys.assignment(&site),
+            keys.report(&site),
+            keys.operation(&"o1".parse().expect("an id")),
+            keys.coordinator(&"c1".parse().expect("a name")),
+            keys.history(regent_proto::Epoch::new(3)),
+        ];
+        let now = BootTime::default();
+        let mut records = Records::new("f".parse().expect("a name"));
+        let held = |records: &Records| {
+            let view = records.view(now, WallTime::default(), Quorum::Reachable, None);
+            view.unreadable().len()
+        };
+        let entry = |key: &String, revision| Entry {
+            key: key.clone(),
+            value: b"no record".to_vec(),
+            created: regent_dcs::Revision(revision),
+            modified: regent_dcs::Revision(revision),
+            lease: None,
+        };
+        for (revision, key) in (1..).zip(&all) {
+            records.apply(vec![Event::Put(entry(key, revision))], now);
+            assert_eq!(held(&records), usize::try_from(revision).expect("few"), "{key}");
+        }
+        for (gone, key) in (1..).zip(&all) {
+            let revision = regent_dcs::Revision(100 + gone);
+            records.apply(vec![Event::Deleted { key: key.clone(), revision }], now);
+            assert_eq!(held(&records), all.len() - usize::try_from(gone).expect("few"), "{key}");
+        }
+        // And by a snapshot that no longer has it.
+        let snapshot = |entries, revision| Snapshot { revision, entries };
+        let two = vec![entry(&all[0], 201), entry(&all[5], 202)];
+        records.replace(snapshot(two, regent_dcs::Revision(202)), now);
+        assert_eq!(held(&records), 2);
+        let one = vec![entry(&all[5], 202)];
+        records.replace(snapshot(one, regent_dcs::Revision(203)), now);
+        assert_eq!(held(&records), 1);
+    }
+}
