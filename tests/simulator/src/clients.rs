@@ -1,9 +1,10 @@
 //! Clients: they write numbered rows, one after the other, keep their sessions as long as these
 //! last, and remember what became of each write.
 
+use crate::event::Event;
 use crate::postgres::Process;
 use crate::time::{MS, Nanos, SEC};
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// How long a client waits for an answer before it gives the session up.
 const PATIENCE: Nanos = 5 * SEC;

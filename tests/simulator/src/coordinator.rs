@@ -13,12 +13,13 @@ use regent_proto::keys::GlobalKeys;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::event::Event;
 use crate::names;
 use crate::network::HostId;
 use crate::store::client::SimStore;
 use crate::tasks::ProcessClock;
 use crate::time::SEC;
-use crate::world::{Event, ProcessId, Sim, World};
+use crate::world::{ProcessId, Sim, World};
 
 /// One coordinator.
 pub struct Coordinator {

@@ -2,10 +2,11 @@
 
 use regent_agent::decide::freeze::Reading;
 
+use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::network::HostId;
 use crate::time::{MIN, MS, Nanos, SEC};
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]

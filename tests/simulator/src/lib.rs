@@ -9,6 +9,7 @@ pub mod chance;
 pub mod clients;
 pub mod coordinator;
 pub mod counters;
+pub mod event;
 pub mod explain;
 pub mod faults;
 pub mod history;

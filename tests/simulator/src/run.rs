@@ -1,10 +1,11 @@
 //! One run: from a seed to what came of it.
 
 use crate::counters::Counters;
+use crate::event::Event;
 use crate::invariants::Violation;
 use crate::scenario::{self, LENGTH, Plan};
 use crate::tasks::Tasks;
-use crate::world::{Event, Sim};
+use crate::world::Sim;
 
 /// What came of a run.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use regent_guardian::page::Page;
 use crate::chance::Chance;
 use crate::clients::Client;
 use crate::coordinator::{Coordinator, Verb};
+use crate::event::Event;
 use crate::faults::Extent;
 use crate::mutants::Mutant;
 use crate::node::observe::address;
@@ -19,7 +20,7 @@ use crate::postgres::Server;
 use crate::store::{Kind, StoreModel};
 use crate::time::{Clock, MIN, MS, Nanos, SEC};
 use crate::trace::Trace;
-use crate::world::{Event, Federation, Site, World};
+use crate::world::{Federation, Site, World};
 
 /// How a run is to be.
 #[derive(Debug, Clone)]

@@ -12,7 +12,8 @@ use futures::future::BoxFuture;
 use regent_dcs::clock::{BootClock, Timepiece};
 use regent_proto::time::BootTime;
 
-use crate::world::{Event, ProcessId, Sim};
+use crate::event::Event;
+use crate::world::{ProcessId, Sim};
 
 /// A future of the product.
 pub type Task = BoxFuture<'static, ()>;

@@ -5,32 +5,29 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 
+use regent_agent::decide::Decision;
 use regent_agent::decide::view::View;
-use regent_agent::decide::{Decision, Job};
-use regent_dcs::StoreError;
 use regent_proto::name::{FederationName, SiteName};
 use regent_proto::record::Reach;
 use regent_proto::time::{BootTime, WallTime};
 
 use crate::chance::Chance;
 use crate::clients::Client;
-use crate::coordinator::{Coordinator, Verb};
+use crate::coordinator::Coordinator;
 use crate::counters::Counters;
+use crate::event::{Due, Event};
 use crate::faults::Fault;
 use crate::history::History;
 use crate::invariants::{Checks, Violation};
 use crate::mutants::Mutant;
 use crate::network::{HostId, Network};
 use crate::node::Node;
-use crate::postgres::life::Stage;
 use crate::postgres::replication::Connection;
+use crate::store::StoreModel;
 use crate::store::client::{Call, Watching};
-use crate::store::{Answer, Request, StoreModel};
 use crate::tasks::Task;
 use crate::time::{Clock, MS, Nanos, SEC};
 use crate::trace::Trace;
@@ -67,106 +64,6 @@ pub struct Program {
     pub alive: bool,
     /// It is stopped (SIGSTOP).
     pub paused: bool,
-}
-
-/// What happens.
-pub enum Event {
-    /// A timer of a task, unless it was given up.
-    Wake(Waker, Arc<AtomicBool>),
-    /// A request reaches its store.
-    Arrive(u64, usize, HostId, Box<Request>),
-    /// An answer reaches whoever asked.
-    Reply(u64, Box<Answer>),
-    /// News reach a watch.
-    News(u64),
-    /// Leases of a store may be due.
-    Leases(usize),
-    /// Something in a server's life.
-    Postgres(usize, u64, Stage),
-    /// WAL arrives at a standby.
-    Ship(u64),
-    /// A confirmation arrives at an upstream.
-    Confirmed(u64, u64),
-    /// A job's end.
-    Job(usize, u64, Box<Job>),
-    /// Rung 1 looks.
-    Guard(usize),
-    /// Rung 2 looks.
-    Guardian(usize),
-    /// Members' answers arrive.
-    Peers(usize, ProcessId, BootTime, Vec<usize>),
-    /// A client does the next thing.
-    Client(usize, u64),
-    /// A write arrives at a server of this life.
-    Write(usize, u64, usize, u64),
-    /// An acknowledgement arrives.
-    Answered(usize, u64),
-    /// A refusal, or the end of the connection, arrives.
-    Gone(usize, u64, bool),
-    /// A fault begins.
-    Fault(usize),
-    /// A fault ends.
-    Mend(Box<Fault>),
-    /// An agent that ended is started by its supervisor.
-    StartAgent(usize),
-    /// A coordinator is started.
-    StartCoordinator(usize),
-    /// An operator asks for something.
-    Operator(Verb),
-    /// The faults end here.
-    Heal,
-}
-
-impl fmt::Debug for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Wake(..) => write!(f, "Wake"),
-            Self::Arrive(id, store, ..) => write!(f, "Arrive({id}, {store})"),
-            Self::Reply(id, _) => write!(f, "Reply({id})"),
-            Self::News(id) => write!(f, "News({id})"),
-            Self::Leases(store) => write!(f, "Leases({store})"),
-            Self::Postgres(n, life, stage) => write!(f, "Postgres({n}, {life}, {stage:?})"),
-            Self::Ship(id) => write!(f, "Ship({id})"),
-            Self::Confirmed(id, end) => write!(f, "Confirmed({id}, {end})"),
-            Self::Job(n, number, _) => write!(f, "Job({n}, {number})"),
-            Self::Guard(n) => write!(f, "Guard({n})"),
-            Self::Guardian(n) => write!(f, "Guardian({n})"),
-            Self::Peers(n, ..) => write!(f, "Peers({n})"),
-            Self::Client(c, turn) => write!(f, "Client({c}, {turn})"),
-            Self::Write(n, _, c, w) => write!(f, "Write({n}, {c}, {w})"),
-            Self::Answered(c, w) => write!(f, "Answered({c}, {w})"),
-            Self::Gone(c, w, _) => write!(f, "Gone({c}, {w})"),
-            Self::Fault(i) => write!(f, "Fault({i})"),
-            Self::Mend(_) => write!(f, "Mend"),
-            Self::StartAgent(n) => write!(f, "StartAgent({n})"),
-            Self::StartCoordinator(c) => write!(f, "StartCoordinator({c})"),
-            Self::Operator(verb) => write!(f, "Operator({verb:?})"),
-            Self::Heal => write!(f, "Heal"),
-        }
-    }
-}
-
-struct Due {
-    at: Nanos,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
 }
 
 /// A site.
@@ -213,10 +110,10 @@ pub struct World {
     pub stores: Vec<StoreModel>,
     /// Requests in flight.
     pub calls: BTreeMap<u64, Call>,
-    last_call: u64,
+    pub(crate) last_call: u64,
     /// Open watches.
     pub watches: BTreeMap<u64, Watching>,
-    last_watch: u64,
+    pub(crate) last_watch: u64,
     /// Tenures and requests get their names here.
     pub ids: Arc<AtomicU64>,
     /// The sites.
@@ -432,19 +329,6 @@ impl World {
         self.nodes[n].reason = reason;
     }
 
-    /// A store call ended like this.
-    pub fn store_said(&mut self, answer: &Result<Answer, StoreError>) {
-        match answer {
-            Ok(Answer::Txn(regent_dcs::TxnOutcome::Conflict { .. })) => {
-                self.counters.count("store: conflict");
-            }
-            Ok(_) => {}
-            Err(StoreError::Refused { .. }) => self.counters.count("store: refused"),
-            Err(StoreError::NotDone { .. }) => self.counters.count("store: not done"),
-            Err(StoreError::Unknown { .. }) => self.counters.count("store: unknown"),
-        }
-    }
-
     /// The server's process came or went: its agent looks.
     pub fn server_changed(&mut self, n: usize) {
         self.nodes[n].wake.notify_one();
@@ -499,157 +383,5 @@ impl World {
             }
         }
         reaches
-    }
-
-    /// Whether a machine gets through to a store: to a voter that sees a majority.
-    #[must_use]
-    pub fn reaches_store(&self, host: HostId, store: usize) -> bool {
-        let Some(store) = self.stores.get(store) else { return false };
-        let majority = store.voters.len() / 2 + 1;
-        store.voters.iter().any(|voter| {
-            let seen = store.voters.iter().filter(|other| self.net.both(*voter, **other)).count();
-            self.net.open(host, *voter) && seen >= majority
-        })
-    }
-
-    fn answers_back(&self, store: usize, host: HostId) -> bool {
-        let Some(store) = self.stores.get(store) else { return false };
-        store.voters.iter().any(|voter| self.net.open(*voter, host))
-    }
-
-    /// A program sends a request; its number.
-    pub fn send(&mut self, process: ProcessId, store: usize, request: Request) -> u64 {
-        self.last_call += 1;
-        let id = self.last_call;
-        self.calls.insert(id, Call { store, process, answer: None, waker: None });
-        let Some(host) = self.programs.get(process.0).map(|program| program.host) else {
-            return id;
-        };
-        let lost = self.net.loss > 0 && self.chance.one_in(self.net.loss);
-        if self.reaches_store(host, store) && !lost {
-            let span = self.way_to(host, store);
-            self.schedule(span, Event::Arrive(id, store, host, Box::new(request)));
-        }
-        id
-    }
-
-    fn way_to(&mut self, host: HostId, store: usize) -> Nanos {
-        let voters = self.stores.get(store).map_or(&[][..], |store| &store.voters);
-        let open = voters.iter().find(|voter| self.net.open(host, **voter)).copied();
-        // A quorum of several sites answers after a round between its voters.
-        let far = if voters.len() > 1 { 2 } else { 1 };
-        let Some(voter) = open else { return MS };
-        self.net.latency(&mut self.chance, host, voter) * far
-    }
-
-    /// A request takes effect; its answer sets out.
-    pub fn arrive(&mut self, id: u64, store: usize, host: HostId, request: &Request) {
-        let now = self.now;
-        let Some(model) = self.stores.get_mut(store) else { return };
-        if model.down {
-            return;
-        }
-        let before = model.revision();
-        let answer = model.answer(request, now, &mut self.chance);
-        let after = model.revision();
-        let work = model.work(&mut self.chance);
-        if matches!(request, Request::Grant(_)) {
-            self.lease_timer(store);
-        }
-        if before != after {
-            self.trace.note(now, 1000 + store as u64, after.0);
-            self.store_changed(store);
-        }
-        let lost = self.net.loss > 0 && self.chance.one_in(self.net.loss);
-        if self.answers_back(store, host) && !lost {
-            let span = self.way_to(host, store) + work;
-            self.schedule(span, Event::Reply(id, Box::new(answer)));
-        }
-    }
-
-    /// An answer arrives.
-    pub fn reply(&mut self, id: u64, answer: Answer) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        call.answer = Some(answer);
-        if let Some(waker) = call.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Leases of a store may be due.
-    pub fn leases(&mut self, store: usize) {
-        let now = self.now;
-        let Some(model) = self.stores.get_mut(store) else { return };
-        if model.timer != now {
-            return;
-        }
-        model.timer = 0;
-        let before = model.revision();
-        // Nobody counts while nobody leads.
-        if !model.down {
-            model.tick(now);
-        }
-        let after = model.revision();
-        self.lease_timer(store);
-        if before != after {
-            self.store_changed(store);
-        }
-    }
-
-    /// The store looks again when its next lease is due.
-    pub fn lease_timer(&mut self, store: usize) {
-        let now = self.now;
-        let Some(model) = self.stores.get_mut(store) else { return };
-        let Some(next) = model.next_end() else { return };
-        let next = if model.down { now + SEC } else { next.max(now + MS) };
-        if model.timer <= now || next < model.timer {
-            model.timer = next;
-            self.schedule_at(next, Event::Leases(store));
-        }
-    }
-
-    /// A store has news for its watches.
-    pub fn store_changed(&mut self, store: usize) {
-        self.check_store(store);
-        let idle: Vec<(u64, ProcessId)> = self
-            .watches
-            .iter_mut()
-            .filter(|(_, watching)| watching.store == store && !watching.pending)
-            .map(|(id, watching)| {
-                watching.pending = true;
-                (*id, watching.process)
-            })
-            .collect();
-        for (id, process) in idle {
-            let Some(host) = self.programs.get(process.0).map(|program| program.host) else {
-                continue;
-            };
-            let span = self.way_to(host, store) + self.chance.below(4 * MS);
-            self.schedule(span, Event::News(id));
-        }
-    }
-
-    /// A watch begins.
-    pub fn open_watch(&mut self, watching: Watching) -> u64 {
-        self.last_watch += 1;
-        let id = self.last_watch;
-        self.watches.insert(id, watching);
-        // What changed since its revision is told at once.
-        self.schedule(MS, Event::News(id));
-        id
-    }
-
-    /// News arrive, or wait for the way to open.
-    pub fn news(&mut self, id: u64) {
-        let Some(watching) = self.watches.get_mut(&id) else { return };
-        watching.pending = true;
-        let (store, process) = (watching.store, watching.process);
-        let Some(host) = self.programs.get(process.0).map(|program| program.host) else { return };
-        let down = self.stores.get(store).is_none_or(|model| model.down);
-        if down || !self.answers_back(store, host) || !self.reaches_store(host, store) {
-            self.schedule(SEC, Event::News(id));
-            return;
-        }
-        self.deliver(id);
     }
 }

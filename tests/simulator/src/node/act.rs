@@ -17,10 +17,11 @@ use regent_proto::keys::SiteKey;
 use regent_proto::time::Deadline;
 
 use super::agent::Agent;
+use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::postgres::{Process, life::Stage};
 use crate::time::{MS, nanos};
-use crate::world::{Event, ProcessId, World};
+use crate::world::{ProcessId, World};
 
 /// What came of an action.
 pub(crate) enum Came {

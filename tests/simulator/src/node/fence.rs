@@ -12,10 +12,11 @@ use regent_guardian::decide::{self as guardian, Processes, View, Watchdog};
 use regent_guardian::page::{self, Page, WatchdogWanted};
 use regent_proto::time::{BootTime, Deadline};
 
+use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::postgres::Process;
 use crate::time::{MS, Nanos};
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// The longest that rung 1 sleeps while it guards.
 const GUARD_SLICE: Nanos = 50 * MS;

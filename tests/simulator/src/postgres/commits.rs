@@ -1,7 +1,8 @@
 //! Commits: written, flushed, and acknowledged once the synchronous standbys have them.
 
+use crate::event::Event;
 use crate::mutants::Mutant;
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// A commit that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,10 +10,11 @@ use regent_proto::time::Deadline;
 use super::life::Stage;
 use super::wal::Wal;
 use super::{Data, Process};
+use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::node::observe::addresses;
 use crate::time::{MS, Nanos, SEC, nanos};
-use crate::world::{Event, World};
+use crate::world::World;
 
 impl World {
     /// Begins a job of the agent of node `n`.

@@ -4,8 +4,9 @@ use regent_agent::decide::view::ControlState;
 
 use super::wal::{MARKS, crashed};
 use super::{Data, Process, Server};
+use crate::event::Event;
 use crate::time::{MS, Nanos, SEC};
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// What happens to a server by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,9 @@ use regent_agent::decide::view::Follow;
 
 use super::life::Stage;
 use super::{Process, Server};
+use crate::event::Event;
 use crate::time::{MS, Nanos, SEC};
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// `wal_receiver_timeout` and `wal_sender_timeout`: a silent way is given up after this long.
 const SILENT: Nanos = 10 * SEC;

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod live;
+mod traffic;
 
 use std::collections::BTreeMap;
 
