@@ -4,6 +4,8 @@
 use regent_agent::decide::{Action, PausedAs, Reason, Unfit};
 use regent_coordinator::decide::Reason as Judged;
 
+use crate::faults::Kind;
+
 /// A list of names, and which of them a value has.
 macro_rules! names {
     ($(#[$doc:meta])* $list:ident, $of:ident: $type:ty { $($pattern:pat => $name:literal,)* }) => {
@@ -162,6 +164,39 @@ names! {
     }
 }
 
+names! {
+    /// Kinds of faults.
+    FAULTS, fault: Kind {
+        Kind::KillAgent(_) => "fault: KillAgent",
+        Kind::StopAgent(_) => "fault: StopAgent",
+        Kind::PauseAgent(_) => "fault: PauseAgent",
+        Kind::KillPostgres(_) => "fault: KillPostgres",
+        Kind::PausePostgres(_) => "fault: PausePostgres",
+        Kind::PauseGuardian(_) => "fault: PauseGuardian",
+        Kind::KillNode(_) => "fault: KillNode",
+        Kind::Suspend(_) => "fault: Suspend",
+        Kind::CutNode(..) => "fault: CutNode",
+        Kind::CutNodes(..) => "fault: CutNodes",
+        Kind::CutStore(..) => "fault: CutStore",
+        Kind::CutSite(..) => "fault: CutSite",
+        Kind::CutSites(..) => "fault: CutSites",
+        Kind::SlowNetwork => "fault: SlowNetwork",
+        Kind::Loss => "fault: Loss",
+        Kind::StoreDown(_) => "fault: StoreDown",
+        Kind::StoreSlow(_) => "fault: StoreSlow",
+        Kind::StoreFull(_) => "fault: StoreFull",
+        Kind::Election(_) => "fault: Election",
+        Kind::Compaction(_) => "fault: Compaction",
+        Kind::DeleteKey(_) => "fault: DeleteKey",
+        Kind::DiskFull(_) => "fault: DiskFull",
+        Kind::DiskSlow(_) => "fault: DiskSlow",
+        Kind::Drift(..) => "fault: Drift",
+        Kind::WallStep(_) => "fault: WallStep",
+        Kind::KillCoordinator(_) => "fault: KillCoordinator",
+        Kind::KillSite(_) => "fault: KillSite",
+    }
+}
+
 /// The edges of `primary`, and how a store call ends.
 pub const OTHERS: &[&str] = &[
     "edge: open -> open",
@@ -188,5 +223,5 @@ pub const OTHERS: &[&str] = &[
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static str> {
-    [REASONS, UNFIT, PAUSED, ACTIONS, JUDGED, OTHERS].into_iter().flatten().copied()
+    [REASONS, UNFIT, PAUSED, ACTIONS, JUDGED, FAULTS, OTHERS].into_iter().flatten().copied()
 }
