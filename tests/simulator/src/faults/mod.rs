@@ -1,4 +1,4 @@
-//! What goes wrong: drawn per seed in kind and rate, each with an end. What each does is [`strike`]'s.
+//! What goes wrong: drawn per seed in kind and rate, each with an end. What each does is `strike`'s.
 
 mod strike;
 
