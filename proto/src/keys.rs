@@ -103,6 +103,25 @@ impl GlobalKeys {
         format!("{}history/", self.base)
     }
 
+    /// The store key of a record.
+    #[must_use]
+    pub fn of(&self, record: &GlobalKey) -> String {
+        match record {
+            GlobalKey::Topology => self.topology(),
+            GlobalKey::Primary => self.primary(),
+            GlobalKey::Lease => self.lease(),
+            GlobalKey::RunningOperation => self.running_operation(),
+            GlobalKey::Leader => self.leader(),
+            GlobalKey::Assignment(site) => self.assignment(site),
+            GlobalKey::Report(site) => self.report(site),
+            GlobalKey::Operation(id) => self.operation(id),
+            GlobalKey::Coordinator(name) => self.coordinator(name),
+            GlobalKey::History(epoch) => self.history(*epoch),
+            // No decision names one: it would be a key that this version does not know.
+            GlobalKey::Foreign => format!("{}foreign", self.base),
+        }
+    }
+
     /// What a key of this federation is, for reading a whole snapshot.
     #[must_use]
     pub fn classify(&self, key: &str) -> GlobalKey {

@@ -15,6 +15,7 @@ pub mod record;
 pub mod time;
 pub mod timeline;
 pub mod topology;
+pub mod transactions;
 pub mod wire;
 pub mod yaml;
 

@@ -506,6 +506,7 @@ pub fn rows(size: Size) -> Rows {
             model: "election",
             bounds: bounds.to_string(),
             mutant: mutant.zip(wanted).map(|(mutant, wanted)| (format!("{mutant:?}"), wanted)),
+            counted: true,
             found: wanted.map_or_else(|| search(model), |wanted| hunt(model, wanted)),
         }
     };

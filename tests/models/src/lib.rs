@@ -11,6 +11,7 @@ pub mod election;
 pub mod gate;
 pub mod lease;
 pub mod primary;
+pub mod progress;
 pub mod run;
 pub mod sync;
 

@@ -567,6 +567,7 @@ pub fn rows(_: Size) -> Rows {
             model: "sync",
             bounds: bounds.to_string(),
             mutant: mutant.zip(wanted).map(|(mutant, wanted)| (format!("{mutant:?}"), wanted)),
+            counted: true,
             found: wanted.map_or_else(|| search(model), |wanted| hunt(model, wanted)),
         }
     };

@@ -13,6 +13,7 @@ fn json(row: &Row) -> Value {
         "model": row.model,
         "bounds": row.bounds,
         "states": row.found.states,
+        "counted": row.counted,
         "depth": row.found.depth,
         "seconds": row.found.took.as_secs_f64(),
         "complete": row.found.complete,
@@ -69,7 +70,7 @@ fn main() -> anyhow::Result<()> {
         print(&mut out, &row)?;
         rows.push(row);
     }
-    let models = rows.iter().filter(|row| row.mutant.is_none());
+    let models = rows.iter().filter(|row| row.mutant.is_none() && row.counted);
     let states: usize = models.map(|row| row.found.states).sum();
     let mutants = rows.iter().filter(|row| row.mutant.is_some());
     let dead = mutants.clone().filter(|row| row.passed()).count();

@@ -329,6 +329,7 @@ pub fn rows(size: Size) -> Rows {
             model: "lease",
             bounds: format!("TTL 6, G 2, κ 1, W 2, R 1; faults: {faults:?}"),
             mutant: mutant.zip(wanted).map(|(mutant, wanted)| (format!("{mutant:?}"), wanted)),
+            counted: true,
             found: wanted.map_or_else(|| search(model), |wanted| hunt(model, wanted)),
         }
     };

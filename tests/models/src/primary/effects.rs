@@ -1,8 +1,9 @@
 //! What a step does.
 
-use super::records::{Edge, P, PState};
-use super::rules::{self, HIGH, LOW};
+use super::records::{P, PState};
+use super::rules::{self, LOW};
 use super::steps::Step;
+use super::transactions::Edge;
 use super::{Bounds, L, Memory, Mutant, Primacy, Seen, Sin, State};
 use crate::clock::OLD;
 
@@ -102,43 +103,31 @@ impl Primacy {
                 let source = s.sites[source].wal[usize::from(s.sites[source].leader)];
                 s.sites[at].wal[usize::from(node)] = source;
             }
-            Step::Failover(at) => self.failover(s, at),
+            Step::Failover(at) => {
+                s.failovers += 1;
+                self.failover(s, at);
+            }
+            Step::GiveWay(at) => self.failover(s, at),
             Step::Read(at) => s.sites[at].memory.reading = Some(0),
             Step::ReadAnswer(at) => self.read_answer(s, at),
             Step::Ask(at) => s.sites[at].memory.round = Some((0, 0)),
             Step::Promise(at, heard) => promise(s, at, heard)?,
             Step::BeginLowering(at) => s.sites[at].memory.lowering = 1,
             Step::GiveUpLowering(at) => s.sites[at].memory.lowering = 0,
-            Step::Handover(to) => {
-                s.handovers += 1;
-                self.edge(s, Edge::Handover(to))?;
+            Step::Edge(edge) => {
+                let next = s.p.after(&s.histories, edge)?;
+                count(s, edge);
+                s.set_primary(self, next);
             }
-            Step::Fence(to) => {
-                s.fences += 1;
-                self.edge(s, Edge::Fence(to))?;
-            }
-            Step::Unfence => self.edge(s, Edge::Unfence)?,
-            Step::RollBack => self.edge(s, Edge::RollBack)?,
-            Step::Decide => {
-                let edge = if self.is(Mutant::RollBackAsAPut) {
-                    Edge::RollBack
-                } else {
-                    s.handovers += 1;
-                    Edge::Handover(1 - s.p.holder)
-                };
+            Step::Decide(edge) => {
                 s.put = Some(s.p.after(&s.histories, edge)?);
+                count(s, edge);
             }
             Step::Put => {
                 let put = s.put.take()?;
                 s.set_primary(self, put);
             }
         }
-        Some(())
-    }
-
-    fn edge(&self, s: &mut State, edge: Edge) -> Option<()> {
-        let next = s.p.after(&s.histories, edge)?;
-        s.set_primary(self, next);
         Some(())
     }
 
@@ -178,7 +167,6 @@ impl Primacy {
     }
 
     fn failover(&self, s: &mut State, at: usize) {
-        s.failovers += 1;
         let electorate = s.p.electorate;
         let site = &mut s.sites[at];
         site.leader = 1 - site.leader;
@@ -217,6 +205,12 @@ impl Primacy {
     }
 }
 
+/// What operators do at most so often.
+fn count(s: &mut State, edge: Edge) {
+    s.handovers += u8::from(matches!(edge, Edge::Handover(_)));
+    s.fences += u8::from(matches!(edge, Edge::Fence(_)));
+}
+
 fn promise(s: &mut State, at: usize, heard: bool) -> Option<()> {
     let asker = s.sites.iter().position(|site| site.memory.round.is_some())?;
     s.sites[at].promise = Some(0);
@@ -243,7 +237,7 @@ fn promise(s: &mut State, at: usize, heard: bool) -> Option<()> {
 /// Ages beyond which nothing differs: a deadline is over after a TTL or a span, a wait after its own
 /// length.
 fn tick(bounds: &Bounds, s: &mut State) {
-    let wait = if bounds.lowers { 5 } else { 3 };
+    let wait = bounds.longest() + 1;
     let older = |age: u8, most: u8| (age + 1).min(most);
     for site in &mut s.sites {
         let memory = &mut site.memory;
@@ -256,6 +250,6 @@ fn tick(bounds: &Bounds, s: &mut State) {
         memory.round = memory.round.map(|(age, who)| (older(age, rules::SPAN), who));
     }
     for request in s.requests.iter_mut().flatten() {
-        request.age = older(request.age, HIGH);
+        request.age = older(request.age, bounds.longest());
     }
 }

@@ -6,10 +6,11 @@
 //! at any instant, unelected and as many as there may be: a transaction that compares what it read is
 //! the same as one that is decided where it is applied. A leader's requests are in flight, may be
 //! applied late, lost, answered late or never, and outlive their sender.
-//! The product's own: the edges of `primary` ([`regent_proto::edges`]), ancestry
-//! ([`regent_proto::timeline`]), `LeaseTiming` (deadline, wait), `after_refusal`, the gate of opening.
+//! The product's own: what each transaction compares and puts ([`regent_proto::transactions`]),
+//! ancestry ([`regent_proto::timeline`]), `LeaseTiming` (deadline, wait), `after_refusal`, the gate of
+//! opening.
 //!
-//! Bounds, see [`Bounds`]: ticks of 1 s without end, TTL 2 (3 where it is lowered), promises of 3;
+//! Bounds, see [`Bounds`]: ticks of 1 s without end, TTL 2 (4 where it is lowered), promises of 4;
 //! so many handovers, fences, failovers inside sites and acknowledged rows; two requests in flight.
 //! Stop, start and kill take no time; whatever is open at its deadline is killed (model `lease`).
 //! An acknowledged row is on both nodes of its site (model `sync`). Not in it: salvage (rule 12),
@@ -23,11 +24,13 @@ pub mod records;
 mod requests;
 mod rules;
 mod steps;
+mod transactions;
 
 use stateright::Property;
 
 use self::records::{Histories, P, Point, SITES};
-use crate::run::{Row, Rows, Size, hunt, search};
+use crate::progress::progress;
+use crate::run::{Found, Row, Rows, Size, hunt, search};
 
 pub use mutants::{Bounds, Mutant};
 
@@ -207,6 +210,11 @@ pub const BACK: &str = "I2: the epoch of `primary` never goes back";
 pub const LOST: &str = "I3: whoever opens has every acknowledged row that no promotion gave up";
 /// I26.
 pub const FLOOR: &str = "I26: a token's floor contains the floor it replaces";
+/// I20, I29.
+pub const BACK_TO_ONE: &str =
+    "I20: whatever happened, one site comes to be writable without operator";
+/// The bounds.
+const ROOM: &str = "the bounds have room for every history";
 /// I27.
 pub const PERSISTED: &str = "I27: an open server's epoch stands in its site";
 
@@ -221,6 +229,9 @@ fn properties(bounds: &Bounds) -> Vec<Property<Primacy>> {
         Property::always(FLOOR, |_: &Primacy, s: &State| s.sin != Sin::FloorFell),
         Property::always(PERSISTED, |_: &Primacy, s: &State| {
             s.sites.iter().all(|site| !site.open || site.seen >= site.memory.epoch)
+        }),
+        Property::always(ROOM, |_: &Primacy, s: &State| {
+            usize::from(s.histories.count) < records::HISTORIES
         }),
         Property::sometimes("A is open", |_: &Primacy, s: &State| s.sites[0].open),
         Property::sometimes("B is open", |_: &Primacy, s: &State| s.sites[1].open),
@@ -246,6 +257,20 @@ fn properties(bounds: &Bounds) -> Vec<Property<Primacy>> {
     all
 }
 
+/// Whether the holder alone is writable, under the epoch of an open `primary`.
+fn one_writes(s: &State) -> bool {
+    let holder = &s.sites[usize::from(s.p.holder)];
+    let open = s.sites.iter().filter(|site| site.open).count();
+    open == 1
+        && holder.open
+        && holder.memory.epoch == s.p.epoch
+        && s.p.state == records::PState::Open
+}
+
+fn comes_back(model: &Primacy) -> Found {
+    progress(model, BACK_TO_ONE, |step: &steps::Step| step.is_free(), one_writes)
+}
+
 /// Searches the model and its mutants.
 #[must_use]
 pub fn rows(size: Size) -> Rows {
@@ -256,11 +281,23 @@ pub fn rows(size: Size) -> Rows {
             model: "primary",
             bounds: bounds.to_string(),
             mutant: mutant.zip(wanted).map(|(mutant, wanted)| (format!("{mutant:?}"), wanted)),
-            found: wanted.map_or_else(|| search(model), |wanted| hunt(model, wanted)),
+            counted: true,
+            found: match wanted {
+                None => search(model),
+                Some(BACK_TO_ONE) => comes_back(&model),
+                Some(wanted) => hunt(model, wanted),
+            },
         }
     };
     let models = Bounds::of(size).into_iter().map(move |bounds| row(bounds, None));
+    let back = Bounds::of_progress().into_iter().map(|bounds| Row {
+        model: "primary",
+        bounds: format!("{bounds}: {BACK_TO_ONE}"),
+        mutant: None,
+        counted: false,
+        found: comes_back(&Primacy { bounds, mutant: None }),
+    });
     let mutants =
         Mutant::EACH.into_iter().map(move |mutant| row(mutant.caught_by().0, Some(mutant)));
-    Box::new(models.chain(mutants))
+    Box::new(models.chain(back).chain(mutants))
 }

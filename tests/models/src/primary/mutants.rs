@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use super::{BACK, FLOOR, LOST, OLDER, PERSISTED, TWO};
+use super::rules::{HIGH, LOW};
+use super::{BACK, BACK_TO_ONE, FLOOR, LOST, OLDER, PERSISTED, TWO};
 use crate::run::Size;
 
 /// How much happens.
@@ -68,7 +69,20 @@ const PROMISES: Bounds = Bounds { promises: true, failovers: 1, requests: 1, row
 const ADDING: Bounds = Bounds { sites: 3, adds: true, failovers: 0, requests: 1, ..PROMISES };
 const LOWERING: Bounds = Bounds { lowers: true, rows: 0, ..PROMOTION };
 
+const COMING_BACK: Bounds = Bounds { handovers: 1, failovers: 1, rows: 1, requests: 1, ..NOTHING };
+
 impl Bounds {
+    /// The longest TTL.
+    pub(super) fn longest(&self) -> u8 {
+        if self.lowers { HIGH } else { LOW }
+    }
+
+    /// Those in which every state is asked for the way back.
+    #[must_use]
+    pub fn of_progress() -> Vec<Self> {
+        vec![COMING_BACK]
+    }
+
     /// Those that are searched.
     #[must_use]
     pub fn of(size: Size) -> Vec<Self> {
@@ -77,9 +91,14 @@ impl Bounds {
                 let promises = Bounds { failovers: 0, ..PROMISES };
                 vec![SWITCHOVERS, Bounds { requests: 1, ..PROMOTION }, promises]
             }
-            Size::Long => {
-                vec![SWITCHOVERS, PROMOTION, Bounds { failovers: 0, ..PROMISES }]
-            }
+            Size::Long => vec![
+                SWITCHOVERS,
+                PROMOTION,
+                Bounds { failovers: 0, ..PROMISES },
+                Bounds { requests: 1, ..FAILOVERS },
+                Bounds { requests: 1, ..LOWERING },
+                Bounds { sites: 3, requests: 1, ..SWITCHOVERS },
+            ],
         }
     }
 }
@@ -143,12 +162,27 @@ pub enum Mutant {
     EpochNotPersisted,
     /// A take of unknown outcome is acted on.
     TakeActedOnUnknown,
+    /// Rule 5: the mark stays.
+    MarkNeverFalls,
+    /// Rule 7: *acquire* does not look at the floor.
+    AcquireWithoutTheFloor,
+    /// Rule 9: nobody rolls back.
+    NoRollBack,
 }
 
 impl Mutant {
-    /// Those that are tried. The others, from the promise on, are broken in the steps as well; the
-    /// bounds in which each of them must die are not settled yet.
-    pub const EACH: [Self; 18] = [
+    /// Those that are tried. Three are broken in the steps as well, but the bounds in which they show
+    /// are wider than what is searched: `NewMemberAskedOnlyWhenKnown`, `AddedWhileDRestsOnPromises`
+    /// and `LoweringComparesNoLease`.
+    pub const EACH: [Self; 28] = [
+        Self::EpochNotPersisted,
+        Self::TakeActedOnUnknown,
+        Self::OpeningBeforeTheReading,
+        Self::ReadBackWithTheLatestSend,
+        Self::MarkNeverFalls,
+        Self::AcquireWithoutTheFloor,
+        Self::NoRollBack,
+        Self::CoordinatorWritesWithoutCompares,
         Self::DeadlineAnchoredAtReceive,
         Self::NoWaitAfterTheFence,
         Self::WaitFromAnotherProcess,
@@ -163,10 +197,12 @@ impl Mutant {
         Self::ReopenWithoutACasWithDKept,
         Self::TokenComparesNoLeaseAndTheMarkDoesNotBar,
         Self::RollBackAsAPut,
-        Self::CoordinatorWritesWithoutCompares,
         Self::TakeWithoutWalAndFloor,
         Self::FloorTestedAtOpeningOnly,
         Self::OpeningWithoutTheFloor,
+        Self::PromiseInMemory,
+        Self::PromotionIgnoresItsPromise,
+        Self::LoweringKeepsTheDeadline,
     ];
 
     /// The bounds in which it shows, and the property that catches it.
@@ -197,8 +233,12 @@ impl Mutant {
             Self::OpeningWithoutTheFloor => (Bounds { requests: 1, ..FAILOVERS }, LOST),
             Self::PromiseInMemory | Self::PromotionIgnoresItsPromise => (PROMISES, TWO),
             Self::NewMemberAskedOnlyWhenKnown | Self::AddedWhileDRestsOnPromises => (ADDING, TWO),
-            Self::LoweringKeepsTheDeadline | Self::LoweringComparesNoLease => (LOWERING, TWO),
-            Self::EpochNotPersisted => (NOTHING, PERSISTED),
+            Self::LoweringKeepsTheDeadline => (Bounds { requests: 1, ..LOWERING }, TWO),
+            Self::LoweringComparesNoLease => (LOWERING, TWO),
+            Self::EpochNotPersisted => (Bounds { handovers: 1, rows: 0, ..SWITCHOVERS }, PERSISTED),
+            Self::MarkNeverFalls | Self::AcquireWithoutTheFloor | Self::NoRollBack => {
+                (COMING_BACK, BACK_TO_ONE)
+            }
         }
     }
 }

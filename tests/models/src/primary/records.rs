@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use regent_proto::edges::NoEdge;
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, PromotionId, RequestId, SiteName, Tenure};
@@ -17,7 +16,7 @@ use crate::gate::{database, name};
 /// Most sites.
 pub const SITES: usize = 3;
 /// Most histories: the first, and one for each opening.
-pub const HISTORIES: usize = 5;
+pub const HISTORIES: usize = 6;
 
 /// A state of `primary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,7 +79,7 @@ struct Names {
 
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
     sites: ["a", "b", "c"].map(name),
-    promotions: ["p0", "p1", "p2", "p3", "p4"].map(name),
+    promotions: ["p0", "p1", "p2", "p3", "p4", "p5"].map(name),
     operation: name("op-1"),
     tenures: ["tenure-1", "tenure-2"].map(name),
     node: name("n1"),
@@ -92,7 +91,8 @@ pub fn site(index: u8) -> &'static SiteName {
     &NAMES.sites[usize::from(index)]
 }
 
-fn index(site: &SiteName) -> u8 {
+/// A site by its name.
+pub(super) fn index(site: &SiteName) -> u8 {
     let found = NAMES.sites.iter().position(|name| name == site);
     found.and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX)
 }
@@ -100,6 +100,16 @@ fn index(site: &SiteName) -> u8 {
 /// The tenure of the process that is meant, or another one.
 pub fn tenure(own: bool) -> &'static Tenure {
     &NAMES.tenures[usize::from(!own)]
+}
+
+/// The operation of every handover and promotion.
+pub(super) fn operation() -> OperationId {
+    NAMES.operation.clone()
+}
+
+/// Every leader.
+pub(super) fn node() -> NodeName {
+    NAMES.node.clone()
 }
 
 /// The histories of a state.
@@ -129,6 +139,17 @@ impl Histories {
         }
         let timeline = TimelineId(u32::try_from(way.len()).unwrap_or(u32::MAX));
         Ancestry { timeline, promotion: promotion(history), switches }
+    }
+
+    /// How many timelines lead to it.
+    pub fn timeline(&self, wal: Point) -> u8 {
+        let mut count = 1;
+        let mut at = wal.history;
+        while at > 0 {
+            at = self.each[usize::from(at)].parent;
+            count += 1;
+        }
+        count
     }
 
     /// The product's point.
@@ -211,7 +232,8 @@ impl P {
         }
     }
 
-    fn token(&self, end: HistoryPoint) -> Token {
+    /// A token of this state, for a server that stopped there.
+    pub(super) fn token(&self, end: HistoryPoint) -> Token {
         Token {
             from: site(self.holder).clone(),
             epoch: Epoch::new(u64::from(self.epoch)),
@@ -221,57 +243,6 @@ impl P {
             stopping_at: WallTime(0),
         }
     }
-
-    /// The record after one of the product's edges; `floor` is what the edge sets it to.
-    pub fn after(&self, histories: &Histories, edge: Edge) -> Option<Self> {
-        let record = self.record(histories.point(self.floor));
-        let operation = NAMES.operation.clone();
-        let (next, end): (Result<Primary, NoEdge>, Option<Point>) = match edge {
-            Edge::Handover(to) => (record.handed_over(site(to).clone(), operation, ticks(4)), None),
-            Edge::Token(end) => (record.stopped(self.token(histories.point(end))), Some(end)),
-            Edge::Take => (record.taken(), None),
-            Edge::RollBack => (record.rolled_back(), None),
-            Edge::Fence(to) => (record.fenced(site(to).clone(), operation), None),
-            Edge::Promote(end) => (record.promoted(histories.point(end)), Some(end)),
-            Edge::Unfence => (record.unfenced(), None),
-        };
-        let next = next.ok()?;
-        let floor = match (&next.floor, end) {
-            (Some(floor), Some(end)) if *floor == histories.point(end) => end,
-            (Some(_) | None, Some(_) | None) => self.floor,
-        };
-        Some(Self {
-            holder: index(&next.holder),
-            epoch: u8::try_from(next.epoch.get()).unwrap_or(u8::MAX),
-            state: match &next.state {
-                PrimaryState::Open => PState::Open,
-                PrimaryState::Handover { to, .. } => PState::Handover(index(to)),
-                PrimaryState::Token { to, .. } => PState::Token(index(to)),
-                PrimaryState::Fenced { to, .. } => PState::Fenced(index(to)),
-            },
-            floor,
-            ..*self
-        })
-    }
-}
-
-/// An edge of `primary`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Edge {
-    /// To this site.
-    Handover(u8),
-    /// Stopped at this point.
-    Token(Point),
-    /// By whom the token is for.
-    Take,
-    /// Back to open.
-    RollBack,
-    /// For this site.
-    Fence(u8),
-    /// Opened from this point.
-    Promote(Point),
-    /// Back to open.
-    Unfence,
 }
 
 /// `lease` as a process of the holder reads it.

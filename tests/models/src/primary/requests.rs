@@ -2,8 +2,9 @@
 
 use regent_agent::decide::renewal::AfterRefusal;
 
-use super::records::{Edge, P, Point};
-use super::rules::{self, HIGH, LOW};
+use super::records::Point;
+use super::rules::{self, HIGH};
+use super::transactions::Edge;
 use super::{Kind, L, Memory, Mutant, Primacy, Request, Sin, Stage, State};
 
 fn index(at: usize) -> u8 {
@@ -27,6 +28,8 @@ impl Primacy {
                 *memory = Memory { marked, reading, fenced_for, lease_for, ..Memory::default() };
             }
         }
+        // Only who holds a tenure reads back.
+        let holds = s.sites.map(|site| site.memory.lease);
         let written_by = s.l.writer.map(usize::from);
         let mut writer = None;
         for (at, slot) in s.requests.iter_mut().enumerate() {
@@ -34,13 +37,16 @@ impl Primacy {
             if request.stage == Stage::Sent && !self.fits(request) {
                 request.stage = Stage::Refused;
             }
-            let read_back = request.live && matches!(request.kind, Kind::Renew(_));
+            let read_back = request.live
+                && holds[usize::from(request.site)]
+                && matches!(request.kind, Kind::Renew(_));
             let counts = (request.heard || read_back)
                 && !matches!(request.kind, Kind::Token(..) | Kind::Add(_) | Kind::Lower)
                 && request.stage != Stage::Refused;
-            if !counts {
+            let latest = read_back && self.is(Mutant::ReadBackWithTheLatestSend);
+            if !counts && !latest {
                 // Nobody will count from its sending.
-                request.age = HIGH;
+                request.age = self.bounds.longest();
             }
             if request.stage == Stage::Refused {
                 (request.p_fresh, request.l_fresh, request.void) = (false, false, false);
@@ -50,9 +56,7 @@ impl Primacy {
                 Stage::Sent => false,
                 Stage::Refused => !request.heard,
                 Stage::Applied => {
-                    let read_back = request.live
-                        && matches!(request.kind, Kind::Renew(_))
-                        && Some(at) == written_by;
+                    let read_back = read_back && Some(at) == written_by;
                     !request.heard && !read_back
                 }
             };
@@ -69,17 +73,16 @@ impl Primacy {
 
     /// Whether what it compares is as it was.
     fn fits(&self, request: &Request) -> bool {
-        let (p, l) = (request.p_fresh, request.l_fresh);
-        match request.kind {
-            Kind::Acquire => l && (p || self.is(Mutant::AcquireComparesNoPrimary)),
-            Kind::Renew(_) => l && (p || self.is(Mutant::RenewalComparesNoPrimary)),
-            Kind::Token(..) => {
-                p && (l || self.is(Mutant::TokenComparesNoLeaseAndTheMarkDoesNotBar))
-            }
-            Kind::Take | Kind::Promote(..) => p,
-            Kind::Add(_) => p && l,
-            Kind::Lower => p && (l || self.is(Mutant::LoweringComparesNoLease)),
-        }
+        let shape = request.kind.shape();
+        let (primary, lease) = match request.kind {
+            Kind::Acquire => (!self.is(Mutant::AcquireComparesNoPrimary), true),
+            Kind::Renew(_) => (!self.is(Mutant::RenewalComparesNoPrimary), true),
+            Kind::Token(..) => (true, !self.is(Mutant::TokenComparesNoLeaseAndTheMarkDoesNotBar)),
+            Kind::Lower => (true, !self.is(Mutant::LoweringComparesNoLease)),
+            Kind::Take | Kind::Promote(..) | Kind::Add(_) => (true, true),
+        };
+        (request.p_fresh || !(shape.primary && primary))
+            && (request.l_fresh || !(shape.lease && lease))
     }
 
     pub(super) fn send(&self, s: &mut State, at: usize, kind: Kind) {
@@ -138,26 +141,23 @@ impl Primacy {
                 }
                 Some(s.p.after(&s.histories, Edge::Promote(end))?)
             }
-            Kind::Add(site) => Some(P { electorate: s.p.electorate | (1 << site), ..s.p }),
-            Kind::Lower => Some(P { ttl_max: LOW, ..s.p }),
+            Kind::Add(site) => Some(s.p.after(&s.histories, Edge::Add(site))?),
+            Kind::Lower => Some(s.p.after(&s.histories, Edge::Lower)?),
         };
         let puts_primary = next.is_some();
         if let Some(next) = next {
             s.set_primary(self, next);
         }
         let tenure = request.live.then_some(request.site);
-        match request.kind {
-            Kind::Acquire | Kind::Take | Kind::Promote(..) => {
-                s.set_lease(self, L { of: tenure, released: false, writer: Some(index(slot)) });
+        let writer = Some(index(slot));
+        let put = request.kind.shape().puts.map(|released| match request.kind {
+            Kind::Acquire | Kind::Take | Kind::Promote(..) => L { of: tenure, released, writer },
+            Kind::Renew(_) | Kind::Token(..) | Kind::Add(_) | Kind::Lower => {
+                L { released, writer, ..s.l }
             }
-            Kind::Renew(_) => {
-                let writer = Some(index(slot));
-                s.set_lease(self, L { writer, ..s.l });
-            }
-            Kind::Token(..) => {
-                s.set_lease(self, L { released: true, writer: Some(index(slot)), ..s.l });
-            }
-            Kind::Add(_) | Kind::Lower => {}
+        });
+        if let Some(lease) = put {
+            s.set_lease(self, lease);
         }
         let p_fresh = if puts_primary { true } else { request.p_fresh };
         s.requests[slot] = Some(Request { stage: Stage::Applied, p_fresh, ..request });

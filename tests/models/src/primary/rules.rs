@@ -15,9 +15,9 @@ use crate::gate::{self, Facts, Quorum};
 /// The TTL, and the one before it is lowered.
 pub(super) const LOW: u8 = 2;
 /// The higher one.
-pub(super) const HIGH: u8 = 3;
+pub(super) const HIGH: u8 = 4;
 /// The span of a promise.
-pub(super) const SPAN: u8 = 3;
+pub(super) const SPAN: u8 = 4;
 
 pub(super) fn timing(ttl: u8) -> LeaseTiming {
     LeaseTiming {

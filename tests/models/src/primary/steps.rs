@@ -4,6 +4,7 @@ use stateright::{Model, Property};
 
 use super::records::{HISTORIES, Histories, History, P, PState, Point, SITES};
 use super::rules::{self, HIGH, LOW};
+use super::transactions::Edge;
 use super::{
     Bounds, Kind, L, Memory, Mutant, Primacy, Request, Seen, Sin, Site, Stage, State, properties,
 };
@@ -41,6 +42,8 @@ pub enum Step {
     Follow(usize, u8),
     /// The other node leads; the leader before it is dead.
     Failover(usize),
+    /// The leader, which lacks the floor, gives up the leader key to the other node (rule 7).
+    GiveWay(usize),
     /// A reading is sent.
     Read(usize),
     /// It is answered.
@@ -53,18 +56,47 @@ pub enum Step {
     BeginLowering(usize),
     /// It goes back to the higher TTL.
     GiveUpLowering(usize),
-    /// A coordinator hands over.
-    Handover(u8),
-    /// A coordinator fences.
-    Fence(u8),
-    /// A coordinator unfences.
-    Unfence,
-    /// Somebody rolls back.
-    RollBack,
-    /// A coordinator has decided on a put without compares.
-    Decide,
+    /// A coordinator's transaction, or A's leader's roll-back, which compares what it read.
+    Edge(Edge),
+    /// One that compares nothing is decided.
+    Decide(Edge),
     /// It is applied.
     Put,
+}
+
+impl Step {
+    /// Whether it is neither a fault nor an operator's: what the system does by itself.
+    pub(super) fn is_free(self) -> bool {
+        match self {
+            Self::Lose(_)
+            | Self::GiveUp(_)
+            | Self::Failover(_)
+            | Self::Promise(_, false)
+            | Self::BeginLowering(_)
+            | Self::Edge(Edge::Handover(_) | Edge::Fence(_))
+            | Self::Decide(_) => false,
+            Self::Tick
+            | Self::Send(..)
+            | Self::Apply(_)
+            | Self::Answer(_)
+            | Self::ReadBack(_)
+            | Self::Mark(_)
+            | Self::MarkFalls(_)
+            | Self::Reopen(_)
+            | Self::Enter(_)
+            | Self::Open(_)
+            | Self::Write(_)
+            | Self::Follow(..)
+            | Self::GiveWay(_)
+            | Self::Read(_)
+            | Self::ReadAnswer(_)
+            | Self::Ask(_)
+            | Self::Promise(_, true)
+            | Self::GiveUpLowering(_)
+            | Self::Edge(_)
+            | Self::Put => true,
+        }
+    }
 }
 
 impl Primacy {
@@ -103,7 +135,9 @@ impl Primacy {
         let floor = !tests || rules::contains_floor(s, at);
         let wal = site.wal[usize::from(site.leader)];
         match s.p.state {
-            PState::Open | PState::Handover(_) if holds && free && lacks && floor => {
+            PState::Open | PState::Handover(_)
+                if holds && free && lacks && (floor || self.is(Mutant::AcquireWithoutTheFloor)) =>
+            {
                 out.push(Step::Send(at, Kind::Acquire));
             }
             PState::Open | PState::Handover(_) | PState::Token(_) | PState::Fenced(_) => {}
@@ -176,7 +210,7 @@ impl Primacy {
         {
             out.push(Step::Mark(at));
         }
-        if site.mark.is_some() {
+        if site.mark.is_some() && !self.is(Mutant::MarkNeverFalls) {
             out.push(Step::MarkFalls(at));
         }
         if self.is(Mutant::StopWithoutMark) && memory.marked && !site.open {
@@ -197,6 +231,15 @@ impl Primacy {
         }
         if at < 2 && s.failovers < self.bounds.failovers {
             out.push(Step::Failover(at));
+        }
+        let has = |node: usize| s.histories.contains(site.wal[node], s.p.floor);
+        if holds
+            && self.nodes(at) == 2
+            && !memory.lease
+            && !has(usize::from(site.leader))
+            && has(other)
+        {
+            out.push(Step::GiveWay(at));
         }
         if self.bounds.fences > 0 && !holds {
             out.push(if memory.reading.is_some() { Step::ReadAnswer(at) } else { Step::Read(at) });
@@ -219,6 +262,10 @@ impl Primacy {
     fn follows(&self, s: &State, out: &mut Vec<Step>) {
         let serves = usize::from(s.p.holder);
         for at in self.sites() {
+            if s.p.state == PState::Fenced(u8::try_from(at).unwrap_or(u8::MAX)) {
+                // Rule 12: it has stopped its receiver, and is what it will promote.
+                continue;
+            }
             let nodes = self.nodes(at);
             for node in 0..nodes {
                 let site = &s.sites[at];
@@ -229,7 +276,9 @@ impl Primacy {
                 let source = if leads { serves } else { at };
                 let source = s.sites[source].wal[usize::from(s.sites[source].leader)];
                 let own = site.wal[usize::from(node)];
-                if own != source && s.histories.contains(source, s.p.floor) {
+                // Nobody goes back to a history of fewer timelines than its own (`decide/rejoin.rs`).
+                let older = s.histories.timeline(source) < s.histories.timeline(own);
+                if own != source && !older && s.histories.contains(source, s.p.floor) {
                     out.push(Step::Follow(at, node));
                 }
             }
@@ -263,32 +312,40 @@ impl Primacy {
         }
     }
 
+    /// Whether this transaction of a coordinator is a put without compares: by the product, or
+    /// broken here.
+    fn blind(&self, edge: Edge) -> bool {
+        let broken = match edge {
+            Edge::RollBack => self.is(Mutant::RollBackAsAPut),
+            Edge::Handover(_) => self.is(Mutant::CoordinatorWritesWithoutCompares),
+            _ => false,
+        };
+        broken || !edge.compares_primary()
+    }
+
     fn coordinators(&self, s: &State, out: &mut Vec<Step>) {
         let others = self.sites().filter_map(|at| u8::try_from(at).ok());
         let others = others.filter(|to| *to != s.p.holder && s.p.electorate & (1 << to) != 0);
-        let fence = s.fences < self.bounds.fences;
+        let mut edges = Vec::new();
         match s.p.state {
             PState::Open => {
                 if s.handovers < self.bounds.handovers {
-                    out.extend(others.clone().map(Step::Handover));
+                    edges.extend(others.clone().map(Edge::Handover));
                 }
             }
-            PState::Handover(_) | PState::Token(_) => out.push(Step::RollBack),
-            PState::Fenced(_) => out.push(Step::Unfence),
+            PState::Handover(_) | PState::Token(_) if self.is(Mutant::NoRollBack) => {}
+            PState::Handover(_) | PState::Token(_) => edges.push(Edge::RollBack),
+            PState::Fenced(_) => edges.push(Edge::Unfence),
         }
-        if fence && !matches!(s.p.state, PState::Fenced(_)) {
-            out.extend(others.map(Step::Fence));
+        if s.fences < self.bounds.fences && !matches!(s.p.state, PState::Fenced(_)) {
+            edges.extend(others.map(Edge::Fence));
         }
-        let decides = match s.p.state {
-            PState::Handover(_) | PState::Token(_) => self.is(Mutant::RollBackAsAPut),
-            PState::Open => {
-                self.is(Mutant::CoordinatorWritesWithoutCompares)
-                    && s.handovers < self.bounds.handovers
+        for edge in edges {
+            // One that compares what it read is the same as one that is decided where it is applied.
+            out.push(Step::Edge(edge));
+            if self.blind(edge) && s.put.is_none() {
+                out.push(Step::Decide(edge));
             }
-            PState::Fenced(_) => false,
-        };
-        if decides && s.put.is_none() {
-            out.push(Step::Decide);
         }
         if s.put.is_some() {
             out.push(Step::Put);
