@@ -5,23 +5,32 @@
 //! Patroni's a warning each (a site taken over from Patroni must start). Timings that cannot keep
 //! the lease are refused here with the numbers (I21).
 
+mod checks;
 pub mod dynamic;
 mod known;
+mod postgres;
 pub mod promise;
+mod regent;
+mod sections;
 pub mod watchdog;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regent_proto::name::{FederationName, NodeName, Scope, SiteName};
 use regent_proto::time::LeaseTiming;
-use regent_proto::topology::Span;
 use regent_proto::yaml;
 use serde::Deserialize;
 
+pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
+pub use regent::{LogConfig, LogFormat, LogLevel, RegentConfig};
+pub use sections::EtcdSection;
+
+use checks::Checks;
 use dynamic::Dynamic;
+use sections::File;
 use watchdog::{TimingProblem, WatchdogConfig};
 
 /// Why a configuration file is refused.
@@ -146,274 +155,6 @@ pub struct FederationConfig {
     pub promise: Option<promise::PromiseConfig>,
 }
 
-#[derive(Debug, Deserialize)]
-struct File {
-    scope: Scope,
-    #[serde(default = "default_namespace")]
-    namespace: String,
-    name: NodeName,
-    restapi: RestSection,
-    #[serde(default)]
-    sqlite: Option<SqliteSection>,
-    #[serde(default)]
-    etcd3: Option<EtcdSection>,
-    #[serde(default)]
-    federation: Option<FederationSection>,
-    #[serde(default)]
-    regent: RegentConfig,
-    #[serde(default)]
-    bootstrap: Bootstrap,
-    postgresql: PostgresConfig,
-    #[serde(default)]
-    tags: BTreeMap<String, serde_json::Value>,
-    #[serde(default)]
-    watchdog: WatchdogConfig,
-}
-
-fn default_namespace() -> String {
-    "/service".to_owned()
-}
-
-#[derive(Debug, Deserialize)]
-struct RestSection {
-    listen: String,
-    #[serde(default)]
-    connect_address: Option<String>,
-    #[serde(default)]
-    certfile: Option<PathBuf>,
-    #[serde(default)]
-    authentication: Option<User>,
-    #[serde(default)]
-    allowlist: Option<serde_json::Value>,
-    #[serde(default)]
-    allowlist_include_members: Option<serde_json::Value>,
-    #[serde(default)]
-    verify_client: Option<serde_json::Value>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SqliteSection {
-    path: PathBuf,
-}
-
-/// Patroni's `etcd3` section, as far as it is used.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct EtcdSection {
-    /// `host:port` each.
-    #[serde(default)]
-    pub hosts: Vec<String>,
-    /// One `host:port`.
-    #[serde(default)]
-    pub host: Option<String>,
-    /// `http` or `https`.
-    #[serde(default)]
-    pub protocol: Option<String>,
-    /// User.
-    #[serde(default)]
-    pub username: Option<String>,
-    /// Password.
-    #[serde(default)]
-    pub password: Option<Secret>,
-    /// CA certificate.
-    #[serde(default)]
-    pub cacert: Option<PathBuf>,
-    /// Client certificate.
-    #[serde(default)]
-    pub cert: Option<PathBuf>,
-    /// Client key.
-    #[serde(default)]
-    pub key: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FederationSection {
-    name: FederationName,
-    site: SiteName,
-    quorum: QuorumSection,
-    #[serde(default)]
-    promise: Option<promise::Section>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct QuorumSection {
-    #[serde(default)]
-    sqlite: Option<SqliteSection>,
-    #[serde(default)]
-    etcd3: Option<EtcdSection>,
-}
-
-/// Our own settings of one agent.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RegentConfig {
-    /// Private directory of this agent: lock, password file, sockets.
-    pub run_dir: PathBuf,
-    /// Highest epoch seen (rung 4). It must outlive a reboot and the data directory's content, so
-    /// by default it lies beside the data directory: `DATA_DIR.regent-epoch`.
-    pub epoch_file: Option<PathBuf>,
-    /// G: the longest a stop may take before what is left is killed.
-    pub stop_budget: Span,
-    /// κ: reserved for the kill itself.
-    pub kill_budget: Span,
-    /// The guardian's program; without it `regent-guardian` beside this one.
-    pub guardian: Option<PathBuf>,
-    /// How late the guard thread may wake before the server is frozen until both leases were
-    /// renewed: a suspend, a paused machine, a starved node.
-    pub pause_threshold: Span,
-    /// Allows listeners off loopback without TLS; `status` then says so.
-    pub insecure: bool,
-    /// Logging.
-    pub log: LogConfig,
-}
-
-impl Default for RegentConfig {
-    fn default() -> Self {
-        Self {
-            run_dir: PathBuf::from("/run/regent"),
-            epoch_file: None,
-            stop_budget: Span(Duration::from_secs(5)),
-            kill_budget: Span(Duration::from_millis(250)),
-            guardian: None,
-            pause_threshold: Span(Duration::from_secs(1)),
-            insecure: false,
-            log: LogConfig::default(),
-        }
-    }
-}
-
-/// Logging.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    /// How lines look.
-    pub format: LogFormat,
-    /// From which level on.
-    pub level: LogLevel,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, level: LogLevel::Info }
-    }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
-/// Log levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// Only what somebody must act on.
-    Error,
-    /// What somebody should look at.
-    Warn,
-    /// Every change of mind.
-    Info,
-    /// Every transaction.
-    Debug,
-}
-
-impl LogLevel {
-    /// As the log filter writes it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-        }
-    }
-}
-
-/// Patroni's `bootstrap` section.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct Bootstrap {
-    /// First dynamic configuration.
-    pub dcs: Option<serde_json::Value>,
-    /// `initdb` options: names, or one-entry maps.
-    pub initdb: Vec<serde_json::Value>,
-    /// Lines of pg_hba.conf where `postgresql.pg_hba` has none.
-    pub pg_hba: Vec<String>,
-}
-
-/// Patroni's `postgresql` section.
-#[derive(Debug, Clone, Deserialize)]
-pub struct PostgresConfig {
-    /// `host:port` to listen on.
-    pub listen: String,
-    /// `host:port` for others.
-    #[serde(default)]
-    pub connect_address: Option<String>,
-    /// Data directory.
-    pub data_dir: PathBuf,
-    /// Where PostgreSQL's programs are.
-    #[serde(default)]
-    pub bin_dir: PathBuf,
-    /// Password file that the agent writes.
-    #[serde(default)]
-    pub pgpass: Option<PathBuf>,
-    /// Local parameters, above the dynamic ones.
-    #[serde(default)]
-    pub parameters: BTreeMap<String, Option<String>>,
-    /// Lines of pg_hba.conf.
-    #[serde(default)]
-    pub pg_hba: Vec<String>,
-    /// Lines of pg_ident.conf.
-    #[serde(default)]
-    pub pg_ident: Vec<String>,
-    /// Users.
-    pub authentication: Authentication,
-}
-
-/// Users.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Authentication {
-    /// The agent's own.
-    pub superuser: User,
-    /// For streaming and base backups.
-    pub replication: User,
-    /// For `pg_rewind`; the superuser's where it is not given.
-    #[serde(default)]
-    pub rewind: Option<User>,
-}
-
-/// One user.
-#[derive(Debug, Clone, Deserialize)]
-pub struct User {
-    /// Name.
-    pub username: String,
-    /// Password.
-    #[serde(default)]
-    pub password: Secret,
-}
-
-impl PostgresConfig {
-    /// Host and port to listen on.
-    #[must_use]
-    pub fn listen_host_port(&self) -> (&str, u16) {
-        split(&self.listen).unwrap_or(("localhost", 5432))
-    }
-
-    /// Host and port for others.
-    #[must_use]
-    pub fn connect_host_port(&self) -> (&str, u16) {
-        self.connect_address.as_deref().and_then(split).unwrap_or_else(|| self.listen_host_port())
-    }
-}
-
 /// Splits `host:port`.
 #[must_use]
 pub fn split(address: &str) -> Option<(&str, u16)> {
@@ -501,143 +242,6 @@ impl Config {
     #[must_use]
     pub fn tag(&self, name: &str) -> bool {
         self.tags.get(name).is_some_and(|v| *v == serde_json::Value::Bool(true))
-    }
-}
-
-struct Checks<'a> {
-    path: &'a Path,
-}
-
-impl Checks<'_> {
-    fn error(&self, place: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-        ConfigError::Value {
-            path: self.path.to_owned(),
-            place: place.into(),
-            problem: problem.into(),
-        }
-    }
-
-    fn listener(
-        &self,
-        section: &RestSection,
-        insecure: bool,
-        warnings: &mut Vec<String>,
-    ) -> Result<Listener, ConfigError> {
-        let place = "restapi.listen";
-        let want = "want HOST:PORT, as in 127.0.0.1:8008";
-        let mut found = section
-            .listen
-            .to_socket_addrs()
-            .map_err(|e| self.error(place, format!("{:?}: {e}; {want}", section.listen)))?;
-        let listen = found.next().ok_or_else(|| {
-            self.error(place, format!("{:?} has no address; {want}", section.listen))
-        })?;
-        if section.certfile.is_some() {
-            return Err(self.error(
-                "restapi.certfile",
-                "TLS of the REST API is not built yet; remove the key and listen on loopback",
-            ));
-        }
-        if !listen.ip().is_loopback() {
-            if !insecure {
-                return Err(self.error(
-                    place,
-                    format!(
-                        "{listen} is not a loopback address and has no TLS; listen on 127.0.0.1, \
-                         or say `regent: {{insecure: true}}`"
-                    ),
-                ));
-            }
-            warnings.push(format!("insecure: the REST API on {listen} has no TLS"));
-        }
-        let connect_address =
-            section.connect_address.clone().unwrap_or_else(|| section.listen.clone());
-        if split(&connect_address).is_none() {
-            return Err(
-                self.error("restapi.connect_address", format!("{connect_address:?}; {want}"))
-            );
-        }
-        // A restriction that is not understood must not be taken for none.
-        let closed = [
-            ("restapi.allowlist", &section.allowlist),
-            ("restapi.allowlist_include_members", &section.allowlist_include_members),
-            ("restapi.verify_client", &section.verify_client),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| value.as_ref().map(|_| name))
-        .collect();
-        let authentication = section.authentication.clone();
-        Ok(Listener { listen, connect_address, authentication, closed })
-    }
-
-    fn store(
-        &self,
-        place: &str,
-        sqlite: Option<SqliteSection>,
-        etcd: Option<EtcdSection>,
-    ) -> Result<StoreConfig, ConfigError> {
-        match (sqlite, etcd) {
-            (Some(sqlite), None) => Ok(StoreConfig::Sqlite(sqlite.path)),
-            (None, Some(mut etcd)) => {
-                etcd.hosts.extend(etcd.host.take());
-                if etcd.hosts.is_empty() {
-                    return Err(
-                        self.error(place, "etcd3 names no hosts; want `hosts: [HOST:PORT]`")
-                    );
-                }
-                Ok(StoreConfig::Etcd(etcd))
-            }
-            (Some(_), Some(_)) => {
-                Err(self.error(place, "both sqlite and etcd3 are given; want exactly one"))
-            }
-            (None, None) => Err(self.error(
-                place,
-                "no store is given; want `sqlite: {path: FILE}` or `etcd3: {hosts: [HOST:PORT]}`",
-            )),
-        }
-    }
-
-    fn federation(
-        &self,
-        section: Option<FederationSection>,
-        insecure: bool,
-        warnings: &mut Vec<String>,
-    ) -> Result<Option<FederationConfig>, ConfigError> {
-        let Some(section) = section else { return Ok(None) };
-        let quorum =
-            self.store("federation.quorum", section.quorum.sqlite, section.quorum.etcd3)?;
-        let promise =
-            section.promise.map(|promise| self.promise(promise, insecure, warnings)).transpose()?;
-        Ok(Some(FederationConfig { name: section.name, site: section.site, quorum, promise }))
-    }
-
-    fn postgres(&self, section: &PostgresConfig, rest: &Listener) -> Result<(), ConfigError> {
-        let want = "want HOST:PORT, as in 127.0.0.1:5432";
-        let Some((_, port)) = split(&section.listen) else {
-            return Err(self.error("postgresql.listen", format!("{:?}; {want}", section.listen)));
-        };
-        if port == rest.listen.port() {
-            let problem = format!("port {port} is restapi.listen's too; want a port for each");
-            return Err(self.error("postgresql.listen", problem));
-        }
-        if let Some(address) = &section.connect_address
-            && split(address).is_none()
-        {
-            return Err(self.error("postgresql.connect_address", format!("{address:?}; {want}")));
-        }
-        if !section.data_dir.is_absolute() {
-            let problem = format!("{} is not absolute", section.data_dir.display());
-            return Err(self.error("postgresql.data_dir", problem));
-        }
-        let users = &section.authentication;
-        let names = [&users.superuser.username, &users.replication.username];
-        if names[0] == names[1] {
-            return Err(self.error(
-                "postgresql.authentication",
-                format!("superuser and replication are both {:?}; want two users", names[0]),
-            ));
-        }
-        Ok(())
     }
 }
 

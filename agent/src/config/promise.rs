@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Checks, ConfigError, split};
+use super::checks::Checks;
+use super::{ConfigError, split};
 
 /// The section, as written.
 #[derive(Debug, Clone, Deserialize)]

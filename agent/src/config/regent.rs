@@ -1,0 +1,99 @@
+//! The section `regent`: our own settings of one agent.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use regent_proto::topology::Span;
+use serde::Deserialize;
+
+/// Our own settings of one agent.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegentConfig {
+    /// Private directory of this agent: lock, password file, sockets.
+    pub run_dir: PathBuf,
+    /// Highest epoch seen (rung 4). It must outlive a reboot and the data directory's content, so
+    /// by default it lies beside the data directory: `DATA_DIR.regent-epoch`.
+    pub epoch_file: Option<PathBuf>,
+    /// G: the longest a stop may take before what is left is killed.
+    pub stop_budget: Span,
+    /// κ: reserved for the kill itself.
+    pub kill_budget: Span,
+    /// The guardian's program; without it `regent-guardian` beside this one.
+    pub guardian: Option<PathBuf>,
+    /// How late the guard thread may wake before the server is frozen until both leases were
+    /// renewed: a suspend, a paused machine, a starved node.
+    pub pause_threshold: Span,
+    /// Allows listeners off loopback without TLS; `status` then says so.
+    pub insecure: bool,
+    /// Logging.
+    pub log: LogConfig,
+}
+
+impl Default for RegentConfig {
+    fn default() -> Self {
+        Self {
+            run_dir: PathBuf::from("/run/regent"),
+            epoch_file: None,
+            stop_budget: Span(Duration::from_secs(5)),
+            kill_budget: Span(Duration::from_millis(250)),
+            guardian: None,
+            pause_threshold: Span(Duration::from_secs(1)),
+            insecure: false,
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// Logging.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// How lines look.
+    pub format: LogFormat,
+    /// From which level on.
+    pub level: LogLevel,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: LogLevel::Info }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Log levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what somebody must act on.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// Every change of mind.
+    Info,
+    /// Every transaction.
+    Debug,
+}
+
+impl LogLevel {
+    /// As the log filter writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
