@@ -718,9 +718,21 @@ impl Judge<'_> {
         Choice::wait(Reason::LeaderUnreadable)
     }
 
+    /// The key carries our name under another lease, and this process's own deadline lies ahead: the
+    /// renewal thread moves the key to a lease of another TTL, and the picture was quicker, or slower,
+    /// than its word of it. Binding the key to the lease of before would end the right. Where the key
+    /// is not ours after all, the thread ends the deadline.
+    fn key_moves(&self) -> Option<Choice> {
+        let ahead = self.view.tenure.site.lies_ahead(self.view.now);
+        ahead.then(|| Choice::wait(Reason::AwaitingRenewal))
+    }
+
     /// The leader key carries our name.
     fn hold_leader_key(&mut self, site: &SiteView, leader: &LeaderKey) -> Choice {
         if !leader.bound_to_my_lease {
+            if let Some(choice) = self.key_moves() {
+                return choice;
+            }
             // A former life of this node: its right ended with it, the key is bound anew and
             // nothing is opened before the renewal is acknowledged.
             return match self.view.tenure.has_lease {

@@ -52,6 +52,9 @@ impl Judge<'_> {
 
     /// The key carries our name, from a former life of this process.
     fn take_back(&self, writable: bool) -> Choice {
+        if let Some(choice) = self.key_moves() {
+            return choice;
+        }
         match (writable, self.view.tenure.has_lease) {
             (true, true) => Choice::act(Reason::RetakingLeader, vec![Action::AcquireLeader]),
             (true, false) => Choice::wait(Reason::AwaitingRenewal),

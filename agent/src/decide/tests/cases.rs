@@ -477,6 +477,25 @@ fn a_new_cluster_is_not_led_without_the_watchdog_that_is_required() {
     }
 }
 
+/// Found by the simulator: while the thread moves the key to a lease of another TTL, the picture may
+/// show the new lease before the thread has told of it.
+#[test]
+fn a_key_on_its_way_to_another_lease_is_not_bound_to_the_one_of_before() {
+    for paused in [false, true] {
+        let mut world = World::new();
+        world.policy.paused = paused;
+        world.site().leader.as_mut().expect("ours").bound_to_my_lease = false;
+        assert_eq!(world.decide().actions, vec![], "paused: {paused}");
+        if paused {
+            world.view.federation = None;
+            assert_eq!(world.decide().actions, vec![], "paused, without a federation");
+        }
+        // A former life's: this one has no right by it.
+        world.view.tenure.site = Deadline::NEVER;
+        assert_eq!(world.decide().actions, vec![Action::AcquireLeader], "paused: {paused}");
+    }
+}
+
 #[test]
 fn another_database_is_refused() {
     let mut world = World::new();

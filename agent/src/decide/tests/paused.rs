@@ -146,7 +146,10 @@ fn the_key_is_kept_by_a_primary_taken_when_free_and_given_up_by_anything_else() 
         ),
         (
             "ours, bound to a former life's lease",
-            |w| w.site().leader.as_mut().expect("there").bound_to_my_lease = false,
+            |w| {
+                w.site().leader.as_mut().expect("there").bound_to_my_lease = false;
+                w.view.tenure.site = Deadline::NEVER;
+            },
             Action::AcquireLeader,
         ),
         ("held, in recovery", |w| w.standby(3, 500), Action::ReleaseLeader),
@@ -257,6 +260,7 @@ fn a_sites_pause_in_a_federation_stops_its_automation_and_no_end_of_a_right() {
     }
     let mut own = World::new();
     own.site().leader.as_mut().expect("there").bound_to_my_lease = false;
+    own.view.tenure.site = Deadline::NEVER;
     own.policy.paused = true;
     assert_eq!(own.decide().actions, vec![Action::AcquireLeader], "its own key is kept");
     let mut starting = alone();
