@@ -81,14 +81,6 @@ pub fn layout(data_dir: &Path) -> Option<Layout> {
     })
 }
 
-/// The name of the segment that holds a byte (XLogFileName, access/xlog_internal.h).
-#[must_use]
-pub fn segment_name(timeline: TimelineId, at: u64, layout: Layout) -> String {
-    let segments_per_id = 0x1_0000_0000 / layout.segment;
-    let number = at / layout.segment;
-    format!("{:08X}{:08X}{:08X}", timeline.0, number / segments_per_id, number % segments_per_id)
-}
-
 /// The length of the record that starts at `start`. A record begins aligned, so its first four bytes
 /// lie on one page.
 fn length(
@@ -115,7 +107,14 @@ fn read(
     count: u64,
     layout: Layout,
 ) -> Result<Vec<u8>, String> {
-    let name = segment_name(timeline, at, layout);
+    let segments_per_id = 0x1_0000_0000 / layout.segment;
+    let number = at / layout.segment;
+    let name = format!(
+        "{:08X}{:08X}{:08X}",
+        timeline.0,
+        number / segments_per_id,
+        number % segments_per_id
+    );
     let mut bytes = vec![0u8; usize::try_from(count).map_err(|e| e.to_string())?];
     std::fs::File::open(data_dir.join("pg_wal").join(&name))
         .and_then(|mut file| {
