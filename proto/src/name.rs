@@ -126,7 +126,7 @@ checked_name!(
     RequestId, "request id", is_identifier, IDENTIFIER
 );
 checked_name!(
-    /// One promotion of one server, random: with (timeline, switch position) it tells apart two
+    /// One promotion of one server: with (timeline, switch position) it tells apart two
     /// promotions that chose the same timeline number (I14).
     PromotionId, "promotion id", is_identifier, IDENTIFIER
 );

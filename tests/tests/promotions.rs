@@ -1,6 +1,7 @@
 //! Two promotions of one parent, at one position, onto one timeline number: the second is not
 //! followed blindly, and what it wrote is not kept under the first one's name (hazards.md row 71).
-//! `pg_rewind` finds nothing to do here, and streaming would go on where the other history ended.
+//! `pg_rewind` finds nothing to do here, and streaming would go on where the other history ended,
+//! where the upstream of a standby is copied anew and serves another history at the same address.
 
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Longest wait for a node that stands on the wrong promotion to be copied anew.
 const COPIED: Duration = Duration::from_secs(120);
+
+/// What an agent says that has told two promotions of one number apart.
+const TOLD: &str = "but is of another promotion";
 
 /// One value from one node's server.
 async fn ask(bed: &Bed, node: &NodeName, statement: &str) -> anyhow::Result<String> {
@@ -94,7 +98,6 @@ async fn twice(bed: &mut Bed, message: Option<&str>) -> anyhow::Result<()> {
     }
     bed.healthy().await?;
     for node in &nodes {
-        // What followed the hand-promoted server and can't tell the two apart waits before it is copied.
         until("nothing of the other promotion", COPIED, async || {
             let asked = ask(bed, node, "SELECT to_regclass('public.phantom') IS NOT NULL").await;
             match asked.as_deref() {
@@ -106,6 +109,11 @@ async fn twice(bed: &mut Bed, message: Option<&str>) -> anyhow::Result<()> {
         .await?;
         let name = ask(bed, node, "SELECT pg_is_in_recovery()").await?;
         say(format!("{node}: in recovery {name}, no phantom"));
+    }
+    // By its id, which its promotion wrote itself: not because nothing came from its upstream.
+    for node in nodes.iter().filter(|node| node.as_str().starts_with(roles.b.as_str())) {
+        let log = std::fs::read_to_string(bed.lab().layout().log(&format!("agent-{node}")))?;
+        ensure!(log.contains(TOLD), "{node} was not told apart by its promotion");
     }
     Ok(())
 }
@@ -127,6 +135,6 @@ async fn another_promotion_of_the_same_number_is_not_followed_blindly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_promotion_whose_id_is_missing_is_not_followed_blindly() {
-    run("promotions-unknown", None).await.unwrap();
+async fn a_promotion_by_hand_is_told_apart_and_so_is_whoever_followed_it() {
+    run("promotions-by-hand", None).await.unwrap();
 }

@@ -37,7 +37,7 @@ impl Ids {
     pub fn tenure(&self) -> Option<Tenure> {
         self.draw()?.parse().ok()
     }
-    /// A new promotion id.
+    /// A new promotion id, for a timeline whose WAL tells none.
     #[must_use]
     pub fn promotion_id(&self) -> Option<PromotionId> {
         self.draw()?.parse().ok()

@@ -232,7 +232,6 @@ impl Judge<'_> {
             return choice;
         }
         self.memory.promoting_since = Some(self.view.now);
-        self.memory.promoted_from = Some(status.ancestry.timeline);
         self.memory.owes_checkpoint_since = Some(self.view.now);
         self.memory.list_since = None;
         Choice {

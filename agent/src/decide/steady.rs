@@ -44,12 +44,10 @@ impl Judge<'_> {
             .unwrap_or(Choice::wait(Reason::Leading))
     }
 
-    /// The present timeline gets its name (I14): at once where this process has promoted, otherwise
-    /// after its WAL was looked through, so that a name that was given already stays.
+    /// A timeline whose WAL tells no promotion any more gets a name (I14), after it was looked
+    /// through: what others may have read from theirs stays its id.
     pub(super) fn name_promotion(&self, status: &Status) -> Option<Choice> {
-        let parent = status.ancestry.switches.last().map(|switch| switch.timeline);
-        let own = parent.is_some() && parent == self.memory.promoted_from;
-        (status.is_unnamed() && (own || status.name_sought))
+        (status.is_unnamed() && status.name_sought)
             .then(|| Choice::act(Reason::NamingPromotion, vec![Action::NamePromotion]))
     }
 

@@ -554,8 +554,6 @@ pub struct Memory {
     pub rewind_failed: bool,
     /// Since when this process waits for the site DCS's first answer.
     pub without_store_since: Option<BootTime>,
-    /// The timeline from which this process last asked for a promotion.
-    pub promoted_from: Option<TimelineId>,
     /// Since when it cannot be told whether this server is on its upstream's history.
     pub unknown_since: Option<BootTime>,
     /// Slots of nodes that this process has seen.

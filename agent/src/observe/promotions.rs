@@ -1,8 +1,9 @@
 //! Looks in this server's own WAL for the ids of promotions that are not noted yet.
 //!
 //! Beside the round, never in it: no decision waits for `pg_waldump`. Until an id is found it is
-//! unknown, which stops a standby from turning to somebody new and nothing else. A writer that has
-//! not just been promoted by this process looks too, so that it gives no timeline a second name.
+//! unknown, which stops a standby from turning to somebody new and nothing else. A look that did not
+//! come to its end moves nothing on: what it has not read is read again. A writer looks as well, and
+//! names its timeline only where all of its WAL was read without a find.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,25 +15,26 @@ use regent_proto::timeline::{Ancestry, TimelineId};
 use tokio::task::JoinSet;
 
 use crate::act::postgres::programs::Programs;
-use crate::act::postgres::promotions::{self, Found, WINDOW};
+use crate::act::postgres::promotions::{self, Found, Place, WINDOW};
 
 /// How soon WAL is looked through again; doubled each time.
 const SOONEST: Duration = Duration::from_millis(250);
 /// The longest pause between two looks.
 const LATEST: Duration = Duration::from_secs(10);
-/// A look begins this far before the end of the WAL that the look before saw: a record may have
-/// arrived in part.
-const OVERLAP: u64 = 1 << 20;
+/// Cut short as often in a row, a look is told: the WAL cannot be read, or not where it should be.
+const TOLD_AFTER: u32 = 5;
 
 /// What was looked for, and how far.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     again: BootTime,
     pause: Duration,
-    /// Where the next one begins.
+    /// Where the next one begins: everything before was read, or is gone.
     from: Lsn,
     /// Whether the last one came to its end, without a find.
     complete: bool,
+    /// How often in a row it did not come to its end.
+    cut_short: u32,
 }
 
 /// What the server does.
@@ -48,10 +50,8 @@ pub enum Server {
 
 /// A look that has ended.
 struct Ended {
-    timeline: TimelineId,
+    place: Place,
     found: Found,
-    /// Where the next one begins.
-    next: Lsn,
 }
 
 /// The search; at most one program runs.
@@ -97,7 +97,9 @@ impl Search {
         ancestry.promotion.is_none() && present.is_some_and(|look| look.complete)
     }
 
-    fn note(&mut self, ancestry: &mut Ancestry, Ended { timeline, found, next }: Ended) {
+    fn note(&mut self, ancestry: &mut Ancestry, Ended { place, found }: Ended) {
+        let timeline = place.timeline;
+        let Some(look) = self.looks.get_mut(&timeline) else { return };
         match found {
             Found::Promotion(promotion) => {
                 ancestry.name(timeline, &promotion);
@@ -105,43 +107,57 @@ impl Search {
                     tracing::warn!(%error, "noting a promotion");
                 }
             }
-            Found::Nothing => {
-                if let Some(look) = self.looks.get_mut(&timeline) {
-                    (look.from, look.complete) = (next, true);
+            Found::Nothing { next, all } => {
+                (look.from, look.complete, look.cut_short) = (next, all, 0);
+            }
+            Found::GoneUpTo(oldest) => look.from = oldest,
+            Found::CutShort(why) => {
+                look.cut_short = look.cut_short.saturating_add(1);
+                let wanted = timeline == ancestry.timeline && place.end.is_some();
+                if wanted && look.cut_short == TOLD_AFTER {
+                    tracing::warn!(%timeline, from = %look.from, why, "looking for a promotion's id");
                 }
             }
-            Found::CutShort => {}
         }
     }
 
     fn look(&mut self, ancestry: &Ancestry, end: Lsn, server: Server, now: BootTime) {
         let present = ancestry.timeline;
+        let first = Look {
+            again: now,
+            pause: SOONEST,
+            from: Lsn::default(),
+            complete: false,
+            cut_short: 0,
+        };
         if server != Server::Stopped && !self.looks.contains_key(&present) {
             // A promotion has most likely just happened, and its name is being written.
-            let (again, from) = (now.plus(SOONEST), ancestry.begin(present).unwrap_or_default());
-            self.looks.insert(present, Look { again, pause: SOONEST, from, complete: false });
+            self.looks.insert(present, Look { again: now.plus(SOONEST), ..first });
         }
+        // What pg_control says of a stopped server's end may be long ago.
+        let known_end = (server != Server::Stopped).then_some(end);
         let due = ancestry.unnamed().into_iter().find_map(|timeline| {
             let begin = ancestry.begin(timeline)?;
-            let Some(look) = self.looks.get(&timeline) else {
-                return Some((timeline, begin, begin, SOONEST));
-            };
+            let look = self.looks.get(&timeline).copied().unwrap_or(first);
+            let look = Look { from: look.from.max(begin), ..look };
+            let place = |end| Place { timeline, begin, from: look.from, end };
+            // A timeline that was left ends there, and what is behind is not its own.
+            let end = ancestry.left(timeline).flatten().map_or(known_end, Some);
+            let there = end.is_none_or(|end| look.from < end);
             // A leader that came from elsewhere names its timeline late: the message comes with the
             // WAL that this server still receives.
             let wanted = !look.complete || (timeline == present && server != Server::Writes);
-            let pause = (look.pause * 2).min(LATEST);
-            (wanted && look.again <= now).then_some((timeline, begin, look.from, pause))
+            (wanted && there && look.again <= now).then(|| (look, place(end)))
         });
-        let Some((timeline, begin, from, pause)) = due else { return };
-        let reaches = end.get().min(from.get() + WINDOW);
-        let next = Lsn::new(reaches.saturating_sub(OVERLAP)).max(begin);
+        let Some((look, place)) = due else { return };
         // Behind by more than one look: the next one comes soon.
-        let pause = if reaches < end.get() { SOONEST } else { pause };
-        self.looks.insert(timeline, Look { again: now.plus(pause), pause, from, complete: false });
+        let all = place.end.is_none_or(|end| end.get() <= look.from.get() + WINDOW);
+        let pause = if all { (look.pause * 2).min(LATEST) } else { SOONEST };
+        let look = Look { again: now.plus(pause), pause, complete: false, ..look };
+        self.looks.insert(place.timeline, look);
         let (programs, data_dir) = (self.programs.clone(), self.data_dir.clone());
         self.running.spawn(async move {
-            let found = promotions::find(&programs, &data_dir, timeline, from).await;
-            Ended { timeline, found, next }
+            Ended { place, found: promotions::find(&programs, &data_dir, place).await }
         });
     }
 }

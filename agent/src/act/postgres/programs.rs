@@ -38,6 +38,17 @@ pub enum ProgramError {
     },
 }
 
+/// What a program printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Printed {
+    /// Whether it ended well.
+    pub success: bool,
+    /// Its standard output.
+    pub output: String,
+    /// The end of its standard error.
+    pub errors: String,
+}
+
 /// Where PostgreSQL's programs are.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -129,10 +140,14 @@ impl Programs {
 
     /// What a program printed, whether it ended well or not; `None` where it did not start, or not
     /// end in time.
-    pub async fn printed(&self, mut command: Command, bound: Duration) -> Option<String> {
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
+    pub async fn printed(&self, mut command: Command, bound: Duration) -> Option<Printed> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         match tokio::time::timeout(bound, command.output()).await {
-            Ok(Ok(output)) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Ok(Ok(output)) => Some(Printed {
+                success: output.status.success(),
+                output: String::from_utf8_lossy(&output.stdout).into_owned(),
+                errors: tail(&String::from_utf8_lossy(&output.stderr)),
+            }),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "a program does not start");
                 None

@@ -1,11 +1,14 @@
 //! Who began each timeline of this data directory's history (I14; hazards.md row 71).
 //!
-//! Two promotions that do not know of each other choose the same timeline number. So whoever
-//! promotes writes a random id into WAL (a logical message of prefix `regent`, PostgreSQL manual,
-//! "Replication Management Functions"), and every server reads it back from its own WAL while that
-//! is still there: nobody else's word proves what this server's WAL is. What was read is kept in a
-//! file *inside* the data directory: a base backup and `pg_rewind` copy it with the history that it
-//! describes. An id that is in neither is unknown.
+//! Two promotions that do not know of each other choose the same timeline number. But whoever
+//! promotes writes its instant, to the microsecond, into one of the first records of its timeline
+//! (xl_end_of_recovery, access/xlog_internal.h), and that is its id: also of a server that somebody
+//! promoted by hand. Every server reads it from its own WAL while that is still there: nobody
+//! else's word proves what this server's WAL is. Where that record is not there any more the leader
+//! writes a random id (a logical message of prefix `regent`, PostgreSQL manual, "Replication
+//! Management Functions"). What was read is kept in a file *inside* the data directory: a base
+//! backup and `pg_rewind` copy it with the history that it describes. An id that is in none of them
+//! is unknown.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,13 +20,22 @@ use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use super::files::write_atomically;
-use super::programs::Programs;
+use super::programs::{Printed, Programs};
 use super::wal;
 
 /// How much WAL one look goes through.
 pub const WINDOW: u64 = 64 << 20;
+/// No record is longer that matters here: what a look began to read, the next one reads whole.
+const OVERLAP: u64 = 1 << 20;
 /// The longest a look may take.
 const BOUND: Duration = Duration::from_secs(5);
+/// The most records that one look reads.
+const RECORDS: usize = 1000;
+/// How far behind a timeline's begin its promotion has written its instant: only what concerns full
+/// page images and an unfinished record comes before.
+const BEGINNING: u64 = 64 << 10;
+/// Why a look ended before its end.
+const NO_DUMP: &str = "pg_waldump did not start, or not end in time";
 /// The message's prefix, as it stands in WAL.
 const PREFIX: &[u8] = b"regent\0";
 /// The message's first word; the id follows.
@@ -127,32 +139,120 @@ pub fn message(promotion: &PromotionId) -> String {
 pub enum Found {
     /// The id.
     Promotion(PromotionId),
-    /// It is not there, not yet, or not any more.
-    Nothing,
-    /// `pg_waldump` did not come to its end: that proves nothing.
-    CutShort,
+    /// It is not in what was read.
+    Nothing {
+        /// Everything that begins before was read.
+        next: Lsn,
+        /// Whether everything was read that is known to be there.
+        all: bool,
+    },
+    /// The WAL in between is not there any more; what is there of this timeline begins here.
+    GoneUpTo(Lsn),
+    /// What there is could not be read to the wanted end, which proves nothing. For people.
+    CutShort(String),
 }
 
-/// Looks in this server's own WAL, from `from` on, for the id of a timeline; the first message is
-/// its name.
-pub async fn find(programs: &Programs, data_dir: &Path, timeline: TimelineId, from: Lsn) -> Found {
-    let mut command = programs.command("pg_waldump");
-    command
-        .arg("--path")
-        .arg(data_dir.join("pg_wal"))
-        .arg(format!("--timeline={}", timeline.0))
-        .arg(format!("--start={from}"))
-        .arg(format!("--end={}", Lsn::new(from.get() + WINDOW)))
-        .args(["--rmgr=LogicalMessage", "--limit=1000"]);
-    // It ends with an error where WAL ends; what it printed before counts.
-    let Some(output) = programs.printed(command, BOUND).await else { return Found::CutShort };
-    let Some(layout) = wal::layout(data_dir) else { return Found::Nothing };
-    output
-        .lines()
-        .filter_map(position)
-        .filter_map(|at| wal::record(data_dir, timeline, at, layout).ok())
-        .find_map(|record| named_by(&record))
-        .map_or(Found::Nothing, Found::Promotion)
+/// Where to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// Where it began.
+    pub begin: Lsn,
+    /// From where on, at `begin` or behind it.
+    pub from: Lsn,
+    /// How far the WAL is known to be there; without it a look proves its find only, except where
+    /// WAL goes on behind what it reads.
+    pub end: Option<Lsn>,
+}
+
+/// Looks in this server's own WAL for the id of a timeline: at its begin for what its promotion
+/// wrote, otherwise for the first message that names it.
+pub async fn find(programs: &Programs, data_dir: &Path, place: Place) -> Found {
+    let Place { timeline, begin, from, end } = place;
+    let Some(layout) = wal::layout(data_dir) else {
+        return Found::CutShort("pg_wal has no segment that was written to".to_owned());
+    };
+    let segment = wal::segment_name(timeline, from.get(), layout);
+    if !data_dir.join("pg_wal").join(&segment).exists() {
+        return match wal::oldest_segment(data_dir, timeline, layout).filter(|at| *at > from) {
+            Some(oldest) => Found::GoneUpTo(oldest),
+            None => Found::CutShort(format!("{segment} is not there")),
+        };
+    }
+    let wal = Wal { programs, data_dir, timeline, layout };
+    if from == begin {
+        let window = Lsn::new(begin.get().saturating_add(BEGINNING));
+        let stop = end.map_or(window, |end| end.min(window));
+        let Some(read) = wal.dump("XLOG", begin, stop).await else {
+            return Found::CutShort(NO_DUMP.to_owned());
+        };
+        let lines = read.output.lines().filter(|line| line.contains("END_OF_RECOVERY"));
+        let born = wal.first(lines.filter_map(position), |record| born(record, timeline));
+        match born {
+            Some(promotion) => return Found::Promotion(promotion),
+            None if !read.success => return Found::CutShort(read.errors),
+            None => {}
+        }
+    }
+    let window = Lsn::new(from.get().saturating_add(WINDOW));
+    let stop = end.map_or(window, |end| end.min(window));
+    let Some(read) = wal.dump("LogicalMessage", from, stop).await else {
+        return Found::CutShort(NO_DUMP.to_owned());
+    };
+    // Where WAL ends before `stop` it ends with an error; what it printed before counts.
+    let messages: Vec<Lsn> = read.output.lines().filter_map(position).collect();
+    match (wal.first(messages.iter().copied(), named_by), messages.last()) {
+        (Some(promotion), _) => Found::Promotion(promotion),
+        // It stopped at its limit, at messages of somebody else's.
+        (None, Some(last)) if messages.len() >= RECORDS => {
+            Found::Nothing { next: Lsn::new(last.get() + 1), all: false }
+        }
+        // The last record may be there in part.
+        (None, _) if read.success => Found::Nothing {
+            next: Lsn::new(stop.get().saturating_sub(OVERLAP)).max(from),
+            all: end == Some(stop),
+        },
+        (None, _) => Found::CutShort(read.errors),
+    }
+}
+
+/// WAL of one timeline in a data directory.
+#[derive(Clone, Copy)]
+struct Wal<'a> {
+    programs: &'a Programs,
+    data_dir: &'a Path,
+    timeline: TimelineId,
+    layout: wal::Layout,
+}
+
+impl Wal<'_> {
+    /// The records of one resource manager, a line each.
+    async fn dump(&self, manager: &str, from: Lsn, stop: Lsn) -> Option<Printed> {
+        let mut command = self.programs.command("pg_waldump");
+        command
+            .arg("--path")
+            .arg(self.data_dir.join("pg_wal"))
+            .arg(format!("--timeline={}", self.timeline.0))
+            .arg(format!("--start={from}"))
+            .arg(format!("--end={stop}"))
+            .arg(format!("--rmgr={manager}"))
+            .arg(format!("--limit={RECORDS}"))
+            // It takes the segment size from this one. Without a name it takes it from any file, and
+            // fails where that is a segment that was made for later and is still full of zeros.
+            .arg(wal::segment_name(self.timeline, from.get(), self.layout));
+        self.programs.printed(command, BOUND).await
+    }
+
+    /// The first of these records that tells an id.
+    fn first(
+        &self,
+        mut positions: impl Iterator<Item = Lsn>,
+        told: impl Fn(&[u8]) -> Option<PromotionId>,
+    ) -> Option<PromotionId> {
+        positions
+            .find_map(|at| told(&wal::record(self.data_dir, self.timeline, at, self.layout).ok()?))
+    }
 }
 
 /// Where a record begins, by its line of `pg_waldump`. What the message is, the line does not tell
@@ -162,9 +262,8 @@ fn position(line: &str) -> Option<Lsn> {
     rest.split_once(',')?.0.parse().ok()
 }
 
-/// The id in a record of a logical message (XLogRecord, access/xlogrecord.h: 24 bytes, then what
-/// heads its data; xl_logical_message, replication/message.h).
-fn named_by(record: &[u8]) -> Option<PromotionId> {
+/// A record's data (XLogRecord, access/xlogrecord.h: 24 bytes, then what heads its data).
+fn data(record: &[u8]) -> Option<&[u8]> {
     let mut headers = record.get(24..)?.iter().copied();
     let length = loop {
         match headers.next()? {
@@ -180,7 +279,21 @@ fn named_by(record: &[u8]) -> Option<PromotionId> {
             _ => return None,
         }
     };
-    let data = record.get(record.len().checked_sub(length)?..)?;
+    record.get(record.len().checked_sub(length)?..)
+}
+
+/// The id in what a promotion wrote (xl_end_of_recovery, access/xlog_internal.h: its instant in
+/// microseconds, its timeline, the one before).
+fn born(record: &[u8], timeline: TimelineId) -> Option<PromotionId> {
+    let data = data(record)?;
+    let instant = u64::from_le_bytes(data.get(..8)?.try_into().ok()?);
+    let of = u32::from_le_bytes(data.get(8..12)?.try_into().ok()?);
+    (of == timeline.0).then(|| format!("{instant:016x}").parse().ok()).flatten()
+}
+
+/// The id in a record of a logical message (xl_logical_message, replication/message.h).
+fn named_by(record: &[u8]) -> Option<PromotionId> {
+    let data = data(record)?;
     let size = |at: usize| {
         let bytes = data.get(at..at + 8)?.try_into().ok()?;
         usize::try_from(u64::from_le_bytes(bytes)).ok()
@@ -237,6 +350,19 @@ mod tests {
         let whole = record(&[], "regent", &named);
         for cut in 0..whole.len() {
             assert_eq!(named_by(&whole[..cut]), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn the_instant_of_a_promotion_is_its_id() {
+        let mut whole = vec![0; 24];
+        whole.extend([255, 16]);
+        whole.extend(0x0002_9a1b_2c3d_4e5fu64.to_le_bytes());
+        whole.extend([2, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(born(&whole, TimelineId(2)), Some(id("00029a1b2c3d4e5f")));
+        assert_eq!(born(&whole, TimelineId(3)), None, "of another timeline");
+        for cut in 0..whole.len() {
+            assert_eq!(born(&whole[..cut], TimelineId(2)), None, "{cut}");
         }
     }
 

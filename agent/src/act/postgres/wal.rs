@@ -81,6 +81,29 @@ pub fn layout(data_dir: &Path) -> Option<Layout> {
     })
 }
 
+/// The name of the segment that holds a byte (XLogFileName, access/xlog_internal.h).
+#[must_use]
+pub fn segment_name(timeline: TimelineId, at: u64, layout: Layout) -> String {
+    let segments_per_id = 0x1_0000_0000 / layout.segment;
+    let number = at / layout.segment;
+    format!("{:08X}{:08X}{:08X}", timeline.0, number / segments_per_id, number % segments_per_id)
+}
+
+/// Where the oldest WAL begins that is there of a timeline.
+#[must_use]
+pub fn oldest_segment(data_dir: &Path, timeline: TimelineId, layout: Layout) -> Option<Lsn> {
+    let entries = std::fs::read_dir(data_dir.join("pg_wal")).ok()?.flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let part = |range| u64::from_str_radix(name.get(range)?, 16).ok();
+            let (of, high, low) = (part(0..8)?, part(8..16)?, part(16..24)?);
+            let here = name.len() == 24 && of == u64::from(timeline.0);
+            here.then_some(Lsn::new((high << 32) + low.checked_mul(layout.segment)?))
+        })
+        .min()
+}
+
 /// The length of the record that starts at `start`. A record begins aligned, so its first four bytes
 /// lie on one page.
 fn length(
@@ -107,14 +130,7 @@ fn read(
     count: u64,
     layout: Layout,
 ) -> Result<Vec<u8>, String> {
-    let segments_per_id = 0x1_0000_0000 / layout.segment;
-    let number = at / layout.segment;
-    let name = format!(
-        "{:08X}{:08X}{:08X}",
-        timeline.0,
-        number / segments_per_id,
-        number % segments_per_id
-    );
+    let name = segment_name(timeline, at, layout);
     let mut bytes = vec![0u8; usize::try_from(count).map_err(|e| e.to_string())?];
     std::fs::File::open(data_dir.join("pg_wal").join(&name))
         .and_then(|mut file| {
