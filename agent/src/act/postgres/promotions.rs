@@ -184,7 +184,7 @@ pub async fn find(programs: &Programs, data_dir: &Path, place: Place) -> Found {
     if from == begin {
         let window = Lsn::new(begin.get().saturating_add(BEGINNING));
         let stop = end.map_or(window, |end| end.min(window));
-        let Some(read) = wal.dump("XLOG", begin, stop).await else {
+        let Some((read, _)) = wal.dump("XLOG", begin, stop).await else {
             return Found::CutShort(NO_DUMP.to_owned());
         };
         let lines = read.output.lines().filter(|line| line.contains("END_OF_RECOVERY"));
@@ -197,7 +197,7 @@ pub async fn find(programs: &Programs, data_dir: &Path, place: Place) -> Found {
     }
     let window = Lsn::new(from.get().saturating_add(WINDOW));
     let stop = end.map_or(window, |end| end.min(window));
-    let Some(read) = wal.dump("LogicalMessage", from, stop).await else {
+    let Some((read, stop)) = wal.dump("LogicalMessage", from, stop).await else {
         return Found::CutShort(NO_DUMP.to_owned());
     };
     // Where WAL ends before `stop` it ends with an error; what it printed before counts.
@@ -227,8 +227,18 @@ struct Wal<'a> {
 }
 
 impl Wal<'_> {
-    /// The records of one resource manager, a line each.
-    async fn dump(&self, manager: &str, from: Lsn, stop: Lsn) -> Option<Printed> {
+    /// The records of one resource manager, a line each, and where the last segment that is there
+    /// lets the look stop.
+    async fn dump(&self, manager: &str, from: Lsn, stop: Lsn) -> Option<(Printed, Lsn)> {
+        let name = |number: u64| {
+            wal::segment_name(self.timeline, number * self.layout.segment, self.layout)
+        };
+        let there = |number: u64| self.data_dir.join("pg_wal").join(name(number)).exists();
+        let first = from.get() / self.layout.segment;
+        let wanted = stop.get().saturating_sub(1) / self.layout.segment;
+        let last = (first + 1..=wanted).take_while(|number| there(*number)).last();
+        let last = last.unwrap_or(first);
+        let stop = stop.min(Lsn::new((last + 1) * self.layout.segment));
         let mut command = self.programs.command("pg_waldump");
         command
             .arg("--path")
@@ -238,10 +248,10 @@ impl Wal<'_> {
             .arg(format!("--end={stop}"))
             .arg(format!("--rmgr={manager}"))
             .arg(format!("--limit={RECORDS}"))
-            // It takes the segment size from this one. Without a name it takes it from any file, and
+            // It takes the segment size from the first. Without a name it takes it from any file, and
             // fails where that is a segment that was made for later and is still full of zeros.
-            .arg(wal::segment_name(self.timeline, from.get(), self.layout));
-        self.programs.printed(command, BOUND).await
+            .args([name(first), name(last)]);
+        Some((self.programs.printed(command, BOUND).await?, stop))
     }
 
     /// The first of these records that tells an id.
