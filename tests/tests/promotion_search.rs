@@ -38,6 +38,8 @@ struct Promoted {
     data: PathBuf,
     /// Where timeline 2 began.
     begin: Lsn,
+    /// Where the messages of others ended.
+    others: Lsn,
     /// Where the id was about to be written.
     named: Lsn,
     /// Where its WAL ended.
@@ -54,8 +56,8 @@ impl Promoted {
         let dir = tempfile::Builder::new().prefix("search").tempdir_in(base(&owner))?;
         owner.hand_over(dir.path())?;
         let data = dir.path().join("data");
-        let (begin, named, end) = (Lsn::default(), Lsn::default(), Lsn::default());
-        let mut this = Self { data, begin, named, end, bin, owner, dir };
+        let [begin, others, named, end] = [Lsn::default(); 4];
+        let mut this = Self { data, begin, others, named, end, bin, owner, dir };
         let mut initdb = this.command("initdb");
         initdb.args(["-N", "-A", "trust", "-U", "postgres", "-D"]).arg(&this.data);
         ensure!(initdb.status()?.success(), "initdb");
@@ -69,6 +71,7 @@ impl Promoted {
         let others = "SELECT count(pg_logical_emit_message(false, 'regents', 'promotion 0b')) \
                       FROM generate_series(1, 1500)";
         this.sql(others)?;
+        this.others = this.sql("SELECT pg_current_wal_insert_lsn()")?.parse()?;
         this.sql("SELECT pg_switch_wal()")?;
         this.named = this.sql("SELECT pg_current_wal_insert_lsn()")?.parse()?;
         this.sql(&format!("SELECT pg_logical_emit_message(false, 'regent', 'promotion {ID}')"))?;
@@ -139,8 +142,8 @@ async fn a_message_is_found_behind_what_others_wrote() {
     assert!(server.begin < next && next < server.named, "{next}");
     assert_eq!(server.find(next, server.end).await, Found::Promotion(id()));
     // What was read to its end without a find says so, and where to go on.
-    let found = server.find(next, server.named).await;
-    let overlap = Lsn::new(server.named.get() - (1 << 20)).max(next);
+    let found = server.find(next, server.others).await;
+    let overlap = Lsn::new(server.others.get() - (1 << 20)).max(next);
     assert_eq!(found, Found::Nothing { next: overlap, all: true });
 }
 
@@ -179,7 +182,7 @@ async fn search(server: &Promoted, search: &mut Search, looks: u32) -> Option<Pr
         }
     })
     .await
-    .unwrap()
+    .expect("an end of the looks")
 }
 
 #[tokio::test]
