@@ -151,8 +151,10 @@ async fn agent_lost(bed: &Bed) -> anyhow::Result<()> {
     ensure!(page.kills() == 1, "the guardian killed {} times", page.kills());
     say(format!("pause-federation: killed {} ms before", page.writing().left(gone).as_millis()));
     bed.lab().start_agent(&place.name).await?;
-    let other = bed.lab().layout().nodes.iter().find(|node| node.site == place.site);
-    let other = other.context("a node of that site")?.rest_port;
+    // The agent that was just started does not listen yet.
+    let mut nodes = bed.lab().layout().nodes.iter();
+    let other = nodes.find(|node| node.site == place.site && node.name != place.name);
+    let other = other.context("another node of that site")?.rest_port;
     let answer = ask(other, "PATCH", "/config", r#"{"pause": null}"#).await?;
     ensure!(answer.code == 200, "PATCH /config: {answer:?}");
     bed.healthy().await?;
