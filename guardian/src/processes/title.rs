@@ -28,6 +28,11 @@ const AUXILIARY: &[&[u8]] = &[
     b"walwriter",
     b"autovacuum launcher",
     b"startup",
+    // update_checkpoint_display of xlog.c, from PostgreSQL 14. Whole: no activity of a backend is in
+    // lower case and begins like its last word.
+    b"checkpointer performing shutdown checkpoint",
+    b"checkpointer performing shutdown restartpoint",
+    b"checkpointer performing end-of-recovery checkpoint",
 ];
 
 /// Activities of auxiliary processes that are followed by a file or position.
@@ -94,6 +99,9 @@ mod tests {
         for title in [
             "postgres: checkpointer ",
             "postgres: eu-1: checkpointer \0\0\0",
+            "postgres: eu-1: checkpointer performing shutdown checkpoint",
+            "postgres: checkpointer performing shutdown restartpoint",
+            "postgres: checkpointer performing end-of-recovery checkpoint\0",
             "postgres: main: eu: background writer",
             "postgres: walwriter",
             "postgres: logical replication launcher ",
@@ -129,6 +137,8 @@ mod tests {
             // Names that clients chose.
             "postgres: checkpointer checkpointer [local] idle",
             "postgres: a: checkpointer b [local] idle",
+            "postgres: checkpointer performing [local] CHECKPOINT",
+            "postgres: checkpointer performing shutdown 127.0.0.1(1) CHECKPOINT",
             "postgres: startup recovering [local] idle",
             "postgres: startup recovering 127.0.0.1(1)",
             "postgres: archiver archiving [local] authentication",

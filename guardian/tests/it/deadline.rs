@@ -60,10 +60,13 @@ fn orphans_of_a_killed_postmaster_end_by_the_deadline() {
     let mut bed = Bed::new();
     bed.up();
     let (acknowledged, _looping) = clients(&bed);
+    // One that notices nothing, whatever the others do. It has its title once its block has begun.
+    let looping = || {
+        let mut family = process::family(bed.postmaster()).into_iter();
+        family.find(|pid| process::title(*pid).ends_with("DO"))
+    };
+    let looping = until(LONG, looping).expect("its block has begun");
     let before = process::family(bed.postmaster());
-    // One that notices nothing, whatever the others do.
-    let looping = before.iter().find(|pid| process::title(**pid).ends_with("DO"));
-    let looping = *looping.expect("its title");
     let _stopped = Stopped::these([looping]).expect("stopped");
     let deadline = bed.deadline_in(Duration::from_millis(1500));
     kill(bed.postmaster(), Signal::SIGKILL).expect("killed");

@@ -69,6 +69,31 @@ fn a_shutdown_without_clients_may_take_its_span() {
     assert!(now() < end);
 }
 
+/// The shutdown checkpoint is what takes long with a real database, and it has a title of its own.
+#[test]
+fn a_shutdown_checkpoint_may_take_its_span() {
+    let mut bed = Bed::new();
+    bed.up();
+    // Dirty pages: the checkpoint lasts long enough to be stopped in its middle.
+    assert!(bed.client().run("CREATE TABLE t (i int)"));
+    assert!(bed.client().run("INSERT INTO t SELECT generate_series(1, 2000000)"));
+    let checkpointer = titled(&bed, "checkpointer");
+    let (bound, end) = plan(&bed, Duration::from_millis(1500), LONG);
+    kill(bed.postmaster(), Signal::SIGINT).expect("a fast shutdown");
+    let performing = || process::title(checkpointer).contains("performing shutdown checkpoint");
+    while !performing() {
+        assert!(now() < bound.minus(KAPPA), "no checkpoint was seen: {}", bed.logged());
+    }
+    let slow = Stopped::these([checkpointer]).expect("stopped");
+    assert!(performing(), "it ended before it was stopped: {}", bed.logged());
+    until(LONG, || (now() > bound.plus(Duration::from_millis(300))).then_some(())).expect("over");
+    assert_eq!((bed.page.kills(), bed.page.killed_because()), (0, Because::None));
+    slow.go_on();
+    assert_eq!(bed.ended(LONG), 0, "it ended by itself: {}", bed.logged());
+    assert_eq!(bed.page.kills(), 0);
+    assert!(now() < end);
+}
+
 #[test]
 fn the_span_ends_what_is_left_of_a_shutdown() {
     let mut bed = Bed::new();
