@@ -567,6 +567,7 @@ impl PrimaryLoop {
         if let Some(held) = &mut self.held {
             held.ended = true;
             held.deadline = Deadline::NEVER;
+            held.unknown.clear();
         }
         self.deadlines.set_primary(Deadline::NEVER);
         self.deadlines.end_carried();
@@ -600,6 +601,11 @@ impl PrimaryLoop {
             self.ask_for_promises();
         }
         let Some(held) = &mut self.held else { return true };
+        if held.ended {
+            // Whoever hurries may have asked before the end: a request of an ended tenure would be
+            // applied while its mark stands, and raise what the mark has taken (rule 5).
+            return true;
+        }
         let Some(request) = self.side.ids.request_id() else { return true };
         let mut record = held.record.clone();
         record.counter += 1;
