@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
@@ -20,8 +21,8 @@ use tempfile::TempDir;
 
 use super::checker::Node;
 
-/// Users that nobody else has: one a member.
-const FIRST_USER: u32 = 54_170;
+/// Users that nobody else has: one a member, also where clusters run beside each other.
+static NEXT_USER: AtomicU32 = AtomicU32::new(54_170);
 /// A DCS has machines of its own: what overloads a node's processors does not concern it.
 const NICE: i32 = -10;
 
@@ -58,7 +59,8 @@ impl Stores {
         let none = own.etcds.is_empty();
         let etcd = if none { PathBuf::new() } else { programs::etcd()? };
         let mut stores = Self { members: Vec::new(), etcd, directory };
-        for (place, user) in own.etcds.iter().zip(FIRST_USER..) {
+        for place in &own.etcds {
+            let user = NEXT_USER.fetch_add(1, Ordering::Relaxed);
             let files = stores.directory.path().join("stores").join(&place.name);
             fs::create_dir(&files)?;
             fs::set_permissions(&files, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
