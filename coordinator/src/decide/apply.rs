@@ -14,6 +14,7 @@ use regent_proto::record::{
     Primary, PrimaryState, RunningOperation, TopologyRecord, Unknown, VERSION,
 };
 use regent_proto::topology::{Finding, Link, Policy, Site, SiteKind, StoreKind, Topology};
+use regent_proto::transactions;
 
 use super::request::{Refusal, reachable};
 use super::view::{Slot, View};
@@ -99,7 +100,7 @@ pub fn create(view: &View, file: &File, federation: uuid::Uuid) -> Result<Applie
     let nothing_runs = RunningOperation { version: VERSION, id: None, unknown: Unknown::new() };
     let write = Write::new(Purpose::Create)
         .put(view, file.record(Unknown::new()))
-        .put(view, Put::Primary(Box::new(primary)))
+        .with(transactions::create(primary))
         .put(view, Put::Running(nothing_runs));
     Ok(Applied { changes, write: Some(write) })
 }
@@ -135,8 +136,7 @@ pub fn apply(view: &View, file: &File) -> Result<Applied, Refusal> {
         .cloned()
         .collect();
     if remaining != primary.value.electorate {
-        let smaller = Primary { electorate: remaining, ..primary.value.clone() };
-        write = write.put(view, Put::Primary(Box::new(smaller)));
+        write = write.with(transactions::electorate_of(&view.read(primary), remaining));
     }
     let changes =
         if changes.is_empty() { vec!["only the file's wording".to_owned()] } else { changes };
