@@ -52,6 +52,19 @@ pub enum NoPlan {
         /// Which.
         federation: String,
     },
+    /// A deciding record is gone, though its federation exists.
+    #[error(
+        "the `{record}` record of federation {federation} was removed from the global quorum: \
+         {effect}; put it back, don't make the federation anew: runbook the-primary-record-is-gone"
+    )]
+    Removed {
+        /// Of which federation.
+        federation: String,
+        /// Which.
+        record: &'static str,
+        /// What that means for writes.
+        effect: &'static str,
+    },
     /// A deciding record can't be read.
     #[error("{problem}")]
     Unreadable {
@@ -212,11 +225,22 @@ pub fn plan(federation: &Federation<'_>, request: &Request) -> Planned {
 
 /// The deciding records, or why there can be no plan.
 pub fn deciding(view: &View) -> Result<(&Seen<TopologyRecord>, &Seen<Primary>), NoPlan> {
+    let removed = |record, effect| NoPlan::Removed {
+        federation: view.federation.to_string(),
+        record,
+        effect,
+    };
     match (&view.topology, &view.primary) {
         (Slot::Unreadable(bad), _) | (_, Slot::Unreadable(bad)) => {
             Err(NoPlan::Unreadable { problem: bad.problem.clone() })
         }
-        (Slot::Absent, _) | (_, Slot::Absent) => {
+        (topology, Slot::Absent) if !topology.is_absent() || !view.lease.is_absent() => {
+            Err(removed("primary", "every writer is stopped, and nothing opens"))
+        }
+        (Slot::Absent, Slot::Read(_)) => {
+            Err(removed("topology", "writes and streams go on, but nothing regional does"))
+        }
+        (Slot::Absent | Slot::Read(_), Slot::Absent) => {
             Err(NoPlan::NotCreated { federation: view.federation.to_string() })
         }
         (Slot::Read(topology), Slot::Read(primary)) => Ok((topology, primary)),
