@@ -220,6 +220,7 @@ fn a_switchover_ends_with_the_code_of_its_outcome() {
     let blocked = switch("blocked");
     assert_eq!(code(&blocked), 3);
     assert!(stderr(&blocked).contains("lag: 1 GB, wanted less than 16 MB"), "{}", stderr(&blocked));
+    assert_eq!(stdout(&blocked), "", "no plan: only the refusal is printed");
     let stale = switch("stale");
     assert_eq!(code(&stale), 3);
     assert!(stderr(&stale).contains("the plan is stale"), "{}", stderr(&stale));

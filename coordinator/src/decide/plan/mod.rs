@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use regent_proto::name::SiteName;
 use regent_proto::record::{Check, OperationKind, Plan, Primary, Report, TopologyRecord, Verdict};
-use regent_proto::topology::{Site, SiteKind};
+use regent_proto::topology::Site;
 use sha2::{Digest as _, Sha256};
 
 pub(super) use servers::rounded;
@@ -135,8 +135,10 @@ struct Preflight<'a> {
     topology: &'a Seen<TopologyRecord>,
     primary: &'a Seen<Primary>,
     request: &'a Request,
+    /// B in the topology; it holds data.
+    target: &'a Site,
     report_age_max: Duration,
-    /// The tree once the target is primary; empty when the target can't be.
+    /// The tree once the target is primary.
     future: Tree,
 }
 
@@ -149,12 +151,6 @@ impl<'a> Preflight<'a> {
     /// B.
     fn to(&self) -> &'a SiteName {
         &self.request.to
-    }
-
-    /// B in the topology, when it holds data.
-    fn target(&self) -> Option<&'a Site> {
-        let site = self.topology.value.topology.site(&self.request.to)?;
-        (site.kind == SiteKind::Data).then_some(site)
     }
 
     fn report(&self, site: &SiteName) -> Option<&'a Report> {
@@ -180,44 +176,49 @@ impl<'a> Preflight<'a> {
     }
 }
 
-/// Not known because a site's report, or the site itself, is missing, which blocks by itself.
+/// Not known because a site's report is missing, which blocks by itself.
 fn unknown(site: &SiteName, wanted: &str) -> Finding {
     Finding::warn(
         format!("not known: there is no report of {site}"),
         wanted,
-        "see all-sites-report and target-known",
+        "see all-sites-report",
     )
 }
 
 /// What a switchover would do now.
 pub fn plan(federation: &Federation<'_>, request: &Request) -> Planned {
-    let primary = &federation.primary.value;
-    let known = federation.topology().data_sites().any(|site| site.name == request.to);
-    let future =
-        if known { assignments::future_tree(federation, &request.to) } else { Tree::new() };
+    let Some(target) = federation.topology().data_sites().find(|site| site.name == request.to)
+    else {
+        // Nothing else that could be said about such a site means anything.
+        let refusal = checks::target_unknown(federation, &request.to);
+        return planned(federation, request, vec![named("target-known", refusal)], Vec::new());
+    };
     let preflight = Preflight {
         view: federation.view,
         topology: federation.topology,
         primary: federation.primary,
         request,
+        target,
         report_age_max: federation.policy.report_age_max,
-        future,
+        future: assignments::future_tree(federation, &request.to),
     };
-    let checks: Vec<Check> = CHECKS
-        .iter()
-        .map(|(name, check)| {
-            let finding = check(&preflight);
-            Check {
-                name: (*name).to_owned(),
-                verdict: finding.verdict,
-                saw: finding.saw,
-                wanted: finding.wanted,
-                next: finding.next,
-            }
-        })
-        .collect();
+    let checks = CHECKS.iter().map(|(name, check)| named(name, check(&preflight))).collect();
+    planned(federation, request, checks, steps(&preflight))
+}
+
+fn named(name: &str, finding: Finding) -> Check {
+    let Finding { verdict, saw, wanted, next } = finding;
+    Check { name: name.to_owned(), verdict, saw, wanted, next }
+}
+
+fn planned(
+    federation: &Federation<'_>,
+    request: &Request,
+    checks: Vec<Check>,
+    steps: Vec<String>,
+) -> Planned {
+    let primary = &federation.primary.value;
     let kind = OperationKind::Switchover { from: primary.holder.clone(), to: request.to.clone() };
-    let steps = steps(&preflight);
     let plan = Plan { kind, epoch: primary.epoch, checks, steps };
     let hash = hash(federation, &plan);
     Planned { plan, hash }
