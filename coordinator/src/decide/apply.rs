@@ -16,6 +16,7 @@ use regent_proto::record::{
 use regent_proto::topology::{Finding, Link, Policy, Site, SiteKind, StoreKind, Topology};
 use regent_proto::transactions;
 
+use super::plan::{NoPlan, deciding};
 use super::request::{Refusal, reachable};
 use super::view::{Slot, View};
 use super::write::{Purpose, Put, Write};
@@ -61,6 +62,10 @@ pub struct Applied {
 /// A new federation of this identity.
 pub fn create(view: &View, file: &File, federation: uuid::Uuid) -> Result<Applied, Refusal> {
     reachable(view)?;
+    if let Err(removed @ NoPlan::Removed { .. }) = deciding(view) {
+        // Its sites have seen epochs of the federation that is there, and would stay fenced.
+        return Err(removed.into());
+    }
     let topology = &file.topology;
     for (name, absent) in
         [("topology", view.topology.is_absent()), ("primary", view.primary.is_absent())]
@@ -108,7 +113,7 @@ pub fn create(view: &View, file: &File, federation: uuid::Uuid) -> Result<Applie
 /// Changes the topology of a federation that exists.
 pub fn apply(view: &View, file: &File) -> Result<Applied, Refusal> {
     reachable(view)?;
-    let (record, primary) = super::plan::deciding(view)?;
+    let (record, primary) = deciding(view)?;
     if let Some(id) = view.running.read().and_then(|seen| seen.value.id.as_ref()) {
         return Err(Refusal::Blocked(format!(
             "operation {id} runs; wait for its end: regentctl operation watch {id}"
