@@ -580,6 +580,12 @@ impl Agent {
             return Ok(());
         }
         tracing::info!(node = %self.config.name, "stopping");
+        // No round follows that would tell: from here on nobody is a primary (I17).
+        self.pictures.send_modify(|picture| {
+            if let Some(picture) = picture {
+                Arc::make_mut(picture).view.job = Some(JobKind::Stop);
+            }
+        });
         self.actor.guard.plan_stop(Deadline::NEVER);
         self.actor.renewal.end_tenure().await;
         let budget = self.config.regent.stop_budget.0;

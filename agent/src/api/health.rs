@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use regent_guardian::page::Guard;
 use regent_proto::time::BootTime;
 
 use crate::act::publish::{self, Picture};
@@ -73,7 +74,8 @@ impl Facts {
         let page = deadlines.page();
         let writing = Writing {
             open: running && status.is_some_and(|status| !status.in_recovery),
-            stopping: view.job == Some(JobKind::Stop),
+            // The page knows it before the next round does.
+            stopping: view.job == Some(JobKind::Stop) || page.guard() == Guard::PlannedStop,
             frozen: page.frozen(),
             before_fence: before_fence(deadlines, config.regent.stop_budget.0, now),
             fresh,
