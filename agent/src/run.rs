@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,9 +24,10 @@ use crate::act::fence_report::RoundTrips;
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
 use crate::act::postgres::files::{Files, write_atomically};
+use crate::act::postgres::found;
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
-use crate::act::postgres::server::Server;
+use crate::act::postgres::server::{Postmaster, Server};
 use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::act::random::Ids;
 use crate::act::site::{Held, SiteStore};
@@ -59,6 +61,9 @@ const REACH_EVERY: Duration = Duration::from_secs(10);
 /// The same actions for the same reason in a row, after which the loop waits a moment: an effect
 /// that does not show must not spin.
 const SAME_MOST: u32 = 5;
+
+/// How long a frozen server may wait for the agent's start, whose steps each have a bound.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long an agent that ends waits for its leader key's end.
 const LETS_GO: Duration = Duration::from_secs(5);
@@ -99,28 +104,59 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Connects, binds, adopts a running server; nothing is changed yet.
+    /// Freezes a server whose rights nobody knows, before anything that can fail; then connects,
+    /// binds, adopts. Where the start fails, that server ends: nobody will renew its rights.
     pub async fn build(
         config: Config,
         upgrade: Upgrade,
         inherited_page: Option<i32>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
+        let run_dir = &config.regent.run_dir;
+        let lock = lock_run_dir(run_dir);
+        let before = successor::left(run_dir, inherited_page);
+        // What a guardian guards ends by its deadline; what another agent has is that one's.
+        let guarded = before.as_ref().is_some_and(successor::guards);
+        let frozen = match &lock {
+            Ok(_) | Err(LockError::Unusable { .. }) if !guarded => {
+                found::freeze(&config.postgres.data_dir, run_dir).await
+            }
+            Ok(_) | Err(LockError::Unusable { .. } | LockError::Taken { .. }) => None,
+        };
+        let freeze = frozen.as_ref().map(|frozen| frozen.postmaster);
+        let begun = match lock {
+            Ok(lock) => Self::begin(config, (upgrade, stop), before, freeze, lock).await,
+            Err(error) => Err(error.into()),
+        };
+        if let (Err(error), Some(frozen)) = (&begun, frozen) {
+            tracing::error!("this agent cannot start ({error:#}): PostgreSQL, frozen, is killed");
+            frozen.end().await;
+        }
+        begun
+    }
+
+    async fn begin(
+        config: Config,
+        (upgrade, stop): (Upgrade, CancellationToken),
+        before: Option<Page>,
+        frozen: Option<Postmaster>,
+        lock: std::fs::File,
+    ) -> anyhow::Result<Self> {
         let config = Arc::new(config);
-        prepare_places(&config)?;
         let programs = Programs::new(&config.postgres.bin_dir);
         let files = Files::new(&config);
-        let lock = lock_run_dir(&config)?;
+        check_run_dir(&config)?;
+        reap_what_was_left();
+        let (deadlines, guard, fenced) = begin_fence(&config, before, frozen)?;
+        if config.federation.is_some() {
+            EpochFile::new(&config).check()?;
+        }
+        note_life(&config.regent.run_dir, &lock)?;
         files.write_passfile(&config).context("writing the password file")?;
         check_versions(&programs, &files).await?;
         let listeners = api::Listeners::bind(&config).await?;
-        reap_what_was_left();
-        let page = successor::page(&config.regent.run_dir, inherited_page)
-            .context("the guardian's page")?;
-        let deadlines = Arc::new(Deadlines::new(page.clone(), config.federation.is_some()));
-        let (fenced_events, fenced) = mpsc::channel(16);
-        let guard = start_guard(&config, &deadlines, fenced_events)?;
-        let server = Arc::new(Server::new(launcher(&config, &files, page)?, guard.clone()));
+        let launcher = launcher(&config, &files, deadlines.page().clone())?;
+        let server = Arc::new(Server::new(launcher, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
         let clock = BootClock::kernel().context("reading this boot's identity")?;
         let (failsafe, targets) = open_failsafe(&config)?;
@@ -618,7 +654,7 @@ impl Agent {
 struct Wakes {
     site: watch::Receiver<crate::observe::mirror::Picture>,
     global: Option<watch::Receiver<crate::observe::mirror::Picture>>,
-    server: watch::Receiver<Option<crate::act::postgres::server::Postmaster>>,
+    server: watch::Receiver<Option<Postmaster>>,
     beside: watch::Receiver<crate::act::postgres::server::Beside>,
     tenures: watch::Receiver<crate::fence::renewal::Tenures>,
     peers: watch::Receiver<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
@@ -831,6 +867,23 @@ fn refuse_used_port(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The page, the deadlines in it and rung 1; with what was frozen, should the start hang, on a disk for
+/// example.
+fn begin_fence(
+    config: &Config,
+    before: Option<Page>,
+    frozen: Option<Postmaster>,
+) -> anyhow::Result<(Arc<Deadlines>, Guard, mpsc::Receiver<Fenced>)> {
+    let page = successor::page(before).context("the guardian's page")?;
+    let deadlines = Arc::new(Deadlines::new(page, config.federation.is_some()));
+    let (events, fenced) = mpsc::channel(16);
+    let guard = start_guard(config, &deadlines, events)?;
+    if let Some(postmaster) = frozen {
+        guard.adopt(postmaster.pid, STARTS_WITHIN);
+    }
+    Ok((deadlines, guard, fenced))
+}
+
 fn start_guard(
     config: &Config,
     deadlines: &Arc<Deadlines>,
@@ -879,11 +932,31 @@ async fn adopt(
         tracing::info!(pid = postmaster.pid, "took a running PostgreSQL over with its guardian");
         return Ok(());
     }
-    let Some(postmaster) = Server::unguarded(&files.data_dir) else {
+    let Some(postmaster) = found::postmaster(&files.data_dir) else {
         return refuse_used_port(config);
     };
-    if !files.standby_signal() {
-        guard.adopt(postmaster.pid, config.regent.stop_budget.0);
+    let bound = config.regent.stop_budget.0;
+    adopt_unguarded(server, files, Some((guard, bound)), postmaster).await
+}
+
+/// Adopts a server that nobody guards: where there is a fence, one that may write is frozen first,
+/// until its rights were renewed or the bound is over.
+async fn adopt_unguarded(
+    server: &Arc<Server>,
+    files: &Files,
+    fence: Option<(&Guard, Duration)>,
+    postmaster: Postmaster,
+) -> anyhow::Result<()> {
+    if let Some(lock) = found::guarded_by_another(&files.data_dir, &files.run_dir) {
+        anyhow::bail!(
+            "postgresql.data_dir: another agent's guardian (its lock is {}) guards the PostgreSQL of \
+             {}; stop that agent, or give this one a data directory of its own",
+            lock.display(),
+            files.data_dir.display()
+        );
+    }
+    if let Some((guard, bound)) = fence.filter(|_| !files.standby_signal()) {
+        guard.adopt(postmaster.pid, bound);
     }
     server.adopt(postmaster).await.context("adopting a running PostgreSQL")?;
     tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL that nobody guarded");
@@ -916,17 +989,9 @@ async fn refuse_twin(
     Ok(())
 }
 
-/// The run directory is ours alone; the epoch has a place that outlives it.
-fn prepare_places(config: &Config) -> anyhow::Result<()> {
-    if config.federation.is_some() {
-        EpochFile::new(config).check()?;
-    }
+/// The run directory is ours alone.
+fn check_run_dir(config: &Config) -> anyhow::Result<()> {
     let run_dir = &config.regent.run_dir;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(run_dir)
-        .with_context(|| format!("regent.run_dir: cannot make {}", run_dir.display()))?;
     let metadata = std::fs::metadata(run_dir)?;
     anyhow::ensure!(
         metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o077 == 0,
@@ -939,29 +1004,53 @@ fn prepare_places(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Why the run directory's lock is not held.
+#[derive(Debug, thiserror::Error)]
+enum LockError {
+    /// Another agent holds it, and what runs is that one's.
+    #[error(
+        "{path} is locked: another agent runs with this run directory; stop it, or give this one a \
+         regent.run_dir of its own"
+    )]
+    Taken {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// It can't be made or opened: no other agent can, either.
+    #[error("regent.run_dir: cannot make or lock {path}: {source}")]
+    Unusable {
+        /// The lock.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
 /// One agent a run directory: a second one would fight over the server (hazards.md row 10).
-fn lock_run_dir(config: &Config) -> anyhow::Result<std::fs::File> {
-    let path = config.regent.run_dir.join("agent.lock");
-    let lock = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    lock.try_lock().map_err(|error| {
-        anyhow::anyhow!(
-            "{} is locked ({error}): another agent runs with this run directory; stop it, or give \
-             this one a regent.run_dir of its own",
-            path.display()
-        )
-    })?;
-    // For people and for `regentctl agent upgrade`: who holds it, and since when.
+fn lock_run_dir(run_dir: &Path) -> Result<std::fs::File, LockError> {
+    let path = run_dir.join("agent.lock");
+    let opened =
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(run_dir).and_then(|()| {
+            std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)
+        });
+    let lock = match opened {
+        Ok(lock) => lock,
+        Err(source) => return Err(LockError::Unusable { path, source }),
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(LockError::Taken { path }),
+        Err(std::fs::TryLockError::Error(source)) => Err(LockError::Unusable { path, source }),
+    }
+}
+
+/// For people and for `regentctl agent upgrade`: who holds the lock, and since when.
+fn note_life(run_dir: &Path, lock: &std::fs::File) -> anyhow::Result<()> {
     let life =
         format!("{} {}\n{}\n", std::process::id(), boot_time().nanos(), env!("CARGO_PKG_VERSION"));
     lock.set_len(0)
-        .and_then(|()| std::io::Write::write_all(&mut &lock, life.as_bytes()))
-        .with_context(|| format!("writing {}", path.display()))?;
-    Ok(lock)
+        .and_then(|()| std::io::Write::write_all(&mut { lock }, life.as_bytes()))
+        .with_context(|| format!("writing agent.lock in {}", run_dir.display()))
 }
 
 /// The oldest PostgreSQL that is understood.

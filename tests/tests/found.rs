@@ -1,0 +1,112 @@
+//! What an agent finds running that it did not start, or that nobody guards any more: it acknowledges
+//! nothing until its right to write is known, whatever else keeps the agent from its work.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::{Signal, kill};
+use regent_guardian::processes::of_data_directory;
+use regent_tests::bed::{Bed, Roles, TWO_SITES, explain};
+use regent_tests::say;
+use regent_tests::wait::until;
+use regentctl::lab::layout::NodePlace;
+
+/// Longest wait for something that takes a few seconds at most.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A backend that waits for nothing: it does not notice that its postmaster is gone.
+const RESTLESS: &str =
+    "DO $$ BEGIN LOOP INSERT INTO restless VALUES (now()); COMMIT; END LOOP; END $$";
+
+fn leader(bed: &Bed, roles: &Roles) -> anyhow::Result<NodePlace> {
+    let layout = bed.lab().layout();
+    Ok(layout.node(roles.a_leader.as_str()).context("a node of the lab")?.clone())
+}
+
+fn living(bed: &Bed, place: &NodePlace) -> Result<Vec<i32>, String> {
+    let found = of_data_directory(&bed.lab().layout().data_dir(place), None);
+    found.map_err(|error| error.to_string())
+}
+
+async fn nothing_left(bed: &Bed, place: &NodePlace) -> anyhow::Result<()> {
+    until("no process of the data directory", SOON, async || {
+        let left = living(bed, place)?;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?} live")) }
+    })
+    .await
+}
+
+fn said(bed: &Bed, place: &NodePlace, what: &str) -> Result<(), String> {
+    let log = std::fs::read_to_string(bed.lab().layout().log(&place.agent()));
+    let log = log.map_err(|error| error.to_string())?;
+    if log.contains(what) { Ok(()) } else { Err(format!("the log does not say {what:?}")) }
+}
+
+/// Agent and guardian are dead, the postmaster too where `orphans`; the agent that comes back cannot
+/// start, because another program has its port.
+async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
+    let name = if orphans { "found-orphans" } else { "found-no-start" };
+    let bed = Bed::start(name, TWO_SITES, None).await?;
+    let roles = bed.healthy().await?;
+    let place = leader(&bed, &roles)?;
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host("127.0.0.1")
+        .port(place.postgres_port)
+        .user("postgres")
+        .password(&bed.lab().secrets().superuser)
+        .dbname("postgres");
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    client.batch_execute("CREATE TABLE IF NOT EXISTS restless (at timestamptz)").await?;
+    client.batch_execute("SET synchronous_commit = local").await?;
+    let restless = tokio::spawn(async move { client.batch_execute(RESTLESS).await });
+    bed.progress().await?;
+    bed.lab().kill_agent(&place.name, Signal::SIGKILL).await?;
+    bed.lab().signal_guardian(&place.name, Signal::SIGKILL).await?;
+    if orphans {
+        let pid = bed.lab().postmaster_pid(&place.name)?.context("a postmaster")?;
+        kill(pid, Signal::SIGKILL)?;
+        until("the postmaster is gone", SOON, async || {
+            let lives = living(&bed, &place)?.contains(&pid.as_raw());
+            if lives { Err("it lives".to_owned()) } else { Ok(()) }
+        })
+        .await?;
+    }
+    let taken = until("the agent's port is free", SOON, async || {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, place.rest_port)).map_err(|e| e.to_string())
+    })
+    .await?;
+    ensure!(!living(&bed, &place).map_err(anyhow::Error::msg)?.is_empty(), "nothing is left");
+    ensure!(!restless.is_finished(), "the session has ended by itself");
+    bed.lab().start_agent(&place.name).await?;
+    nothing_left(&bed, &place).await?;
+    let what = if orphans { "backends without a postmaster" } else { "frozen, is killed" };
+    until("why it was killed", SOON, async || said(&bed, &place, what)).await?;
+    drop(taken);
+    until("the agent starts", SOON, async || {
+        bed.lab().start_agent(&place.name).await.map_err(|error| error.to_string())
+    })
+    .await?;
+    bed.healthy().await?;
+    finish(bed, name).await
+}
+
+async fn finish(bed: Bed, name: &str) -> anyhow::Result<()> {
+    let (history, judgement) = bed.finish().await?;
+    let explained = explain(&judgement, &history);
+    say(format!("{name}: {explained}"));
+    ensure!(judgement.is_clean(), explained);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_ends_though_its_agent_cannot_start() {
+    cannot_start(false).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphans_end_though_their_agent_cannot_start() {
+    cannot_start(true).await.unwrap();
+}
