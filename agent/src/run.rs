@@ -345,9 +345,30 @@ impl Agent {
         self.repeated >= SAME_MOST
     }
 
+    /// A server that somebody else started since this agent saw it stopped: it is this node's all the
+    /// same, and what may write acknowledges nothing until it is known to have the right.
+    async fn adopt_what_was_started(&mut self) {
+        let (server, files) = (&self.actor.server, &self.actor.files);
+        let stopped = server.postmaster().is_none();
+        let found = stopped.then(|| found::named_postmaster(&files.data_dir)).flatten();
+        let Some(postmaster) = found else { return };
+        let bound = self.config.regent.stop_budget.0;
+        let guard = (!self.suspended).then_some((&self.actor.guard, bound));
+        if let Err(error) = adopt_unguarded(server, files, guard, postmaster).await {
+            let problem = format!("{error:#}");
+            if problem != self.last_problem {
+                tracing::warn!(node = %self.config.name, problem, "not adopted");
+                self.last_problem = problem;
+            }
+        }
+    }
+
     async fn observe(&mut self) -> (View, Extra) {
         let job = self.actor.jobs.running();
         let follows = self.actor.in_force().follow;
+        if job.is_none() {
+            self.adopt_what_was_started().await;
+        }
         let postmaster = self.actor.server.postmaster();
         let owned = !matches!(job, None | Some(JobKind::CreateUsers));
         let (postgres, extra) = self.postgres.read(postmaster, follows, owned).await;

@@ -139,6 +139,7 @@ impl Guard {
             state.adopted = true;
         }
         self.arm(Some(postmaster));
+        self.deadlines.hurry();
     }
 
     /// The postmaster has ended: its number may become another's.

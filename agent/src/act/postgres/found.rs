@@ -84,6 +84,15 @@ pub fn postmaster(data_dir: &Path) -> Option<Postmaster> {
     Some(Postmaster { pid: found.pid, started: found.start })
 }
 
+/// The living postmaster that postmaster.pid names; where there is none, one small file is read.
+#[must_use]
+pub fn named_postmaster(data_dir: &Path) -> Option<Postmaster> {
+    let pid = named(data_dir)?;
+    // A number alone may be somebody else's by now (hazards.md row 78).
+    let found = family(data_dir)?.into_iter().find(|process| process.pid == pid)?;
+    Some(Postmaster { pid, started: found.start })
+}
+
 /// A single-user server stands there with a minus sign.
 fn named(data_dir: &Path) -> Option<i32> {
     let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
