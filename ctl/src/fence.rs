@@ -139,8 +139,11 @@ WARNING    eu-1: a stop took 4600 ms, near the stop budget of 5000 ms";
     #[test]
     fn a_fence_that_is_off_is_said_even_without_asking_for_fences() {
         let mut federation = healthy();
-        federation.sites[0].nodes[0].fence = Some(Fence { suspended: true, ..fenced(1) });
-        assert_eq!(warnings(&federation), ["eu-1: NOT FENCED: PAUSED"]);
+        // Of a site that joins: the leader's agent reports, this member's has no `federation` section
+        // yet, and so its pause takes its fence away.
+        let joining = Fence { suspended: true, primary_round_trip_ms: None, ..fenced(0) };
+        federation.sites[0].nodes[1].fence = Some(joining);
+        assert_eq!(warnings(&federation), ["eu-2: NOT FENCED: PAUSED"]);
     }
 
     #[test]

@@ -1,11 +1,15 @@
-//! Adoption: a server that an earlier life of this agent left running is taken over as it runs.
+//! Adoption: a server that an earlier life of this agent left running, or that somebody else started,
+//! is taken over as it runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::Agent;
 use crate::act::postgres::files::Files;
-use crate::act::postgres::server::Server;
+use crate::act::postgres::found;
+use crate::act::postgres::server::{Postmaster, Server};
 use crate::config::Config;
 use crate::fence::guard::Guard;
 
@@ -21,15 +25,55 @@ pub(super) async fn adopt(
         tracing::info!(pid = postmaster.pid, "took a running PostgreSQL over with its guardian");
         return Ok(());
     }
-    let Some(postmaster) = Server::unguarded(&files.data_dir) else {
+    let Some(postmaster) = found::postmaster(&files.data_dir) else {
         return refuse_used_port(config);
     };
-    if !files.standby_signal() {
-        guard.adopt(postmaster.pid, config.regent.stop_budget.0);
+    let bound = config.regent.stop_budget.0;
+    adopt_unguarded(server, files, Some((guard, bound)), postmaster).await
+}
+
+/// Adopts a server that nobody guards: where there is a fence, one that may write is frozen first,
+/// until its rights were renewed or the bound is over.
+async fn adopt_unguarded(
+    server: &Arc<Server>,
+    files: &Files,
+    fence: Option<(&Guard, Duration)>,
+    postmaster: Postmaster,
+) -> anyhow::Result<()> {
+    if let Some(lock) = found::guarded_by_another(&files.data_dir, &files.run_dir) {
+        anyhow::bail!(
+            "postgresql.data_dir: another agent's guardian (its lock is {}) guards the PostgreSQL of \
+             {}; stop that agent, or give this one a data directory of its own",
+            lock.display(),
+            files.data_dir.display()
+        );
+    }
+    if let Some((guard, bound)) = fence.filter(|_| !files.standby_signal()) {
+        guard.adopt(postmaster.pid, bound);
     }
     server.adopt(postmaster).await.context("adopting a running PostgreSQL")?;
     tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL that nobody guarded");
     Ok(())
+}
+
+impl Agent {
+    /// A server that somebody else started since this agent saw it stopped: it is this node's all the
+    /// same, and what may write acknowledges nothing until it is known to have the right.
+    pub(super) async fn adopt_what_was_started(&mut self) {
+        let (server, files) = (&self.actor.server, &self.actor.files);
+        let stopped = server.postmaster().is_none();
+        let found = stopped.then(|| found::named_postmaster(&files.data_dir)).flatten();
+        let Some(postmaster) = found else { return };
+        let bound = self.config.regent.stop_budget.0;
+        let guard = (!self.suspended).then_some((&self.actor.guard, bound));
+        if let Err(error) = adopt_unguarded(server, files, guard, postmaster).await {
+            let problem = format!("{error:#}");
+            if problem != self.last_problem {
+                tracing::warn!(node = %self.config.name, problem, "not adopted");
+                self.last_problem = problem;
+            }
+        }
+    }
 }
 
 /// PostgreSQL's port must be free before it is started on it: its own refusal would only be seen in

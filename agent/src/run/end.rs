@@ -1,5 +1,6 @@
 //! How a life of this process ends: a planned stop, or the next life in its place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_proto::time::Deadline;
@@ -7,7 +8,7 @@ use regent_proto::time::Deadline;
 use super::Agent;
 use crate::act::postgres::files::write_atomically;
 use crate::act::site::Held;
-use crate::decide::view::View;
+use crate::decide::view::{JobKind, View};
 use crate::fence::release::Release;
 use crate::upgrade;
 
@@ -44,6 +45,12 @@ impl Agent {
             return Ok(());
         }
         tracing::info!(node = %self.config.name, "stopping");
+        // No round follows that would tell: from here on nobody is a primary (I17).
+        self.pictures.send_modify(|picture| {
+            if let Some(picture) = picture {
+                Arc::make_mut(picture).view.job = Some(JobKind::Stop);
+            }
+        });
         self.actor.guard.plan_stop(Deadline::NEVER);
         self.actor.renewal.end_tenure().await;
         let budget = self.config.regent.stop_budget.0;

@@ -18,6 +18,9 @@ impl Agent {
     pub(super) async fn observe(&mut self) -> (View, Extra) {
         let job = self.actor.jobs.running();
         let follows = self.actor.in_force().follow;
+        if job.is_none() {
+            self.adopt_what_was_started().await;
+        }
         let postmaster = self.actor.server.postmaster();
         let owned = !matches!(job, None | Some(JobKind::CreateUsers));
         let (postgres, extra) = self.postgres.read(postmaster, follows, owned).await;

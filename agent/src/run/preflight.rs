@@ -2,28 +2,20 @@
 //! directory and a name, programs of the data directory's version. Each refusal says what to do.
 
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::act::epoch_file::EpochFile;
 use crate::act::postgres::files::Files;
 use crate::act::postgres::programs::Programs;
 use crate::act::site::SiteStore;
 use crate::config::Config;
 use crate::observe::clock::boot_time;
 
-/// The run directory is ours alone; the epoch has a place that outlives it.
-pub(super) fn prepare_places(config: &Config) -> anyhow::Result<()> {
-    if config.federation.is_some() {
-        EpochFile::new(config).check()?;
-    }
+/// The run directory is ours alone.
+pub(super) fn check_run_dir(config: &Config) -> anyhow::Result<()> {
     let run_dir = &config.regent.run_dir;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(run_dir)
-        .with_context(|| format!("regent.run_dir: cannot make {}", run_dir.display()))?;
     let metadata = std::fs::metadata(run_dir)?;
     anyhow::ensure!(
         metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o077 == 0,
@@ -36,29 +28,53 @@ pub(super) fn prepare_places(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Why the run directory's lock is not held.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LockError {
+    /// Another agent holds it, and what runs is that one's.
+    #[error(
+        "{path} is locked: another agent runs with this run directory; stop it, or give this one a \
+         regent.run_dir of its own"
+    )]
+    Taken {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// It can't be made or opened: no other agent can, either.
+    #[error("regent.run_dir: cannot make or lock {path}: {source}")]
+    Unusable {
+        /// The lock.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
 /// One agent a run directory: a second one would fight over the server (hazards.md row 10).
-pub(super) fn lock_run_dir(config: &Config) -> anyhow::Result<std::fs::File> {
-    let path = config.regent.run_dir.join("agent.lock");
-    let lock = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    lock.try_lock().map_err(|error| {
-        anyhow::anyhow!(
-            "{} is locked ({error}): another agent runs with this run directory; stop it, or give \
-             this one a regent.run_dir of its own",
-            path.display()
-        )
-    })?;
-    // For people and for `regentctl agent upgrade`: who holds it, and since when.
+pub(super) fn lock_run_dir(run_dir: &Path) -> Result<std::fs::File, LockError> {
+    let path = run_dir.join("agent.lock");
+    let opened =
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(run_dir).and_then(|()| {
+            std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)
+        });
+    let lock = match opened {
+        Ok(lock) => lock,
+        Err(source) => return Err(LockError::Unusable { path, source }),
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(LockError::Taken { path }),
+        Err(std::fs::TryLockError::Error(source)) => Err(LockError::Unusable { path, source }),
+    }
+}
+
+/// For people and for `regentctl agent upgrade`: who holds the lock, and since when.
+pub(super) fn note_life(run_dir: &Path, lock: &std::fs::File) -> anyhow::Result<()> {
     let life =
         format!("{} {}\n{}\n", std::process::id(), boot_time().nanos(), env!("CARGO_PKG_VERSION"));
     lock.set_len(0)
-        .and_then(|()| std::io::Write::write_all(&mut &lock, life.as_bytes()))
-        .with_context(|| format!("writing {}", path.display()))?;
-    Ok(lock)
+        .and_then(|()| std::io::Write::write_all(&mut { lock }, life.as_bytes()))
+        .with_context(|| format!("writing agent.lock in {}", run_dir.display()))
 }
 
 /// As Patroni does: another process that answers under this member's name means that this one

@@ -12,6 +12,7 @@ use regent_proto::time::WallTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::preflight::LockError;
 use super::{Agent, adoption, preflight, tell};
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
@@ -20,9 +21,10 @@ use crate::act::failsafe::{self, SharedGiven, members, sites};
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
 use crate::act::postgres::files::Files;
+use crate::act::postgres::found;
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
-use crate::act::postgres::server::Server;
+use crate::act::postgres::server::{Postmaster, Server};
 use crate::act::publish::Publisher;
 use crate::act::random::Ids;
 use crate::act::site::SiteStore;
@@ -43,29 +45,63 @@ use crate::observe::postgres::PostgresObserver;
 use crate::observe::site::SiteObserver;
 use crate::upgrade::Upgrade;
 
+/// How long a frozen server may wait for the agent's start, whose steps each have a bound.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+
 impl Agent {
-    /// Connects, binds, adopts a running server; nothing is changed yet.
+    /// Freezes a server whose rights nobody knows, before anything that can fail; then connects,
+    /// binds, adopts. Where the start fails, that server ends: nobody will renew its rights.
     pub async fn build(
         config: Config,
         upgrade: Upgrade,
         inherited_page: Option<i32>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
+        let run_dir = &config.regent.run_dir;
+        let lock = preflight::lock_run_dir(run_dir);
+        let before = successor::left(run_dir, inherited_page);
+        // What a guardian guards ends by its deadline; what another agent has is that one's.
+        let guarded = before.as_ref().is_some_and(successor::guards);
+        let frozen = match &lock {
+            Ok(_) | Err(LockError::Unusable { .. }) if !guarded => {
+                found::freeze(&config.postgres.data_dir, run_dir).await
+            }
+            Ok(_) | Err(LockError::Unusable { .. } | LockError::Taken { .. }) => None,
+        };
+        let freeze = frozen.as_ref().map(|frozen| frozen.postmaster);
+        let begun = match lock {
+            Ok(lock) => Self::begin(config, (upgrade, stop), before, freeze, lock).await,
+            Err(error) => Err(error.into()),
+        };
+        if let (Err(error), Some(frozen)) = (&begun, frozen) {
+            tracing::error!("this agent cannot start ({error:#}): PostgreSQL, frozen, is killed");
+            frozen.end().await;
+        }
+        begun
+    }
+
+    async fn begin(
+        config: Config,
+        (upgrade, stop): (Upgrade, CancellationToken),
+        before: Option<Page>,
+        frozen: Option<Postmaster>,
+        lock: std::fs::File,
+    ) -> anyhow::Result<Self> {
         let config = Arc::new(config);
-        preflight::prepare_places(&config)?;
         let programs = Programs::new(&config.postgres.bin_dir);
         let files = Files::new(&config);
-        let lock = preflight::lock_run_dir(&config)?;
+        preflight::check_run_dir(&config)?;
+        reap_what_was_left();
+        let (deadlines, guard, fenced) = begin_fence(&config, before, frozen)?;
+        if config.federation.is_some() {
+            EpochFile::new(&config).check()?;
+        }
+        preflight::note_life(&config.regent.run_dir, &lock)?;
         files.write_passfile(&config).context("writing the password file")?;
         preflight::check_versions(&programs, &files).await?;
         let listeners = api::Listeners::bind(&config).await?;
-        reap_what_was_left();
-        let page = successor::page(&config.regent.run_dir, inherited_page)
-            .context("the guardian's page")?;
-        let deadlines = Arc::new(Deadlines::new(page.clone(), config.federation.is_some()));
-        let (fenced_events, fenced) = mpsc::channel(16);
-        let guard = start_guard(&config, &deadlines, fenced_events)?;
-        let server = Arc::new(Server::new(launcher(&config, &files, page)?, guard.clone()));
+        let launcher = launcher(&config, &files, deadlines.page().clone())?;
+        let server = Arc::new(Server::new(launcher, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
         let clock = BootClock::kernel().context("reading this boot's identity")?;
         let (failsafe, targets) = open_failsafe(&config)?;
@@ -258,6 +294,23 @@ fn start_renewal(
         Arc::clone(deadlines),
         federated,
     )
+}
+
+/// The page, the deadlines in it and rung 1; with what was frozen, should the start hang, on a disk for
+/// example.
+fn begin_fence(
+    config: &Config,
+    before: Option<Page>,
+    frozen: Option<Postmaster>,
+) -> anyhow::Result<(Arc<Deadlines>, Guard, mpsc::Receiver<Fenced>)> {
+    let page = successor::page(before).context("the guardian's page")?;
+    let deadlines = Arc::new(Deadlines::new(page, config.federation.is_some()));
+    let (events, fenced) = mpsc::channel(16);
+    let guard = start_guard(config, &deadlines, events)?;
+    if let Some(postmaster) = frozen {
+        guard.adopt(postmaster.pid, STARTS_WITHIN);
+    }
+    Ok((deadlines, guard, fenced))
 }
 
 fn start_guard(

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use regent_guardian::page;
 use tokio::sync::watch;
 
+use super::found;
 use super::guardian::{Ended, Guardian, GuardianError, Launcher};
 use super::programs::Programs;
 use crate::decide::guardian::Pulse;
@@ -126,18 +127,7 @@ impl Server {
         Some(postmaster)
     }
 
-    /// A postmaster of this data directory that nobody guards.
-    #[must_use]
-    pub fn unguarded(data_dir: &Path) -> Option<Postmaster> {
-        let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
-        let pid: i32 = text.lines().next()?.trim().parse().ok()?;
-        // A number alone may be somebody else's by now (hazards.md row 78).
-        let ours = processes::of_data_directory(data_dir, None).ok()?.contains(&pid);
-        let started = processes::start_time(pid)?;
-        (ours && processes::alive(pid)).then_some(Postmaster { pid, started })
-    }
-
-    /// Adopts it, under a guardian of its own.
+    /// Adopts a postmaster that nobody guards, under a guardian of its own.
     pub async fn adopt(self: &Arc<Self>, postmaster: Postmaster) -> std::io::Result<()> {
         let ended = Ended::of(postmaster.pid)?;
         let guardian = match self.launcher.adopt(postmaster).await {
@@ -176,6 +166,9 @@ impl Server {
 
     fn follow(self: &Arc<Self>, postmaster: Postmaster, ended: Ended, guardian: Option<Guardian>) {
         self.state.send_replace(Some(postmaster));
+        if let Err(error) = found::mark(&self.launcher.run_dir, postmaster) {
+            tracing::warn!(%error, "marking PostgreSQL as this agent's in the run directory");
+        }
         if let Some(guardian) = &guardian {
             self.is_beside(Some(guardian.pid()), String::new());
         }
