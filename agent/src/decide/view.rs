@@ -3,6 +3,7 @@
 //! Missing is a value. Ages are spans on the boot clock up to `View::now`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::failsafe::site::PromisedLeader;
@@ -247,7 +248,7 @@ pub struct FederationView {
     /// This site's assignment.
     pub assignment: Option<Assignment>,
     /// Everybody's reports.
-    pub reports: BTreeMap<SiteName, Report>,
+    pub reports: BTreeMap<SiteName, Arc<Report>>,
     /// Highest epoch on this node's disk.
     pub disk_epoch: DiskEpoch,
 }
