@@ -356,7 +356,7 @@ async fn a_deleted_leader_key_is_created_again_by_its_holder() {
     bed.site.txn(Txn::new().then(Change::delete(LEADER)), CALL).await.expect("well");
     bed.until("raised again", || bed.deadlines.site() > before).await;
     let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there again");
-    assert_eq!(entry.value, b"a1");
+    assert_eq!(entry.value, b"a1"[..]);
 }
 
 /// What a process that gives the leader key back must never have again by it: a deadline, or the key.
@@ -491,7 +491,7 @@ async fn a_leader_key_overwritten_under_its_lease_is_mended() {
     let before = bed.deadlines.site();
     bed.until("raised", || bed.deadlines.site() > before).await;
     let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there");
-    assert_eq!(entry.value, b"a1");
+    assert_eq!(entry.value, b"a1"[..]);
 }
 
 /// The key moves to a lease of the new TTL; the holder is never without a right, and while the key

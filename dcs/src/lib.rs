@@ -26,6 +26,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 pub use error::StoreError;
 
@@ -57,8 +58,8 @@ pub struct GrantedLease {
 pub struct Entry {
     /// The key.
     pub key: String,
-    /// The value.
-    pub value: Vec<u8>,
+    /// The value. Mirrors, events and observers share it.
+    pub value: Bytes,
     /// Revision at which the key came to be (again).
     pub created: Revision,
     /// Revision of the last put.

@@ -261,7 +261,7 @@ async fn watch_loses_no_commit_of_other_processes() {
             let Event::Put(entry) = event else { panic!("{event:?}") };
             assert!(entry.modified >= last, "{entry:?} after {last}");
             last = entry.modified;
-            let value = String::from_utf8(entry.value).unwrap().parse().unwrap();
+            let value = String::from_utf8(entry.value.to_vec()).unwrap().parse().unwrap();
             match entry.key.as_str() {
                 "/shared" => shared.push(value),
                 _ => own.entry(entry.key).or_default().push(value),
@@ -282,7 +282,7 @@ async fn watch_loses_no_commit_of_other_processes() {
         let events = tokio::time::timeout(Duration::from_secs(3), watch.next()).await;
         for event in events.expect("a commit was never seen").unwrap() {
             let Event::Put(entry) = event else { panic!("{event:?}") };
-            let value = String::from_utf8(entry.value).unwrap().parse().unwrap();
+            let value = String::from_utf8(entry.value.to_vec()).unwrap().parse().unwrap();
             match entry.key.as_str() {
                 "/shared" => shared.push(value),
                 _ => own.entry(entry.key).or_default().push(value),

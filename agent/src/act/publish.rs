@@ -169,7 +169,7 @@ pub struct Publisher {
     /// When the member record was last written.
     told: Option<BootTime>,
     sequence: u64,
-    reported: Option<(Value, BootTime)>,
+    reported: Option<(Report, BootTime)>,
     failsafe: Keeper,
 }
 
@@ -300,14 +300,7 @@ impl Publisher {
     async fn publish_report(&mut self, picture: &Picture) {
         let Some(global) = &self.global else { return };
         let Some(report) = report(&self.config, picture, self.sequence + 1) else { return };
-        let mut comparable = json!(report);
-        for volatile in ["sequence", "at", "position", "lag_bytes"] {
-            comparable[volatile] = Value::Null;
-        }
-        for node in comparable["nodes"].as_array_mut().into_iter().flatten() {
-            node["position"] = Value::Null;
-            node["fence"] = Value::Null;
-        }
+        let comparable = without_figures(&report);
         let now = picture.view.now;
         if let Some((last, at)) = &self.reported {
             let least =
@@ -324,6 +317,17 @@ impl Publisher {
             Err(error) => tracing::debug!(%error, "reporting to the global quorum"),
         }
     }
+}
+
+/// What is left of a report without what changes with every write or renewal.
+fn without_figures(report: &Report) -> Report {
+    let mut rest = report.clone();
+    (rest.sequence, rest.at) = (0, WallTime::default());
+    (rest.position, rest.lag_bytes) = (None, None);
+    for node in &mut rest.nodes {
+        (node.position, node.fence) = (None, None);
+    }
+    rest
 }
 
 /// The site's report, as its leader sees it.

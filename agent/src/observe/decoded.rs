@@ -2,44 +2,60 @@
 //! keys do not. Goes by the bytes, not by revisions, which a restored store counts anew.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use regent_dcs::Entry;
 
 /// A record, or what is wrong with it.
 type Read<T> = Arc<Result<T, String>>;
 
-/// Records of one kind, by key, each with the bytes that it was read from.
+type Known<T> = BTreeMap<String, (Bytes, Read<T>)>;
+
+/// Records of one kind, by key, each with the bytes that it was read from. Clones are the same: several
+/// observers of one store decode a value once between them.
 #[derive(Debug)]
-pub struct Decoded<T>(BTreeMap<String, (Vec<u8>, Read<T>)>);
+pub struct Decoded<T>(Arc<Mutex<Known<T>>>);
 
 impl<T> Default for Decoded<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(Arc::default())
+    }
+}
+
+impl<T> Clone for Decoded<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<T> Decoded<T> {
+    fn known(&self) -> MutexGuard<'_, Known<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the key holds, decoded at most once for each of its values.
-    pub fn of(
-        &mut self,
-        entry: &Entry,
-        decode: impl FnOnce(&Entry) -> Result<T, String>,
-    ) -> Read<T> {
-        match self.0.get(&entry.key) {
+    pub fn of(&self, entry: &Entry, decode: impl FnOnce(&Entry) -> Result<T, String>) -> Read<T> {
+        let mut known = self.known();
+        match known.get_mut(&entry.key) {
             Some((bytes, decoded)) if *bytes == entry.value => Arc::clone(decoded),
-            Some(_) | None => {
+            Some((bytes, decoded)) => {
+                *decoded = Arc::new(decode(entry));
+                bytes.clone_from(&entry.value);
+                Arc::clone(decoded)
+            }
+            None => {
                 let decoded = Arc::new(decode(entry));
                 let kept = (entry.value.clone(), Arc::clone(&decoded));
-                self.0.insert(entry.key.clone(), kept);
+                known.insert(entry.key.clone(), kept);
                 decoded
             }
         }
     }
 
     /// Forgets keys that are gone.
-    pub fn keep(&mut self, entries: &BTreeMap<String, Entry>) {
-        self.0.retain(|key, _| entries.contains_key(key));
+    pub fn keep(&self, entries: &BTreeMap<String, Entry>) {
+        self.known().retain(|key, _| entries.contains_key(key));
     }
 }
 
@@ -51,8 +67,9 @@ mod tests {
 
     #[test]
     fn a_value_is_decoded_once_and_another_one_anew() {
-        let mut known = Decoded::default();
-        let entry = |value: &str| Entry {
+        let known = Decoded::default();
+        let other = known.clone();
+        let entry = |value: &'static str| Entry {
             key: "k".to_owned(),
             value: value.into(),
             created: Revision(1),
@@ -60,15 +77,16 @@ mod tests {
             lease: None,
         };
         let mut times = 0;
-        let mut read = |value: &str| {
+        let mut read = |known: &Decoded<String>, value| {
             known.of(&entry(value), |entry| {
                 times += 1;
-                String::from_utf8(entry.value.clone()).map_err(|error| error.to_string())
+                String::from_utf8(entry.value.to_vec()).map_err(|error| error.to_string())
             })
         };
         // Also under one and the same revision.
         for value in ["a", "a", "b", "a"] {
-            assert_eq!(*read(value), Ok(value.to_owned()));
+            assert_eq!(*read(&known, value), Ok(value.to_owned()));
+            assert_eq!(*read(&other, value), Ok(value.to_owned()));
         }
         assert_eq!(times, 3);
     }

@@ -1,6 +1,7 @@
 //! The global quorum as decisions see it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use regent_dcs::Entry;
 use regent_proto::keys::{GlobalKey, GlobalKeys};
@@ -23,27 +24,27 @@ pub struct GlobalObserver {
     known: Known,
 }
 
-/// Records of each kind.
-#[derive(Debug, Default)]
-struct Known {
+/// Records of each kind that were decoded already. Clones are the same.
+#[derive(Debug, Default, Clone)]
+pub struct Known {
     primary: Decoded<Primary>,
     lease: Decoded<Lease>,
     assignment: Decoded<Assignment>,
     history: Decoded<EpochHistory>,
-    reports: Decoded<Report>,
+    reports: Decoded<Arc<Report>>,
 }
 
 impl GlobalObserver {
     /// For this federation and site.
     #[must_use]
     pub fn new(keys: GlobalKeys, site: SiteName) -> Self {
-        Self {
-            keys,
-            site,
-            primary_seen: None,
-            unreadable: Unreadable::default(),
-            known: Known::default(),
-        }
+        Self::sharing(keys, site, Known::default())
+    }
+
+    /// One of several of this process that watch the same store.
+    #[must_use]
+    pub fn sharing(keys: GlobalKeys, site: SiteName, known: Known) -> Self {
+        Self { keys, site, primary_seen: None, unreadable: Unreadable::default(), known }
     }
 
     /// The view.
@@ -54,12 +55,12 @@ impl GlobalObserver {
         now: BootTime,
     ) -> FederationView {
         self.unreadable.keep(&picture.entries);
-        let (keys, known, bad) = (&self.keys, &mut self.known, &mut self.unreadable);
+        let (keys, known, bad) = (&self.keys, &self.known, &mut self.unreadable);
         known.history.keep(&picture.entries);
-        let primary = record(&mut known.primary, bad, picture, &keys.primary());
-        let lease = record(&mut known.lease, bad, picture, &keys.lease());
+        let primary = record(&known.primary, bad, picture, &keys.primary());
+        let lease = record(&known.lease, bad, picture, &keys.lease());
         let assignment = keys.assignment(&self.site);
-        let assignment = record(&mut known.assignment, bad, picture, &assignment);
+        let assignment = record(&known.assignment, bad, picture, &assignment);
         if let Some(primary) = &primary
             && self.primary_seen.is_none_or(|(revision, _)| revision != primary.revision)
         {
@@ -67,7 +68,7 @@ impl GlobalObserver {
         }
         let history = primary.as_ref().and_then(|primary| {
             let key = keys.history(primary.value.epoch);
-            record(&mut known.history, bad, picture, &key)
+            record(&known.history, bad, picture, &key)
         });
         FederationView {
             history,
@@ -83,18 +84,21 @@ impl GlobalObserver {
         }
     }
 
-    fn reports(&mut self, picture: &Picture) -> BTreeMap<SiteName, Report> {
+    fn reports(&mut self, picture: &Picture) -> BTreeMap<SiteName, Arc<Report>> {
         self.known.reports.keep(&picture.entries);
         let mut reports = BTreeMap::new();
-        for key in picture.entries.keys() {
-            if let GlobalKey::Report(site) = self.keys.classify(key)
-                && let Some(report) =
-                    record(&mut self.known.reports, &mut self.unreadable, picture, key)
-            {
+        for (key, entry) in &picture.entries {
+            let GlobalKey::Report(site) = self.keys.classify(key) else { continue };
+            let decode = |entry: &Entry| {
+                Report::decode(&entry.key, &entry.value).map(Arc::new).map_err(|e| e.problem)
+            };
+            match &*self.known.reports.of(entry, decode) {
                 // A report under another site's key is not that site's word.
-                if report.value.site == site {
-                    reports.insert(site, report.value);
+                Ok(report) if report.site == site => {
+                    reports.insert(site, Arc::clone(report));
                 }
+                Ok(_) => {}
+                Err(problem) => self.unreadable.report(entry, problem),
             }
         }
         reports
@@ -107,7 +111,7 @@ impl GlobalObserver {
 }
 
 fn record<R: Record + Clone>(
-    known: &mut Decoded<R>,
+    known: &Decoded<R>,
     unreadable: &mut Unreadable,
     picture: &Picture,
     key: &str,

@@ -93,17 +93,19 @@ pub async fn keep(
 
 /// True when keys changed; an unchanged answer only moves the clock.
 fn replace(picture: &mut Picture, snapshot: Snapshot, now: BootTime) -> bool {
-    let entries: BTreeMap<String, Entry> =
-        snapshot.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
     let first = picture.answered.is_none();
     picture.answered = Some(now);
     if snapshot.revision < picture.revision {
         return false;
     }
-    let changed = entries != picture.entries;
-    picture.entries = entries;
     picture.revision = snapshot.revision;
-    changed || first
+    // Both are in the order of their keys.
+    if picture.entries.values().eq(&snapshot.entries) {
+        return first;
+    }
+    picture.entries =
+        snapshot.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+    true
 }
 
 /// Follows changes until the watch ends or it is time to read again.

@@ -2,6 +2,7 @@
 //! in the background, shown in the report, wanted by switchover plans.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_proto::name::{NodeName, SiteName};
@@ -18,7 +19,7 @@ pub async fn ask(
     programs: &Programs,
     files: &Files,
     user: &User,
-    reports: &BTreeMap<SiteName, Report>,
+    reports: &BTreeMap<SiteName, Arc<Report>>,
     own: &SiteName,
 ) -> BTreeMap<SiteName, Reach> {
     let questions = reports.iter().filter(|(site, _)| *site != own).map(|(site, report)| async {

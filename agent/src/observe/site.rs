@@ -81,7 +81,13 @@ pub struct SiteObserver {
     leaderless_since: Option<BootTime>,
     unreadable: Unreadable,
     fences: BTreeMap<NodeName, ReportedFence>,
-    known_members: Decoded<KnownMember>,
+    known: Known,
+}
+
+/// Records of each kind that were decoded already. Clones are the same.
+#[derive(Debug, Default, Clone)]
+pub struct Known {
+    members: Decoded<KnownMember>,
     /// `config`.
     documents: Decoded<serde_json::Value>,
     /// `history` and `promotions`, of which only this is wanted: whether they can be read.
@@ -100,15 +106,19 @@ impl SiteObserver {
     /// For this cluster and member.
     #[must_use]
     pub fn new(keys: SiteKeys, me: NodeName) -> Self {
+        Self::sharing(keys, me, Known::default())
+    }
+
+    /// One of several of this process that watch the same store.
+    #[must_use]
+    pub fn sharing(keys: SiteKeys, me: NodeName, known: Known) -> Self {
         Self {
             keys,
             me,
             leaderless_since: None,
             unreadable: Unreadable::default(),
             fences: BTreeMap::new(),
-            known_members: Decoded::default(),
-            documents: Decoded::default(),
-            rest: Decoded::default(),
+            known,
         }
     }
 
@@ -122,7 +132,7 @@ impl SiteObserver {
     ) -> Option<(SiteView, Option<Dynamic>)> {
         let answered = picture.answered?;
         self.unreadable.keep(&picture.entries);
-        self.known_members.keep(&picture.entries);
+        self.known.members.keep(&picture.entries);
         self.look_at_the_rest(picture);
         let leader = self.leader(picture, my_lease);
         match (&leader, self.leaderless_since) {
@@ -235,7 +245,7 @@ impl SiteObserver {
             (SiteKey::Promotions, &promotions),
         ] {
             let Some(entry) = self.entry(picture, key) else { continue };
-            if let Err(problem) = &*self.rest.of(entry, read) {
+            if let Err(problem) = &*self.known.rest.of(entry, read) {
                 self.unreadable.report(entry, problem);
             }
         }
@@ -293,7 +303,7 @@ impl SiteObserver {
                 self.unreadable.report(entry, "the key does not end in a member name");
                 continue;
             };
-            match &*self.known_members.of(entry, known_member) {
+            match &*self.known.members.of(entry, known_member) {
                 Ok(known) => {
                     self.fences.extend(known.fence.clone().map(|fence| (name.clone(), fence)));
                     if let Some(ancestry) = &known.ancestry {
@@ -342,7 +352,7 @@ impl SiteObserver {
 
     fn dynamic(&mut self, picture: &Picture, in_force: &Dynamic) -> Option<Dynamic> {
         let entry = self.entry(picture, SiteKey::Config)?;
-        let document = self.documents.of(entry, |entry| {
+        let document = self.known.documents.of(entry, |entry| {
             serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
         });
         let document = match &*document {

@@ -26,8 +26,11 @@ impl Agent {
         let (postgres, extra) = self.postgres.read(postmaster, follows, owned).await;
         let now = boot_time();
         let tenures = self.actor.renewal.tenures().borrow().clone();
-        let picture = self.site_mirror.pictures().borrow().clone();
-        let read = self.site_observer.read(&picture, tenures.lease, now, &self.actor.dynamic);
+        let pictures = self.site_mirror.pictures();
+        let read = {
+            let picture = pictures.borrow();
+            self.site_observer.read(&picture, tenures.lease, now, &self.actor.dynamic)
+        };
         let read = read.map(|(site, dynamic)| {
             (site, dynamic.filter(|dynamic| *dynamic != self.actor.dynamic))
         });
@@ -45,7 +48,8 @@ impl Agent {
         let disk_epoch = self.actor.epoch_file.read();
         let federation = match (&mut self.global_observer, &self.global_mirror) {
             (Some(observer), Some(mirror)) => {
-                let picture = mirror.pictures().borrow().clone();
+                let pictures = mirror.pictures();
+                let picture = pictures.borrow();
                 Some(observer.read(&picture, disk_epoch, now))
             }
             (Some(_) | None, _) => None,

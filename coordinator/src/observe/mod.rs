@@ -272,7 +272,7 @@ mod tests {
         };
         let entry = |key: &String, revision| Entry {
             key: key.clone(),
-            value: b"no record".to_vec(),
+            value: b"no record".to_vec().into(),
             created: regent_dcs::Revision(revision),
             modified: regent_dcs::Revision(revision),
             lease: None,

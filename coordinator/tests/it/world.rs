@@ -158,7 +158,7 @@ impl World {
             match change {
                 Change::Put { key, value, lease } => {
                     let created = self.entries.get(key).map_or(modified, |entry| entry.created);
-                    let (key, value, lease) = (key.clone(), value.clone(), *lease);
+                    let (key, value, lease) = (key.clone(), value.clone().into(), *lease);
                     let entry = Entry { key: key.clone(), value, created, modified, lease };
                     self.entries.insert(key, entry);
                 }

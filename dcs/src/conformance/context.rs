@@ -177,7 +177,7 @@ impl<'a> Context<'a> {
             TxnOutcome::Applied { .. } => Ok(None),
             // Done, or voided by an earlier try whose answer was lost.
             TxnOutcome::Conflict { found } => match found.first() {
-                Some(Some(entry)) if entry.value == b"done" => Ok(Some(entry.modified)),
+                Some(Some(entry)) if *entry.value == *b"done" => Ok(Some(entry.modified)),
                 Some(Some(_)) => Ok(None),
                 _ => Err(Failure(format!("a conflict about {mark}, which is absent"))),
             },

@@ -13,7 +13,7 @@ pub(super) async fn get_finds_what_was_put(context: &Context<'_>) -> Result<(), 
     let revision = context.put(store.as_ref(), &key, "one").await?;
     let expected = Entry {
         key: key.clone(),
-        value: b"one".to_vec(),
+        value: b"one".to_vec().into(),
         created: revision,
         modified: revision,
         lease: None,
@@ -77,11 +77,11 @@ pub(super) async fn unusual_keys_and_values(context: &Context<'_>) -> Result<(),
     context.midway().await;
     for (key, value) in &expected {
         let found = context.get(store.as_ref(), key).await?;
-        same(&format!("{key:?}"), &found.map(|entry| entry.value), &Some(value.clone()))?;
+        same(&format!("{key:?}"), &found.map(|entry| entry.value.to_vec()), &Some(value.clone()))?;
     }
     expected.sort();
     let snapshot = context.range(store.as_ref(), &context.key("")).await?;
-    let found: Vec<_> = snapshot.entries.into_iter().map(|e| (e.key, e.value)).collect();
+    let found: Vec<_> = snapshot.entries.into_iter().map(|e| (e.key, e.value.to_vec())).collect();
     same("all of them", &found, &expected)?;
     let high = context.range(store.as_ref(), &context.key("\u{10ffff}")).await?;
     same("those of the highest prefix", &high.entries.len(), &1)

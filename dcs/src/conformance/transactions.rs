@@ -24,7 +24,7 @@ pub(super) async fn create_race_has_one_winner(context: &Context<'_>) -> Result<
         let Some(entry) = context.get(stores[0].as_ref(), &key).await? else {
             return Err(Failure(format!("won by {winners:?}, but absent")));
         };
-        same("the value", &entry.value, &winners[0].to_string().into_bytes())?;
+        same("the value", &entry.value.to_vec(), &winners[0].to_string().into_bytes())?;
         for outcome in outcomes {
             if let TxnOutcome::Conflict { found } = outcome {
                 same("what a loser found", &found, &vec![Some(entry.clone())])?;

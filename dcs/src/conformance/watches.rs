@@ -247,7 +247,7 @@ pub(super) async fn next_may_be_dropped(context: &Context<'_>) -> Result<(), Fai
     let values: Vec<_> = seen
         .into_iter()
         .filter_map(|event| match event {
-            Event::Put(entry) => Some(entry.value),
+            Event::Put(entry) => Some(entry.value.to_vec()),
             Event::Deleted { .. } => None,
         })
         .collect();
@@ -284,7 +284,7 @@ pub(super) async fn compaction_is_told(context: &Context<'_>) -> Result<(), Fail
     ensure(oldest > start, || format!("{oldest} is not after {start}"))?;
     // Both ways on work: from the revision told, and from a snapshot.
     let snapshot = context.range(store.as_ref(), &key).await?;
-    same("the key", &snapshot.entries.first().map(|e| e.value.clone()), &Some(b"9".to_vec()))?;
+    same("the key", &snapshot.entries.first().map(|e| e.value.to_vec()), &Some(b"9".to_vec()))?;
     for after in [oldest, snapshot.revision] {
         let mut follower = context.follow(&store, &key, after).await?;
         let value = after.0.to_string();

@@ -14,7 +14,7 @@ use crate::{Change, Compare, Entry, Event, LeaseId, Revision, Txn, TxnOutcome};
 pub(super) fn entry(pair: &KeyValue) -> Option<Entry> {
     Some(Entry {
         key: key(pair)?,
-        value: pair.value().to_vec(),
+        value: pair.value().to_vec().into(),
         created: revision(pair.create_revision()),
         modified: revision(pair.mod_revision()),
         lease: (pair.lease() != 0).then(|| LeaseId(pair.lease())),

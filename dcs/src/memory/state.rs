@@ -116,8 +116,13 @@ impl State {
 
     fn put(&mut self, at: Revision, key: &str, value: &[u8], lease: Option<LeaseId>) {
         let created = self.entries.get(key).map_or(at, |entry| entry.created);
-        let entry =
-            Entry { key: key.to_owned(), value: value.to_vec(), created, modified: at, lease };
+        let entry = Entry {
+            key: key.to_owned(),
+            value: value.to_vec().into(),
+            created,
+            modified: at,
+            lease,
+        };
         self.entries.insert(key.to_owned(), entry.clone());
         self.record(at, Event::Put(entry));
     }

@@ -438,7 +438,7 @@ fn entries(transaction: &Transaction<'_>, prefix: &str) -> rusqlite::Result<Vec<
 pub(super) fn entry_of_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry {
         key: key(row, 0)?,
-        value: row.get(1)?,
+        value: row.get::<_, Vec<u8>>(1)?.into(),
         created: revision(row, 2)?,
         modified: revision(row, 3)?,
         lease: row.get::<_, Option<i64>>(4)?.map(LeaseId),

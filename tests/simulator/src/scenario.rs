@@ -173,7 +173,8 @@ fn federate(world: &mut World) {
     let votes = voters.len();
     world.stores.push(StoreModel::new(kind, "quorum", voters));
     let store = world.stores.len() - 1;
-    world.federation = Some(Federation { name: "f".parse().expect("a label"), store });
+    world.federation =
+        Some(Federation { name: "f".parse().expect("a label"), store, known: Default::default() });
     world.topology = topology(world, votes);
     for site in 0..world.sites.len() {
         for _ in 0..usize::from(world.chance.one_in(2)) {
@@ -281,7 +282,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
         members.push(n);
     }
     let name = name.parse().expect("a label");
-    world.sites.push(Site { name, store, nodes: members });
+    world.sites.push(Site { name, store, nodes: members, known: Default::default() });
 }
 
 /// How long the first server may take.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use regent_agent::decide::Decision;
 use regent_agent::decide::view::View;
+use regent_agent::observe::{global, site};
 use regent_proto::name::{FederationName, SiteName};
 use regent_proto::record::Reach;
 use regent_proto::time::{BootTime, WallTime};
@@ -74,6 +75,8 @@ pub struct Site {
     pub store: usize,
     /// Its nodes.
     pub nodes: Vec<usize>,
+    /// What one of its agents has decoded, no other needs to.
+    pub known: site::Known,
 }
 
 /// The federation, where there is one.
@@ -82,6 +85,8 @@ pub struct Federation {
     pub name: FederationName,
     /// The global quorum.
     pub store: usize,
+    /// As above.
+    pub known: global::Known,
 }
 
 /// See the module.

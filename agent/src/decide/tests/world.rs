@@ -2,6 +2,7 @@
 //! under epoch 3, holds both leases; `a2` is its synchronous standby; site `b` follows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_proto::epoch::Epoch;
@@ -423,7 +424,7 @@ fn federation_view() -> FederationView {
             checkpoint_for: None,
             unknown: Unknown::new(),
         }),
-        reports: BTreeMap::from([(b.clone(), report("b", 3))]),
+        reports: BTreeMap::from([(b.clone(), Arc::new(report("b", 3)))]),
         disk_epoch: DiskEpoch::Seen(seen(3)),
     }
 }

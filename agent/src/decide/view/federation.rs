@@ -1,6 +1,7 @@
 //! The global quorum's records, and what this process and this node hold and know of primacy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_proto::epoch::Epoch;
@@ -30,7 +31,7 @@ pub struct FederationView {
     /// This site's assignment.
     pub assignment: Option<Assignment>,
     /// Everybody's reports.
-    pub reports: BTreeMap<SiteName, Report>,
+    pub reports: BTreeMap<SiteName, Arc<Report>>,
     /// Highest epoch on this node's disk.
     pub disk_epoch: DiskEpoch,
 }

@@ -155,6 +155,8 @@ impl World {
         let node = &self.nodes[n];
         let (config, me) = (Arc::clone(&node.config), node.name.clone());
         let site_index = self.sites[node.site].store;
+        let site_known = self.sites[node.site].known.clone();
+        let global_known = self.federation.as_ref().map(|f| f.known.clone()).unwrap_or_default();
         let site_name = self.sites[node.site].name.clone();
         let clock = ProcessClock::of(sim, process);
         let keys = SiteKeys::new(&config.namespace, &config.scope);
@@ -231,10 +233,10 @@ impl World {
             primary_read: None,
             site_pictures,
             global_pictures,
-            site_observer: SiteObserver::new(keys, me),
+            site_observer: SiteObserver::sharing(keys, me, site_known),
             global_observer: global
                 .as_ref()
-                .map(|global| GlobalObserver::new(global.keys.clone(), global.site.clone())),
+                .map(|g| GlobalObserver::sharing(g.keys.clone(), g.site.clone(), global_known)),
             global,
             site_seen: None,
             global_seen: None,
@@ -332,8 +334,11 @@ impl Agent {
         if !fresh {
             return None;
         }
-        let picture = self.site_pictures.borrow_and_update().clone();
-        let (view, dynamic) = self.site_observer.read(&picture, lease, now, &self.dynamic)?;
+        let read = {
+            let picture = self.site_pictures.borrow_and_update();
+            self.site_observer.read(&picture, lease, now, &self.dynamic)
+        };
+        let (view, dynamic) = read?;
         self.site_seen = Some((view, now, lease));
         let dynamic = dynamic.filter(|dynamic| *dynamic != self.dynamic)?;
         self.config.check_timing(&dynamic).ok()?;
@@ -356,7 +361,7 @@ impl Agent {
         let pictures = self.global_pictures.as_mut()?;
         let epoch = self.sim.world().nodes[self.n].epoch.clone();
         if self.global_seen.is_none() || pictures.has_changed().unwrap_or(false) {
-            let picture = pictures.borrow_and_update().clone();
+            let picture = pictures.borrow_and_update();
             let view = self.global_observer.as_mut()?.read(&picture, epoch, now);
             self.global_seen = Some((view.clone(), now));
             return Some(view);

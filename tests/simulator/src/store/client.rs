@@ -89,32 +89,37 @@ impl SimStore {
         write: bool,
     ) -> Result<Answer, StoreError> {
         let action = match &request {
-            Request::Get(key) => format!("get {key}"),
-            Request::Range(prefix) => format!("read all of {prefix}"),
-            Request::Txn(_) => "change".to_owned(),
-            Request::Grant(_) => "grant a lease".to_owned(),
-            Request::Renew(_) => "renew a lease".to_owned(),
-            Request::Revoke(_) => "end a lease".to_owned(),
-            Request::Watch(..) => "watch".to_owned(),
+            Request::Get(_) => "get",
+            Request::Range(_) => "read all",
+            Request::Txn(_) => "change",
+            Request::Grant(_) => "grant a lease",
+            Request::Renew(_) => "renew a lease",
+            Request::Revoke(_) => "end a lease",
+            Request::Watch(..) => "watch",
         };
+        let action = || action.to_owned();
         if let Some(problem) = request.refused() {
-            return Err(StoreError::Refused { store: self.name(), action, problem });
+            return Err(StoreError::Refused { store: self.name(), action: action(), problem });
         }
         let until = self.clock.now().plus(timeout);
         let id = self.sim.world().send(self.process, self.store, request);
         let call = Answered { sim: self.sim.clone(), id, timer: self.clock_at(until) };
-        let store = self.name();
-        let answer = match call.await {
-            Some(Answer::Refused(problem)) => Err(StoreError::Refused { store, action, problem }),
-            Some(Answer::NotDone(problem)) => Err(StoreError::NotDone { store, action, problem }),
-            Some(answer) => Ok(answer),
-            None if write => {
-                let problem = "no answer came".to_owned();
-                Err(StoreError::Unknown { store, action, waited: timeout, problem })
+        let (answer, store) = (call.await, || self.name());
+        let answer = match answer {
+            Some(Answer::Refused(problem)) => {
+                Err(StoreError::Refused { store: store(), action: action(), problem })
             }
+            Some(Answer::NotDone(problem)) => {
+                Err(StoreError::NotDone { store: store(), action: action(), problem })
+            }
+            Some(answer) => Ok(answer),
             None => {
-                let problem = "no answer came".to_owned();
-                Err(StoreError::NotDone { store, action, problem })
+                let (store, action, problem) = (store(), action(), "no answer came".to_owned());
+                Err(if write {
+                    StoreError::Unknown { store, action, waited: timeout, problem }
+                } else {
+                    StoreError::NotDone { store, action, problem }
+                })
             }
         };
         self.sim.world().store_said(&answer);

@@ -177,7 +177,7 @@ impl StoreModel {
             self.leases.iter().filter(|(_, l)| l.expires <= now).map(|(id, _)| *id).collect();
         for id in due {
             let bound = self.entries.values().filter(|entry| entry.lease == Some(LeaseId(id)));
-            self.lapsed.extend(bound.map(|entry| (entry.key.clone(), entry.value.clone())));
+            self.lapsed.extend(bound.map(|entry| (entry.key.clone(), entry.value.to_vec())));
             self.end_lease(id, now);
         }
     }
@@ -333,7 +333,7 @@ impl StoreModel {
             match change {
                 Change::Put { key, value, lease } => {
                     let created = self.entries.get(key).map_or(modified, |entry| entry.created);
-                    let (value, lease) = (value.clone(), *lease);
+                    let (value, lease) = (value.clone().into(), *lease);
                     let entry = Entry { key: key.clone(), value, created, modified, lease };
                     self.log.push(Event::Put(entry.clone()));
                     self.entries.insert(key.clone(), entry);
