@@ -27,7 +27,7 @@ pub fn section(federation: &Federation, width: usize) -> Vec<Line> {
     lines
 }
 
-/// Thin margins, watchdogs that cannot be used, and fences that a pause took away, of every node.
+/// Thin margins, rights that guardians lack, watchdogs that cannot be used, and fences that a pause took away, of every node.
 #[must_use]
 pub fn warnings(federation: &Federation) -> Vec<String> {
     let nodes = federation.sites.iter().flat_map(|site| &site.nodes);
@@ -38,7 +38,9 @@ pub fn warnings(federation: &Federation) -> Vec<String> {
             let frozen = fence.frozen.then(|| "frozen: its clocks are not trusted".to_owned());
             let failed = fence.watchdog.strip_prefix("failed: ");
             let failed = failed.map(|why| format!("the watchdog cannot be used: {why}"));
-            let rungs = suspended.into_iter().chain(frozen).chain(failed);
+            let lacks = (!fence.guardian_lacks.is_empty())
+                .then(|| format!("the guardian lacks {}", fence.guardian_lacks.join(", ")));
+            let rungs = suspended.into_iter().chain(frozen).chain(failed).chain(lacks);
             let said = rungs.chain(fence.thin.iter().cloned());
             said.map(move |text| format!("{}: {text}", node.name))
         })
@@ -63,6 +65,7 @@ fn row(node: &Node, age_ms: u64) -> Vec<Cell> {
         }
     };
     let guardian = match (fence.guardian, node.state.as_str()) {
+        (true, _) if !fence.guardian_lacks.is_empty() => (Tone::Warn, "lacks rights".to_owned()),
         (true, _) => (Tone::Good, "alive".to_owned()),
         (false, "running" | "streaming") => (Tone::Bad, "none".to_owned()),
         (false, _) => cell("-"),
@@ -144,6 +147,17 @@ WARNING    eu-1: a stop took 4600 ms, near the stop budget of 5000 ms";
         let joining = Fence { suspended: true, primary_round_trip_ms: None, ..fenced(0) };
         federation.sites[0].nodes[1].fence = Some(joining);
         assert_eq!(warnings(&federation), ["eu-2: NOT FENCED: PAUSED"]);
+    }
+
+    #[test]
+    fn rights_that_a_guardian_lacks_are_shown_and_named() {
+        let mut federation = healthy();
+        let guardian_lacks = vec!["real-time priority".to_owned(), "locked memory".to_owned()];
+        federation.sites[0].nodes[0].fence = Some(Fence { guardian_lacks, ..fenced(1) });
+        let lines: Vec<String> = section(&federation, 100).iter().map(Line::text).collect();
+        assert!(lines[1].contains("  lacks rights  "), "{}", lines[1]);
+        let said = "eu-1: the guardian lacks real-time priority, locked memory";
+        assert_eq!(warnings(&federation), [said]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct Frozen {
 
 impl Frozen {
     /// Its rights cannot be renewed: it ends.
-    pub async fn end(self) {
+    pub async fn end(mut self) {
         for _ in 0..LOOKS {
             if self.instance.kill_all() {
                 break;
@@ -52,9 +52,14 @@ impl Frozen {
 pub async fn freeze(data_dir: &Path, run_dir: &Path) -> Option<Frozen> {
     match postmaster(data_dir) {
         Some(found) if is_ours(run_dir, found) && !recovers(data_dir) => {
-            let mut instance = Instance::default();
-            instance.resolve(data_dir);
-            instance.postmaster = Some(found.pid);
+            let Ok(mut instance) = Instance::open() else {
+                // Without descriptors nothing can be frozen as a whole; nothing may be let go on.
+                tracing::error!(pid = found.pid, "a PostgreSQL that nobody guards: killed");
+                let _ended: bool = processes::kill_all(data_dir, Some(found.pid));
+                return None;
+            };
+            instance.set_data(DataDirectory::resolve(data_dir).ok());
+            instance.set_postmaster(Some(found.pid));
             instance.freeze();
             tracing::warn!(pid = found.pid, "a PostgreSQL that nobody guards: frozen");
             Some(Frozen { instance, postmaster: found })
@@ -104,7 +109,7 @@ fn family(data_dir: &Path) -> Option<Vec<Process>> {
     let family =
         Family { data_dir: data.path().as_os_str().as_bytes(), postmaster: None, reaper: None };
     let mut found = Vec::new();
-    Scanner::open().ok()?.scan(&family, |process| found.push(*process)).ok()?;
+    Scanner::open().ok()?.scan(&family, |member| found.extend(member.stat)).ok()?;
     Some(found)
 }
 
