@@ -64,6 +64,15 @@ impl Tried {
         if let Some(latest) = self.outcomes.iter().filter_map(|outcome| outcome.latest).max() {
             case = case.figure("latest acknowledgement after D", nanos(latest), "ms");
         }
+        let misled = self.outcomes.iter().filter_map(|outcome| outcome.misled);
+        let least = misled.fold(None, |least: Option<(usize, usize)>, misled| {
+            let (stale, naming) = least.unwrap_or((usize::MAX, usize::MAX));
+            Some((stale.min(misled.stale), naming.min(misled.naming)))
+        });
+        if let Some((stale, naming)) = least {
+            case = case.figure("stale answers, least", count(stale), "answers");
+            case = case.figure("of those with a leader key", count(naming), "answers");
+        }
         let guardians = self.outcomes.iter().filter_map(|outcome| outcome.guardian);
         let worst = guardians.fold(None, |worst: Option<(Duration, Duration)>, guardian| {
             let (wake, kill) = worst.unwrap_or_default();
@@ -88,8 +97,9 @@ impl Tried {
             case = case.require(false, || {
                 let words = outcome.words.join(" | ");
                 let watchdog = outcome.watchdog.join(" | ");
+                let misled = outcome.misled.map(|m| format!("; {m:?}")).unwrap_or_default();
                 format!(
-                    "repetition {}: {}; watchdog: {watchdog}; {words}",
+                    "repetition {}: {}{misled}; watchdog: {watchdog}; {words}",
                     n + 1,
                     outcome.findings.text()
                 )
