@@ -234,6 +234,21 @@ async fn an_acknowledged_renewal_raises_and_counts_from_its_sending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_renewal_counts_from_its_sending() {
+    let bed = Bed::new();
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    let way = Duration::from_millis(200);
+    let calls = Calls::count(&bed.thread_quorum, Some(Fault::Delayed(way)));
+    // The renewal in flight may have been quick; from the second one on each takes its time.
+    bed.until("slow", || calls.made() >= 2).await;
+    let before = bed.deadlines.primary();
+    bed.until("a slow renewal raises", || bed.deadlines.primary() > before).await;
+    let raised = bed.deadlines.primary();
+    assert!(raised <= Deadline::granted(boot_time().minus(way), &timing()), "the way is granted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_an_acknowledgement_raises() {
     for fault in [Fault::Refused, Fault::NotDone, Fault::UnknownNotApplied] {
         let bed = Bed::new();

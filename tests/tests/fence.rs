@@ -4,7 +4,7 @@
 //!
 //! REGENT_REPEAT: repetitions of each fault (2). REGENT_HEALTHY: seconds that the healthy holder is
 //! under strain (180). REGENT_FAULT: only faults and strains whose name contains one of these
-//! parts, with commas between.
+//! parts, with commas between; a part that is a whole name means that one alone.
 
 use std::time::Duration;
 
@@ -44,7 +44,8 @@ impl Asked {
     }
 
     fn wants(&self, name: &str) -> bool {
-        self.only.as_ref().is_none_or(|parts| parts.split(',').any(|part| name.contains(part)))
+        let one = |part: &str| part == name || !whole(part) && name.contains(part);
+        self.only.as_ref().is_none_or(|parts| parts.split(',').any(one))
     }
 
     /// What is asked for and can be tried here.
@@ -53,6 +54,13 @@ impl Asked {
         let asked = faults.filter(|fault| self.wants(&name(setting, *fault)));
         asked.filter(|fault| possible(&name(setting, *fault), fault.missing())).collect()
     }
+}
+
+/// Whether a part of a name is all of one.
+fn whole(part: &str) -> bool {
+    let mut faults = Fault::ALL.iter().map(|fault| fault.name());
+    let mut strains = Strain::ALL.iter().map(|strain| strain.name());
+    faults.any(|name| name == part) || strains.any(|name| name == part)
 }
 
 /// Says what can't be tried, which counts as skipped.

@@ -119,6 +119,14 @@ impl Stores {
         (Ipv4Addr::LOCALHOST, self.member(node).place.client_port).into()
     }
 
+    /// Where the members that are not a node's own take clients.
+    #[must_use]
+    pub fn of_others(&self, node: Node) -> Vec<SocketAddr> {
+        let own = self.of_node(node);
+        let all = self.members.iter().map(|member| member.place.client_port);
+        all.map(|port| (Ipv4Addr::LOCALHOST, port).into()).filter(|other| *other != own).collect()
+    }
+
     /// The user of a node's own member and the port where it takes clients: what tells its packets
     /// apart.
     #[must_use]
