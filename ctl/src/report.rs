@@ -75,7 +75,7 @@ impl Case {
 
     /// Says what is to be looked at, unless the condition holds.
     #[must_use]
-    pub fn expect(mut self, holds: bool, warning: impl FnOnce() -> String) -> Self {
+    pub fn want(mut self, holds: bool, warning: impl FnOnce() -> String) -> Self {
         if !holds {
             self.warnings.push(warning());
         }
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_report_says_pass_and_fail_with_reasons() {
         let good = Case::new("switchover").figure("outage", 61.5, "ms");
-        let good = good.expect(true, || "none".into()).expect(false, || "nearly".into());
+        let good = good.want(true, || "none".into()).want(false, || "nearly".into());
         let bad = Case::new("rows").figure("lost", 2.0, "rows").require(false, || "2 lost".into());
         assert!(passed(std::slice::from_ref(&good)));
         assert!(!passed(&[good.clone(), bad.clone()]));

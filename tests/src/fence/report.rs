@@ -188,7 +188,7 @@ fn punctual(case: Case, worst: Guardian) -> Case {
         format!("the guardian woke {:?} late, {granted} real-time priority", worst.worst_wake)
     };
     let fails = worst.realtime && worst.worst_wake > TOO_LATE;
-    case.expect(worst.worst_wake <= LATE, woke).require(!fails, woke)
+    case.want(worst.worst_wake <= LATE, woke).require(!fails, woke)
 }
 
 /// One line about a strain.

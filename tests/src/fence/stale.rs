@@ -242,7 +242,7 @@ impl StreamingService<Bytes> for Call {
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let (Front { member, told }, kind, way) = (self.front.clone(), self.kind, self.way.clone());
         Box::pin(async move {
-            let (mut metadata, extensions, messages) = request.into_parts();
+            let (mut metadata, _, messages) = request.into_parts();
             if kind.reads() {
                 metadata.remove(WANTS_LEADER);
             }
@@ -251,7 +251,7 @@ impl StreamingService<Bytes> for Call {
             let mut member = tonic::client::Grpc::new(member).max_decoding_message_size(usize::MAX);
             // No member to be reached: what a client says of one itself.
             member.ready().await.map_err(|gone| Status::unavailable(gone.to_string()))?;
-            let request = Request::from_parts(metadata, extensions, messages);
+            let request = Request::from_parts(metadata, tonic::Extensions::default(), messages);
             let answer = member.streaming(request, way, Raw).await?;
             Ok(answer.map(|answers| -> BoxStream<Bytes> {
                 Box::pin(answers.map(move |answer| kind.answered(answer?, newest, &told)))
@@ -377,7 +377,8 @@ mod tests {
         for (newest, stale) in [(7, 0), (8, 1)] {
             let given = Kind::Range.answered(read.clone(), newest, &told).unwrap();
             assert_eq!(given, read);
-            assert_eq!((lock(&told).stale, lock(&told).naming), (stale, stale));
+            let counted = lock(&told).clone();
+            assert_eq!((counted.stale, counted.naming), (stale, stale));
         }
         let lost = LeaseAnswer { ttl: 0 }.encode_to_vec().into();
         Kind::Renew.answered(lost, 0, &told).unwrap();
