@@ -95,6 +95,14 @@ async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
     nothing_left(&bed, &place).await?;
     let what = if orphans { "backends without a postmaster" } else { "frozen, is killed" };
     until("why it was killed", SOON, async || said(&bed, &place, what)).await?;
+    // The port is free again only for the next one: orphans end before the agent comes to it.
+    until("the agent that cannot start has ended", SOON, async || {
+        match bed.lab().pid(&place.agent()).await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
     drop(taken);
     until("the agent starts", SOON, async || {
         bed.lab().start_agent(&place.name).await.map_err(|error| error.to_string())
