@@ -51,9 +51,21 @@ async fn adopt_unguarded(
     if let Some((guard, bound)) = fence.filter(|_| !files.standby_signal()) {
         guard.adopt(postmaster.pid, bound);
     }
-    server.adopt(postmaster).await.context("adopting a running PostgreSQL")?;
-    tracing::info!(pid = postmaster.pid, "adopted a running PostgreSQL that nobody guarded");
-    Ok(())
+    match server.adopt(postmaster).await {
+        Ok(()) => {
+            tracing::info!(
+                pid = postmaster.pid,
+                "adopted a running PostgreSQL that nobody guarded"
+            );
+            Ok(())
+        }
+        // Rung 1 has ended it meanwhile: its rights could not be renewed.
+        Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {
+            tracing::info!(pid = postmaster.pid, "a PostgreSQL ended before it could be adopted");
+            Ok(())
+        }
+        Err(error) => Err(error).context("adopting a running PostgreSQL"),
+    }
 }
 
 impl Agent {
