@@ -67,7 +67,7 @@ pub struct SiteView {
     /// `initialize`.
     pub initialize: Initialize,
     /// Members that published themselves, without those whose record cannot be read.
-    pub members: BTreeMap<NodeName, Member>,
+    pub members: BTreeMap<NodeName, Arc<Member>>,
     /// `sync`.
     pub sync: SyncView,
     /// WAL position that the last leader published.
@@ -382,7 +382,7 @@ pub struct Status {
     /// Slots.
     pub slots: BTreeMap<String, Slot>,
     /// Configuration that decides about switchovers.
-    pub settings: BTreeMap<String, i64>,
+    pub settings: Arc<BTreeMap<String, i64>>,
     /// Senders and slots that are still free.
     pub free_slots: i64,
     /// Free WAL senders.

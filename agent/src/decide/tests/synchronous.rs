@@ -39,7 +39,7 @@ fn names(list: &str) -> BTreeSet<NodeName> {
 impl Site {
     fn new() -> Self {
         let mut world = World::new();
-        let member: Member = world.site().members[&name::<NodeName>("a2")].clone();
+        let member = world.site().members[&name::<NodeName>("a2")].clone();
         for other in NAMES {
             world.site().members.insert(name(other), member.clone());
         }
