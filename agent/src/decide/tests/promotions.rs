@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use regent_proto::timeline::TimelineId;
 
-use super::world::{NOW, World, name, point, sender};
+use super::world::{NOW, World, history, name, point, sender};
 use crate::decide::view::*;
 use crate::decide::{Action, Job, Reason};
 
@@ -78,6 +78,26 @@ fn a_running_standby_leaves_another_history_and_turns_to_nothing_unknown() {
     world.status().ancestry.promotion = Some(name("p3"));
     world.site().ancestry = None;
     assert_eq!((world.decide().actions, world.decide().reason), (vec![], Reason::AwaitingHistory));
+}
+
+/// Cut off, two nodes promote from one point; one of them twice. Its number is the higher one then, and
+/// it waited for a word of the leader that never came (simulator, seed 792).
+#[test]
+fn a_lower_number_of_another_promotion_is_another_history() {
+    let mut world = World::new();
+    world.leader(Some("a2"));
+    world.view.tenure.primary = None;
+    world.standby(3, 310);
+    let mut leader = history(2);
+    world.site().ancestry = Some(leader.clone());
+    assert_eq!(world.decide().reason, Reason::Turning, "its word is from before the promotion");
+    leader.promotion = Some(name("q2"));
+    world.site().ancestry = Some(leader.clone());
+    assert_eq!(world.decide().actions, vec![Action::Run(Job::Stop)]);
+    world.stopped(ControlState::ShutDownInRecovery, 3, 310);
+    let decision = world.decide();
+    assert_eq!(decision.reason, Reason::OtherPromotion);
+    assert!(matches!(decision.actions[..], [Action::Run(Job::Clone(_))]), "{decision:?}");
 }
 
 /// An id that cannot be read costs a standby nothing that it has.
