@@ -97,6 +97,12 @@ impl GlobalKeys {
         format!("{}history/{epoch}", self.base)
     }
 
+    /// The prefix of what the sites have: assignments and reports.
+    #[must_use]
+    pub fn sites(&self) -> String {
+        format!("{}sites/", self.base)
+    }
+
     /// The prefix of the history.
     #[must_use]
     pub fn histories(&self) -> String {

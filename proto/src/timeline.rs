@@ -259,6 +259,15 @@ impl Ancestry {
         Following::Unknown
     }
 
+    /// Whether this history has left the timeline that `other` is on: `other` has not heard of a
+    /// later promotion. The number alone would not tell (two promotions may choose it).
+    #[must_use]
+    pub fn has_left(&self, other: &Self) -> bool {
+        let left = self.branch(other.timeline).filter(|branch| branch.end.is_some());
+        let present = other.branch(other.timeline);
+        left.zip(present).is_some_and(|(left, present)| left.same(&present) == Sameness::Same)
+    }
+
     /// Whether a server with this history, whose WAL ends at `end`, can follow an upstream with
     /// history `upstream` without rewind: its present point lies on the upstream's way.
     #[must_use]
@@ -314,6 +323,21 @@ mod tests {
     fn point(timeline: u32, position: u64) -> HistoryPoint {
         let promotion = (timeline > 1).then(|| id(&format!("aa{timeline}")));
         HistoryPoint { timeline: TimelineId(timeline), position: lsn(position), promotion }
+    }
+
+    #[test]
+    fn an_older_timeline_is_left_behind_only_where_one_promotion_began_it() {
+        let three = history(3, &[(1, 100), (2, 200)]);
+        assert!(three.has_left(&history(2, &[(1, 100)])));
+        assert!(three.has_left(&history(1, &[])));
+        assert!(!three.has_left(&three));
+        assert!(!history(2, &[(1, 100)]).has_left(&three));
+        // The same number and the same position, of another promotion; and where nobody can tell.
+        let mut other = history(2, &[(1, 100)]);
+        other.promotion = Some(id("bb2"));
+        assert!(!three.has_left(&other));
+        other.promotion = None;
+        assert!(!three.has_left(&other));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use regent_proto::record::{
     Unknown, VERSION,
 };
 use regent_proto::time::{BootTime, Deadline, WallTime};
+use regent_proto::timeline::Ancestry;
 use serde_json::{Value, json};
 
 use super::failsafe::record::Keeper;
@@ -170,6 +171,8 @@ pub struct Publisher {
     told: Option<BootTime>,
     sequence: u64,
     reported: Option<(Report, BootTime)>,
+    /// What `history` and `promotions` tell, where both were written.
+    ancestry: Option<Ancestry>,
     failsafe: Keeper,
 }
 
@@ -179,6 +182,9 @@ const FIGURES_EVERY: Duration = Duration::from_secs(3);
 const REPORT_EVERY: Duration = Duration::from_secs(4);
 /// A report is written at most this often, unless something other than a position changed.
 const REPORT_AT_MOST: Duration = Duration::from_secs(1);
+
+/// What a key of the site is given by whoever leads it.
+type Valued = fn(&NodeName, &Status) -> Value;
 
 impl Publisher {
     /// For this member.
@@ -197,6 +203,7 @@ impl Publisher {
             told: None,
             sequence: 0,
             reported: None,
+            ancestry: None,
             failsafe,
         }
     }
@@ -220,40 +227,33 @@ impl Publisher {
     async fn publish_member(&mut self, picture: &Picture, timeout: Duration) {
         let Some(lease) = picture.lease else { return };
         let record = member(&self.config, picture);
-        // Figures alone are told now and then only: every write wakes every member.
-        let mut comparable = record.clone();
         let now = picture.view.now;
-        if self.told.is_some_and(|told| now.since(told) < FIGURES_EVERY) {
-            for volatile in ["deadline_left_ms", "site_round_trip_ms", "primary_round_trip_ms"] {
-                comparable["regent"][volatile] = Value::Null;
-            }
-        }
         let there = picture
             .view
             .site
             .as_ref()
             .is_some_and(|site| site.members.contains_key(&self.config.name));
-        if there && self.lease == Some(lease) && self.written.get("member") == Some(&comparable) {
+        // Figures alone are told now and then only: every write wakes every member.
+        if there
+            && self.lease == Some(lease)
+            && self.told.is_some_and(|told| now.since(told) < FIGURES_EVERY)
+            && self.written.get("member") == Some(&without_fence_figures(record.clone()))
+        {
             return;
         }
         match self.site.publish_member(record.to_string().into_bytes(), lease, timeout).await {
             Ok(()) => {
                 self.lease = Some(lease);
                 self.told = Some(now);
-                let mut written = record;
-                for volatile in ["deadline_left_ms", "site_round_trip_ms", "primary_round_trip_ms"]
-                {
-                    written["regent"][volatile] = Value::Null;
-                }
-                self.written.insert("member".to_owned(), written);
+                self.written.insert("member".to_owned(), without_fence_figures(record));
             }
             Err(error) => tracing::debug!(%error, "publishing the member record"),
         }
     }
 
     async fn publish_site(&mut self, picture: &Picture, held: Held, timeout: Duration) {
-        let first = self.config.bootstrap.dcs.clone().unwrap_or_else(|| json!({}));
         if !self.written.contains_key("config") {
+            let first = self.config.bootstrap.dcs.clone().unwrap_or_else(|| json!({}));
             // Only where it is missing: an existing one is the operators'.
             let bytes = first.to_string().into_bytes();
             match self.site.publish_new(held, SiteKey::Config, bytes, timeout).await {
@@ -262,31 +262,25 @@ impl Publisher {
             }
         }
         let Some(status) = &picture.view.postgres.status else { return };
-        let history: Vec<Value> = status
-            .ancestry
-            .switches
-            .iter()
-            .map(|s| json!([s.timeline.0, s.end.get(), "no recovery target specified"]))
-            .collect();
-        let values = [
-            (SiteKey::Status, json!({"optime": status.end.get()})),
-            (SiteKey::History, Value::Array(history)),
-            (
-                SiteKey::Promotions,
-                json!(Promotions {
-                    version: VERSION,
-                    node: self.config.name.clone(),
-                    ancestry: status.ancestry.clone(),
-                    unknown: Unknown::new(),
-                }),
-            ),
+        if self.ancestry.as_ref() != Some(&status.ancestry) {
+            self.ancestry = None;
+        }
+        let values: [(SiteKey, Valued); 3] = [
+            (SiteKey::Status, |_, status| json!({"optime": status.end.get()})),
+            (SiteKey::History, |_, status| history(status)),
+            (SiteKey::Promotions, promotions),
         ];
         for (key, value) in values {
             if picture.unreadable.contains(&self.site.keys.key(key)) {
                 // Ours to write, so ours to mend.
                 self.written.remove(key.name());
             }
-            if self.written.get(key.name()) == Some(&value) {
+            let written = self.written.get(key.name());
+            if key != SiteKey::Status && self.ancestry.is_some() && written.is_some() {
+                continue;
+            }
+            let value = value(&self.config.name, status);
+            if written == Some(&value) {
                 continue;
             }
             match self.site.publish(held, key, value.to_string().into_bytes(), timeout).await {
@@ -295,6 +289,7 @@ impl Publisher {
                 Err(error) => return tracing::debug!(%error, "publishing {}", key.name()),
             }
         }
+        self.ancestry = Some(status.ancestry.clone());
     }
 
     async fn publish_report(&mut self, picture: &Picture) {
@@ -317,6 +312,32 @@ impl Publisher {
             Err(error) => tracing::debug!(%error, "reporting to the global quorum"),
         }
     }
+}
+
+/// Patroni's history: where each timeline was left.
+fn history(status: &Status) -> Value {
+    let switches = status.ancestry.switches.iter();
+    let lines =
+        switches.map(|s| json!([s.timeline.0, s.end.get(), "no recovery target specified"]));
+    Value::Array(lines.collect())
+}
+
+/// The same with who began them.
+fn promotions(me: &NodeName, status: &Status) -> Value {
+    json!(Promotions {
+        version: VERSION,
+        node: me.clone(),
+        ancestry: status.ancestry.clone(),
+        unknown: Unknown::new(),
+    })
+}
+
+/// A member record without what changes with every renewal.
+fn without_fence_figures(mut record: Value) -> Value {
+    for volatile in ["deadline_left_ms", "site_round_trip_ms", "primary_round_trip_ms"] {
+        record["regent"][volatile] = Value::Null;
+    }
+    record
 }
 
 /// What is left of a report without what changes with every write or renewal.
@@ -342,7 +363,7 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         DataDirectory::Cluster(control) => Some(control.system_identifier),
         DataDirectory::Empty | DataDirectory::Incomplete | DataDirectory::Unreadable(_) => None,
     };
-    let mut settings = status.map(|s| s.settings.clone()).unwrap_or_default();
+    let mut settings = status.map(|s| (*s.settings).clone()).unwrap_or_default();
     settings.insert("use_pg_rewind".to_owned(), i64::from(picture.dynamic.use_pg_rewind));
     let streaming = status.is_some_and(|status| status.receiver.is_some());
     Some(Report {

@@ -109,9 +109,9 @@ pub(super) fn stand(mine: &Ancestry, end: Lsn, upstream: Option<&Ancestry>) -> S
     match mine.following(end, upstream) {
         Following::Streams => Stand::Fine,
         Following::Unknown => Stand::Unknown,
-        // An upstream on an older timeline has not heard of ours yet (a promotion just happened, and
-        // its report is old): that is not divergence.
-        Following::Rewinds | Following::Copies if upstream.timeline < mine.timeline => Stand::Fine,
+        // An upstream on an older timeline of ours has not heard of the present one yet (a promotion
+        // just happened, and its report is old): that is not divergence.
+        Following::Rewinds | Following::Copies if mine.has_left(upstream) => Stand::Fine,
         Following::Rewinds | Following::Copies => Stand::Diverged,
     }
 }

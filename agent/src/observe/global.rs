@@ -87,7 +87,9 @@ impl GlobalObserver {
     fn reports(&mut self, picture: &Picture) -> BTreeMap<SiteName, Arc<Report>> {
         self.known.reports.keep(&picture.entries);
         let mut reports = BTreeMap::new();
-        for (key, entry) in &picture.entries {
+        let sites = self.keys.sites();
+        let of_sites = picture.entries.range(sites.clone()..);
+        for (key, entry) in of_sites.take_while(|(key, _)| key.starts_with(&sites)) {
             let GlobalKey::Report(site) = self.keys.classify(key) else { continue };
             let decode = |entry: &Entry| {
                 Report::decode(&entry.key, &entry.value).map(Arc::new).map_err(|e| e.problem)

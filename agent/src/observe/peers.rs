@@ -1,6 +1,7 @@
 //! Asking the other members over their REST API, before a race for the leader key.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
@@ -38,7 +39,7 @@ struct Xlog {
 /// Asks all members at once; those that do not answer in time are missing.
 pub async fn ask(
     client: &reqwest::Client,
-    members: BTreeMap<NodeName, Member>,
+    members: BTreeMap<NodeName, Arc<Member>>,
 ) -> BTreeMap<NodeName, PeerAnswer> {
     let questions = members.into_iter().map(|(name, member)| async move {
         let asked = async {

@@ -395,7 +395,7 @@ impl PostgresObserver {
             free_senders: free("max_wal_senders", senders.len()),
             senders,
             slots,
-            settings,
+            settings: Arc::new(settings),
             server_version: surroundings.version,
         }
     }

@@ -2,6 +2,7 @@
 //! (spec/patroni-compat.md 1.2 to 1.4).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_dcs::{Entry, LeaseId};
@@ -51,7 +52,7 @@ struct MemberRecord {
     regent: Option<serde_json::Value>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct SyncRecord {
     #[serde(default)]
     leader: Option<String>,
@@ -59,13 +60,13 @@ struct SyncRecord {
     sync_standby: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct StatusRecord {
     #[serde(default)]
     optime: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct FailoverRecord {
     #[serde(default)]
     leader: Option<NodeName>,
@@ -90,6 +91,13 @@ pub struct Known {
     members: Decoded<KnownMember>,
     /// `config`.
     documents: Decoded<serde_json::Value>,
+    sync: Decoded<SyncRecord>,
+    status: Decoded<StatusRecord>,
+    failover: Decoded<FailoverRecord>,
+    mark: Decoded<Mark>,
+    epoch: Decoded<SeenEpoch>,
+    failsafe: Decoded<BTreeMap<NodeName, String>>,
+    promise: Decoded<Promise>,
     /// `history` and `promotions`, of which only this is wanted: whether they can be read.
     rest: Decoded<()>,
 }
@@ -97,7 +105,7 @@ pub struct Known {
 /// A member's record.
 #[derive(Debug)]
 struct KnownMember {
-    member: Member,
+    member: Arc<Member>,
     ancestry: Option<Ancestry>,
     fence: Option<ReportedFence>,
 }
@@ -150,13 +158,17 @@ impl SiteObserver {
             optime: self.optime(picture),
             failover: self.failover(picture),
             mark: self
-                .record::<Mark>(picture, SiteKey::Mark)
+                .record(|known| &known.mark, picture, SiteKey::Mark)
                 .map(|(value, entry)| At { value, revision: entry.modified.0 }),
-            unreadable_mark: self.unreadable_revision::<Mark>(picture, SiteKey::Mark),
+            unreadable_mark: self.unreadable_revision(|known| &known.mark, picture, SiteKey::Mark),
             seen_epoch: self
-                .record::<SeenEpoch>(picture, SiteKey::Epoch)
+                .record(|known| &known.epoch, picture, SiteKey::Epoch)
                 .map(|(value, entry)| At { value, revision: entry.modified.0 }),
-            unreadable_epoch: self.unreadable_revision::<SeenEpoch>(picture, SiteKey::Epoch),
+            unreadable_epoch: self.unreadable_revision(
+                |known| &known.epoch,
+                picture,
+                SiteKey::Epoch,
+            ),
             failsafe: self.failsafe(picture),
             promise: self.promise(picture),
             ancestry,
@@ -200,34 +212,49 @@ impl SiteObserver {
         Some(LeaderKey { unreadable, bound_to_my_lease: ours, name, revision: entry.modified.0 })
     }
 
-    fn json<T: serde::de::DeserializeOwned>(&mut self, entry: &Entry) -> Option<T> {
-        match serde_json::from_slice(&entry.value) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.unreadable.report(entry, &error.to_string());
+    fn read_as<T: Clone>(
+        &mut self,
+        kind: fn(&Known) -> &Decoded<T>,
+        entry: &Entry,
+        decode: fn(&Entry) -> Result<T, String>,
+    ) -> Option<T> {
+        match &*kind(&self.known).of(entry, decode) {
+            Ok(value) => Some(value.clone()),
+            Err(problem) => {
+                self.unreadable.report(entry, problem);
                 None
             }
         }
     }
 
-    fn record<'p, R: Record>(
+    fn json<T: serde::de::DeserializeOwned + Clone>(
         &mut self,
+        kind: fn(&Known) -> &Decoded<T>,
+        entry: &Entry,
+    ) -> Option<T> {
+        let decode =
+            |entry: &Entry| serde_json::from_slice(&entry.value).map_err(|error| error.to_string());
+        self.read_as(kind, entry, decode)
+    }
+
+    fn record<'p, R: Record + Clone>(
+        &mut self,
+        kind: fn(&Known) -> &Decoded<R>,
         picture: &'p Picture,
         key: SiteKey,
     ) -> Option<(R, &'p Entry)> {
         let entry = self.entry(picture, key)?;
-        match R::decode(&entry.key, &entry.value) {
-            Ok(record) => Some((record, entry)),
-            Err(error) => {
-                self.unreadable.report(entry, &error.problem);
-                None
-            }
-        }
+        self.read_as(kind, entry, record).map(|record| (record, entry))
     }
 
-    fn unreadable_revision<R: Record>(&self, picture: &Picture, key: SiteKey) -> Option<u64> {
+    fn unreadable_revision<R: Record>(
+        &self,
+        kind: fn(&Known) -> &Decoded<R>,
+        picture: &Picture,
+        key: SiteKey,
+    ) -> Option<u64> {
         let entry = self.entry(picture, key)?;
-        R::decode(&entry.key, &entry.value).is_err().then_some(entry.modified.0)
+        kind(&self.known).of(entry, record).is_err().then_some(entry.modified.0)
     }
 
     /// Keys that only people and Patroni's tools read: garbage there is said like any other.
@@ -256,7 +283,7 @@ impl SiteObserver {
             return FailsafeRecord::Absent;
         };
         let revision = entry.modified.0;
-        match self.json::<BTreeMap<NodeName, String>>(entry) {
+        match self.json(|known| &known.failsafe, entry) {
             Some(members) => FailsafeRecord::Read { members, revision },
             None => FailsafeRecord::Unreadable { revision },
         }
@@ -267,7 +294,7 @@ impl SiteObserver {
             return PromiseRecord::Absent;
         };
         let revision = entry.modified.0;
-        match self.record::<Promise>(picture, SiteKey::Promise) {
+        match self.record(|known| &known.promise, picture, SiteKey::Promise) {
             Some((value, _)) => PromiseRecord::Read(At { value, revision }),
             None => PromiseRecord::Unreadable { revision },
         }
@@ -292,7 +319,7 @@ impl SiteObserver {
     fn members(
         &mut self,
         picture: &Picture,
-    ) -> (BTreeMap<NodeName, Member>, BTreeMap<NodeName, Ancestry>) {
+    ) -> (BTreeMap<NodeName, Arc<Member>>, BTreeMap<NodeName, Ancestry>) {
         let prefix = self.keys.members();
         let mut members = BTreeMap::new();
         let mut ancestries = BTreeMap::new();
@@ -309,7 +336,7 @@ impl SiteObserver {
                     if let Some(ancestry) = &known.ancestry {
                         ancestries.insert(name.clone(), ancestry.clone());
                     }
-                    members.insert(name, known.member.clone());
+                    members.insert(name, Arc::clone(&known.member));
                 }
                 Err(problem) => self.unreadable.report(entry, problem),
             }
@@ -320,7 +347,7 @@ impl SiteObserver {
     fn sync(&mut self, picture: &Picture) -> SyncView {
         let Some(entry) = self.entry(picture, SiteKey::Sync) else { return SyncView::default() };
         let revision = Some(entry.modified.0);
-        let Some(record) = self.json::<SyncRecord>(entry) else {
+        let Some(record) = self.json(|known| &known.sync, entry) else {
             return SyncView { revision, unreadable: true, ..SyncView::default() };
         };
         let standbys: BTreeSet<NodeName> = record
@@ -335,12 +362,12 @@ impl SiteObserver {
 
     fn optime(&mut self, picture: &Picture) -> Option<Lsn> {
         let entry = self.entry(picture, SiteKey::Status)?;
-        self.json::<StatusRecord>(entry)?.optime.map(Lsn::new)
+        self.json(|known| &known.status, entry)?.optime.map(Lsn::new)
     }
 
     fn failover(&mut self, picture: &Picture) -> Option<At<FailoverRequest>> {
         let entry = self.entry(picture, SiteKey::Failover)?;
-        let record = self.json::<FailoverRecord>(entry)?;
+        let record = self.json(|known| &known.failover, entry)?;
         if record.leader.is_none() && record.member.is_none() {
             return None;
         }
@@ -375,6 +402,10 @@ impl SiteObserver {
     }
 }
 
+fn record<R: Record>(entry: &Entry) -> Result<R, String> {
+    R::decode(&entry.key, &entry.value).map_err(|error| error.problem)
+}
+
 fn known_member(entry: &Entry) -> Result<KnownMember, String> {
     let record: MemberRecord =
         serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
@@ -383,7 +414,7 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
     let flag =
         |tag: &str| record.tags.get(tag).is_some_and(|v| *v == serde_json::Value::Bool(true));
     let priority = record.tags.get("failover_priority").and_then(|v| v.as_i64());
-    let member = Member {
+    let member = Arc::new(Member {
         host,
         port,
         nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
@@ -395,7 +426,7 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         role: record.role,
         timeline: record.timeline.map(TimelineId),
         position: record.xlog_location.map(Lsn::new),
-    };
+    });
     let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
     Ok(KnownMember { member, ancestry: record.ancestry, fence })
 }

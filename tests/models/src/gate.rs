@@ -230,7 +230,7 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
             synchronous_standby_names: String::new(),
             slots: BTreeMap::new(),
             name_sought: false,
-            settings: BTreeMap::new(),
+            settings: Default::default(),
             free_slots: 10,
             free_senders: 10,
             server_version: 150_018,

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_agent::decide::view::{
@@ -300,7 +301,7 @@ impl Synchronous {
             synchronous_standby_names: list,
             slots: BTreeMap::new(),
             name_sought: false,
-            settings: BTreeMap::new(),
+            settings: Default::default(),
             free_slots: 10,
             free_senders: 10,
             server_version: 150_018,
@@ -372,18 +373,20 @@ fn sent(s: &State) -> Option<(Option<u64>, BTreeSet<NodeName>)> {
 }
 
 fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
-    let member = || Member {
-        host: String::new(),
-        port: 1,
-        api_url: String::new(),
-        promise_url: None,
-        state: "running".to_owned(),
-        role: "replica".to_owned(),
-        streaming: true,
-        timeline: None,
-        position: None,
-        nofailover: false,
-        nosync: false,
+    let member = || {
+        Arc::new(Member {
+            host: String::new(),
+            port: 1,
+            api_url: String::new(),
+            promise_url: None,
+            state: "running".to_owned(),
+            role: "replica".to_owned(),
+            streaming: true,
+            timeline: None,
+            position: None,
+            nofailover: false,
+            nosync: false,
+        })
     };
     SiteView {
         age: Duration::ZERO,

@@ -271,6 +271,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             job: None,
             checkpoint: None,
             epoch: DiskEpoch::Absent,
+            decided: None,
             reason: String::new(),
             guard_due: 0,
             guardian_due: 0,

@@ -314,8 +314,12 @@ impl World {
 
     /// A decision was made.
     pub fn decided(&mut self, n: usize, view: &View, decision: &Decision) {
-        let reason = decision.reason.to_string();
         self.trace.note(self.now, n as u64, decision.actions.len() as u64);
+        if self.nodes[n].decided.as_ref() == Some(&decision.reason) {
+            return;
+        }
+        self.nodes[n].decided = Some(decision.reason.clone());
+        let reason = decision.reason.to_string();
         if self.nodes[n].reason == reason {
             return;
         }

@@ -1,14 +1,15 @@
-//! The simulator's short form: the seeds that once broke something, and some others.
+//! The simulator's short form: the seeds that once broke something, and a thousand others.
 
 #![cfg(test)]
 
+use regent_simulator::counters;
 use regent_simulator::mutants::Mutant;
 use regent_simulator::run::run;
 use regent_simulator::scenario::Plan;
 use regent_simulator::seeds;
 
-/// Of these many seeds `make simulate` runs more.
-const SEEDS: u64 = 150;
+/// So many seeds have to reach everything that can be reached; `make simulate` runs more.
+const SEEDS: u64 = counters::LONG;
 
 #[test]
 fn every_seed_that_once_broke_something_holds() {
@@ -24,7 +25,8 @@ fn every_invariant_holds_in_every_seed() {
     let broken: Vec<_> = outcome.broken.iter().map(|r| (r.seed, &r.violation)).collect();
     assert!(broken.is_empty(), "make simulate SEED=n EXPLAIN=1 tells why: {broken:?}");
     assert!(outcome.unequal.is_empty(), "not repeatable: {:?}", outcome.unequal);
-    assert!(outcome.acknowledged > 100_000, "the clients wrote: {}", outcome.acknowledged);
+    assert!(outcome.acknowledged > 1_000_000, "the clients wrote: {}", outcome.acknowledged);
+    assert_eq!(outcome.counters.amiss(), Vec::<String>::new(), "make simulate counts what happens");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! to have been applied, the new member is asked too.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_proto::name::NodeName;
@@ -141,7 +142,7 @@ impl Leader {
 pub fn wanted(
     on: bool,
     record: &FailsafeRecord,
-    present: &BTreeMap<NodeName, Member>,
+    present: &BTreeMap<NodeName, Arc<Member>>,
     (me, my_url): (&NodeName, &str),
     away: &BTreeMap<NodeName, Duration>,
     ttl: Duration,

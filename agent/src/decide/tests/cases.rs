@@ -668,11 +668,11 @@ fn nothing_is_rewound_onto_a_leader_that_is_not_open() {
     world.leader(Some("a2"));
     world.view.tenure.primary = None;
     world.stopped(ControlState::InProduction, 2, 150);
-    world.site().members.get_mut(&name::<NodeName>("a2")).expect("a2").role = "replica".to_owned();
+    world.member("a2").role = "replica".to_owned();
     assert_eq!(world.decide().actions, vec![Action::Run(Job::StartStandby(Follow::Nobody))]);
     world.standby(2, 300);
     assert_eq!(world.decide().actions, vec![]);
-    world.site().members.get_mut(&name::<NodeName>("a2")).expect("a2").role = "primary".to_owned();
+    world.member("a2").role = "primary".to_owned();
     assert_eq!(world.decide().reason, Reason::Rewinding);
 }
 

@@ -2,6 +2,7 @@
 //! (protocol.md rule 11, I19).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -133,7 +134,7 @@ fn the_record_names_everybody_and_bars_the_rest() {
     let me: (NodeName, &str) = (name("a1"), "http://a1/patroni");
     let mut world = World::new();
     for (name, member) in &mut world.site().members {
-        member.api_url = format!("http://{name}/patroni");
+        Arc::make_mut(member).api_url = format!("http://{name}/patroni");
     }
     let present = world.site().members.clone();
     let want = |on, record: &FailsafeRecord, away: &[(&str, u64)]| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use regent_proto::timeline::TimelineId;
 
-use super::world::{NOW, World, name, point, sender};
+use super::world::{NOW, World, history, name, point, sender};
 use crate::decide::view::*;
 use crate::decide::{Action, Job, Reason};
 
@@ -80,6 +80,26 @@ fn a_running_standby_leaves_another_history_and_turns_to_nothing_unknown() {
     assert_eq!((world.decide().actions, world.decide().reason), (vec![], Reason::AwaitingHistory));
 }
 
+/// Cut off, two nodes promote from one point; one of them twice. Its number is the higher one then, and
+/// it waited for a word of the leader that never came (simulator, seed 792).
+#[test]
+fn a_lower_number_of_another_promotion_is_another_history() {
+    let mut world = World::new();
+    world.leader(Some("a2"));
+    world.view.tenure.primary = None;
+    world.standby(3, 310);
+    let mut leader = history(2);
+    world.site().ancestry = Some(leader.clone());
+    assert_eq!(world.decide().reason, Reason::Turning, "its word is from before the promotion");
+    leader.promotion = Some(name("q2"));
+    world.site().ancestry = Some(leader.clone());
+    assert_eq!(world.decide().actions, vec![Action::Run(Job::Stop)]);
+    world.stopped(ControlState::ShutDownInRecovery, 3, 310);
+    let decision = world.decide();
+    assert_eq!(decision.reason, Reason::OtherPromotion);
+    assert!(matches!(decision.actions[..], [Action::Run(Job::Clone(_))]), "{decision:?}");
+}
+
 /// An id that cannot be read costs a standby nothing that it has.
 #[test]
 fn a_standby_whose_id_is_missing_stays_with_the_leader_that_it_streams_from() {
@@ -136,7 +156,7 @@ fn a_writer_names_its_timeline_and_tells_the_quorum() {
     // The first timeline has no promotion.
     let mut first = World::new();
     first.primary().floor = None;
-    first.status().ancestry = super::world::history(1);
+    first.status().ancestry = history(1);
     assert_eq!(first.decide().reason, Reason::Leading);
 }
 

@@ -10,7 +10,7 @@ use regent_proto::name::NodeName;
 use super::world::{World, name, sender};
 use crate::decide::Action;
 use crate::decide::synchronous::{list, next};
-use crate::decide::view::{Member, Sender};
+use crate::decide::view::Sender;
 
 /// A primary with standbys, simulated at the level of the rule: commits wait for the list in
 /// force; what is acknowledged is on the primary and on everyone in the list.
@@ -39,7 +39,7 @@ fn names(list: &str) -> BTreeSet<NodeName> {
 impl Site {
     fn new() -> Self {
         let mut world = World::new();
-        let member: Member = world.site().members[&name::<NodeName>("a2")].clone();
+        let member = world.site().members[&name::<NodeName>("a2")].clone();
         for other in NAMES {
             world.site().members.insert(name(other), member.clone());
         }

@@ -81,7 +81,7 @@ pub(crate) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
         receiver: None,
         synchronous_standby_names: String::new(),
         slots: BTreeMap::new(),
-        settings: BTreeMap::new(),
+        settings: Default::default(),
         free_slots: 10,
         free_senders: 10,
         server_version: 150_018,
@@ -97,8 +97,8 @@ pub(crate) fn control(state: ControlState, timeline: u32, end: u64) -> Control {
     }
 }
 
-fn member(port: u16) -> Member {
-    Member {
+fn member(port: u16) -> Arc<Member> {
+    Arc::new(Member {
         host: "127.0.0.1".to_owned(),
         port,
         api_url: String::new(),
@@ -110,7 +110,7 @@ fn member(port: u16) -> Member {
         position: None,
         nofailover: false,
         nosync: false,
-    }
+    })
 }
 
 fn report(site: &str, timeline: u32) -> Report {
@@ -147,7 +147,7 @@ fn report(site: &str, timeline: u32) -> Report {
         }],
         synchronous_mode: true,
         synchronous_nodes: BTreeSet::new(),
-        settings: BTreeMap::new(),
+        settings: Default::default(),
         free_slots: 1,
         free_senders: 1,
         slots: BTreeSet::new(),
@@ -272,6 +272,11 @@ impl World {
         &mut self.site().seen_epoch.as_mut().expect("these worlds have an epoch").value
     }
 
+    pub(crate) fn member(&mut self, who: &str) -> &mut Member {
+        let who = name::<regent_proto::name::NodeName>(who);
+        Arc::make_mut(self.site().members.get_mut(&who).expect("a member of this world"))
+    }
+
     pub(crate) fn status(&mut self) -> &mut Status {
         self.view.postgres.status.as_mut().expect("the server runs")
     }
@@ -286,7 +291,7 @@ impl World {
         if let Some(member) = who
             .and_then(|who| self.site().members.get_mut(&name::<regent_proto::name::NodeName>(who)))
         {
-            member.role = "primary".to_owned();
+            Arc::make_mut(member).role = "primary".to_owned();
         }
         if who != Some("a1") {
             self.view.tenure.site = Deadline::NEVER;

@@ -1,6 +1,7 @@
 //! This node's PostgreSQL: its data directory, its process, and what the server says of itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
@@ -98,7 +99,7 @@ pub struct Status {
     /// Slots.
     pub slots: BTreeMap<String, Slot>,
     /// Configuration that decides about switchovers.
-    pub settings: BTreeMap<String, i64>,
+    pub settings: Arc<BTreeMap<String, i64>>,
     /// Senders and slots that are still free.
     pub free_slots: i64,
     /// Free WAL senders.

@@ -1,6 +1,7 @@
 //! The site's DCS: its keys as values, each unreadable one told as such.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
@@ -22,7 +23,7 @@ pub struct SiteView {
     /// `initialize`.
     pub initialize: Initialize,
     /// Members that published themselves, without those whose record cannot be read.
-    pub members: BTreeMap<NodeName, Member>,
+    pub members: BTreeMap<NodeName, Arc<Member>>,
     /// `sync`.
     pub sync: SyncView,
     /// WAL position that the last leader published.

@@ -8,6 +8,7 @@ pub mod observe;
 use std::sync::Arc;
 
 use regent_agent::config::Config;
+use regent_agent::decide::Reason;
 use regent_agent::decide::freeze::{Frozen, Reading};
 use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer};
 use regent_agent::fence::Deadlines;
@@ -94,7 +95,9 @@ pub struct Node {
     pub checkpoint: Option<u64>,
     /// `DATA_DIR.regent-epoch`.
     pub epoch: DiskEpoch,
-    /// The last reason, for explanations.
+    /// The last reason.
+    pub decided: Option<Reason>,
+    /// In words, for explanations.
     pub reason: String,
     /// When rung 1 and rung 2 look next; others are out of date.
     pub guard_due: Nanos,

@@ -2,6 +2,7 @@
 //! report the model.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use regent_agent::decide::view::{
@@ -17,16 +18,19 @@ use crate::postgres::{self, Data};
 use crate::world::World;
 
 /// What the plan of a switchover looks at.
-const SETTINGS: [(&str, i64); 8] = [
-    ("max_connections", 60),
-    ("max_worker_processes", 8),
-    ("max_wal_senders", 16),
-    ("max_prepared_transactions", 0),
-    ("max_locks_per_transaction", 64),
-    ("max_replication_slots", 16),
-    ("wal_log_hints", 1),
-    ("data_checksums", 1),
-];
+static SETTINGS: LazyLock<Arc<BTreeMap<String, i64>>> = LazyLock::new(|| {
+    let settings = [
+        ("max_connections", 60),
+        ("max_worker_processes", 8),
+        ("max_wal_senders", 16),
+        ("max_prepared_transactions", 0),
+        ("max_locks_per_transaction", 64),
+        ("max_replication_slots", 16),
+        ("wal_log_hints", 1),
+        ("data_checksums", 1),
+    ];
+    Arc::new(settings.map(|(name, value)| (name.to_owned(), value)).into())
+});
 
 impl World {
     /// The node that listens on this port.
@@ -84,16 +88,12 @@ impl World {
                 (name, sender)
             })
             .collect();
+        let down = self.connections.values().filter(|c| c.from == n);
+        let used: Vec<String> = down.map(|c| self.nodes[c.to].name.slot()).collect();
         let slots: BTreeMap<String, Slot> = server
             .slots
             .iter()
-            .map(|name| {
-                let active = self
-                    .connections
-                    .values()
-                    .any(|c| c.from == n && self.nodes[c.to].name.slot() == *name);
-                (name.clone(), Slot { active, physical: true })
-            })
+            .map(|name| (name.clone(), Slot { active: used.contains(name), physical: true }))
             .collect();
         let receiver = server.receiver.and_then(|id| self.connections.get(&id)).map(|c| {
             let (host, port) = address(c.from);
@@ -112,7 +112,7 @@ impl World {
             free_senders: 16 - i64::try_from(senders.len()).unwrap_or(16),
             senders,
             slots,
-            settings: SETTINGS.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+            settings: Arc::clone(&SETTINGS),
             server_version: 150_000,
         }
     }
