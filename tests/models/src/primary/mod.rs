@@ -7,11 +7,11 @@
 //! the same as one that is decided where it is applied. A leader's requests are in flight, may be
 //! applied late, lost, answered late or never, and outlive their sender.
 //! The product's own: what each transaction compares and puts ([`regent_proto::transactions`]),
-//! ancestry ([`regent_proto::timeline`]), `LeaseTiming` (deadline, wait), `after_refusal`, the gate of
-//! opening.
+//! ancestry ([`regent_proto::timeline`]), `LeaseTiming` (deadline, wait), `after_refusal`, who may
+//! promise and when a round is complete (`failsafe::quorum`), the gate of opening.
 //!
 //! Bounds, see [`Bounds`]: ticks of 1 s without end, TTL 2 (4 where it is lowered), promises of 4;
-//! so many handovers, fences, failovers inside sites and acknowledged rows; two requests in flight.
+//! so many handovers, fences, failovers inside sites, acknowledged rows and requests in flight.
 //! Stop, start and kill take no time; whatever is open at its deadline is killed (model `lease`).
 //! An acknowledged row is on both nodes of its site (model `sync`). Not in it: salvage (rule 12),
 //! attach and detach, raising limits.
