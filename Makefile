@@ -68,7 +68,7 @@ fence-report: need-rust ## every fault of the fence 20 times, and 30 minutes tha
 	@scripts/install --etcd --fence
 	$(CARGO) build --locked --workspace --bins
 	REGENT_REPEAT=$(REPEAT) REGENT_HEALTHY=$(HEALTHY) \
-		$(CARGO) test --locked -p regent-tests --test fence -- --nocapture $(ARGS)
+		$(CARGO) test --locked --workspace --test fence -- --nocapture $(ARGS)
 
 fence-mutants: need-rust ## break one condition of the fence at a time: the faults that must catch it do (ARGS=NAME)
 	@scripts/install --etcd --fence

@@ -33,6 +33,9 @@ struct Mutant {
     breaks: String,
     /// What has to catch it.
     looks: Vec<Look>,
+    /// A test that fails has to say one of these. One that fails for another reason, such as a lab
+    /// that did not come up, has seen nothing of the mutant.
+    shows: Vec<String>,
     files: Vec<String>,
 }
 
@@ -77,10 +80,13 @@ impl Mutant {
             looks.push(Look::Test { file: file.to_owned(), test: test.to_owned() });
         }
         ensure!(!looks.is_empty(), said("caught-by: or caught-by-test:"));
+        let shows = all("shows:");
+        let tests = looks.iter().any(|look| matches!(look, Look::Test { .. }));
+        ensure!(!tests || !shows.is_empty(), said("shows:"));
         let name = patch.file_stem().context("a patch has a name")?.to_string_lossy().into_owned();
         let changed = text.lines().filter_map(|line| line.strip_prefix("+++ b/"));
         let files = changed.map(str::to_owned).collect();
-        Ok(Self { name, breaks, looks, files, patch })
+        Ok(Self { name, breaks, looks, shows, files, patch })
     }
 
     /// The packages whose programs it changes. The tests stay those of the unbroken tree, and a
@@ -94,6 +100,38 @@ impl Mutant {
             Some(_) | None => PROGRAMS.to_vec(),
         };
         self.files.iter().flat_map(own).collect()
+    }
+}
+
+/// A fault or test that failed.
+struct Failed {
+    by: String,
+    said: String,
+    /// Rows after D, overlaps and lost rows that a fault's report counts.
+    wrong: f64,
+}
+
+impl Failed {
+    /// A case of the fence report.
+    fn of(case: &Value) -> Self {
+        let figures = case["figures"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+        let counted = figures
+            .filter(|figure| ["after D", "overlaps", "lost"].iter().any(|n| figure["name"] == **n));
+        Self {
+            by: case["name"].as_str().unwrap_or_default().to_owned(),
+            said: case["reason"].as_str().unwrap_or_default().to_owned(),
+            wrong: counted.filter_map(|figure| figure["value"].as_f64()).sum(),
+        }
+    }
+
+    /// What of it only the mutant can have done; `None` where it may have failed for other reasons.
+    fn evidence(&self, shows: &[String]) -> Option<String> {
+        let shown = shows.iter().find(|words| self.said.contains(words.as_str()));
+        let line = |words: &String| self.said.lines().find(|line| line.contains(words.as_str()));
+        match shown.and_then(line) {
+            Some(line) => Some(line.trim().to_owned()),
+            None => (self.wrong > 0.0).then(|| self.said.clone()),
+        }
     }
 }
 
@@ -227,16 +265,19 @@ impl Places {
     }
 
     /// Runs these once; what failed, with what it says.
-    fn failed(&self, programs: &Path, looks: &BTreeSet<Look>) -> anyhow::Result<Vec<String>> {
+    fn failed(&self, programs: &Path, looks: &BTreeSet<Look>) -> anyhow::Result<Vec<Failed>> {
         let mut failed = Vec::new();
         let mut faults = Vec::new();
         for look in looks {
             match look {
                 Look::Fault(fault) => faults.push(fault.as_str()),
                 Look::Test { file, test } => {
-                    let status = self.test(programs, file, &["--exact", test]).status();
-                    if !status.with_context(|| format!("run {test}"))?.success() {
-                        failed.push(format!("{file}: {test}"));
+                    let ended = self.test(programs, file, &["--exact", test]).output();
+                    let ended = ended.with_context(|| format!("run {test}"))?;
+                    if !ended.status.success() {
+                        let said = String::from_utf8_lossy(&ended.stdout).into_owned()
+                            + &String::from_utf8_lossy(&ended.stderr);
+                        failed.push(Failed { by: format!("{file}: {test}"), said, wrong: 0.0 });
                     }
                 }
             }
@@ -253,23 +294,24 @@ impl Places {
             .with_context(|| format!("the faults {faults:?} left no report"))?;
         let cases: Value = serde_json::from_str(&text)?;
         let cases = cases.as_array().context("a list of cases")?.iter();
-        let found = cases.filter(|case| case["verdict"] == "fail");
-        failed.extend(found.map(|case| format!("{}: {}", case["name"], case["reason"])));
+        failed.extend(cases.filter(|case| case["verdict"] == "fail").map(Failed::of));
         Ok(failed)
     }
 
-    /// One after the other until one catches the mutant; what it says.
-    fn caught(&self, mutant: &Mutant, repeat: usize) -> anyhow::Result<Vec<String>> {
+    /// One after the other until one catches the mutant.
+    fn caught(&self, mutant: &Mutant, repeat: usize) -> anyhow::Result<Option<String>> {
         self.build_mixed(mutant)?;
         for _ in 0..repeat {
             for look in &mutant.looks {
-                let caught = self.failed(&self.mixed, &BTreeSet::from([look.clone()]))?;
-                if !caught.is_empty() {
-                    return Ok(caught);
+                for failed in self.failed(&self.mixed, &BTreeSet::from([look.clone()]))? {
+                    if let Some(shown) = failed.evidence(&mutant.shows) {
+                        return Ok(Some(format!("{}: {shown}", failed.by)));
+                    }
+                    say(format!("  {} failed, but not by the mutant: {}", failed.by, failed.said));
                 }
             }
         }
-        Ok(Vec::new())
+        Ok(None)
     }
 }
 
@@ -292,16 +334,20 @@ fn main() -> anyhow::Result<()> {
     let looks = mutants.iter().flat_map(|mutant| mutant.looks.iter().cloned()).collect();
     places.build_whole(&looks)?;
     let failed = places.failed(&places.whole, &looks)?;
-    let control = Case::new("no mutant");
-    let mut cases = vec![control.require(failed.is_empty(), || format!("failed: {failed:?}"))];
+    let mut control = Case::new("no mutant");
+    for failed in &failed {
+        control = control.require(false, || format!("{} failed: {}", failed.by, failed.said));
+    }
+    let mut cases = vec![control];
     for mutant in &mutants {
         say(format!("mutant {}: {}", mutant.name, mutant.breaks));
         let case = Case::new(&mutant.name);
         cases.push(match places.caught(mutant, repeat) {
-            Ok(caught) => {
-                caught.iter().for_each(|by| say(format!("  {} caught by {by}", mutant.name)));
-                case.require(!caught.is_empty(), || format!("not caught by {:?}", mutant.looks))
+            Ok(Some(by)) => {
+                say(format!("  {} caught by {by}", mutant.name));
+                case
             }
+            Ok(None) => case.require(false, || format!("not caught by {:?}", mutant.looks)),
             Err(problem) => case.require(false, || format!("{problem:#}")),
         });
     }
