@@ -63,6 +63,10 @@ pub enum Verb {
         /// Every node's fence: deadline, round trips, worst stop, kill and wake-up, watchdog.
         #[arg(long, conflicts_with = "watch")]
         fence: bool,
+        /// A site by itself, as its agents tell it: the REST address of any of them. For a site
+        /// without coordinators, or when none answers.
+        #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["watch", "endpoint", "lab"])]
+        agent: Option<String>,
     },
     /// Move the primary to another site; nothing is lost.
     Switchover(Switchover),

@@ -58,7 +58,9 @@ fn site(s: &Site) -> Value {
     })
 }
 
-fn node(n: &Node) -> Value {
+/// A node.
+#[must_use]
+pub fn node(n: &Node) -> Value {
     json!({
         "name": n.name, "role": n.role, "state": n.state, "host": n.host, "port": n.port,
         "api_url": n.api_url, "timeline": n.timeline, "position": n.position,

@@ -1,8 +1,8 @@
 //! `regentctl`, the person's tool: verbs over the coordinators' API, and whole federations on one
 //! machine for learning, tests and measurements.
 //!
-//! Architecture invariant: talks to coordinators over gRPC only and never to a store; knows agents
-//! and coordinators as programs to start in a lab, not as code. Prints through [`render`] alone.
+//! Architecture invariant: talks to coordinators over gRPC, and to agents over their REST API, only,
+//! never to a store; knows agents and coordinators as programs to start in a lab, not as code. Prints through [`render`] alone.
 
 pub mod bench;
 pub mod cli;
@@ -20,6 +20,7 @@ pub mod render;
 pub mod report;
 pub mod screen;
 pub mod signals;
+pub mod site;
 pub mod status;
 pub mod topology;
 pub mod verbs;
@@ -34,7 +35,10 @@ use render::Output;
 pub fn run(cli: Cli, output: &Output) -> Ending {
     let global = &cli.global;
     match cli.verb {
-        Verb::Status { watch, fence } => {
+        Verb::Status { fence, agent: Some(agent), watch: _ } => {
+            block_on(verbs::site::run(&agent, fence, output))
+        }
+        Verb::Status { watch, fence, agent: None } => {
             let shown = match (watch, fence) {
                 (true, _) => verbs::status::Shown::Followed,
                 (false, true) => verbs::status::Shown::WithFences,

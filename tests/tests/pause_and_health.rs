@@ -14,7 +14,7 @@ use regent_proto::time::BootTime;
 use regent_test_sys::process::Stopped;
 use regent_tests::rest::{ask, code};
 use regent_tests::wait::until;
-use regent_tests::{records, say};
+use regent_tests::{program, records, say};
 use regentctl::lab::layout::{NodePlace, StorePlace};
 use regentctl::lab::{Lab, Options};
 use regentctl::load::{self, Target, Writer, table};
@@ -122,6 +122,16 @@ impl Alone {
         Ok(())
     }
 
+    /// What a person sees of this site, which has no coordinators, asked of one of its agents.
+    async fn status(&self, asked: &NodePlace) -> anyhow::Result<String> {
+        let mut command = program::ours("regentctl")?;
+        command.args(["status", "--fence", "--agent"]);
+        command.arg(format!("127.0.0.1:{}", asked.rest_port));
+        let shown = tokio::task::spawn_blocking(move || program::run(command, CALL)).await??;
+        ensure!(shown.code == Some(0), "{shown:?}");
+        Ok(shown.stdout)
+    }
+
     /// Writes or deletes the leader key by hand.
     async fn leader_key(&self, value: Option<&str>) -> anyhow::Result<()> {
         let store = records::open(&StorePlace::Sqlite { path: self.store.clone() })?;
@@ -156,6 +166,9 @@ async fn pause() -> anyhow::Result<()> {
     bed.pause(true).await?;
     let cluster = ask(replica.rest_port, "GET", "/cluster", "").await?.json();
     ensure!(cluster["pause"] == true, "{cluster}");
+    let shown = bed.status(replica).await?;
+    let unfenced = format!("NOT FENCED: PAUSED ({})", primary.name);
+    ensure!(shown.contains(&unfenced), "{shown}");
 
     // Another's name in the leader key: without a pause the primary is killed at once. Now it goes
     // on for longer than any deadline.
@@ -205,6 +218,8 @@ async fn pause() -> anyhow::Result<()> {
     bed.pause(false).await?;
     let (primary, _) = bed.roles().await?;
     bed.progress(20).await?;
+    let shown = bed.status(primary).await?;
+    ensure!(shown.contains("FENCED     yes\n") && shown.contains("may write for"), "{shown}");
     // And the fence stands: now the same slip of the hand ends the writer at once.
     let postmaster = bed.lab.postmaster_pid(&primary.name)?.context("a server runs")?;
     bed.leader_key(Some("home-9")).await?;

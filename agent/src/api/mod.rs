@@ -131,6 +131,9 @@ async fn answer(
             }
             "metrics" => return metrics_of(&shared, &picture),
             "failsafe" => return failsafe::get(&picture),
+            "regent" if path.trim_end_matches('/') == "regent/fence" => {
+                return fence_of(&shared, &picture);
+            }
             "history" => return json(StatusCode::OK, &body::history(&picture)),
             "liveness" => return facts.liveness().into_response(),
             "readiness" => return facts.readiness(&query).into_response(),
@@ -148,6 +151,14 @@ fn metrics_of(shared: &Shared, picture: &Picture) -> Response {
     let fence = fence_now(shared, picture);
     let text = metrics::text(&shared.config, picture, &fence);
     (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain")], text).into_response()
+}
+
+/// `GET /regent/fence`, ours: what the member's record has under `regent`, as of this instant.
+fn fence_of(shared: &Shared, picture: &Picture) -> Response {
+    match serde_json::to_value(fence_now(shared, picture)) {
+        Ok(fence) => json(StatusCode::OK, &fence),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 /// The fence at this instant, not at that of the picture.

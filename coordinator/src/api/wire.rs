@@ -3,8 +3,8 @@
 
 use regent_proto::name::SiteName;
 use regent_proto::record::{
-    Operation, OperationKind, Outcome, Plan, Report, ReportedFence, ReportedNode, ReportedRole,
-    TopologyRecord, Verdict,
+    Operation, OperationKind, Outcome, Plan, Report, ReportedNode, ReportedRole, TopologyRecord,
+    Verdict,
 };
 use regent_proto::time::BootTime;
 use regent_proto::topology::{Site, SiteKind};
@@ -157,28 +157,9 @@ fn reported_nodes(report: &Report) -> Vec<pb::Node> {
         position: node.position.map(|position| position.to_string()),
         upstream: text(node.upstream.as_ref()),
         lag_bytes: report.position.zip(node.position).map(|(leader, own)| leader.bytes_since(own)),
-        fence: node.fence.as_ref().map(fence),
+        fence: node.fence.as_ref().map(pb::Fence::from),
     };
     report.nodes.iter().map(node).collect()
-}
-
-fn fence(fence: &ReportedFence) -> pb::Fence {
-    pb::Fence {
-        deadline_left_ms: fence.deadline_left_ms,
-        site_round_trip_ms: fence.site_round_trip_ms,
-        primary_round_trip_ms: fence.primary_round_trip_ms,
-        worst_stop_ms: fence.worst_stop_ms,
-        stop_budget_ms: fence.stop_budget_ms,
-        worst_kill_ms: fence.worst_kill_ms,
-        kill_budget_ms: fence.kill_budget_ms,
-        guardian: fence.guardian,
-        worst_wake_ms: fence.worst_wake_ms,
-        watchdog: fence.watchdog.clone(),
-        frozen: fence.frozen,
-        suspended: fence.suspended,
-        thin: fence.thin.clone(),
-        guardian_lacks: fence.guardian_lacks.clone(),
-    }
 }
 
 /// A plan.

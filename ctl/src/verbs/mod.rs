@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod completions;
 pub mod operation;
+pub mod site;
 pub mod status;
 pub mod switchover;
 pub mod topology;
