@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use regent_agent::act::epoch_by_hand;
-use regent_agent::config::{Config, LogFormat};
+use regent_agent::config::Config;
 use regent_agent::log::Log;
 use regent_agent::run::Agent;
 use regent_agent::upgrade::Upgrade;
 use regent_proto::Epoch;
+use regent_proto::log::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

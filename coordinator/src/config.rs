@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use regent_dcs::etcd::{EtcdConfig, section};
+use regent_proto::log::LogConfig;
 use regent_proto::name::{CoordinatorName, FederationName, SiteName};
 use regent_proto::yaml;
 use serde::Deserialize;
@@ -61,7 +62,7 @@ pub struct Config {
     /// The federations it serves.
     pub federations: Vec<FederationConfig>,
     /// Logging.
-    pub log: Log,
+    pub log: LogConfig,
 }
 
 /// PEM files.
@@ -95,55 +96,6 @@ pub enum QuorumConfig {
     Etcd(EtcdConfig),
 }
 
-/// Logging.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// How lines look.
-    pub format: LogFormat,
-    /// From which level on.
-    pub level: LogLevel,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
-
-/// Log levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// Only what somebody must act on.
-    Error,
-    /// What somebody should look at.
-    Warn,
-    /// Every change of mind.
-    #[default]
-    Info,
-    /// Every transaction.
-    Debug,
-}
-
-impl LogLevel {
-    /// As the log filter writes it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-        }
-    }
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -158,7 +110,7 @@ struct File {
     tls: Option<Tls>,
     federations: Vec<FederationSection>,
     #[serde(default)]
-    log: Log,
+    log: LogConfig,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use regent_coordinator::config::{Config, Log, LogFormat};
+use regent_coordinator::config::Config;
 use regent_coordinator::run::Coordinator;
+use regent_proto::log::{LogConfig, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -70,7 +71,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     running.await
 }
 
-fn start_log(log: &Log) {
+fn start_log(log: &LogConfig) {
     let filter =
         EnvFilter::new(format!("warn,regent_coordinator={0},regent_dcs={0}", log.level.name()));
     let lines = tracing_subscriber::fmt()

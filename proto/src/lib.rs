@@ -8,6 +8,7 @@
 pub mod edges;
 pub mod epoch;
 pub mod keys;
+pub mod log;
 pub mod lsn;
 pub mod name;
 pub mod promise;

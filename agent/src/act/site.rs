@@ -121,23 +121,29 @@ impl SiteStore {
         revision: Option<u64>,
         timeout: Duration,
     ) -> Written {
-        let names = standbys.iter().map(NodeName::as_str).collect::<Vec<_>>().join(",");
-        let names = if names.is_empty() { serde_json::Value::Null } else { names.into() };
-        let value = serde_json::json!({
-            "leader": self.me.as_str(), "quorum": 0, "sync_standby": names});
-        let txn = Txn::new()
-            .when(self.while_leading(held))
-            .when(self.as_read(SiteKey::Sync, revision))
-            .then(Change::put(self.key(SiteKey::Sync), value.to_string()));
-        self.txn(txn, timeout).await
+        self.put_sync(held, Some(&self.me), standbys, revision, timeout).await
     }
 
     /// Empties `sync`.
     pub async fn clear_sync(&self, held: Held, revision: u64, timeout: Duration) -> Written {
-        let value = serde_json::json!({"leader": null, "quorum": 0, "sync_standby": null});
+        self.put_sync(held, None, &BTreeSet::new(), Some(revision), timeout).await
+    }
+
+    async fn put_sync(
+        &self,
+        held: Held,
+        leader: Option<&NodeName>,
+        standbys: &BTreeSet<NodeName>,
+        revision: Option<u64>,
+        timeout: Duration,
+    ) -> Written {
+        let names = standbys.iter().map(NodeName::as_str).collect::<Vec<_>>().join(",");
+        let names = (!names.is_empty()).then_some(names);
+        let leader = leader.map(NodeName::as_str);
+        let value = serde_json::json!({"leader": leader, "quorum": 0, "sync_standby": names});
         let txn = Txn::new()
             .when(self.while_leading(held))
-            .when(self.as_read(SiteKey::Sync, Some(revision)))
+            .when(self.as_read(SiteKey::Sync, revision))
             .then(Change::put(self.key(SiteKey::Sync), value.to_string()));
         self.txn(txn, timeout).await
     }

@@ -26,7 +26,7 @@ use regent_proto::yaml;
 use serde::Deserialize;
 
 pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
-pub use regent::{LogConfig, LogFormat, LogLevel, RegentConfig};
+pub use regent::RegentConfig;
 
 use checks::Checks;
 use dynamic::Dynamic;

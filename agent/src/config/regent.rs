@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use regent_proto::log::LogConfig;
 use regent_proto::topology::Span;
 use serde::Deserialize;
 
@@ -41,59 +42,6 @@ impl Default for RegentConfig {
             pause_threshold: Span(Duration::from_secs(1)),
             insecure: false,
             log: LogConfig::default(),
-        }
-    }
-}
-
-/// Logging.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    /// How lines look.
-    pub format: LogFormat,
-    /// From which level on.
-    pub level: LogLevel,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, level: LogLevel::Info }
-    }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
-/// Log levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// Only what somebody must act on.
-    Error,
-    /// What somebody should look at.
-    Warn,
-    /// Every change of mind.
-    Info,
-    /// Every transaction.
-    Debug,
-}
-
-impl LogLevel {
-    /// As the log filter writes it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
         }
     }
 }
