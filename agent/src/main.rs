@@ -99,9 +99,18 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut usr2 = signal(SignalKind::user_defined2())?;
+        // What Patroni's operators send for a reload: the program reads its file anew by starting anew.
+        let mut hangup = signal(SignalKind::hangup())?;
         let (ask, asked) = mpsc::channel(1);
         tokio::spawn(async move {
-            while usr2.recv().await.is_some() {
+            loop {
+                let asked = tokio::select! {
+                    asked = usr2.recv() => asked,
+                    asked = hangup.recv() => asked,
+                };
+                if asked.is_none() {
+                    return;
+                }
                 // One that waits already is enough.
                 ask.try_send(()).ok();
             }

@@ -46,13 +46,18 @@ fn lacking(federation: &Federation) -> Vec<String> {
 /// Thin margins, watchdogs that cannot be used, and fences that a pause took away, of every node.
 #[must_use]
 pub fn warnings(federation: &Federation) -> Vec<String> {
-    let nodes = federation.sites.iter().flat_map(|site| &site.nodes);
+    let nodes = federation.sites.iter().flat_map(|site| site.nodes.iter().map(move |n| (site, n)));
     nodes
-        .filter_map(|node| Some((node, node.fence.as_ref()?)))
-        .flat_map(|(node, fence)| {
+        .filter_map(|(site, node)| Some((site, node, node.fence.as_ref()?)))
+        .flat_map(|(site, node, fence)| {
             let suspended = fence.suspended.then(|| "NOT FENCED: PAUSED".to_owned());
-            let frozen = fence.frozen.then(|| "frozen: its clocks are not trusted".to_owned());
-            let failed = fence.watchdog.strip_prefix("failed: ");
+            let frozen = fence.frozen.then(|| {
+                "frozen until its rights are renewed: its clocks jumped, or nobody guarded it"
+                    .to_owned()
+            });
+            // The leader's agent says it among its site's warnings, too.
+            let said = |why: &&str| !site.warnings.iter().any(|warning| warning.contains(*why));
+            let failed = fence.watchdog.strip_prefix("failed: ").filter(said);
             let failed = failed.map(|why| format!("the watchdog cannot be used: {why}"));
             let rungs = suspended.into_iter().chain(frozen).chain(failed);
             let said = rungs.chain(fence.thin.iter().cloned());
@@ -183,9 +188,10 @@ us-2  not told";
     #[test]
     fn a_watchdog_that_failed_is_said_with_its_reason() {
         let mut federation = healthy();
-        let watchdog = "failed: Open: Input/output error".to_owned();
+        let watchdog = "failed: the device cannot be opened: Input/output error".to_owned();
         federation.sites[0].nodes[1].fence = Some(Fence { watchdog, ..fenced(1) });
-        let said = "eu-2: the watchdog cannot be used: Open: Input/output error";
+        let said =
+            "eu-2: the watchdog cannot be used: the device cannot be opened: Input/output error";
         assert_eq!(warnings(&federation), [said]);
     }
 }

@@ -418,6 +418,13 @@ async fn replaced() -> anyhow::Result<()> {
     ensure!(node.page()?.agent_pid() == agent, "the upgrade is in place");
     session.goes_on("rows after the upgrade").await?;
 
+    // As `systemctl reload` and Patroni's operators ask.
+    let carried = node.page()?.carried();
+    bed.lab().kill_agent(&node.name, Signal::SIGHUP).await?;
+    node.new_life_holds(carried).await?;
+    ensure!(node.page()?.agent_pid() == agent, "the reload is in place");
+    session.goes_on("rows after the reload").await?;
+
     // Long enough to be noticed, not long enough to lose a right.
     bed.lab().kill_agent(&node.name, Signal::SIGSTOP).await?;
     tokio::time::sleep(Duration::from_millis(1300)).await;

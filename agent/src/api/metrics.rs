@@ -224,11 +224,17 @@ fn ours(out: &mut Text, picture: &Picture, fence: &ReportedFence) {
     );
     let armed = fence.watchdog == "armed";
     out.flag("regent_watchdog_armed", "Value is 1 while the watchdog is armed.", armed);
-    out.flag("regent_frozen", "Value is 1 while the clocks are not trusted.", fence.frozen);
+    let failed = fence.watchdog.starts_with("failed");
+    out.flag("regent_watchdog_failed", "Value is 1 while the watchdog cannot be used.", failed);
+    out.flag(
+        "regent_frozen",
+        "Value is 1 while PostgreSQL is frozen until its rights are renewed.",
+        fence.frozen,
+    );
     out.flag("regent_fence_suspended", "Value is 1 while NOT FENCED: PAUSED.", picture.suspended);
     out.gauge(
         "regent_thin_margins",
-        "How many margins are thin; GET /patroni names them.",
+        "How many margins are thin; GET /regent/fence names them.",
         u32::try_from(fence.thin.len()).map_or(0.0, f64::from),
     );
 }

@@ -1,7 +1,7 @@
 //! The dynamic configuration: the site DCS's `config` key (spec/patroni-compat.md section 4).
 //!
 //! It outlives binaries, so unknown keys are kept in the DCS and passed over here; a value that
-//! cannot be read falls back to Patroni's default and is reported.
+//! cannot be read leaves the one in force as it is and is reported.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

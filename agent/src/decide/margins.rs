@@ -34,8 +34,8 @@ pub fn thin(fence: &ReportedFence, server_runs: bool, hung: u64) -> Vec<String> 
     }
     if hung > 0 {
         thin.push(format!(
-            "{hung} guardians hung and were replaced since the agent began: look for what stops or \
-             starves them"
+            "a guardian hung and was replaced, times since this agent began: {hung}; look for what \
+             stops or starves it (`regentctl agent upgrade` clears this)"
         ));
     }
     if server_runs && !fence.guardian {
@@ -61,7 +61,7 @@ mod tests {
         };
         assert_eq!(thin(&good, true, 0), Vec::<String>::new());
         let hung = thin(&good, true, 1);
-        assert!(hung.len() == 1 && hung[0].starts_with("1 guardians hung"), "{hung:?}");
+        assert!(hung.len() == 1 && hung[0].starts_with("a guardian hung"), "{hung:?}");
         for (bad, word) in [
             (ReportedFence { worst_stop_ms: Some(4001), ..good.clone() }, "4001 ms, near"),
             (ReportedFence { worst_kill_ms: Some(126), ..good.clone() }, "at least 252 ms"),

@@ -48,7 +48,8 @@ pub fn warnings(view: &GuardianView) -> Vec<String> {
     }
     if view.watchdog.wanted && view.watchdog.state == WatchdogState::Failed {
         warnings.push(format!(
-            "the watchdog cannot be used ({}): a guardian that hangs is not fenced",
+            "the watchdog cannot be used: {}; if agent and guardian hang together, nothing resets \
+             this node",
             view.watchdog.problem
         ));
     }
@@ -73,7 +74,7 @@ fn watchdog(page: &Page, now: BootTime) -> WatchdogView {
                 0 => String::new(),
                 errno => format!(": {}", std::io::Error::from_raw_os_error(errno)),
             };
-            format!("{:?}{said}", page.watchdog_step())
+            format!("{}{said}", page.watchdog_step().words())
         }
         WatchdogState::Off | WatchdogState::Armed | WatchdogState::Disarmed => String::new(),
     };

@@ -66,7 +66,9 @@ impl Agent {
         let node = &self.config.name;
         match fenced {
             Fenced::Stopping => tracing::warn!(%node, "the deadline is near: stopping PostgreSQL"),
-            Fenced::Killed => tracing::warn!(%node, "the deadline has come: PostgreSQL was killed"),
+            Fenced::Killed => {
+                tracing::warn!(%node, "the deadline is here: killing what is left of PostgreSQL")
+            }
             Fenced::Frozen(pause) => tracing::warn!(
                 %node, ?pause,
                 "this node did not run, or its clocks differ: PostgreSQL is frozen until the leases \

@@ -64,8 +64,8 @@ pub fn upgrade(which: &Upgrade, output: &Output) -> Ending {
         pause(LOOK_AGAIN);
     }
     Err(Failure::error(format!(
-        "the agent, process {}, has not become another within {LONGEST:?}; its log says what it \
-         waits for",
+        "the agent, process {}, has not become another within {LONGEST:?}; it will, as soon as \
+         the job that runs has ended; its log says which",
         before.pid
     )))
 }

@@ -58,6 +58,11 @@ fn arguments(given: impl IntoIterator<Item = OsString>) -> Result<Arguments, Str
 
 /// Runs until SIGTERM or SIGINT.
 pub fn main(given: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let given: Vec<OsString> = given.into_iter().collect();
+    if given.iter().any(|argument| argument == "--help" || argument == "-h") {
+        writeln!(std::io::stdout(), "{USAGE}").ok();
+        return ExitCode::SUCCESS;
+    }
     let ended = arguments(given).and_then(|arguments| Packets::new(arguments)?.run());
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -117,7 +122,10 @@ impl Packets {
 
     /// Tells the kernel what has changed. What is wrong, if something is.
     fn round(&mut self) -> Option<String> {
-        let orders = self.page()?.orders();
+        let orders = match self.page() {
+            Ok(page) => page.orders(),
+            Err(problem) => return Some(problem),
+        };
         let wanted = gate(&orders);
         let before = boot_time();
         let rule = change(self.told, wanted, before)?;
@@ -132,15 +140,21 @@ impl Packets {
         Some(format!("nft took longer than the kill budget of {:?}", orders.kill_budget))
     }
 
-    /// The page, opened anew when its path leads elsewhere. None: no guardian runs, and what was told
-    /// stays.
-    fn page(&mut self) -> Option<&Page> {
+    /// The page, opened anew when its path leads elsewhere.
+    ///
+    /// # Errors
+    /// When no guardian runs, or this user may not read its page; what was told stays.
+    fn page(&mut self) -> Result<&Page, String> {
         let leads = std::fs::read_link(&self.arguments.page).unwrap_or_default();
         if self.page.as_ref().is_none_or(|(_, led)| *led != leads) {
-            let opened = Page::open(&self.arguments.page).ok();
-            self.page = opened.map(|page| (page, leads));
+            self.page = None;
+            let shown = self.arguments.page.display();
+            let page = Page::open(&self.arguments.page)
+                .map_err(|error| format!("no guardian's page at {shown}: {error}"))?;
+            self.page = Some((page, leads));
         }
-        self.page.as_ref().map(|(page, _)| page)
+        let page = self.page.as_ref().map(|(page, _)| page);
+        page.ok_or_else(|| "no guardian's page".to_owned())
     }
 }
 

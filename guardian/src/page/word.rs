@@ -195,6 +195,25 @@ choices! {
     }
 }
 
+impl WatchdogStep {
+    /// What failed, for people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::None => "nothing failed",
+            Self::Open => "the device cannot be opened",
+            Self::Support => "the device does not say what it can do",
+            Self::SetTimeout => "its timeout cannot be set",
+            Self::Ping => "it refuses pings",
+            Self::Close => "it cannot be disarmed",
+            Self::TooLong => "it grants a longer timeout than is safe",
+            Self::NoMagicClose => "it has no magic close: it would stop counting with the guardian",
+            Self::NoDevice => "the guardian was given no device",
+            Self::Unknown(_) => "for a reason that this version does not know",
+        }
+    }
+}
+
 /// What the system permitted, bit by bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(pub u64);

@@ -128,8 +128,11 @@ fn run(ready: Ready) -> Result<u8, Refusal> {
         && matches!(server, Prepared::Start(_))
     {
         let step = guardian.page.watchdog_step();
-        let errno = nix::errno::Errno::from_raw(guardian.page.watchdog_errno());
-        let line = format!("the required watchdog can't be armed: {step:?}: {errno}");
+        let because = match guardian.page.watchdog_errno() {
+            0 => String::new(),
+            errno => format!(": {}", nix::errno::Errno::from_raw(errno).desc()),
+        };
+        let line = format!("the required watchdog can't be armed: {}{because}", step.words());
         return Err(Refusal { failure: StartFailure::Watchdog, line });
     }
     let report = match server {
