@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
@@ -15,6 +16,10 @@ use crate::config::dynamic::Dynamic;
 use crate::decide::Job;
 use crate::decide::view::{FinishedJob, Follow, JobKind};
 use crate::fence::guard::Guard;
+
+/// The longest that the end of the agent waits for a start that is under way: longer than a guardian
+/// has for it.
+const STARTS_WITHIN: Duration = Duration::from_secs(15);
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -38,7 +43,7 @@ pub struct Context {
 /// Runs jobs and tells how they ended.
 #[derive(Debug)]
 pub struct Jobs {
-    running: Option<JobKind>,
+    running: Option<(JobKind, JoinHandle<()>)>,
     checkpoint: bool,
     finished: mpsc::Sender<FinishedJob>,
     progress: watch::Sender<Option<String>>,
@@ -55,7 +60,7 @@ impl Jobs {
     /// The exclusive job that runs.
     #[must_use]
     pub fn running(&self) -> Option<JobKind> {
-        self.running.clone()
+        self.running.as_ref().map(|(kind, _)| kind.clone())
     }
 
     /// A checkpoint runs.
@@ -82,14 +87,10 @@ impl Jobs {
     /// Starts a job.
     pub fn start(&mut self, job: Job, context: Context) {
         let kind = job.kind();
-        if kind == JobKind::Checkpoint {
-            self.checkpoint = true;
-        } else {
-            self.running = Some(kind.clone());
-        }
+        let begun = kind.clone();
         let finished = self.finished.clone();
         let progress = self.progress.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let result = context.perform(job, &progress).await;
             // A rewind asks its source by SQL before it begins.
             let untouched = result.as_ref().is_err_and(|error| error.is::<sql::SqlError>());
@@ -100,6 +101,28 @@ impl Jobs {
             // The receiver ends only with the agent.
             drop(finished.send(FinishedJob { job: kind, problem, untouched }).await);
         });
+        if begun == JobKind::Checkpoint {
+            self.checkpoint = true;
+        } else {
+            self.running = Some((begun, task));
+        }
+    }
+
+    /// The agent ends: no job goes on after this. A start is waited for, because what it starts must
+    /// be known before the right to write is given back; anything else is dropped with its program.
+    /// `false` where one did not end in time.
+    pub async fn end(&mut self) -> bool {
+        let Some((kind, task)) = self.running.take() else { return true };
+        match kind {
+            JobKind::Start => {}
+            JobKind::Stop
+            | JobKind::Checkpoint
+            | JobKind::CreateUsers
+            | JobKind::Initdb
+            | JobKind::Clone
+            | JobKind::Rewind => task.abort(),
+        }
+        tokio::time::timeout(STARTS_WITHIN, task).await.is_ok()
     }
 }
 
@@ -145,6 +168,14 @@ impl Context {
 
     /// Starts the server.
     async fn start(&self, how: Start) -> anyhow::Result<()> {
+        let started = self.launch(how).await;
+        if started.is_err() {
+            self.guard.not_started();
+        }
+        started
+    }
+
+    async fn launch(&self, how: Start) -> anyhow::Result<()> {
         let standby = matches!(how, Start::Standby(_));
         self.files.set_standby_signal(standby)?;
         let in_force = {
@@ -163,6 +194,10 @@ impl Context {
         let arguments = self.files.arguments(&self.config, &self.dynamic);
         if standby {
             self.guard.disarm();
+        } else {
+            // The deadline may have passed since this was decided, and rung 1 have found nothing.
+            self.guard.arm_for_start();
+            anyhow::ensure!(self.guard.may_write(), "the right to write ended before the start");
         }
         let postmaster = self.server.start(&self.programs, &arguments).await?;
         if !standby {

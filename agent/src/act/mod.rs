@@ -187,8 +187,9 @@ impl Actor {
                     return refused;
                 }
                 // Guard and watchdog before anything can open (rule 8).
-                self.guard.arm(None);
+                self.guard.arm_for_start();
                 if let refused @ Outcome::NotDone(_) = self.arm_watchdog(view) {
+                    self.guard.not_started();
                     return refused;
                 }
             }

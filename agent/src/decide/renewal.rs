@@ -1,8 +1,20 @@
-//! What a refused renewal of the primary lease means (protocol.md rule 3).
+//! What a refused renewal of the primary lease means (protocol.md rule 3), and when nothing is renewed.
+
+use std::time::Duration;
 
 use regent_proto::epoch::Epoch;
 use regent_proto::name::{SiteName, Tenure};
 use regent_proto::record::{Lease, Primary, PrimaryState};
+use regent_proto::time::BootTime;
+
+/// Whether a main loop that last came round then hangs, by this TTL: nothing is renewed for one that
+/// does, so that somebody else can lead (I20; hazards.md row 69). Twice the TTL: a loop waits for
+/// stores and for PostgreSQL, each within a bound, and overload alone must demote nobody.
+/// `None`: no loop is watched.
+#[must_use]
+pub fn hangs(came_round: Option<BootTime>, now: BootTime, ttl: Duration) -> bool {
+    came_round.is_some_and(|then| now.since(then) > ttl * 2)
+}
 
 /// What the renewal thread does after a refusal, from the records it then read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,4 +79,19 @@ pub fn after_refusal(
         && lease.tenure == *holder.tenure
         && !lease.released;
     if lets_hold && mine && !holder.marked { AfterRefusal::Renew } else { AfterRefusal::Fence }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_hangs_once_it_has_not_come_round_for_two_ttls() {
+        let at = |ms: u64| BootTime::from_nanos(ms * 1_000_000);
+        let ttl = Duration::from_secs(30);
+        assert!(!hangs(None, at(1_000_000), ttl), "nobody watches it");
+        assert!(!hangs(Some(at(5_000)), at(65_000), ttl));
+        assert!(hangs(Some(at(5_000)), at(65_001), ttl));
+        assert!(!hangs(Some(at(5_000)), at(4_000), ttl), "it came round meanwhile");
+    }
 }

@@ -51,6 +51,8 @@ struct State {
     frozen: Option<Frozen>,
     /// What it was frozen with was no right that anybody knew of.
     adopted: bool,
+    /// A start of what may write is under way: that nothing lives does not mean that nothing will.
+    starting: bool,
     ended: bool,
 }
 
@@ -103,7 +105,10 @@ impl Guard {
             stop_began: None,
             kill_began: None,
             frozen,
-            adopted: false,
+            // That it was adopted died with that life. What it carries beside a freeze is let go of
+            // at the thaw in any case: by then this life has renewed its own.
+            adopted: page.frozen(),
+            starting: false,
             ended: false,
         };
         let guard = Self {
@@ -128,10 +133,21 @@ impl Guard {
         self.deadlines.page()
     }
 
+    /// A server that may write is about to be started, until this is told which one it is or that
+    /// there is none ([`Self::not_started`]). Until then it is guarded though nothing lives.
+    pub fn arm_for_start(&self) {
+        self.state().starting = true;
+        self.arm(None);
+    }
+
     /// From now on PostgreSQL may be, or become, writable.
     pub fn arm(&self, postmaster: Option<i32>) {
-        // Before the disk is asked: its number may be another's by the time that the disk answers.
-        self.state().instance.set_postmaster(postmaster);
+        {
+            let mut state = self.state();
+            state.starting &= postmaster.is_none();
+            // Before the disk is asked: its number may be another's by the time that the disk answers.
+            state.instance.set_postmaster(postmaster);
+        }
         let data = (self.resolve)(&self.data_dir).ok();
         let mut state = self.state();
         state.instance.set_data(data);
@@ -156,13 +172,31 @@ impl Guard {
             state.instance.freeze();
             let since = boot_time();
             state.frozen = Some(Frozen { since, until: since.plus(bound) });
-            // A little later than the freeze ends: rung 1 must not stop what it has just frozen.
-            page.set_carried(Deadline::at(since.plus(bound * 2)));
+            // Later than the freeze ends by what rung 1 stops earlier: it must not stop what it has
+            // just frozen.
+            page.set_carried(Deadline::at(since.plus(bound + lead(page, bound))));
             state.adopted = true;
             page.set_guard(page::Guard::ByDeadline);
         }
         self.arm(Some(postmaster));
         self.deadlines.hurry();
+    }
+
+    /// What was to be started was not.
+    pub fn not_started(&self) {
+        self.state().starting = false;
+    }
+
+    /// Whether the right to write lies ahead.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        self.deadlines.writing().lies_ahead(boot_time())
+    }
+
+    /// Whether nothing is watched over.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.page().guard() == page::Guard::Off
     }
 
     /// What this agent measured in its life.
@@ -217,6 +251,7 @@ impl Guard {
     pub fn disarm(&self) {
         let mut state = self.state();
         self.page().set_guard(page::Guard::Off);
+        state.starting = false;
         state.stopping = false;
         state.kill_began = None;
     }
@@ -292,11 +327,18 @@ impl Guard {
 
     fn kill(&self, state: &mut State, events: &mpsc::Sender<Fenced>) {
         let began = boot_time();
+        if std::mem::take(&mut state.adopted) {
+            // Nobody granted it: it must not outlive what it was for.
+            self.page().set_carried(Deadline::NEVER);
+        }
         if state.instance.kill_all() {
             self.killed(state);
-            state.frozen = None;
-            self.page().set_guard(page::Guard::Off);
-            self.page().set_frozen(false);
+            // What is about to be started would come up with nobody watching.
+            if !state.starting {
+                state.frozen = None;
+                self.page().set_guard(page::Guard::Off);
+                self.page().set_frozen(false);
+            }
         } else if state.kill_began.is_none() {
             state.kill_began = Some(began);
             // Nobody listening is fine: the processes are what counts.
@@ -483,6 +525,62 @@ mod tests {
         child.kill().expect("ours");
         child.wait().expect("it ends");
         guard.end();
+    }
+
+    /// That nothing lives yet does not end the watch over what is about to be started.
+    #[test]
+    fn a_start_under_way_stays_guarded_though_its_deadline_passes() {
+        let (guard, _dir) = guard(false);
+        guard.page().set_site_deadline(Deadline::at(boot_time()));
+        guard.arm_for_start();
+        let before = guard.page().agent_heartbeat();
+        until("rung 1 looks", || guard.page().agent_heartbeat() > before.plus(SLICE));
+        assert!(guard.watches() && !guard.may_write());
+        let (mut child, pid) = sleeper();
+        guard.arm(Some(pid));
+        child.wait().expect("killed");
+        until("nothing is left", || guard.is_off());
+
+        guard.arm_for_start();
+        guard.not_started();
+        until("nothing was started", || guard.is_off());
+        guard.end();
+    }
+
+    /// Nobody granted what a freeze carries: it ends with the kill.
+    #[test]
+    fn what_an_adoption_carries_does_not_outlive_its_kill() {
+        for before in [false, true] {
+            let (guard, _dir) = guard(false);
+            let (mut child, pid) = sleeper();
+            if before {
+                // A life that ended while it was frozen.
+                guard.adopt(pid, LONG);
+                guard.end();
+                let page = guard.page().clone();
+                assert!(page.carried() > Deadline::at(boot_time()));
+                let settings = GuardSettings {
+                    data_dir: guard.data_dir.clone(),
+                    stop_budget: Duration::ZERO,
+                    kill_budget: Duration::from_millis(250),
+                    pause_threshold: LONG,
+                    epsilon: LONG,
+                };
+                let deadlines = Arc::new(Deadlines::new(page, false));
+                let (events, _) = mpsc::channel(8);
+                let next = Guard::start(settings, deadlines, events).expect("a thread");
+                child.wait().expect("killed");
+                until("it is over", || next.is_off());
+                assert_eq!(next.page().carried(), Deadline::NEVER);
+                next.end();
+            } else {
+                guard.adopt(pid, Duration::ZERO);
+                child.wait().expect("killed");
+                until("it is over", || guard.is_off());
+                assert_eq!(guard.page().carried(), Deadline::NEVER);
+                guard.end();
+            }
+        }
     }
 
     /// What G bounds is rung 1's own stop, what κ bounds its own kill: near their budgets they warn.

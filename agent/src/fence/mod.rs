@@ -32,6 +32,8 @@ pub struct Deadlines {
     /// When the request was sent whose acknowledgement last raised each deadline.
     site_sent: AtomicU64,
     primary_sent: AtomicU64,
+    /// When the main loop last came round; zero where no loop is watched.
+    round: AtomicU64,
     site_hurry: Notify,
     primary_hurry: Notify,
     measured: measured::Measured,
@@ -48,6 +50,7 @@ impl Deadlines {
             federated,
             site_sent: AtomicU64::new(0),
             primary_sent: AtomicU64::new(0),
+            round: AtomicU64::new(0),
             site_hurry: Notify::new(),
             primary_hurry: Notify::new(),
             measured: measured::Measured::default(),
@@ -97,6 +100,18 @@ impl Deadlines {
         let site = self.site_sent.load(Ordering::SeqCst);
         let primary = self.primary_sent.load(Ordering::SeqCst);
         BootTime::from_nanos(if self.federated { site.min(primary) } else { site })
+    }
+
+    /// The main loop comes round: it sees and decides, so the leader key is in good hands.
+    pub fn comes_round(&self, now: BootTime) {
+        self.round.store(now.nanos(), Ordering::SeqCst);
+    }
+
+    /// When it last did; `None` where nobody says.
+    #[must_use]
+    pub fn came_round(&self) -> Option<BootTime> {
+        let nanos = self.round.load(Ordering::SeqCst);
+        (nanos > 0).then(|| BootTime::from_nanos(nanos))
     }
 
     /// Both leases are to be renewed at once.

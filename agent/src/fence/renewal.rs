@@ -25,7 +25,7 @@ use crate::act::global;
 use crate::act::random::Ids;
 use crate::act::site::Held as HeldKey;
 use crate::decide::failsafe::site::Answer;
-use crate::decide::renewal::{AfterRefusal, Holder, after_refusal};
+use crate::decide::renewal::{AfterRefusal, Holder, after_refusal, hangs};
 use crate::decide::view::PrimaryTenure;
 
 /// What the thread holds, for the rest of the agent.
@@ -264,6 +264,7 @@ pub(super) struct SiteLoop {
     pub(super) given_back: Option<Revision>,
     /// The store gave no answer to the last request: not a refusal, and not an acknowledgement.
     pub(super) silent: bool,
+    told_hanging: bool,
     pub(super) rounds: Rounds<BTreeMap<NodeName, Answer>>,
 }
 
@@ -286,6 +287,7 @@ impl SiteLoop {
             warned: None,
             given_back: None,
             silent: false,
+            told_hanging: false,
             rounds: Rounds::new(),
         }
     }
@@ -322,8 +324,22 @@ impl SiteLoop {
         }
     }
 
+    /// Whether nobody is there any more to use the right: a leader that does not decide would keep
+    /// everybody else from leading for as long as its store answers.
+    fn loop_hangs(&mut self) -> bool {
+        let hangs = hangs(self.deadlines.came_round(), self.side.clock.now(), self.side.timing.ttl);
+        if hangs && !self.told_hanging {
+            tracing::error!("the main loop hangs: the leader key is not renewed until it goes on");
+        }
+        self.told_hanging = hangs;
+        hangs
+    }
+
     /// One attempt; whether every question was answered.
     async fn renew(&mut self) -> bool {
+        if self.loop_hangs() {
+            return false;
+        }
         if self.silent {
             // Beside the next try, not after it: its timeout would be taken from the round's time.
             self.begin_round();

@@ -5,15 +5,21 @@ use std::time::Duration;
 
 use regent_proto::time::Deadline;
 
+use regent_guardian::processes::of_data_directory;
+
 use super::Agent;
 use crate::act::postgres::files::write_atomically;
 use crate::act::site::Held;
 use crate::decide::view::{JobKind, View};
 use crate::fence::release::Release;
+use crate::observe::clock::boot_time;
 use crate::upgrade;
 
 /// How long an agent that ends waits for its leader key's end.
 const LETS_GO: Duration = Duration::from_secs(5);
+/// How long what lives is waited for: the part of an `initdb` that was just ended, for instance.
+const LOOKS: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Agent {
     /// Starts the next program in this process, once no job runs: a job's child belongs to this life,
@@ -45,6 +51,8 @@ impl Agent {
             return Ok(());
         }
         tracing::info!(node = %self.config.name, "stopping");
+        self.actor.server.close();
+        let known = self.actor.jobs.end().await;
         // No round follows that would tell: from here on nobody is a primary (I17).
         self.pictures.send_modify(|picture| {
             if let Some(picture) = picture {
@@ -61,6 +69,10 @@ impl Agent {
             // The guard goes on until its bound; the key is left to expire (I12).
             anyhow::bail!("PostgreSQL could not be stopped; the leader key is left to expire");
         }
+        anyhow::ensure!(known, "a start has not ended; the leader key is left to expire");
+        if let Err(problem) = self.nothing_lives().await {
+            anyhow::bail!("{problem}; the leader key is left to expire");
+        }
         self.actor.guard.disarm();
         self.actor.guard.end();
         let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
@@ -76,5 +88,26 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Sees for itself that no process of the data directory lives: the right to write is given back
+    /// for this only, whoever started what (I12).
+    async fn nothing_lives(&self) -> Result<(), String> {
+        let begun = boot_time();
+        loop {
+            let data_dir = self.actor.files.data_dir.clone();
+            let looked = tokio::task::spawn_blocking(move || of_data_directory(&data_dir, None));
+            let problem = match tokio::time::timeout(LOOKS, looked).await {
+                Ok(Ok(Ok(found))) if found.is_empty() => return Ok(()),
+                Ok(Ok(Ok(found))) => format!("processes of the data directory live: {found:?}"),
+                Ok(Ok(Err(error))) => format!("looking for processes in /proc: {error}"),
+                Ok(Err(error)) => format!("looking for processes: {error}"),
+                Err(_) => format!("the data directory's disk has not answered within {LOOKS:?}"),
+            };
+            if boot_time().since(begun) > LOOKS {
+                return Err(problem);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 }

@@ -50,14 +50,20 @@ impl Agent {
     }
 
     /// A server that was found writable (adopted after a restart of the agent) is under the guard
-    /// from its first acknowledged deadline on.
+    /// from its first acknowledged deadline on. One that writes without any right, such as a standby
+    /// that somebody promoted by hand, is frozen until it has one, or killed.
     fn guard_what_writes(&self, view: &View) {
         let writable = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
-        if writable && view.job.is_none() && !self.actor.guard.watches() {
-            let ahead = self.deadlines.held().lies_ahead(boot_time());
-            if let (true, Some(postmaster)) = (ahead, self.actor.server.postmaster()) {
-                self.actor.guard.arm(Some(postmaster.pid));
-            }
+        if !writable || view.job.is_some() || self.actor.guard.watches() {
+            return;
+        }
+        let Some(postmaster) = self.actor.server.postmaster() else { return };
+        if self.deadlines.held().lies_ahead(boot_time()) {
+            self.actor.guard.arm(Some(postmaster.pid));
+        } else if self.actor.guard.is_off() && postmaster.lives() {
+            let node = &self.config.name;
+            tracing::warn!(%node, "PostgreSQL writes without a right to: it is frozen until it has one");
+            self.actor.guard.adopt(postmaster.pid, self.config.regent.stop_budget.0);
         }
     }
 

@@ -31,6 +31,7 @@ use crate::decide::decide;
 use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
 use crate::fence::Deadlines;
 use crate::fence::guard::Fenced;
+use crate::observe::clock::boot_time;
 use crate::observe::failsafe::FailsafeObserver;
 use crate::observe::global::GlobalObserver;
 use crate::observe::mirror::Mirror;
@@ -79,6 +80,7 @@ impl Agent {
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut wakes = Wakes::new(&self);
         loop {
+            self.deadlines.comes_round(boot_time());
             let (view, extra) = self.observe().await;
             let policy = self.policy();
             let decision = decide(&policy, &self.memory, &view);

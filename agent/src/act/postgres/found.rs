@@ -50,7 +50,10 @@ impl Frozen {
 /// postmaster. Needs nothing but /proc and signals, so that whatever keeps an agent from starting
 /// does not keep it from this. Only for whoever holds the run directory's lock.
 pub async fn freeze(data_dir: &Path, run_dir: &Path) -> Option<Frozen> {
-    match postmaster(data_dir) {
+    // By its number first: the data directory's disk may hang, and its server write on elsewhere.
+    let marked = marked(run_dir);
+    let early = marked.and_then(|found| frozen_by_number(found.pid));
+    match postmaster(data_dir).or(marked) {
         Some(found) if is_ours(run_dir, found) && !recovers(data_dir) => {
             let Ok(mut instance) = Instance::open() else {
                 // Without descriptors nothing can be frozen as a whole; nothing may be let go on.
@@ -64,12 +67,34 @@ pub async fn freeze(data_dir: &Path, run_dir: &Path) -> Option<Frozen> {
             tracing::warn!(pid = found.pid, "a PostgreSQL that nobody guards: frozen");
             Some(Frozen { instance, postmaster: found })
         }
-        Some(_) => None,
+        Some(_) => {
+            // A standby, or another's.
+            if let Some(mut instance) = early {
+                instance.thaw();
+            }
+            None
+        }
         None => {
             end_orphans(data_dir).await;
             None
         }
     }
+}
+
+/// Freezes a postmaster and its children without asking any disk.
+fn frozen_by_number(pid: i32) -> Option<Instance> {
+    let mut instance = Instance::open().ok()?;
+    instance.set_postmaster(Some(pid));
+    instance.freeze();
+    Some(instance)
+}
+
+/// The server that the mark in the run directory names, where it still lives.
+fn marked(run_dir: &Path) -> Option<Postmaster> {
+    let mark = std::fs::read_link(mark_path(run_dir)).ok()?;
+    let (pid, started) = mark.to_str()?.split_once(',')?;
+    let found = Postmaster { pid: pid.parse().ok()?, started: started.parse().ok()? };
+    found.lives().then_some(found)
 }
 
 /// A standby that may not write, as long as nobody promotes it.

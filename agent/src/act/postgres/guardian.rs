@@ -60,6 +60,9 @@ pub enum GuardianError {
     /// It did not say that it guards.
     #[error("the guardian did not guard within {GUARDS_WITHIN:?} and was killed")]
     Silent,
+    /// The agent ends.
+    #[error("this agent ends: nothing is started any more")]
+    Closed,
 }
 
 /// How guardians of this node are run.

@@ -72,6 +72,7 @@ pub struct Server {
     launcher: Launcher,
     guard: Guard,
     stopped: OnceLock<()>,
+    closed: OnceLock<()>,
 }
 
 impl Server {
@@ -84,6 +85,7 @@ impl Server {
             launcher,
             guard,
             stopped: OnceLock::new(),
+            closed: OnceLock::new(),
         }
     }
 
@@ -114,6 +116,12 @@ impl Server {
     /// The agent ends: whatever happens to the guardian from now on is not answered.
     pub fn leave(&self) {
         self.stopped.get_or_init(|| ());
+    }
+
+    /// The agent ends: from now on nothing is started. A start that has begun goes on, and whoever
+    /// waits for its job knows how it ended.
+    pub fn close(&self) {
+        self.closed.get_or_init(|| ());
     }
 
     /// The postmaster of a page that was taken over, with its guardian.
@@ -150,6 +158,9 @@ impl Server {
         programs: &Programs,
         arguments: &[String],
     ) -> Result<Postmaster, GuardianError> {
+        if self.closed.get().is_some() {
+            return Err(GuardianError::Closed);
+        }
         self.remember();
         let started = self.launcher.start(&programs.path("postgres"), arguments).await;
         let (guardian, postmaster) = started.inspect_err(|error| self.no_guardian(error))?;
