@@ -41,6 +41,7 @@ pub enum Fenced {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 struct State {
     instance: Instance,
     stopping: bool,

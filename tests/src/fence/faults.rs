@@ -61,6 +61,8 @@ pub enum Fault {
     LogPipeFull,
     /// The file system of its data directory stops answering, and the DCS is out of its reach.
     DataDirectoryHangs,
+    /// The same, while the DCS answers: the agent's main loop hangs, and renews nothing any more.
+    DirectoryAloneHangs,
     /// Nothing of it can fork, and the DCS is out of its reach.
     ForkFails,
     /// Four times as much to compute as there are processors, and its agent is SIGSTOPped.
@@ -89,7 +91,7 @@ pub enum Next {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AgentStopped,
         Self::AgentKilled,
         Self::GuardianKilled,
@@ -105,6 +107,7 @@ impl Fault {
         Self::DcsStale,
         Self::LogPipeFull,
         Self::DataDirectoryHangs,
+        Self::DirectoryAloneHangs,
         Self::ForkFails,
         Self::Overload,
         Self::ClockAhead,
@@ -127,7 +130,7 @@ impl Fault {
                 Self::ALL.into_iter().filter(|fault| !elsewhere.contains(fault)).collect()
             }
             Setting::Watched => vec![Self::BothStopped, Self::BothKilled],
-            Setting::Hanging => vec![Self::DataDirectoryHangs],
+            Setting::Hanging => vec![Self::DataDirectoryHangs, Self::DirectoryAloneHangs],
             Setting::Federation => vec![Self::AgentStopped, Self::AgentKilled, Self::QuorumGone],
         }
     }
@@ -135,7 +138,14 @@ impl Fault {
     /// The longest that a right to write, granted before the fault, can last.
     #[must_use]
     pub fn lease(self) -> Duration {
-        if self == Self::QuorumGone { PRIMARY_TTL } else { TTL }
+        if self == Self::QuorumGone {
+            PRIMARY_TTL
+        } else if self == Self::DirectoryAloneHangs {
+            // Renewed for two TTLs before the hanging loop is believed to hang.
+            TTL * 3
+        } else {
+            TTL
+        }
     }
 
     /// Its name in the report.
@@ -157,6 +167,7 @@ impl Fault {
             Self::DcsStale => "DCS answers stale data",
             Self::LogPipeFull => "log pipe full, DCS lost",
             Self::DataDirectoryHangs => "data directory hangs, DCS lost",
+            Self::DirectoryAloneHangs => "data directory hangs",
             Self::ForkFails => "fork fails, DCS lost",
             Self::Overload => "4x overload, agent SIGSTOPped",
             Self::ClockAhead => "wall clock +1 h, DCS lost",
@@ -193,6 +204,7 @@ impl Fault {
             | Self::DcsStale
             | Self::LogPipeFull
             | Self::DataDirectoryHangs
+            | Self::DirectoryAloneHangs
             | Self::ForkFails
             | Self::Overload
             | Self::ClockAhead
@@ -206,7 +218,9 @@ impl Fault {
         let filter = [Need::Root, Need::Program("nft")];
         match self {
             Self::BothStopped | Self::BothKilled => watchdog::NEEDS.to_vec(),
-            Self::DataDirectoryHangs => [hanging::NEEDS, &filter].concat(),
+            Self::DataDirectoryHangs | Self::DirectoryAloneHangs => {
+                [hanging::NEEDS, &filter].concat()
+            }
             Self::ForkFails => [&filter[..], &[Need::Controller("pids")]].concat(),
             Self::NodeFrozen => [&filter[..], &[Need::Cgroups]].concat(),
             Self::ClockAhead
@@ -328,6 +342,10 @@ impl Fault {
                 cluster.ground.stall(node)?;
                 injected.undo.push(Undo::Stall);
                 injected.lose_dcs(cluster)?;
+            }
+            Self::DirectoryAloneHangs => {
+                cluster.ground.stall(node)?;
+                injected.undo.push(Undo::Stall);
             }
         }
         Ok(injected)
