@@ -560,6 +560,9 @@ mod tests {
                 guard.end();
                 let page = guard.page().clone();
                 assert!(page.carried() > Deadline::at(boot_time()));
+                // As its guardian, which died too, had written.
+                page.enter(page::Side::Guardian);
+                page.set_postmaster_pid(pid);
                 let settings = GuardSettings {
                     data_dir: guard.data_dir.clone(),
                     stop_budget: Duration::ZERO,

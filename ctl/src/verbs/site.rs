@@ -19,6 +19,8 @@ const LONGEST: usize = 1 << 20;
 /// Shows the site.
 pub async fn run(agent: &str, fences: bool, output: &Output) -> Ending {
     let place = address(agent)?;
+    // The client wants one, though agents serve no TLS; a second call would be a mistake of ours.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let asked = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
     let client = asked.map_err(|error| Failure::error(format!("an HTTP client: {error}")))?;
     let cluster: Cluster = get(&client, &place, "/cluster").await.map_err(|problem| {
