@@ -694,8 +694,8 @@ fn a_rewind_that_touched_nothing_is_tried_again() {
 fn a_standby_site_without_any_data_copies_another_site() {
     let empty = |initialize| {
         let mut world = World::new();
+        world.held_by_b();
         world.leader(None);
-        world.primary().holder = name("b");
         world.site().initialize = initialize;
         world.view.tenure.primary = None;
         world.view.postgres.status = None;
@@ -712,9 +712,13 @@ fn a_standby_site_without_any_data_copies_another_site() {
     type Bend = fn(&mut World);
     let bends: [(&str, Bend); 4] = [
         ("a member runs", |w| w.member("a2").state = "running".to_owned()),
-        ("it is the primary site", |w| w.primary().holder = name("a")),
+        ("it is the primary site", |w| {
+            w.primary().holder = name("a");
+            w.site_epoch().holder = name("a");
+            w.federation().disk_epoch = DiskEpoch::Absent;
+        }),
         ("nobody knows what it was", |w| w.site().initialize = Initialize::Unreadable),
-        ("an old picture", |w| w.site_epoch().epoch = regent_proto::Epoch::new(9)),
+        ("an old picture", |w| w.site_epoch().epoch = Epoch::new(9)),
     ];
     for (what, bend) in bends {
         let mut world = empty(done.clone());

@@ -156,7 +156,7 @@ fn a_writer_names_its_timeline_and_tells_the_quorum() {
     // The first timeline has no promotion.
     let mut first = World::new();
     first.primary().floor = None;
-    first.status().ancestry = super::world::history(1);
+    first.status().ancestry = history(1);
     assert_eq!(first.decide().reason, Reason::Leading);
 }
 

@@ -10,7 +10,7 @@ use regent_proto::name::NodeName;
 use super::world::{World, name, sender};
 use crate::decide::Action;
 use crate::decide::synchronous::{list, next};
-use crate::decide::view::{Member, Sender};
+use crate::decide::view::Sender;
 
 /// A primary with standbys, simulated at the level of the rule: commits wait for the list in
 /// force; what is acknowledged is on the primary and on everyone in the list.
