@@ -432,7 +432,7 @@ async fn a_key_that_the_store_forgot_in_its_outage_is_made_anew() {
     let anew = bed.store_lease(Some(lease)).await;
     bed.until("renewals are enough again", || !bed.leader.lock().stands(boot_time())).await;
     let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there again");
-    assert_eq!((entry.value.as_slice(), entry.lease), (&b"a1"[..], Some(anew)));
+    assert_eq!((&entry.value[..], entry.lease), (&b"a1"[..], Some(anew)));
     assert!(bed.deadlines.site().lies_ahead(boot_time()), "without a gap");
 }
 

@@ -234,6 +234,21 @@ async fn an_acknowledged_renewal_raises_and_counts_from_its_sending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_renewal_counts_from_its_sending() {
+    let bed = Bed::new();
+    bed.lead().await;
+    bed.hold(boot_time()).await;
+    let way = Duration::from_millis(200);
+    let calls = Calls::count(&bed.thread_quorum, Some(Fault::Delayed(way)));
+    // The renewal in flight may have been quick; from the second one on each takes its time.
+    bed.until("slow", || calls.made() >= 2).await;
+    let before = bed.deadlines.primary();
+    bed.until("a slow renewal raises", || bed.deadlines.primary() > before).await;
+    let raised = bed.deadlines.primary();
+    assert!(raised <= Deadline::granted(boot_time().minus(way), &timing()), "the way is granted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_an_acknowledgement_raises() {
     for fault in [Fault::Refused, Fault::NotDone, Fault::UnknownNotApplied] {
         let bed = Bed::new();
@@ -327,6 +342,8 @@ async fn after_the_end_no_answer_raises_again() {
     bed.thread.end_tenure().await;
     assert_eq!(bed.deadlines.primary(), Deadline::NEVER);
     let counter = bed.lease_now().await.counter;
+    // Somebody hurried before the end, and the thread comes to it only afterwards.
+    bed.deadlines.hurry();
     // The site's renewals show that the thread lives and that time passes.
     let calls = Calls::count(&bed.thread_site, None);
     bed.until("the site lease is renewed", || calls.made() >= 10).await;
@@ -354,7 +371,7 @@ async fn a_deleted_leader_key_is_created_again_by_its_holder() {
     bed.site.txn(Txn::new().then(Change::delete(LEADER)), CALL).await.expect("well");
     bed.until("raised again", || bed.deadlines.site() > before).await;
     let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there again");
-    assert_eq!(entry.value, b"a1");
+    assert_eq!(entry.value, b"a1"[..]);
 }
 
 /// What a process that gives the leader key back must never have again by it: a deadline, or the key.
@@ -489,7 +506,7 @@ async fn a_leader_key_overwritten_under_its_lease_is_mended() {
     let before = bed.deadlines.site();
     bed.until("raised", || bed.deadlines.site() > before).await;
     let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there");
-    assert_eq!(entry.value, b"a1");
+    assert_eq!(entry.value, b"a1"[..]);
 }
 
 /// The key moves to a lease of the new TTL; the holder is never without a right, and while the key

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use regent_dcs::etcd::{EtcdConfig, EtcdTls, EtcdUser};
+use regent_dcs::etcd::{EtcdConfig, section};
 use regent_proto::name::{CoordinatorName, FederationName, SiteName};
 use regent_proto::yaml;
 use serde::Deserialize;
@@ -189,7 +189,7 @@ struct SqliteSection {
 struct EtcdSection {
     hosts: Vec<String>,
     #[serde(default)]
-    protocol: EtcdProtocol,
+    protocol: Option<String>,
     #[serde(default)]
     username: Option<String>,
     #[serde(default)]
@@ -202,12 +202,11 @@ struct EtcdSection {
     key: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum EtcdProtocol {
-    #[default]
-    Http,
-    Https,
+impl From<EtcdSection> for section::EtcdSection {
+    fn from(section: EtcdSection) -> Self {
+        let EtcdSection { hosts, protocol, username, password, cacert, cert, key } = section;
+        Self { hosts, protocol, username, password, cacert, cert, key }
+    }
 }
 
 impl Config {
@@ -324,40 +323,17 @@ impl Checks<'_> {
     fn quorum(&self, place: &str, section: QuorumSection) -> Result<QuorumConfig, ConfigError> {
         match (section.sqlite, section.etcd3) {
             (Some(sqlite), None) => Ok(QuorumConfig::Sqlite(sqlite.path)),
-            (None, Some(etcd)) => self.etcd(&format!("{place}.etcd3"), etcd),
+            (None, Some(etcd)) => {
+                let config = section::EtcdSection::from(etcd).config();
+                config.map(QuorumConfig::Etcd).map_err(|unfit| {
+                    self.wrong(format!("{place}.etcd3.{}", unfit.key), unfit.problem)
+                })
+            }
             (None, None) => Err(self.wrong(place, "is empty: want one of `sqlite:`, `etcd3:`")),
             (Some(_), Some(_)) => {
                 Err(self.wrong(place, "has both `sqlite:` and `etcd3:`: want one of them"))
             }
         }
-    }
-
-    fn etcd(&self, place: &str, section: EtcdSection) -> Result<QuorumConfig, ConfigError> {
-        if section.hosts.is_empty() {
-            return Err(self.wrong(format!("{place}.hosts"), "is empty: want HOST:PORT each"));
-        }
-        let scheme = match section.protocol {
-            EtcdProtocol::Http => "http",
-            EtcdProtocol::Https => "https",
-        };
-        let endpoints = section.hosts.iter().map(|host| format!("{scheme}://{host}")).collect();
-        let user = match (section.username, section.password) {
-            (Some(name), Some(password)) => Some(EtcdUser { name, password }),
-            (None, None) => None,
-            (Some(_), None) | (None, Some(_)) => {
-                return Err(self.wrong(place, "want both `username` and `password`, or neither"));
-            }
-        };
-        let tls = match section.protocol {
-            EtcdProtocol::Http => None,
-            EtcdProtocol::Https => {
-                let Some(ca) = section.cacert else {
-                    return Err(self.wrong(format!("{place}.cacert"), "is needed for https"));
-                };
-                Some(EtcdTls { ca, certificate: section.cert, key: section.key })
-            }
-        };
-        Ok(QuorumConfig::Etcd(EtcdConfig { endpoints, user, tls }))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Every node's fence on one screen: until when it may write, and how wide the margins are that its
 //! promise rests on. Pure: a picture from a coordinator in, lines out.
 
+use std::collections::BTreeMap;
+
 use regent_proto::wire::{Federation, Fence, Node};
 
 use crate::screen::{Cell, Line, Tone, cell, columns, labelled, span};
@@ -18,13 +20,27 @@ pub fn section(federation: &Federation, width: usize) -> Vec<Line> {
     }
     let mut lines = columns(&rows);
     lines.push(Line::new());
-    for warning in warnings(federation) {
-        lines.extend(labelled("WARNING", Tone::Warn, &warning, width));
+    for lacking in lacking(federation) {
+        lines.extend(labelled("WARNING", Tone::Warn, &lacking, width));
     }
     let note = "DEADLINE as of the site's last report; RENEWAL: round trip of the leader key's and \
                 of the primary lease's last renewal; STOP, KILL and WAKE: worst measured, of the budget";
     lines.extend(labelled("", Tone::Dim, note, width));
     lines
+}
+
+/// Rights that guardians lack, with the nodes that lack the same. Not among the warnings of every
+/// status: it is a property of the installation, not of the moment.
+fn lacking(federation: &Federation) -> Vec<String> {
+    let mut nodes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for node in federation.sites.iter().flat_map(|site| &site.nodes) {
+        if let Some(fence) = node.fence.as_ref().filter(|fence| !fence.guardian_lacks.is_empty()) {
+            nodes.entry(fence.guardian_lacks.join(", ")).or_default().push(&node.name);
+        }
+    }
+    let said = nodes.iter();
+    said.map(|(rights, nodes)| format!("{}: the guardian lacks {rights}", nodes.join(", ")))
+        .collect()
 }
 
 /// Thin margins, watchdogs that cannot be used, and fences that a pause took away, of every node.
@@ -63,6 +79,9 @@ fn row(node: &Node, age_ms: u64) -> Vec<Cell> {
         }
     };
     let guardian = match (fence.guardian, node.state.as_str()) {
+        (true, _) if !fence.guardian_lacks.is_empty() => {
+            (Tone::Warn, "alive, lacks rights".to_owned())
+        }
         (true, _) => (Tone::Good, "alive".to_owned()),
         (false, "running" | "streaming") => (Tone::Bad, "none".to_owned()),
         (false, _) => cell("-"),
@@ -130,17 +149,35 @@ NODE  DEADLINE  RENEWAL       STOP                KILL         GUARDIAN  WAKE  W
 eu-1  11.945 s  3 ms / 21 ms  4.600 s of 5.000 s  - of 250 ms  alive     2 ms  off
 eu-2  -         3 ms          410 ms of 5.000 s   - of 250 ms  none      2 ms  off
 us-1  -         3 ms          410 ms of 5.000 s   - of 250 ms  alive     2 ms  armed
-us-2  not told
-
-WARNING    eu-1: a stop took 4600 ms, near the stop budget of 5000 ms";
-        assert_eq!(lines[..7].join("\n"), wanted);
+us-2  not told";
+        assert_eq!(lines[..5].join("\n"), wanted);
+        // Said above it, among the warnings of every status.
+        let thin = "eu-1: a stop took 4600 ms, near the stop budget of 5000 ms";
+        assert_eq!(warnings(&federation), [thin]);
     }
 
     #[test]
     fn a_fence_that_is_off_is_said_even_without_asking_for_fences() {
         let mut federation = healthy();
-        federation.sites[0].nodes[0].fence = Some(Fence { suspended: true, ..fenced(1) });
-        assert_eq!(warnings(&federation), ["eu-1: NOT FENCED: PAUSED"]);
+        // Of a site that joins: the leader's agent reports, this member's has no `federation` section
+        // yet, and so its pause takes its fence away.
+        let joining = Fence { suspended: true, primary_round_trip_ms: None, ..fenced(0) };
+        federation.sites[0].nodes[1].fence = Some(joining);
+        assert_eq!(warnings(&federation), ["eu-2: NOT FENCED: PAUSED"]);
+    }
+
+    #[test]
+    fn rights_that_a_guardian_lacks_are_shown_and_named() {
+        let mut federation = healthy();
+        let guardian_lacks = vec!["real-time priority".to_owned(), "locked memory".to_owned()];
+        let fence = Fence { guardian_lacks, ..fenced(1) };
+        federation.sites[0].nodes[0].fence = Some(fence.clone());
+        federation.sites[1].nodes[0].fence = Some(fence);
+        let lines: Vec<String> = section(&federation, 100).iter().map(Line::text).collect();
+        assert!(lines[1].contains("  alive, lacks rights  "), "{}", lines[1]);
+        let said = "eu-1, us-1: the guardian lacks real-time priority, locked memory";
+        assert!(lines.iter().any(|line| line.contains(said)), "{lines:#?}");
+        assert!(warnings(&federation).is_empty(), "of the installation, not of the moment");
     }
 
     #[test]

@@ -74,6 +74,7 @@ fn fence(f: &Fence) -> Value {
         "kill_budget_ms": f.kill_budget_ms, "guardian": f.guardian,
         "worst_wake_ms": f.worst_wake_ms, "watchdog": f.watchdog, "frozen": f.frozen,
         "suspended": f.suspended, "thin": f.thin,
+        "guardian_lacks": f.guardian_lacks,
     })
 }
 

@@ -61,6 +61,12 @@ fn check(check: &Check, names: usize, width: usize) -> Vec<Line> {
     lines
 }
 
+/// Whether there is nothing to show of a plan but why there is none.
+#[must_use]
+pub fn is_refusal(plan: &Plan) -> bool {
+    plan.blocked && plan.steps.is_empty()
+}
+
 /// Why a blocked plan cannot be executed, in one sentence.
 #[must_use]
 pub fn blockers(plan: &Plan) -> String {
@@ -248,6 +254,13 @@ mod tests {
         ];
         assert_eq!(text, wanted);
         assert_eq!(blockers(&blocked()), "lag: us lags 212.0 MB, wanted less than 16.0 MB");
+    }
+
+    #[test]
+    fn a_plan_without_steps_is_a_refusal() {
+        assert!(!is_refusal(&blocked()), "the other checks tell what stands in the way as well");
+        assert!(is_refusal(&Plan { steps: Vec::new(), ..blocked() }));
+        assert!(!is_refusal(&Plan { blocked: false, steps: Vec::new(), ..blocked() }));
     }
 
     #[test]

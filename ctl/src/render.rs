@@ -2,11 +2,17 @@
 //!
 //! Results go to standard output, progress and failures to standard error. Colour only on a
 //! terminal without `NO_COLOR`. When the reader of a pipe has gone, printing stops silently and
-//! the verb goes on: `regentctl switchover … | head` must not end an operation half-watched.
+//! the verb goes on: `regentctl switchover … | head` must not end an operation half-watched. A verb
+//! that only shows asks for it with [`Output::reader_gone`], and ends.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
+use tokio::sync::Notify;
 
 use crate::environment;
 use crate::exit::Failure;
@@ -28,6 +34,8 @@ pub struct Output {
     format: Format,
     colour: bool,
     terminal: bool,
+    /// Told when a result could not be written.
+    unread: Arc<Notify>,
 }
 
 impl Output {
@@ -35,7 +43,8 @@ impl Output {
     #[must_use]
     pub fn new(format: Format) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        Self { format, colour: terminal && !environment::no_colour(), terminal }
+        let colour = terminal && !environment::no_colour();
+        Self { format, colour, terminal, unread: Arc::default() }
     }
 
     /// The format asked for.
@@ -72,6 +81,32 @@ impl Output {
         }
     }
 
+    /// Returns once whoever read standard output has gone. Never where that is a file.
+    pub async fn reader_gone(&self) {
+        let closed = async {
+            // Nothing is written by this copy, only an error is waited for: so the file stays a
+            // blocking one, as others who hold it expect. What can't be waited for is no pipe.
+            if let Ok(copy) = std::io::stdout().as_fd().try_clone_to_owned()
+                && let Ok(pipe) = pipe::Sender::from_owned_fd_unchecked(copy)
+                && pipe.ready(Interest::ERROR).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = closed => {}
+            () = self.unread.notified() => {}
+        }
+    }
+
+    /// Writes a result, and gives up silently when nobody reads.
+    fn write(&self, text: &str) {
+        if put(&mut std::io::stdout().lock(), text).is_err() {
+            self.unread.notify_one();
+        }
+    }
+
     /// Prints lines for people; nothing in JSON.
     pub fn lines(&self, lines: &[Line]) {
         if self.format == Format::Json {
@@ -82,7 +117,7 @@ impl Output {
             text.push_str(&self.paint(line));
             text.push('\n');
         }
-        put(&mut std::io::stdout().lock(), &text);
+        self.write(&text);
     }
 
     /// Prints one line for people.
@@ -98,24 +133,24 @@ impl Output {
     /// Prints one JSON document; nothing in text.
     pub fn json(&self, value: &Value) {
         if self.format == Format::Json {
-            put(&mut std::io::stdout().lock(), &format!("{value}\n"));
+            self.write(&format!("{value}\n"));
         }
     }
 
     /// Prints text as it is, whatever the format: a file or script that was asked for.
     pub fn raw(&self, text: &str) {
-        put(&mut std::io::stdout().lock(), text);
+        self.write(text);
     }
 
     /// A line about progress, on standard error.
     pub fn progress(&self, text: impl AsRef<str>) {
-        put(&mut std::io::stderr().lock(), &format!("{}\n", Line::plain(text).text()));
+        aside(&format!("{}\n", Line::plain(text).text()));
     }
 
     /// Prints a failure; in JSON also as a document.
     pub fn failure(&self, failure: &Failure) {
         let next = failure.next.as_ref().map(|next| format!("\nnext: {next}")).unwrap_or_default();
-        put(&mut std::io::stderr().lock(), &format!("regentctl: {}{next}\n", failure.message));
+        aside(&format!("regentctl: {}{next}\n", failure.message));
         self.json(&serde_json::json!({
             "error": failure.message, "next": failure.next, "exit": failure.exit.code(),
         }));
@@ -127,7 +162,7 @@ impl Output {
         if !self.is_live() || !std::io::stdin().is_terminal() {
             return None;
         }
-        put(&mut std::io::stdout().lock(), &format!("{question} [y/N] "));
+        self.write(&format!("{question} [y/N] "));
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer).ok()?;
         Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
@@ -159,11 +194,14 @@ fn code(tone: Tone) -> Option<&'static str> {
     }
 }
 
-/// Writes, and gives up silently when nobody reads.
-fn put(to: &mut impl Write, text: &str) {
-    if to.write_all(text.as_bytes()).and_then(|()| to.flush()).is_err() {
-        // The reader has gone; what the verb does matters more than telling nobody.
-    }
+fn put(to: &mut impl Write, text: &str) -> std::io::Result<()> {
+    to.write_all(text.as_bytes()).and_then(|()| to.flush())
+}
+
+/// Writes to standard error.
+fn aside(text: &str) {
+    // What the verb does matters more than telling nobody.
+    put(&mut std::io::stderr().lock(), text).ok();
 }
 
 /// A region at the bottom of the terminal that is drawn again and again, with ordinary lines
@@ -225,7 +263,7 @@ impl Live {
             text.push('\n');
         }
         self.drawn = shown;
-        put(&mut std::io::stdout().lock(), &text);
+        self.output.write(&text);
     }
 }
 

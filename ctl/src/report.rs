@@ -48,6 +48,9 @@ pub struct Case {
     /// Why it failed; empty when it passed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// What is to be looked at though it is no failure.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Case {
@@ -59,6 +62,7 @@ impl Case {
             figures: Vec::new(),
             verdict: Verdict::Pass,
             reason: String::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -66,6 +70,15 @@ impl Case {
     #[must_use]
     pub fn figure(mut self, name: &str, value: f64, unit: &'static str) -> Self {
         self.figures.push(Figure { name: name.to_owned(), value, unit });
+        self
+    }
+
+    /// Says what is to be looked at, unless the condition holds.
+    #[must_use]
+    pub fn want(mut self, holds: bool, warning: impl FnOnce() -> String) -> Self {
+        if !holds {
+            self.warnings.push(warning());
+        }
         self
     }
 
@@ -111,6 +124,7 @@ mod tests {
     #[test]
     fn a_report_says_pass_and_fail_with_reasons() {
         let good = Case::new("switchover").figure("outage", 61.5, "ms");
+        let good = good.want(true, || "none".into()).want(false, || "nearly".into());
         let bad = Case::new("rows").figure("lost", 2.0, "rows").require(false, || "2 lost".into());
         assert!(passed(std::slice::from_ref(&good)));
         assert!(!passed(&[good.clone(), bad.clone()]));
@@ -122,6 +136,7 @@ mod tests {
         let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(read[0]["verdict"], "pass");
         assert_eq!(read[0]["figures"][0]["unit"], "ms");
+        assert_eq!(read[0]["warnings"], serde_json::json!(["nearly"]));
         assert_eq!(read[1]["verdict"], "fail");
         assert_eq!(read[1]["reason"], "2 lost");
     }

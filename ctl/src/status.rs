@@ -73,11 +73,7 @@ fn head(federation: &Federation, width: usize) -> Vec<Line> {
 
 fn primary(federation: &Federation) -> (Tone, String) {
     if federation.primary_site.is_empty() {
-        let text = format!(
-            "none; make federation {}: regentctl topology apply FILE --create",
-            federation.name
-        );
-        return (Tone::Bad, text);
+        return (Tone::Bad, without_primary(federation));
     }
     let site = &federation.primary_site;
     let state = match federation.primary_state.as_str() {
@@ -94,6 +90,23 @@ fn primary(federation: &Federation) -> (Tone, String) {
             (Tone::Bad, format!("{site}, but no node holds the primary lease{state} ({place})"))
         }
     }
+}
+
+/// Three cases that a missing `primary` must not mix up: only in the last one making the federation
+/// is what helps.
+fn without_primary(federation: &Federation) -> String {
+    if federation.unreadable.iter().any(|key| key.ends_with("/primary")) {
+        return "unknown: its record cannot be read, so nothing opens and every writer stops at its \
+                deadline; runbook a-record-cannot-be-read"
+            .to_owned();
+    }
+    // Nothing of these is there before a federation is made, and nothing removes them.
+    if !federation.sites.is_empty() || federation.lease.is_some() {
+        return "nobody: its record was removed from the global quorum, so every writer is stopped and \
+                nothing opens until it is put back; runbook the-primary-record-is-gone"
+            .to_owned();
+    }
+    format!("none; make federation {}: regentctl topology apply FILE --create", federation.name)
 }
 
 fn tail(federation: &Federation, width: usize) -> Vec<Line> {
@@ -406,6 +419,39 @@ UNREADABLE /regent/two-sites/sites/us/assignment";
         let text = text(&empty);
         assert!(text.contains("regentctl topology apply FILE --create"), "{text}");
         assert!(text.contains("LOSS NOW   unknown"), "{text}");
+    }
+
+    #[test]
+    fn a_removed_primary_is_not_a_federation_to_be_made() {
+        let removed = Federation {
+            epoch: 0,
+            primary_site: String::new(),
+            primary_state: String::new(),
+            safe: false,
+            ..healthy()
+        };
+        let wanted = "\
+PRIMARY    nobody: its record was removed from the global quorum, so every
+           writer is stopped and nothing opens until it is put back; runbook
+           the-primary-record-is-gone
+";
+        assert!(text(&removed).starts_with(wanted), "{}", text(&removed));
+        assert!(!text(&removed).contains("--create"), "{}", text(&removed));
+        // The topology was removed with it: the lease still tells that there was a federation.
+        let both = Federation { sites: vec![], ..removed };
+        assert!(text(&both).starts_with(wanted), "{}", text(&both));
+    }
+
+    #[test]
+    fn a_primary_that_cannot_be_read_is_neither_removed_nor_absent() {
+        let unreadable = Federation {
+            primary_site: String::new(),
+            unreadable: vec!["/regent/two-sites/primary".into()],
+            ..healthy()
+        };
+        let text = text(&unreadable);
+        assert!(text.starts_with("PRIMARY    unknown: its record cannot be read"), "{text}");
+        assert!(text.contains("runbook a-record-cannot-be-read"), "{text}");
     }
 
     #[test]

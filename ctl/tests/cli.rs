@@ -1,12 +1,14 @@
 //! The program as scripts see it: exit codes, JSON, endpoints in order, start-up time. Against a
 //! coordinator of our own making that answers what each case needs.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use regent_proto::wire::regent_server::{Regent, RegentServer};
 use regent_proto::wire::{
     ApplyTopologyRequest, ApplyTopologyResponse, CancelOperationRequest, Check,
@@ -87,7 +89,10 @@ impl Regent for Stub {
         &self,
         _: Request<GetFederationRequest>,
     ) -> Answer<Self::WatchFederationStream> {
-        Err(Status::unimplemented("not here"))
+        // One picture, and then nothing happens any more.
+        let picture = Federation { name: "f".into(), safe: true, ..Federation::default() };
+        let stream = futures::stream::iter([Ok(picture)]).chain(futures::stream::pending());
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn plan_switchover(&self, request: Request<PlanSwitchoverRequest>) -> Answer<Plan> {
@@ -177,15 +182,19 @@ impl Coordinator {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this test is about the program as a process")]
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_regentctl"))
+fn program(arguments: &[&str]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_regentctl"));
+    program
         .args(arguments)
         .env_remove("REGENT_ENDPOINTS")
         .env_remove("REGENT_LAB")
         .env_remove("REGENT_FEDERATION")
-        .stdin(Stdio::null())
-        .output()
-        .expect("regentctl starts")
+        .stdin(Stdio::null());
+    program
+}
+
+fn run(arguments: &[&str]) -> Output {
+    program(arguments).output().expect("regentctl starts")
 }
 
 fn code(output: &Output) -> i32 {
@@ -211,6 +220,7 @@ fn a_switchover_ends_with_the_code_of_its_outcome() {
     let blocked = switch("blocked");
     assert_eq!(code(&blocked), 3);
     assert!(stderr(&blocked).contains("lag: 1 GB, wanted less than 16 MB"), "{}", stderr(&blocked));
+    assert_eq!(stdout(&blocked), "", "no plan: only the refusal is printed");
     let stale = switch("stale");
     assert_eq!(code(&stale), 3);
     assert!(stderr(&stale).contains("the plan is stale"), "{}", stderr(&stale));
@@ -272,6 +282,36 @@ fn a_usage_error_is_2_and_an_unreachable_federation_5() {
 fn no_colour_reaches_a_pipe() {
     let coordinator = Coordinator::start();
     assert!(!stdout(&coordinator.ask(&["status"])).contains('\x1b'));
+}
+
+#[test]
+fn watching_ends_quietly_with_the_reader_of_its_pipe() {
+    let coordinator = Coordinator::start();
+    let endpoint = coordinator.address.to_string();
+    for format in ["text", "json"] {
+        let mut watching = program(&["--endpoint", &endpoint, "-o", format, "status", "--watch"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("regentctl starts");
+        let mut pipe = BufReader::new(watching.stdout.take().expect("its output is a pipe"));
+        let mut first = String::new();
+        pipe.read_line(&mut first).expect("a picture comes");
+        assert!(!first.is_empty());
+        // Nothing happens in the federation any more, so nothing is written that could fail.
+        drop(pipe);
+        let (ended, waits) = mpsc::channel();
+        let process = watching.id();
+        std::thread::spawn(move || ended.send(watching.wait_with_output()));
+        let Ok(output) = waits.recv_timeout(Duration::from_secs(20)) else {
+            let process = i32::try_from(process).expect("a process id");
+            let process = rustix::process::Pid::from_raw(process).expect("not 0");
+            rustix::process::kill_process(process, rustix::process::Signal::KILL).ok();
+            panic!("{format}: it still watches, for nobody");
+        };
+        let output = output.expect("it was waited for");
+        assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{format}");
+    }
 }
 
 #[test]

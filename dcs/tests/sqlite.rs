@@ -277,7 +277,7 @@ async fn watch_loses_no_commit_of_other_processes() {
     }
     // What the victim had committed when it was killed may be seen a little later.
     let total = store.get("/shared", T).await.unwrap().unwrap();
-    let total: u32 = String::from_utf8(total.value).unwrap().parse().unwrap();
+    let total: u32 = String::from_utf8(total.value.to_vec()).unwrap().parse().unwrap();
     while shared.last() != Some(&total) {
         let events = tokio::time::timeout(Duration::from_secs(3), watch.next()).await;
         for event in events.expect("a commit was never seen").unwrap() {

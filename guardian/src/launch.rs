@@ -33,9 +33,6 @@ pub struct Launch {
     pub lock: PathBuf,
     /// Watchdog device.
     pub watchdog: Option<PathBuf>,
-    /// Control group (v2) of PostgreSQL alone, in which the server is started and which is killed
-    /// as a whole first.
-    pub cgroup: Option<PathBuf>,
     /// What it guards.
     pub server: Server,
 }
@@ -46,7 +43,7 @@ pub enum LaunchError {
     /// An option that there is not.
     #[error(
         "unknown argument {0:?}; it takes --page-fd N --data-dir DIR --lock FILE [--watchdog DEVICE] \
-         [--cgroup DIR] and either --adopt PID,STARTTIME or -- PROGRAM ARGUMENT…"
+         and either --adopt PID,STARTTIME or -- PROGRAM ARGUMENT…"
     )]
     Unknown(OsString),
     /// An option without its value.
@@ -80,7 +77,7 @@ pub enum StartFailure {
     Page = 65,
     /// Another guardian holds the lock, or there is no lock to be had.
     Lock = 66,
-    /// The data directory, /proc, a control group or another thing that it opens first.
+    /// The data directory, /proc or another thing that it opens first.
     Open = 67,
     /// Signals, timer, or another thing of the kernel's.
     System = 68,
@@ -131,7 +128,6 @@ impl Launch {
             ("--data-dir", Some(&self.data_dir)),
             ("--lock", Some(&self.lock)),
             ("--watchdog", self.watchdog.as_ref()),
-            ("--cgroup", self.cgroup.as_ref()),
         ];
         for (option, path) in paths {
             if let Some(path) = path {
@@ -157,7 +153,7 @@ impl Launch {
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, LaunchError> {
         let mut arguments = arguments.into_iter();
         let (mut page_fd, mut data_dir, mut lock) = (None, None, None);
-        let (mut watchdog, mut cgroup, mut adopt, mut start) = (None, None, None, None);
+        let (mut watchdog, mut adopt, mut start) = (None, None, None);
         while let Some(argument) = arguments.next() {
             let mut value = |option| arguments.next().ok_or(LaunchError::NoValue(option));
             match argument.as_bytes() {
@@ -165,7 +161,6 @@ impl Launch {
                 b"--data-dir" => data_dir = Some(value("--data-dir")?.into()),
                 b"--lock" => lock = Some(value("--lock")?.into()),
                 b"--watchdog" => watchdog = Some(value("--watchdog")?.into()),
-                b"--cgroup" => cgroup = Some(value("--cgroup")?.into()),
                 b"--adopt" => adopt = Some(process(value("--adopt")?)?),
                 b"--" => {
                     start = Some(arguments.by_ref().collect::<Vec<_>>());
@@ -184,7 +179,6 @@ impl Launch {
             data_dir: data_dir.ok_or(LaunchError::Missing("--data-dir"))?,
             lock: lock.ok_or(LaunchError::Missing("--lock"))?,
             watchdog,
-            cgroup,
             server,
         })
     }
@@ -222,7 +216,6 @@ mod tests {
             data_dir: "/data".into(),
             lock: "/run/guardian.lock".into(),
             watchdog: Some("/dev/watchdog".into()),
-            cgroup: None,
             server,
         }
     }

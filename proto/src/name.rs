@@ -138,8 +138,8 @@ impl NodeName {
     #[must_use]
     pub fn slot(&self) -> String {
         let mut slot = String::with_capacity(self.0.len());
-        for c in self.0.chars() {
-            match c.to_ascii_lowercase() {
+        for c in self.0.chars().flat_map(char::to_lowercase) {
+            match c {
                 'a'..='z' | '0'..='9' | '_' => slot.push(c),
                 '-' | '.' => slot.push('_'),
                 other => slot.push_str(&format!("u{:04}", u32::from(other))),

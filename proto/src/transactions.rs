@@ -1,11 +1,12 @@
 //! The transactions on `primary` and `lease`: what each compares and what it puts (the table of
 //! protocol.md section 2).
 //!
-//! Pure: from the records that a decision read to the transaction that it sends. The models of
-//! `tests/models` ask these what may be applied; agent and coordinator still build the same rows
-//! beside their I/O and are to move here (ADR 27). Which records come after which stands in
-//! [`crate::edges`]; who may send one, and when, is its sender's business.
-//! Invariant: whatever a decision read, and whatever a transaction puts, it compares.
+//! Pure: from the records that a decision read to the transaction that it sends. Agent and
+//! coordinator send what these say, and the models of `tests/models` ask the same functions what may
+//! be applied (ADR 27): nobody else puts `primary` or `lease`. Which records come after which stands
+//! in [`crate::edges`]; who may send one, and when, is its sender's business.
+//! Invariant: whatever a decision read, and whatever a transaction puts, it compares; *take* and
+//! *promote* put a `lease` that nobody can hold any more, so they need not.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -89,6 +90,12 @@ impl Transaction {
         Self { lease: Some(lease), ..self }
     }
 
+    /// `primary` as it stands once this was applied to what was read.
+    #[must_use]
+    pub fn primary_after<'a>(&'a self, read: &Read<'a>) -> &'a Primary {
+        self.primary.as_ref().unwrap_or(read.primary)
+    }
+
     /// Whether it is refused once this record has another revision.
     #[must_use]
     pub fn compares(&self, record: &GlobalKey) -> bool {
@@ -99,6 +106,12 @@ impl Transaction {
     fn changing(name: &'static str, read: &Read<'_>, next: Primary) -> Self {
         Self::new(name).on_primary(read).on_lease(read).put_primary(next)
     }
+}
+
+/// A new federation has its first `primary`.
+#[must_use]
+pub fn create(primary: Primary) -> Transaction {
+    Transaction::new("create").when(GlobalKey::Primary, None).put_primary(primary)
 }
 
 /// *acquire*, also take-over inside the site: a new tenure.
@@ -224,6 +237,30 @@ pub fn electorate_with(read: &Read<'_>, site: SiteName) -> Transaction {
     let mut electorate: BTreeSet<SiteName> = read.primary.electorate.clone();
     electorate.insert(site);
     Transaction::changing("electorate +", read, Primary { electorate, ..read.primary.clone() })
+}
+
+/// Sites leave the electorate, which anyone may let happen: those that remain are named.
+#[must_use]
+pub fn electorate_of(read: &Read<'_>, remaining: BTreeSet<SiteName>) -> Transaction {
+    let kept = read.primary.electorate.intersection(&remaining).cloned().collect();
+    let next = Primary { electorate: kept, ..read.primary.clone() };
+    Transaction::new("electorate -").on_primary(read).put_primary(next)
+}
+
+/// The holder of the lease adds a promotion to the history of its epoch, read at this revision: the
+/// take comes before the promotion, and a site may fail over inside an epoch.
+#[must_use]
+pub fn promotion(
+    (history, revision): (&EpochHistory, u64),
+    lease_revision: u64,
+    promotion: HistoryPoint,
+) -> Transaction {
+    let mut next = history.clone();
+    next.promotions.push(promotion);
+    let transaction = Transaction::new("record promotion")
+        .when(GlobalKey::History(history.epoch), Some(revision))
+        .when(GlobalKey::Lease, Some(lease_revision));
+    Transaction { history: Some(next), ..transaction }
 }
 
 /// *limits*: what the holder of the lease, and its promises, may use at most.
@@ -380,6 +417,39 @@ mod tests {
         assert_eq!((history.epoch, history.floor), (primary.epoch, primary.floor));
         assert_eq!((history.from, history.operation), (Some(name("eu")), Some(name("op-1"))));
         assert_eq!((history.site, history.stopping_at), (name("us"), Some(WallTime(5))));
+    }
+
+    #[test]
+    fn a_federation_is_made_only_where_there_is_none() {
+        let made = create(open());
+        let absent = Unchanged { record: GlobalKey::Primary, revision: None };
+        assert_eq!((made.compares, made.primary), (vec![absent], Some(open())));
+    }
+
+    #[test]
+    fn sites_leave_the_electorate_and_none_comes_in_by_it() {
+        let open = open();
+        let smaller = electorate_of(&read(&open), [name("us"), name("ap")].into());
+        let wanted = vec![Unchanged { record: GlobalKey::Primary, revision: Some(11) }];
+        assert_eq!(smaller.compares, wanted);
+        let next = smaller.primary.expect("put");
+        assert_eq!(next.electorate, [name("us")].into());
+        assert_eq!(Primary { electorate: open.electorate.clone(), ..next }, open);
+    }
+
+    #[test]
+    fn a_promotion_enters_the_history_that_was_read_under_the_lease_that_was_read() {
+        let handed = open().handed_over(name("us"), name("op-1"), SPAN).expect("from open");
+        let stopped = handed.stopped(a_token()).expect("from handover");
+        let taken = take(&read(&stopped), lease(), taker()).expect("from token");
+        let history = taken.history.expect("put");
+        let recorded = promotion((&history, 21), 12, point(8));
+        let wanted = [(GlobalKey::History(history.epoch), 21), (GlobalKey::Lease, 12)];
+        let wanted = wanted.map(|(record, at)| Unchanged { record, revision: Some(at) });
+        assert_eq!(recorded.compares, wanted);
+        assert_eq!((&recorded.primary, &recorded.lease), (&None, &None));
+        let promotions = vec![point(8)];
+        assert_eq!(recorded.history, Some(EpochHistory { promotions, ..history }));
     }
 
     #[test]

@@ -289,8 +289,12 @@ impl Bed {
     /// When one does not die.
     pub async fn kill(&self, processes: &[String]) -> anyhow::Result<()> {
         for process in processes {
-            if self.lab().pid(process).await?.is_some() {
-                self.lab().signal(process, Signal::SIGKILL).await?;
+            // One that was killed before may be seen to have ended between the two questions.
+            if self.lab().pid(process).await?.is_some()
+                && let Err(failure) = self.lab().signal(process, Signal::SIGKILL).await
+                && self.lab().pid(process).await?.is_some()
+            {
+                return Err(failure.into());
             }
         }
         until("the killed processes to be gone", DIES, async || {

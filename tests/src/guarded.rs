@@ -151,7 +151,6 @@ impl Guarded {
             data_dir: self.data.clone(),
             lock: self.dir.path().join("guardian.lock"),
             watchdog: Some(self.device.path().to_owned()),
-            cgroup: None,
             server: Server::Start(server),
         };
         let log = std::fs::File::create(self.dir.path().join("log"))?;

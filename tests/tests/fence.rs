@@ -4,7 +4,7 @@
 //!
 //! REGENT_REPEAT: repetitions of each fault (2). REGENT_HEALTHY: seconds that the healthy holder is
 //! under strain (180). REGENT_FAULT: only faults and strains whose name contains one of these
-//! parts, with commas between.
+//! parts, with commas between; a part that is a whole name means that one alone.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use regentctl::report::{Case, Verdict, write};
 const REPEAT: usize = 2;
 /// Seconds of strain in `make test`.
 const HEALTHY: u64 = 180;
+/// Clusters of the largest setting that are on trial at once: a trial mostly waits for a deadline.
+const LANES: usize = 3;
 /// Longest round of one strain: a longer report has more of them, one after the other.
 const ROUND: Duration = Duration::from_secs(45);
 
@@ -42,7 +44,8 @@ impl Asked {
     }
 
     fn wants(&self, name: &str) -> bool {
-        self.only.as_ref().is_none_or(|parts| parts.split(',').any(|part| name.contains(part)))
+        let one = |part: &str| part == name || !whole(part) && name.contains(part);
+        self.only.as_ref().is_none_or(|parts| parts.split(',').any(one))
     }
 
     /// What is asked for and can be tried here.
@@ -53,6 +56,13 @@ impl Asked {
     }
 }
 
+/// Whether a part of a name is all of one.
+fn whole(part: &str) -> bool {
+    let mut faults = Fault::ALL.iter().map(|fault| fault.name());
+    let mut strains = Strain::ALL.iter().map(|strain| strain.name());
+    faults.any(|name| name == part) || strains.any(|name| name == part)
+}
+
 /// Says what can't be tried, which counts as skipped.
 fn possible(name: &str, missing: Option<String>) -> bool {
     if let Some(why) = &missing {
@@ -61,14 +71,30 @@ fn possible(name: &str, missing: Option<String>) -> bool {
     missing.is_none()
 }
 
+/// The faults of the largest setting in lanes, and those that no other trial may run beside: a fault
+/// that takes the processors is one of every node of the machine.
+fn lanes(faults: Vec<Fault>) -> ([Vec<Fault>; LANES], Vec<Fault>) {
+    let (alone, beside): (Vec<_>, Vec<_>) =
+        faults.into_iter().partition(|fault| *fault == Fault::Overload);
+    let mut lanes = [const { Vec::new() }; LANES];
+    for (n, fault) in beside.into_iter().enumerate() {
+        lanes[n % LANES].push(fault);
+    }
+    (lanes, alone)
+}
+
 /// Runs the repetitions one after the other; a cluster that does not heal is replaced.
-async fn lane(setting: Setting, asked: &Asked) -> anyhow::Result<Table> {
+async fn lane(
+    lane: &str,
+    setting: Setting,
+    faults: Vec<Fault>,
+    asked: &Asked,
+) -> anyhow::Result<Table> {
     let mut table = Table::new();
-    let faults = asked.faults(setting);
     if faults.is_empty() {
         return Ok(table);
     }
-    let lane = format!("fence-{setting:?}");
+    let lane = format!("fence-{lane}");
     let mut cluster = Cluster::start(&lane, setting).await?;
     for fault in faults {
         let name = name(setting, fault);
@@ -145,13 +171,26 @@ async fn nobody_acknowledges_what_nobody_may_and_a_healthy_holder_goes_on() {
     let asked = Asked::read();
     let mut cases = Vec::new();
     let mut lines = vec![HEAD.to_owned()];
+    let ([first, second, third], alone) = lanes(asked.faults(Setting::Site));
     let others = async {
-        let federation = lane(Setting::Federation, &asked).await;
-        (federation, lane(Setting::Watched, &asked).await, lane(Setting::Hanging, &asked).await)
+        let mut tables = Vec::new();
+        for setting in [Setting::Federation, Setting::Watched, Setting::Hanging] {
+            let name = format!("{setting:?}");
+            tables.push(lane(&name, setting, asked.faults(setting), &asked).await);
+        }
+        tables
     };
-    let (site, others) = tokio::join!(lane(Setting::Site, &asked), others);
-    for lane in [site, others.0, others.1, others.2] {
-        let table = lane.unwrap_or_else(|problem| panic!("{problem:#}"));
+    let (first, second, third, others) = tokio::join!(
+        lane("Site-1", Setting::Site, first, &asked),
+        lane("Site-2", Setting::Site, second, &asked),
+        lane("Site-3", Setting::Site, third, &asked),
+        others
+    );
+    let mut tables = vec![first, second, third];
+    tables.extend(others);
+    tables.push(lane("alone", Setting::Site, alone, &asked).await);
+    for table in tables {
+        let table = table.unwrap_or_else(|problem| panic!("{problem:#}"));
         for ((setting, fault), tried) in &table {
             let case = tried.case(&name(*setting, *fault), asked.repeat);
             let assumed = tried.outcomes.iter().any(|outcome| !outcome.deadline_read);

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use regent_agent::observe::clock::boot_time;
 use regent_dcs::{Change, Txn};
+use regent_guardian::page::{Guard, Page};
+use regent_guardian::processes::of_data_directory;
 use regent_proto::time::BootTime;
+use regent_test_sys::process::Stopped;
 use regent_tests::rest::{ask, code};
 use regent_tests::wait::until;
 use regent_tests::{records, say};
@@ -278,6 +282,50 @@ async fn truthful_health() -> anyhow::Result<()> {
     ensure!(before > 0 && held > 0 && again > 0, "the endpoint was not asked while it was true");
     ensure!(fencing == 0 && after == 0, "200 without the right to write");
     bed.end("health").await
+}
+
+/// From the first moment of a stop on nobody is told to write here, however long it takes: a
+/// checkpointer that does not run holds it up.
+async fn stopping_is_no_primary() -> anyhow::Result<()> {
+    let bed = Alone::start().await?;
+    let (primary, _) = bed.roles().await?;
+    let primary = primary.clone();
+    bed.progress(20).await?;
+    let layout = bed.lab.layout();
+    let page = Page::open(layout.run_dir(&primary).join("guardian.page"))?;
+    let server = of_data_directory(&layout.data_dir(&primary), None)?.into_iter();
+    let checkpointer = server.filter(|pid| {
+        let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&title).contains("checkpointer")
+    });
+    let stopped = Stopped::these(checkpointer.map(Pid::from_raw))?;
+    ensure!(code(primary.rest_port, "/primary").await == 200, "it was primary before");
+    bed.lab.kill_agent(&primary.name, Signal::SIGTERM).await?;
+    let mut answers = Vec::new();
+    until("the agent has ended", READY, async || {
+        let stops = page.guard() == Guard::PlannedStop;
+        match ask(primary.rest_port, "GET", "/primary", "").await {
+            Ok(answer) if stops => answers.push(answer.code),
+            Ok(_) => {}
+            Err(_) if answers.is_empty() => {}
+            Err(_) => return Ok(()),
+        }
+        Err(format!("{} answers", answers.len()))
+    })
+    .await?;
+    drop(stopped);
+    say(format!("stopping: {} answers while PostgreSQL was being stopped", answers.len()));
+    ensure!(answers.len() > 3, "the stop was too short to ask");
+    ensure!(answers.iter().all(|code| *code == 503), "200 while it was being stopped: {answers:?}");
+    bed.lab.start_agent(&primary.name).await?;
+    bed.roles().await?;
+    bed.progress(20).await?;
+    bed.end("stopping").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_being_stopped_is_no_primary() {
+    stopping_is_no_primary().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -50,6 +50,7 @@ fn code(text: &str) -> String {
 
 #[test]
 fn decisions_are_pure() {
+    // `Arc` shares a value that nobody can change: the reports of a view are decoded once.
     const FORBIDDEN: [&str; 24] = [
         "tokio",
         "tracing",
@@ -89,6 +90,7 @@ fn decisions_are_pure() {
             let code = code(&read(&path));
             for (at, line) in code.lines().enumerate() {
                 let place = format!("{}:{}: {}", path.display(), at + 1, line.trim());
+                let line = if line.trim() == "use std::sync::Arc;" { "" } else { line };
                 for word in FORBIDDEN {
                     // A word of its own: `operand` is not `rand`.
                     let found = line.match_indices(word).any(|(start, _)| {

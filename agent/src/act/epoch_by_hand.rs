@@ -23,7 +23,7 @@ const BOUND: Duration = Duration::from_secs(5);
 
 /// What the three places say.
 struct Found {
-    primary: Primary,
+    primary: Option<Primary>,
     site: Option<Entry>,
     disk: DiskEpoch,
 }
@@ -38,9 +38,8 @@ async fn look(config: &Config) -> anyhow::Result<Found> {
     let entry = quorum
         .get(&key, BOUND)
         .await
-        .context("the global quorum does not answer; without it nothing is accepted")?
-        .with_context(|| format!("the global quorum has no {key}: make the federation first"))?;
-    let primary = Primary::decode(&key, &entry.value)?;
+        .context("the global quorum does not answer; without it nothing is accepted")?;
+    let primary = entry.map(|entry| Primary::decode(&key, &entry.value)).transpose()?;
     let key = SiteKeys::new(&config.namespace, &config.scope).key(SiteKey::Epoch);
     let site =
         store::open(&config.dcs)?.get(&key, BOUND).await.context("the site DCS does not answer")?;
@@ -72,7 +71,7 @@ fn line(seen: &DiskEpoch) -> String {
 /// When one does not answer.
 pub async fn show(config: &Config) -> anyhow::Result<String> {
     let found = look(config).await?;
-    let quorum = DiskEpoch::Seen(record(&found.primary));
+    let quorum = found.primary.as_ref().map(record).map_or(DiskEpoch::Absent, DiskEpoch::Seen);
     let mut text = String::new();
     for (place, seen) in [
         ("global quorum".to_owned(), &quorum),
@@ -99,7 +98,10 @@ pub async fn accept(config: &Config, epoch: Epoch) -> anyhow::Result<String> {
         nix::unistd::geteuid()
     );
     let found = look(config).await?;
-    let seen = record(&found.primary);
+    let seen = found.primary.as_ref().map(record).context(
+        "the global quorum has no `primary` record: where the federation was never made, make it \
+         first; where the record was removed, see the runbook the-primary-record-is-gone",
+    )?;
     anyhow::ensure!(
         seen.epoch == epoch,
         "the global quorum is at epoch {}, held by {}; want just that one: if it is right, \

@@ -65,6 +65,7 @@ pub fn fence(
         worst_kill_ms: measured(guardian.worst_kill),
         kill_budget_ms: millis(config.regent.kill_budget.0),
         guardian: guardian.alive,
+        guardian_lacks: if guardian.alive { guardian.rights.lacking() } else { Vec::new() },
         worst_wake_ms: measured(guardian.worst_wake),
         watchdog,
         frozen: guardian.frozen,

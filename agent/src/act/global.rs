@@ -1,8 +1,8 @@
 //! Transactions on the global quorum that a site's leader makes: protocol.md section 2, rows
 //! *acquire*, *token*, *take*, *roll-back*, and the identity of a new database.
 //!
-//! Each compares every record that the decision read. An unknown outcome is returned as such: the
-//! next decision reads.
+//! What each compares and puts stands in [`regent_proto::transactions`]; here it is sent. An unknown
+//! outcome is returned as such: the next decision reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,11 @@ use regent_dcs::{Change, Compare, Revision, Store, StoreError, Txn};
 use regent_proto::edges::NoEdge;
 use regent_proto::epoch::Epoch;
 use regent_proto::keys::GlobalKeys;
-use regent_proto::name::{NodeName, RequestId, SiteName, SystemIdentifier, Tenure};
-use regent_proto::record::{
-    EpochHistory, Lease, Primary, PrimaryState, Record as _, Token, Unknown, VERSION,
-};
+use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
+use regent_proto::record::{EpochHistory, Lease, Primary, Record as _, Token, Unknown, VERSION};
 use regent_proto::time::{LeaseTiming, WallTime};
 use regent_proto::timeline::HistoryPoint;
+use regent_proto::transactions::{self, Read, Taker, Transaction, Unchanged};
 
 use super::random::Ids;
 use crate::fence::renewal::Adopted;
@@ -71,42 +70,81 @@ pub enum GlobalError {
 }
 
 /// The lease record of a new tenure.
-fn new_lease(
-    store: &GlobalStore,
-    epoch: Epoch,
-    ttl: Duration,
-) -> Result<(Lease, RequestId, Tenure), GlobalError> {
+fn new_lease(store: &GlobalStore, epoch: Epoch, ttl: Duration) -> Result<Lease, GlobalError> {
     let tenure = store.ids.tenure().ok_or(GlobalError::NoRandomness)?;
     let request = store.ids.request_id().ok_or(GlobalError::NoRandomness)?;
-    let lease = Lease {
+    Ok(Lease {
         version: VERSION,
         site: store.site.clone(),
         node: store.me.clone(),
-        tenure: tenure.clone(),
+        tenure,
         epoch,
         counter: 0,
-        request: request.clone(),
+        request,
         ttl,
         released: false,
         unknown: Unknown::new(),
+    })
+}
+
+/// A transaction as the store takes it.
+pub(crate) fn txn(keys: &GlobalKeys, transaction: &Transaction) -> Txn {
+    let compare = |unchanged: &Unchanged| {
+        let key = keys.of(&unchanged.record);
+        match unchanged.revision {
+            Some(revision) => Compare::Modified { key, revision: Revision(revision) },
+            None => Compare::Absent { key },
+        }
     };
-    Ok((lease, request, tenure))
+    let Transaction { name: _, compares, primary, lease, history } = transaction;
+    let primary = primary.as_ref().map(|record| Change::put(keys.primary(), record.encode()));
+    let lease = lease.as_ref().map(|record| Change::put(keys.lease(), record.encode()));
+    let history =
+        history.as_ref().map(|record| Change::put(keys.history(record.epoch), record.encode()));
+    Txn {
+        compares: compares.iter().map(compare).collect(),
+        changes: primary.into_iter().chain(lease).chain(history).collect(),
+    }
+}
+
+fn read(primary: &Primary, primary_revision: u64, lease_revision: Option<u64>) -> Read<'_> {
+    Read { primary, primary_revision, lease_revision }
 }
 
 impl GlobalStore {
-    fn at(&self, key: String, revision: u64) -> Compare {
-        debug_assert!(key.starts_with(self.keys.prefix()), "keys of this federation only");
-        Compare::Modified { key, revision: Revision(revision) }
-    }
-
-    async fn txn(
+    async fn send(
         &self,
-        transaction: &'static str,
-        txn: Txn,
+        transaction: &Transaction,
         timeout: Duration,
     ) -> Result<Revision, GlobalError> {
-        let outcome = self.store.txn(txn, timeout).await?;
-        outcome.applied().ok_or(GlobalError::Conflict { transaction })
+        let outcome = self.store.txn(txn(&self.keys, transaction), timeout).await?;
+        outcome.applied().ok_or(GlobalError::Conflict { transaction: transaction.name })
+    }
+
+    /// A transaction that puts a new tenure.
+    async fn begin(
+        &self,
+        read: &Read<'_>,
+        transaction: Transaction,
+        timing: LeaseTiming,
+    ) -> Result<Adopted, GlobalError> {
+        let record = transaction.lease.clone().expect("acquire and take put a new tenure");
+        let sent = self.clock.now();
+        let revision = self.send(&transaction, timing.call_timeout).await?;
+        let primary_revision = match &transaction.primary {
+            Some(_) => revision,
+            None => Revision(read.primary_revision),
+        };
+        let primary = transaction.primary_after(read);
+        Ok(Adopted {
+            record,
+            lease_revision: revision,
+            primary_revision,
+            sent,
+            timing,
+            electorate: primary.electorate.clone(),
+            span_max: primary.span_max,
+        })
     }
 
     /// *acquire*, also take-over inside the site.
@@ -116,26 +154,9 @@ impl GlobalStore {
         (primary_revision, lease_revision): (u64, Option<u64>),
         timing: LeaseTiming,
     ) -> Result<Adopted, GlobalError> {
-        let (record, ..) = new_lease(self, primary.epoch, timing.ttl)?;
-        let lease = match lease_revision {
-            Some(revision) => self.at(self.keys.lease(), revision),
-            None => Compare::Absent { key: self.keys.lease() },
-        };
-        let txn = Txn::new()
-            .when(self.at(self.keys.primary(), primary_revision))
-            .when(lease)
-            .then(Change::put(self.keys.lease(), record.encode()));
-        let sent = self.clock.now();
-        let revision = self.txn("acquire", txn, timing.call_timeout).await?;
-        Ok(Adopted {
-            record,
-            lease_revision: revision,
-            primary_revision: Revision(primary_revision),
-            sent,
-            timing,
-            electorate: primary.electorate.clone(),
-            span_max: primary.span_max,
-        })
+        let read = read(primary, primary_revision, lease_revision);
+        let tenure = new_lease(self, primary.epoch, timing.ttl)?;
+        self.begin(&read, transactions::acquire(&read, tenure), timing).await
     }
 
     /// *token*: stopped cleanly, no process left.
@@ -155,17 +176,11 @@ impl GlobalStore {
             tenure: lease.tenure.clone(),
             stopping_at: stopped.at,
         };
-        let next = primary.stopped(token)?;
-        let released = Lease { released: true, counter: lease.counter + 1, ..lease.clone() };
-        let txn = Txn::new()
-            .when(self.at(self.keys.primary(), primary_revision))
-            .when(self.at(self.keys.lease(), lease_revision))
-            .then(Change::put(self.keys.primary(), next.encode()))
-            .then(Change::put(self.keys.lease(), released.encode()));
-        self.txn("token", txn, timeout).await
+        let read = read(primary, primary_revision, Some(lease_revision));
+        self.send(&transactions::token(&read, lease, token)?, timeout).await
     }
 
-    /// *take*: the point of no return. The new lease stands in the same transaction.
+    /// *take*: the point of no return.
     pub async fn take(
         &self,
         primary: &Primary,
@@ -173,61 +188,21 @@ impl GlobalStore {
         at: WallTime,
         timing: LeaseTiming,
     ) -> Result<Adopted, GlobalError> {
-        let next = primary.taken()?;
-        let epoch = next.epoch;
-        let stopping_at = match &primary.state {
-            PrimaryState::Token { token, .. } => Some(token.stopping_at),
-            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Fenced { .. } => {
-                None
-            }
-        };
-        let (record, ..) = new_lease(self, epoch, timing.ttl)?;
-        let history = EpochHistory {
-            version: VERSION,
-            epoch,
-            site: self.site.clone(),
-            node: self.me.clone(),
-            from: Some(primary.holder.clone()),
-            operation: primary.state.operation().cloned(),
-            floor: next.floor.clone(),
-            at,
-            stopping_at,
-            lost_bytes: 0,
-            promotions: Vec::new(),
-            unknown: Unknown::new(),
-        };
-        let history_key = self.keys.history(epoch);
-        let txn = Txn::new()
-            .when(self.at(self.keys.primary(), primary_revision))
-            .when(Compare::Absent { key: history_key.clone() })
-            .then(Change::put(self.keys.primary(), next.encode()))
-            .then(Change::put(self.keys.lease(), record.encode()))
-            .then(Change::put(history_key, history.encode()));
-        let sent = self.clock.now();
-        let revision = self.txn("take", txn, timing.call_timeout).await?;
-        Ok(Adopted {
-            record,
-            lease_revision: revision,
-            primary_revision: revision,
-            sent,
-            timing,
-            electorate: next.electorate,
-            span_max: next.span_max,
-        })
+        let read = read(primary, primary_revision, None);
+        let tenure = new_lease(self, primary.epoch, timing.ttl)?;
+        let taker = Taker { site: self.site.clone(), node: self.me.clone(), at };
+        self.begin(&read, transactions::take(&read, tenure, taker)?, timing).await
     }
 
-    /// *roll-back* by A's leader: take and roll-back compare the same revision, so one wins.
+    /// *roll-back* by A's leader.
     pub async fn roll_back(
         &self,
         primary: &Primary,
         primary_revision: u64,
         timeout: Duration,
     ) -> Result<Revision, GlobalError> {
-        let next = primary.rolled_back()?;
-        let txn = Txn::new()
-            .when(self.at(self.keys.primary(), primary_revision))
-            .then(Change::put(self.keys.primary(), next.encode()));
-        self.txn("roll-back", txn, timeout).await
+        let read = read(primary, primary_revision, None);
+        self.send(&transactions::roll_back(&read)?, timeout).await
     }
 
     /// The holder of the lease records the identity of a database it has just made.
@@ -238,16 +213,11 @@ impl GlobalStore {
         system_identifier: SystemIdentifier,
         timeout: Duration,
     ) -> Result<Revision, GlobalError> {
-        let next = Primary { system_identifier: Some(system_identifier), ..primary.clone() };
-        let txn = Txn::new()
-            .when(self.at(self.keys.primary(), primary_revision))
-            .when(self.at(self.keys.lease(), lease_revision))
-            .then(Change::put(self.keys.primary(), next.encode()));
-        self.txn("record identity", txn, timeout).await
+        let read = read(primary, primary_revision, Some(lease_revision));
+        self.send(&transactions::identity(&read, system_identifier), timeout).await
     }
 
-    /// The holder of the lease adds a promotion to the history of its epoch: the take comes before
-    /// the promotion, and a site may fail over inside an epoch.
+    /// The holder of the lease adds a promotion to the history of its epoch.
     pub async fn record_promotion(
         &self,
         history: &EpochHistory,
@@ -255,14 +225,8 @@ impl GlobalStore {
         promotion: HistoryPoint,
         timeout: Duration,
     ) -> Result<Revision, GlobalError> {
-        let key = self.keys.history(history.epoch);
-        let mut next = history.clone();
-        next.promotions.push(promotion);
-        let txn = Txn::new()
-            .when(self.at(key.clone(), history_revision))
-            .when(self.at(self.keys.lease(), lease_revision))
-            .then(Change::put(key, next.encode()));
-        self.txn("record promotion", txn, timeout).await
+        let read = (history, history_revision);
+        self.send(&transactions::promotion(read, lease_revision, promotion), timeout).await
     }
 
     /// Writes this site's report.

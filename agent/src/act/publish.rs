@@ -183,6 +183,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(4);
 /// A report is written at most this often, unless something other than a position changed.
 const REPORT_AT_MOST: Duration = Duration::from_secs(1);
 
+/// What a key of the site is given by whoever leads it.
+type Valued = fn(&NodeName, &Status) -> Value;
+
 impl Publisher {
     /// For this member.
     #[must_use]
@@ -262,7 +265,7 @@ impl Publisher {
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;
         }
-        let values: [(SiteKey, fn(&NodeName, &Status) -> Value); 3] = [
+        let values: [(SiteKey, Valued); 3] = [
             (SiteKey::Status, |_, status| json!({"optime": status.end.get()})),
             (SiteKey::History, |_, status| history(status)),
             (SiteKey::Promotions, promotions),

@@ -1,13 +1,17 @@
 //! Which code a health check gets (spec/patroni-compat.md 2.2).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::http::StatusCode;
+use regent_guardian::page::Guard;
+use regent_proto::time::BootTime;
 
 use crate::act::publish::{self, Picture};
 use crate::config::Config;
 use crate::decide::view::{JobKind, Process};
 use crate::fence::Deadlines;
+use crate::fence::guard::lead;
 use crate::observe::clock::boot_time;
 
 /// What the codes depend on, at the instant of the request.
@@ -41,7 +45,7 @@ struct Writing {
     stopping: bool,
     /// Its processes are frozen until a renewal is acknowledged.
     frozen: bool,
-    /// The fence has not begun: more than the stop budget is left until the deadline.
+    /// The fence has not begun: more is left until the deadline than rung 1 begins before it.
     before_fence: bool,
     /// The last round of the agent is not too old to say anything.
     fresh: bool,
@@ -67,11 +71,13 @@ impl Facts {
         let optime = site.and_then(|site| site.optime);
         let fresh = now.since(view.now) <= picture.dynamic.ttl * if in_recovery { 2 } else { 1 };
         let running = view.postgres.process == Process::Running;
+        let page = deadlines.page();
         let writing = Writing {
             open: running && status.is_some_and(|status| !status.in_recovery),
-            stopping: view.job == Some(JobKind::Stop),
-            frozen: deadlines.page().frozen(),
-            before_fence: now < deadlines.held().instant().minus(config.regent.stop_budget.0),
+            // The page knows it before the next round does.
+            stopping: view.job == Some(JobKind::Stop) || page.guard() == Guard::PlannedStop,
+            frozen: page.frozen(),
+            before_fence: before_fence(deadlines, config.regent.stop_budget.0, now),
             fresh,
         };
         // As decisions see it: only outside a federation does a pause take the fence away.
@@ -169,6 +175,11 @@ impl Facts {
     }
 }
 
+/// Whether rung 1 has not begun for what this life holds; beside a watchdog it begins earlier.
+fn before_fence(deadlines: &Deadlines, stop_budget: Duration, now: BootTime) -> bool {
+    now < deadlines.held().instant().minus(lead(deadlines.page(), stop_budget))
+}
+
 fn code(ok: bool) -> StatusCode {
     if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
@@ -187,6 +198,8 @@ fn bytes(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use regent_guardian::page::{Page, Side, WatchdogState};
+    use regent_proto::time::Deadline;
 
     fn nothing() -> Facts {
         Facts {
@@ -253,6 +266,22 @@ mod tests {
         ] {
             assert!(!not.is_possible(), "{not:?}");
         }
+    }
+
+    #[test]
+    fn beside_a_watchdog_the_fence_begins_earlier_and_so_does_503() {
+        let at = |millis: u64| BootTime::from_nanos(millis * 1_000_000);
+        let deadlines = Deadlines::new(Page::create().expect("a page"), false);
+        let budget = Duration::from_secs(5);
+        deadlines.page().set_site_deadline(Deadline::at(at(30_000)));
+        assert!(before_fence(&deadlines, budget, at(24_999)));
+        assert!(!before_fence(&deadlines, budget, at(25_000)));
+        // max(G, W + R + G/2) = 5 + 1 + 2.5 s.
+        deadlines.page().enter(Side::Guardian);
+        deadlines.page().set_watchdog_granted_s(5);
+        deadlines.page().set_watchdog_state(WatchdogState::Armed);
+        assert!(before_fence(&deadlines, budget, at(21_499)));
+        assert!(!before_fence(&deadlines, budget, at(21_500)), "rung 1 stops PostgreSQL by now");
     }
 
     #[test]

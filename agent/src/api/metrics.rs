@@ -8,7 +8,7 @@ use regent_proto::record::ReportedFence;
 
 use crate::act::publish::{self, PATRONI_VERSION, Picture};
 use crate::config::Config;
-use crate::decide::view::Process;
+use crate::decide::view::{GuardianRights, Process};
 
 /// Prometheus' types.
 #[derive(Debug, Clone, Copy)]
@@ -215,6 +215,7 @@ fn ours(out: &mut Text, picture: &Picture, fence: &ReportedFence) {
         }
     }
     out.flag("regent_guardian_alive", "Value is 1 while a guardian lives.", fence.guardian);
+    permitted(out, &picture.view.guardian.rights);
     out.sample(
         Kind::Counter,
         "regent_guardian_hung",
@@ -230,6 +231,29 @@ fn ours(out: &mut Text, picture: &Picture, fence: &ReportedFence) {
         "How many margins are thin; GET /patroni names them.",
         u32::try_from(fence.thin.len()).map_or(0.0, f64::from),
     );
+}
+
+/// What the system let the guardian have.
+fn permitted(out: &mut Text, rights: &GuardianRights) {
+    for (name, help, permitted) in [
+        (
+            "regent_guardian_memory_locked",
+            "Value is 1 while a guardian lives whose memory is locked.",
+            rights.memory_locked,
+        ),
+        (
+            "regent_guardian_realtime",
+            "Value is 1 while a guardian lives that has real-time priority.",
+            rights.realtime,
+        ),
+        (
+            "regent_guardian_oom_protected",
+            "Value is 1 while a guardian lives that the out-of-memory killer spares.",
+            rights.oom_protected,
+        ),
+    ] {
+        out.flag(name, help, permitted);
+    }
 }
 
 fn seconds_of(millis: Option<u64>) -> f64 {
@@ -266,6 +290,19 @@ mod tests {
         ] {
             assert_eq!(seconds(text), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn each_right_of_the_guardian_is_a_metric_of_its_own() {
+        let mut out = Text { labels: String::new(), text: String::new() };
+        permitted(&mut out, &GuardianRights { realtime: true, ..GuardianRights::default() });
+        let told: Vec<&str> = out.text.lines().filter(|line| !line.starts_with('#')).collect();
+        let wanted = [
+            "regent_guardian_memory_locked{} 0",
+            "regent_guardian_realtime{} 1",
+            "regent_guardian_oom_protected{} 0",
+        ];
+        assert_eq!(told, wanted);
     }
 
     #[test]

@@ -85,14 +85,11 @@ impl Checks<'_> {
     ) -> Result<StoreConfig, ConfigError> {
         match (sqlite, etcd) {
             (Some(sqlite), None) => Ok(StoreConfig::Sqlite(sqlite.path)),
-            (None, Some(mut etcd)) => {
-                etcd.hosts.extend(etcd.host.take());
-                if etcd.hosts.is_empty() {
-                    return Err(
-                        self.error(place, "etcd3 names no hosts; want `hosts: [HOST:PORT]`")
-                    );
-                }
-                Ok(StoreConfig::Etcd(etcd))
+            (None, Some(etcd)) => {
+                let config = etcd.config();
+                config.map(StoreConfig::Etcd).map_err(|unfit| {
+                    self.error(place, format!("etcd3.{}: {}", unfit.key, unfit.problem))
+                })
             }
             (Some(_), Some(_)) => {
                 Err(self.error(place, "both sqlite and etcd3 are given; want exactly one"))

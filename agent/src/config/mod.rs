@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use regent_dcs::etcd::EtcdConfig;
 use regent_proto::name::{FederationName, NodeName, Scope, SiteName};
 use regent_proto::time::LeaseTiming;
 use regent_proto::yaml;
@@ -26,7 +27,6 @@ use serde::Deserialize;
 
 pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
 pub use regent::{LogConfig, LogFormat, LogLevel, RegentConfig};
-pub use sections::EtcdSection;
 
 use checks::Checks;
 use dynamic::Dynamic;
@@ -134,12 +134,12 @@ pub struct Listener {
 }
 
 /// Which store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StoreConfig {
     /// The embedded store.
     Sqlite(PathBuf),
     /// etcd v3.
-    Etcd(EtcdSection),
+    Etcd(EtcdConfig),
 }
 
 /// The federation this cluster belongs to.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use regent_dcs::etcd::EtcdConfig;
+use regent_dcs::etcd::section::{self, Unfit};
 use regent_proto::name::{FederationName, NodeName, Scope, SiteName};
 use serde::Deserialize;
 
@@ -56,39 +58,40 @@ pub(super) struct RestSection {
     pub(super) verify_client: Option<serde_json::Value>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SqliteSection {
     pub(super) path: PathBuf,
 }
 
-/// Patroni's `etcd3` section, as far as it is used.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct EtcdSection {
-    /// `host:port` each.
+/// Patroni's `etcd3` section, as far as it is used; it may have more.
+#[derive(Debug, Deserialize)]
+pub(super) struct EtcdSection {
     #[serde(default)]
-    pub hosts: Vec<String>,
-    /// One `host:port`.
+    hosts: Vec<String>,
     #[serde(default)]
-    pub host: Option<String>,
-    /// `http` or `https`.
+    host: Option<String>,
     #[serde(default)]
-    pub protocol: Option<String>,
-    /// User.
+    protocol: Option<String>,
     #[serde(default)]
-    pub username: Option<String>,
-    /// Password.
+    username: Option<String>,
     #[serde(default)]
-    pub password: Option<Secret>,
-    /// CA certificate.
+    password: Option<Secret>,
     #[serde(default)]
-    pub cacert: Option<PathBuf>,
-    /// Client certificate.
+    cacert: Option<PathBuf>,
     #[serde(default)]
-    pub cert: Option<PathBuf>,
-    /// Client key.
+    cert: Option<PathBuf>,
     #[serde(default)]
-    pub key: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+impl EtcdSection {
+    pub(super) fn config(self) -> Result<EtcdConfig, Unfit> {
+        let Self { hosts, host, protocol, username, password, cacert, cert, key } = self;
+        let hosts = hosts.into_iter().chain(host).collect();
+        let password = password.map(|password| password.reveal().to_owned());
+        section::EtcdSection { hosts, protocol, username, password, cacert, cert, key }.config()
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -80,6 +80,20 @@ pub struct GuardianRights {
     pub oom_protected: bool,
 }
 
+impl GuardianRights {
+    /// What is missing, in words; each costs the fence a certainty, none of them the fence itself.
+    #[must_use]
+    pub fn lacking(&self) -> Vec<String> {
+        let rights = [
+            (self.memory_locked, "locked memory"),
+            (self.realtime, "real-time priority"),
+            (self.oom_protected, "protection from the out-of-memory killer"),
+        ];
+        let missing = rights.into_iter().filter(|(permitted, _)| !permitted);
+        missing.map(|(_, name)| name.to_owned()).collect()
+    }
+}
+
 /// The watchdog, rung 3.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WatchdogView {

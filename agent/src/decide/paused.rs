@@ -5,8 +5,8 @@
 //! fence is off, and everything says NOT FENCED. In a federation a site's pause stops that site's
 //! automation only: rights end as ever, and deadlines, guard and guardian stay (design.md section 3).
 
-use super::view::{DataDirectory, Initialize, Process, SiteView, Status, View};
-use super::{Action, Choice, Judge, PausedAs, Policy, Reason};
+use super::view::{DataDirectory, Initialize, JobKind, Policy, Process, SiteView, Status, View};
+use super::{Action, Choice, Judge, PausedAs, Reason};
 
 /// Whether the fence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,13 +144,8 @@ impl Judge<'_> {
                 self.view.site.as_ref().is_none_or(|site| site.leader.is_none())
             }
             Action::Run(job) => match job.kind() {
-                super::JobKind::Stop | super::JobKind::Checkpoint | super::JobKind::CreateUsers => {
-                    false
-                }
-                super::JobKind::Initdb
-                | super::JobKind::Clone
-                | super::JobKind::Start
-                | super::JobKind::Rewind => true,
+                JobKind::Stop | JobKind::Checkpoint | JobKind::CreateUsers => false,
+                JobKind::Initdb | JobKind::Clone | JobKind::Start | JobKind::Rewind => true,
             },
             Action::ClaimInitialize | Action::AskPeers | Action::Exit(_) => true,
             Action::RecordInitialize(_)

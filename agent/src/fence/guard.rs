@@ -6,7 +6,8 @@
 //! hung agent takes this thread with it; that is what the guardian is for, which reads the same page.
 //! The judgements are [`crate::decide::demote`] and [`crate::decide::freeze`].
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use regent_proto::time::{BootTime, Deadline, WatchdogTiming};
 use tokio::sync::mpsc;
 
 use super::Deadlines;
-use super::processes::Instance;
+use super::measured::Measured;
+use super::processes::{DataDirectory, Instance};
 use crate::decide::demote::{self, Demote, DemoteView, Guarded};
 use crate::decide::freeze::{self, ClockView, Freeze, Frozen, Pause, Reading};
 use crate::observe::clock::{boot_time, monotonic};
@@ -38,12 +40,14 @@ pub enum Fenced {
     Thawed(Duration),
 }
 
-#[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact of the thread")]
+#[derive(Debug)]
 struct State {
     instance: Instance,
     stopping: bool,
-    killing: bool,
+    /// When this thread asked the server to stop; until the server has ended.
+    stop_began: Option<BootTime>,
+    /// When it began to kill; until a scan finds nothing.
+    kill_began: Option<BootTime>,
     frozen: Option<Frozen>,
     /// What it was frozen with was no right that anybody knew of.
     adopted: bool,
@@ -56,6 +60,9 @@ pub struct Guard {
     shared: Arc<(Mutex<State>, Condvar)>,
     deadlines: Arc<Deadlines>,
     data_dir: PathBuf,
+    /// Finds the true path, which waits for a disk: never under the lock, where the thread would wait
+    /// with it.
+    resolve: fn(&Path) -> io::Result<DataDirectory>,
 }
 
 /// What the thread needs.
@@ -80,20 +87,31 @@ impl Guard {
         settings: GuardSettings,
         deadlines: Arc<Deadlines>,
         events: mpsc::Sender<Fenced>,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         let page = deadlines.page();
         page.set_kill_budget(settings.kill_budget);
-        let mut instance = Instance::default();
+        let mut instance = Instance::open()?;
         if page.guard() != page::Guard::Off {
-            instance.resolve(&settings.data_dir);
-            instance.postmaster = Some(page.postmaster_pid()).filter(|pid| *pid > 0);
+            instance.set_data(DataDirectory::resolve(&settings.data_dir).ok());
+            instance.set_postmaster(Some(page.postmaster_pid()).filter(|pid| *pid > 0));
         }
         // Frozen by a life that ended before it could say more: this one asks for it again.
         let frozen = page.frozen().then(|| freeze_until(&settings, page, boot_time()));
-        let state = State { instance, frozen, ..State::default() };
-        let data_dir = settings.data_dir.clone();
-        let guard =
-            Self { shared: Arc::new((Mutex::new(state), Condvar::new())), deadlines, data_dir };
+        let state = State {
+            instance,
+            stopping: false,
+            stop_began: None,
+            kill_began: None,
+            frozen,
+            adopted: false,
+            ended: false,
+        };
+        let guard = Self {
+            shared: Arc::new((Mutex::new(state), Condvar::new())),
+            deadlines,
+            data_dir: settings.data_dir.clone(),
+            resolve: DataDirectory::resolve,
+        };
         let thread = guard.clone();
         std::thread::Builder::new()
             .name("guard".to_owned())
@@ -112,11 +130,13 @@ impl Guard {
 
     /// From now on PostgreSQL may be, or become, writable.
     pub fn arm(&self, postmaster: Option<i32>) {
+        // Before the disk is asked: its number may be another's by the time that the disk answers.
+        self.state().instance.set_postmaster(postmaster);
+        let data = (self.resolve)(&self.data_dir).ok();
         let mut state = self.state();
-        state.instance.resolve(&self.data_dir);
+        state.instance.set_data(data);
         state.stopping = false;
-        state.killing = false;
-        state.instance.postmaster = postmaster;
+        state.kill_began = None;
         self.page().set_guard(page::Guard::ByDeadline);
         self.shared.1.notify_all();
     }
@@ -124,12 +144,14 @@ impl Guard {
     /// A server that may write was found, whose rights nobody knows: it is frozen, so that it
     /// acknowledges nothing, until this life has renewed them. Where it cannot within `bound`, the
     /// server is killed.
+    ///
+    /// First what the postmaster's number tells, then, once the disk has said it, what works in the
+    /// directory: whoever is frozen is kept frozen, newly found ones with them.
     pub fn adopt(&self, postmaster: i32, bound: Duration) {
         {
             let mut state = self.state();
             let page = self.page();
-            state.instance.resolve(&self.data_dir);
-            state.instance.postmaster = Some(postmaster);
+            state.instance.set_postmaster(Some(postmaster));
             page.set_frozen(true);
             state.instance.freeze();
             let since = boot_time();
@@ -137,13 +159,30 @@ impl Guard {
             // A little later than the freeze ends: rung 1 must not stop what it has just frozen.
             page.set_carried(Deadline::at(since.plus(bound * 2)));
             state.adopted = true;
+            page.set_guard(page::Guard::ByDeadline);
         }
         self.arm(Some(postmaster));
+        self.deadlines.hurry();
+    }
+
+    /// What this agent measured in its life.
+    #[must_use]
+    pub fn measured(&self) -> &Measured {
+        self.deadlines.measured()
+    }
+
+    /// Nothing of the server is left: a stop or kill that this thread began took until now.
+    pub fn server_ended(&self) {
+        let mut state = self.state();
+        if let Some(began) = state.stop_began.take() {
+            self.measured().stop.note(boot_time().since(began));
+        }
+        self.killed(&mut state);
     }
 
     /// The postmaster has ended: its number may become another's.
     pub fn forget_postmaster(&self) {
-        self.state().instance.postmaster = None;
+        self.state().instance.set_postmaster(None);
     }
 
     /// A planned stop begins: the deadline of now stays the bound for clients, and `stop_until` is
@@ -179,7 +218,14 @@ impl Guard {
         let mut state = self.state();
         self.page().set_guard(page::Guard::Off);
         state.stopping = false;
-        state.killing = false;
+        state.kill_began = None;
+    }
+
+    /// A kill that was under way is over: whoever calls has seen that nothing is left.
+    fn killed(&self, state: &mut State) {
+        if let Some(began) = state.kill_began.take() {
+            self.measured().kill.note(boot_time().since(began));
+        }
     }
 
     /// Ends the thread.
@@ -228,6 +274,9 @@ impl Guard {
             }
             Demote::Stop => {
                 state.stopping = true;
+                if state.instance.has_postmaster() {
+                    state.stop_began.get_or_insert_with(boot_time);
+                }
                 state.instance.stop();
                 events.try_send(Fenced::Stopping).ok();
             }
@@ -242,13 +291,14 @@ impl Guard {
     }
 
     fn kill(&self, state: &mut State, events: &mpsc::Sender<Fenced>) {
+        let began = boot_time();
         if state.instance.kill_all() {
-            state.killing = false;
+            self.killed(state);
             state.frozen = None;
             self.page().set_guard(page::Guard::Off);
             self.page().set_frozen(false);
-        } else if !state.killing {
-            state.killing = true;
+        } else if state.kill_began.is_none() {
+            state.kill_began = Some(began);
             // Nobody listening is fine: the processes are what counts.
             events.try_send(Fenced::Killed).ok();
         }
@@ -310,7 +360,8 @@ fn freeze_until(settings: &GuardSettings, page: &Page, now: BootTime) -> Frozen 
 
 /// How long before the deadline the stop begins: early enough for an armed watchdog, which fires
 /// before the deadline, to find nothing to reset.
-fn lead(page: &Page, stop_budget: Duration) -> Duration {
+#[must_use]
+pub fn lead(page: &Page, stop_budget: Duration) -> Duration {
     let counts = match (page.watchdog_state(), page.watchdog_step()) {
         (WatchdogState::Armed, _) | (WatchdogState::Failed, WatchdogStep::Ping) => true,
         (
@@ -335,5 +386,135 @@ fn guarded(page: &Page) -> Guarded {
         page::Guard::PlannedStop => Guarded::Stop { bound: orders.bound, until: orders.stop_until },
         // A newer agent's word that this one does not know guards at least by the deadline.
         page::Guard::ByDeadline | page::Guard::Unknown(_) => Guarded::Until(orders.writing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use regent_proto::record::ReportedFence;
+
+    use super::*;
+    use crate::decide::margins;
+    use crate::fence::processes::stopped;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A guard without a server; its directory never answers where `hangs`.
+    fn guard(hangs: bool) -> (Guard, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let settings = GuardSettings {
+            data_dir: dir.path().to_owned(),
+            stop_budget: Duration::from_secs(2),
+            kill_budget: Duration::from_millis(250),
+            pause_threshold: LONG,
+            epsilon: LONG,
+        };
+        let deadlines = Arc::new(Deadlines::new(Page::create().expect("a page"), false));
+        let (events, _) = mpsc::channel(8);
+        let mut guard = Guard::start(settings, deadlines, events).expect("a thread");
+        if hangs {
+            guard.resolve = |_| loop {
+                std::thread::park();
+            };
+        }
+        (guard, dir)
+    }
+
+    fn until(what: &str, done: impl Fn() -> bool) {
+        let end = boot_time().plus(LONG);
+        while !done() {
+            assert!(boot_time() < end, "never: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn sleeper() -> (Child, i32) {
+        child("exec sleep 60")
+    }
+
+    fn deaf_sleeper() -> (Child, i32) {
+        // Ignored signals stay ignored. Its output ends once it is.
+        let (mut child, pid) = child("trap '' INT TERM; exec 1>&-; exec sleep 60");
+        let mut out = child.stdout.take().expect("piped");
+        io::Read::read_to_end(&mut out, &mut Vec::new()).expect("read");
+        (child, pid)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a process to signal")]
+    fn child(line: &str) -> (Child, i32) {
+        let mut command = Command::new("sh");
+        let child = command.args(["-c", line]).stdout(Stdio::piped()).spawn().expect("sh");
+        let pid = i32::try_from(child.id()).expect("small");
+        (child, pid)
+    }
+
+    /// Whoever arms waits for the disk, rung 1 does not: it kills what it guards.
+    #[test]
+    fn a_disk_that_hangs_does_not_hold_the_thread_up() {
+        let (guard, _dir) = guard(false);
+        let (mut child, pid) = sleeper();
+        guard.page().set_site_deadline(Deadline::at(boot_time().plus(LONG * 2)));
+        guard.arm(Some(pid));
+        let hanging = Guard {
+            resolve: |_| loop {
+                std::thread::park();
+            },
+            ..guard.clone()
+        };
+        let armed = std::thread::spawn(move || hanging.arm(Some(pid)));
+        let before = guard.page().agent_heartbeat();
+        until("it wakes", || guard.page().agent_heartbeat() > before.plus(SLICE * 2));
+        guard.page().set_site_deadline(Deadline::at(boot_time()));
+        child.wait().expect("killed");
+        assert!(!armed.is_finished());
+        guard.end();
+    }
+
+    /// What is adopted may be writing: it is frozen before its disk is asked anything.
+    #[test]
+    fn an_adopted_server_is_frozen_while_its_disk_hangs() {
+        let (guard, _dir) = guard(true);
+        let (mut child, pid) = sleeper();
+        let adopting = guard.clone();
+        std::thread::spawn(move || adopting.adopt(pid, LONG));
+        until("frozen and watched", || stopped(pid) && guard.page().frozen() && guard.watches());
+        child.kill().expect("ours");
+        child.wait().expect("it ends");
+        guard.end();
+    }
+
+    /// What G bounds is rung 1's own stop, what κ bounds its own kill: near their budgets they warn.
+    #[test]
+    fn rung_1_measures_its_stop_and_its_kill_and_thin_margins_follow() {
+        let (guard, _dir) = guard(false);
+        // Hears no SIGINT and no SIGTERM, as a server that does not get done.
+        let (mut child, pid) = deaf_sleeper();
+        let deadline = boot_time().plus(Duration::from_secs(4));
+        guard.page().set_site_deadline(Deadline::at(deadline));
+        guard.arm(Some(pid));
+        assert!(child.wait().is_ok() && boot_time() < deadline);
+        let measured = guard.measured();
+        until("its kill is measured", || measured.kill.worst().is_some());
+        guard.forget_postmaster();
+        assert_eq!(measured.stop.worst(), None, "it is over once nothing is left");
+        guard.server_ended();
+        let (stop, kill) = (measured.stop.worst(), measured.kill.worst());
+        let stop = stop.expect("measured");
+        assert!(stop >= Duration::from_millis(1700) && kill < Some(Duration::from_secs(2)));
+        let millis = |span: Duration| u64::try_from(span.as_millis()).expect("short");
+        let fence = ReportedFence {
+            worst_stop_ms: Some(millis(stop)),
+            stop_budget_ms: 2000,
+            worst_kill_ms: kill.map(millis),
+            kill_budget_ms: 250,
+            guardian: true,
+            ..ReportedFence::default()
+        };
+        assert!(margins::thin(&fence, true, 0).iter().any(|text| text.starts_with("a stop took")));
+        guard.server_ended();
+        assert_eq!(measured.stop.last(), Some(stop), "counted once");
+        guard.end();
     }
 }

@@ -1,7 +1,7 @@
-//! What renewals took, for people.
+//! What renewals, stops and kills took, for people.
 //!
-//! Written by the renewal thread, read by whoever tells; plain atomics, so that measuring can never
-//! hold that thread up (I10). Nothing is decided on these.
+//! Written by the threads of the fence and by whoever stops the server, read by whoever tells; plain
+//! atomics, so that measuring can never hold them up (I10). Nothing is decided on these.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,13 +42,17 @@ fn read(span: &AtomicU64) -> Option<Duration> {
     }
 }
 
-/// What the renewal thread measures.
+/// What this life of the agent measures.
 #[derive(Debug, Default)]
 pub struct Measured {
     /// From the sending of a renewal of the site's lease to its acknowledgement.
     pub site_round_trip: Span,
     /// The same for the primary lease.
     pub primary_round_trip: Span,
+    /// From the first signal of a stop until nothing of the server is left, whoever asked for it.
+    pub stop: Span,
+    /// From the first signal of rung 1's kill until a scan finds nothing.
+    pub kill: Span,
 }
 
 #[cfg(test)]

@@ -15,11 +15,13 @@ use regent_proto::keys::GlobalKeys;
 use regent_proto::name::{NodeName, RequestId, SiteName};
 use regent_proto::record::{Lease, Primary, Record as _};
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
+use regent_proto::transactions;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Deadlines;
 use super::release::{FENCE_AGAIN, Release};
 use super::rounds::{QuorumRounds, Rounds, SiteRounds};
+use crate::act::global;
 use crate::act::random::Ids;
 use crate::act::site::Held as HeldKey;
 use crate::decide::failsafe::site::Answer;
@@ -567,6 +569,7 @@ impl PrimaryLoop {
         if let Some(held) = &mut self.held {
             held.ended = true;
             held.deadline = Deadline::NEVER;
+            held.unknown.clear();
         }
         self.deadlines.set_primary(Deadline::NEVER);
         self.deadlines.end_carried();
@@ -600,20 +603,21 @@ impl PrimaryLoop {
             self.ask_for_promises();
         }
         let Some(held) = &mut self.held else { return true };
+        if held.ended {
+            // Whoever hurries may have asked before the end: a request of an ended tenure would be
+            // applied while its mark stands, and raise what the mark has taken (rule 5).
+            return true;
+        }
         let Some(request) = self.side.ids.request_id() else { return true };
-        let mut record = held.record.clone();
-        record.counter += 1;
-        record.request = request.clone();
-        let keys = &self.side.keys;
-        let (primary_key, lease_key) = (keys.primary(), keys.lease());
-        let txn = Txn::new()
-            .when(Compare::Modified { key: primary_key, revision: held.primary_revision })
-            .when(Compare::Modified { key: lease_key.clone(), revision: held.lease_revision })
-            .then(Change::put(lease_key, record.encode()));
+        let revisions = (held.primary_revision.0, held.lease_revision.0);
+        let transaction = transactions::renew(revisions, &held.record, request.clone());
+        let txn = global::txn(&self.side.keys, &transaction);
         let sent = self.side.clock.now();
         match self.side.store.txn(txn, held.timing.call_timeout).await {
             Ok(TxnOutcome::Applied { revision }) => {
-                held.record = record;
+                if let Some(record) = transaction.lease {
+                    held.record = record;
+                }
                 let took = self.side.clock.now().since(sent);
                 self.deadlines.measured().primary_round_trip.note(took);
                 self.raise(sent, revision);

@@ -17,12 +17,19 @@ pub fn link(run_dir: &Path) -> PathBuf {
     run_dir.join("guardian.page")
 }
 
-/// The page of a guardian that lives and guards a server, taken over; otherwise a new one.
+/// The page that a former life left: of this very process, or of a guardian that lives and guards a
+/// server.
+#[must_use]
+pub fn left(run_dir: &Path, inherited: Option<i32>) -> Option<Page> {
+    inherited.and_then(inherit).or_else(|| found(run_dir))
+}
+
+/// That page, taken over; otherwise a new one.
 ///
 /// # Errors
 /// When there is none to take over and the kernel gives none.
-pub fn page(run_dir: &Path, inherited: Option<i32>) -> std::io::Result<Page> {
-    let page = match inherited.and_then(inherit).or_else(|| found(run_dir)) {
+pub fn page(left: Option<Page>) -> std::io::Result<Page> {
+    let page = match left {
         Some(page) => {
             page.enter(Side::Agent);
             page.carry();
@@ -87,7 +94,7 @@ mod tests {
     fn a_page_whose_guardian_lives_is_carried_on() {
         let dir = tempfile::tempdir().expect("a directory");
         let before = left(dir.path());
-        let page = page(dir.path(), None).expect("its page");
+        let page = page(super::left(dir.path(), None)).expect("its page");
         assert_eq!(page.writing(), Deadline::at(BootTime::from_nanos(77)));
         assert_eq!(page.carried(), page.writing());
         assert_eq!((page.site_deadline(), page.guard()), (Deadline::NEVER, Guard::ByDeadline));
@@ -107,10 +114,10 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             let before = left(dir.path());
             bend(&before);
-            let page = page(dir.path(), None).expect("a new page");
+            let page = page(super::left(dir.path(), None)).expect("a new page");
             assert_eq!((page.writing(), page.guard()), (Deadline::NEVER, Guard::Off), "{what}");
         }
         let empty = tempfile::tempdir().expect("a directory");
-        assert_eq!(page(empty.path(), None).expect("a new page").guard(), Guard::Off);
+        assert_eq!(page(super::left(empty.path(), None)).expect("a new page").guard(), Guard::Off);
     }
 }

@@ -12,24 +12,30 @@ use crate::decide::view::{GuardianRights, GuardianView, WatchdogState, WatchdogV
 #[must_use]
 pub fn view(page: &Page, beside: &Beside, worst_stop: Duration, now: BootTime) -> GuardianView {
     let alive = beside.pid.is_some();
-    let flags = page.flags();
     GuardianView {
         alive,
         problem: beside.problem.clone(),
         heartbeat_age: if alive { now.since(page.heartbeat()) } else { Duration::ZERO },
-        worst_wake: page.worst_wake(),
+        worst_wake: page.worst_wake().max(beside.worst_wake),
         kills: page.kills(),
-        worst_kill: page.worst_kill(),
-        rights: GuardianRights {
-            memory_locked: alive && flags.has(Flags::MEMORY_LOCKED),
-            realtime: alive && flags.has(Flags::REALTIME),
-            oom_protected: alive && flags.has(Flags::OOM_PROTECTED),
-        },
+        worst_kill: page.worst_kill().max(beside.worst_kill),
+        rights: if alive { rights(page) } else { GuardianRights::default() },
         watchdog: watchdog(page, now),
         frozen: page.frozen(),
         deadline_left: page.writing().left(now),
         worst_stop,
         hung: beside.hung,
+    }
+}
+
+/// What the system permitted the guardian whose words stand in the page.
+#[must_use]
+pub fn rights(page: &Page) -> GuardianRights {
+    let flags = page.flags();
+    GuardianRights {
+        memory_locked: flags.has(Flags::MEMORY_LOCKED),
+        realtime: flags.has(Flags::REALTIME),
+        oom_protected: flags.has(Flags::OOM_PROTECTED),
     }
 }
 

@@ -6,32 +6,13 @@ pub mod session;
 use std::time::Duration;
 
 use regent_dcs::{Change, Compare, LeaseId, Store, StoreError, Txn, TxnOutcome};
-use regent_proto::keys::{GlobalKey, GlobalKeys};
+use regent_proto::keys::GlobalKeys;
 use regent_proto::record::Record as _;
 
 use crate::decide::write::{Expect, Put, Write};
 
 /// The longest wait for one answer of the quorum.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The store key of a record.
-#[must_use]
-pub fn key_of(keys: &GlobalKeys, record: &GlobalKey) -> String {
-    match record {
-        GlobalKey::Topology => keys.topology(),
-        GlobalKey::Primary => keys.primary(),
-        GlobalKey::Lease => keys.lease(),
-        GlobalKey::RunningOperation => keys.running_operation(),
-        GlobalKey::Leader => keys.leader(),
-        GlobalKey::Assignment(site) => keys.assignment(site),
-        GlobalKey::Report(site) => keys.report(site),
-        GlobalKey::Operation(id) => keys.operation(id),
-        GlobalKey::Coordinator(name) => keys.coordinator(name),
-        GlobalKey::History(epoch) => keys.history(*epoch),
-        // No decision names one: it would be a key that this version does not know.
-        GlobalKey::Foreign => format!("{}foreign", keys.prefix()),
-    }
-}
 
 /// The write as a transaction of the store.
 #[must_use]
@@ -44,7 +25,7 @@ pub fn transaction(keys: &GlobalKeys, write: &Write) -> Txn {
 }
 
 fn compare(keys: &GlobalKeys, expect: &Expect) -> Compare {
-    let key = key_of(keys, &expect.record);
+    let key = keys.of(&expect.record);
     match expect.revision {
         Some(revision) => Compare::Modified { key, revision: regent_dcs::Revision(revision.0) },
         None => Compare::Absent { key },
@@ -52,7 +33,7 @@ fn compare(keys: &GlobalKeys, expect: &Expect) -> Compare {
 }
 
 fn change(keys: &GlobalKeys, put: &Put) -> Change {
-    let key = key_of(keys, &put.record());
+    let key = keys.of(&put.record());
     match put {
         Put::Topology(record) => Change::put(key, record.encode()),
         Put::Primary(record) => Change::put(key, record.encode()),

@@ -19,8 +19,8 @@ use crate::observe::clock::wall_time;
 /// A stream of answers.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A picture comes at least this often, so that its ages are no older.
-const PICTURE_EVERY: Duration = Duration::from_secs(10);
+/// A picture comes at least this often: its ages, also those in its sentences, are as of its making.
+const PICTURE_EVERY: Duration = Duration::from_secs(2);
 
 struct Follower {
     published: watch::Receiver<Arc<Published>>,

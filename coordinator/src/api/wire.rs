@@ -177,6 +177,7 @@ fn fence(fence: &ReportedFence) -> pb::Fence {
         frozen: fence.frozen,
         suspended: fence.suspended,
         thin: fence.thin.clone(),
+        guardian_lacks: fence.guardian_lacks.clone(),
     }
 }
 

@@ -14,7 +14,9 @@ use regent_proto::record::{
     Primary, PrimaryState, RunningOperation, TopologyRecord, Unknown, VERSION,
 };
 use regent_proto::topology::{Finding, Link, Policy, Site, SiteKind, StoreKind, Topology};
+use regent_proto::transactions;
 
+use super::plan::{NoPlan, deciding};
 use super::request::{Refusal, reachable};
 use super::view::{Slot, View};
 use super::write::{Purpose, Put, Write};
@@ -60,6 +62,10 @@ pub struct Applied {
 /// A new federation of this identity.
 pub fn create(view: &View, file: &File, federation: uuid::Uuid) -> Result<Applied, Refusal> {
     reachable(view)?;
+    if let Err(removed @ NoPlan::Removed { .. }) = deciding(view) {
+        // Its sites have seen epochs of the federation that is there, and would stay fenced.
+        return Err(removed.into());
+    }
     let topology = &file.topology;
     for (name, absent) in
         [("topology", view.topology.is_absent()), ("primary", view.primary.is_absent())]
@@ -99,7 +105,7 @@ pub fn create(view: &View, file: &File, federation: uuid::Uuid) -> Result<Applie
     let nothing_runs = RunningOperation { version: VERSION, id: None, unknown: Unknown::new() };
     let write = Write::new(Purpose::Create)
         .put(view, file.record(Unknown::new()))
-        .put(view, Put::Primary(Box::new(primary)))
+        .with(transactions::create(primary))
         .put(view, Put::Running(nothing_runs));
     Ok(Applied { changes, write: Some(write) })
 }
@@ -107,7 +113,7 @@ pub fn create(view: &View, file: &File, federation: uuid::Uuid) -> Result<Applie
 /// Changes the topology of a federation that exists.
 pub fn apply(view: &View, file: &File) -> Result<Applied, Refusal> {
     reachable(view)?;
-    let (record, primary) = super::plan::deciding(view)?;
+    let (record, primary) = deciding(view)?;
     if let Some(id) = view.running.read().and_then(|seen| seen.value.id.as_ref()) {
         return Err(Refusal::Blocked(format!(
             "operation {id} runs; wait for its end: regentctl operation watch {id}"
@@ -135,8 +141,7 @@ pub fn apply(view: &View, file: &File) -> Result<Applied, Refusal> {
         .cloned()
         .collect();
     if remaining != primary.value.electorate {
-        let smaller = Primary { electorate: remaining, ..primary.value.clone() };
-        write = write.put(view, Put::Primary(Box::new(smaller)));
+        write = write.with(transactions::electorate_of(&view.read(primary), remaining));
     }
     let changes =
         if changes.is_empty() { vec!["only the file's wording".to_owned()] } else { changes };

@@ -37,6 +37,7 @@ pub use reason::{Missing, Reason};
 pub use switchover::Situation;
 
 use election::Standing;
+use plan::NoPlan;
 use switchover::Advance;
 use view::{Freshness, Quorum, Seen, Slot, Unreadable, View};
 use write::{Purpose, Put, Write};
@@ -169,11 +170,11 @@ fn judge(policy: &Policy, memory: &Memory, view: &View) -> Judgement {
         Standing::Due(write, reason) => return (Some(write), None, reason),
         Standing::Waiting(reason) => return (None, None, reason),
     }
-    match (&view.topology, &view.primary) {
-        (Slot::Unreadable(bad), _) | (_, Slot::Unreadable(bad)) => (None, None, unreadable(bad)),
-        (Slot::Absent, _) | (_, Slot::Absent) => (None, None, Reason::NotCreated),
-        (Slot::Read(topology), Slot::Read(primary)) => {
-            govern(&Federation { policy, memory, view, topology, primary })
+    match plan::deciding(view) {
+        Ok((topology, primary)) => govern(&Federation { policy, memory, view, topology, primary }),
+        Err(NoPlan::NotCreated { .. }) => (None, None, Reason::NotCreated),
+        Err(none @ (NoPlan::Removed { .. } | NoPlan::Unreadable { .. })) => {
+            (None, None, Reason::Unreadable { problem: none.to_string() })
         }
     }
 }

@@ -25,7 +25,7 @@ pub enum Reason {
         /// Which.
         elected: CoordinatorName,
     },
-    /// A record that is needed can't be read.
+    /// A record that is needed can't be read, or was removed.
     Unreadable {
         /// Which, and what is wrong.
         problem: String,

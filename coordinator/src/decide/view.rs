@@ -16,6 +16,7 @@ use regent_proto::record::{
     Report, RunningOperation, TopologyRecord,
 };
 use regent_proto::time::{BootTime, WallTime};
+use regent_proto::transactions::Read;
 
 /// A modification revision in the global quorum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -232,6 +233,16 @@ impl View {
             Some(Slot::Read(seen)) if self.now.since(seen.since) > age_max => Freshness::Old,
             Some(Slot::Read(seen)) if seen.witnessed => Freshness::Fresh,
             Some(Slot::Read(_)) => Freshness::Unproven,
+        }
+    }
+
+    /// `primary`, as it was seen, with what else the transactions on it compare.
+    #[must_use]
+    pub fn read<'a>(&self, primary: &'a Seen<Primary>) -> Read<'a> {
+        Read {
+            primary: &primary.value,
+            primary_revision: primary.revision.0,
+            lease_revision: self.lease.revision().map(|revision| revision.0),
         }
     }
 

@@ -1,7 +1,8 @@
 //! A coordinator's only kind of action: one transaction on the records of its federation.
 //!
 //! A decision names every record it rests on; `act` turns that into the store's compares without
-//! a choice of its own (protocol.md section 2). Reports are the exception: they are observations
+//! a choice of its own (protocol.md section 2). What changes `primary` is one of
+//! [`regent_proto::transactions`], to which a decision adds what else it rests on. Reports are the exception: they are observations
 //! that change every second, their age is part of the view, and whatever rests on them is
 //! confirmed by the agents before anything irreversible happens.
 //! Invariant: each record that is put or forgotten is also compared.
@@ -14,6 +15,7 @@ use regent_proto::record::{
     Assignment, CoordinatorLeader, CoordinatorMember, Operation, Primary, RunningOperation,
     TopologyRecord,
 };
+use regent_proto::transactions::{Transaction, Unchanged};
 
 use super::view::{Revision, StoreLease, View};
 
@@ -144,6 +146,20 @@ impl Write {
     pub fn put(mut self, view: &View, put: Put) -> Self {
         self = self.comparing(view, put.record());
         self.puts.push(put);
+        self
+    }
+
+    /// Writes what a transaction on `primary` puts, comparing what it compares.
+    #[must_use]
+    pub fn with(mut self, transaction: Transaction) -> Self {
+        let Transaction { name, compares, primary, lease, history } = transaction;
+        debug_assert!(lease.is_none() && history.is_none(), "{name}: a site's leader sends it");
+        for Unchanged { record, revision } in compares {
+            if !self.compares.iter().any(|expect| expect.record == record) {
+                self.compares.push(Expect { record, revision: revision.map(Revision) });
+            }
+        }
+        self.puts.extend(primary.map(|primary| Put::Primary(Box::new(primary))));
         self
     }
 

@@ -52,6 +52,20 @@ fn a_blocked_plan_is_not_executed() {
 }
 
 #[test]
+fn of_a_site_that_is_none_only_the_refusal_is_planned() {
+    let world = World::healthy(TWO_SITES);
+    for (to, saw) in
+        [("nowhere", "there is no site nowhere"), ("wit", "wit is a witness and holds no data")]
+    {
+        let plan = world.plan(to).plan;
+        let [check] = plan.checks.as_slice() else { panic!("{:#?}", plan.checks) };
+        assert_eq!((check.name.as_str(), check.saw.as_str()), ("target-known", saw));
+        assert_eq!(check.wanted, "one of the data sites besides eu: us");
+        assert!(plan.blocked() && plan.steps.is_empty(), "{plan:#?}");
+    }
+}
+
+#[test]
 fn of_two_requests_one_begins() {
     let mut world = World::healthy(TWO_SITES);
     let hash = world.plan("us").hash;

@@ -20,7 +20,8 @@ fn decide_imports_only_the_vocabulary_and_itself() {
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/decide"), &mut files);
     assert!(files.len() > 10, "the folder was not found");
     let allowed = ["std::", "regent_proto::", "sha2::", "super::", "self::", "crate::decide"];
-    let own = ["reason::", "switchover::", "servers::", "election::", "view::", "write::"];
+    let own =
+        ["plan::", "reason::", "switchover::", "servers::", "election::", "view::", "write::"];
     let banned = [
         "tokio",
         "tracing",

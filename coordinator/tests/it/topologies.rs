@@ -1,11 +1,12 @@
 //! Creating a federation and applying topology files to it.
 
 use regent_coordinator::decide::apply::{self, File};
+use regent_coordinator::decide::picture;
 use regent_coordinator::decide::request::Refusal;
 use regent_proto::Epoch;
 use regent_proto::record::PrimaryState;
 
-use crate::world::{TWO_SITES, World, site};
+use crate::world::{TWO_SITES, World, policy, site};
 
 fn apply(world: &World, yaml: &str) -> Result<apply::Applied, Refusal> {
     apply::apply(&world.view(), &File::parse(yaml)?)
@@ -30,6 +31,36 @@ fn a_federation_is_made_once() {
         assert!(apply::create(&world.view(), &file, uuid::Uuid::nil()).is_err());
         world.remove(&key);
         assert!(apply::create(&world.view(), &file, uuid::Uuid::nil()).is_err());
+    }
+}
+
+#[test]
+fn a_removed_record_is_told_as_such_and_nothing_is_made_in_its_place() {
+    let file = File::parse(TWO_SITES).expect("good");
+    let keys = World::empty().keys;
+    for (record, removed) in [
+        ("primary", vec![keys.primary()]),
+        ("topology", vec![keys.topology()]),
+        // The lease still tells that there was a federation.
+        ("primary", vec![keys.primary(), keys.topology()]),
+    ] {
+        let mut world = World::healthy(TWO_SITES);
+        for key in &removed {
+            world.remove(key);
+        }
+        let view = world.view();
+        let told = format!("the `{record}` record of federation f was removed");
+        let about = |text: &str| {
+            assert!(text.contains(&told), "{text}");
+            assert!(text.contains("runbook the-primary-record-is-gone"), "{text}");
+            assert!(!text.contains("--create"), "{text}");
+        };
+        about(&apply::apply(&view, &file).expect_err("nothing to change").to_string());
+        about(&apply::create(&view, &file, uuid::Uuid::nil()).expect_err("not new").to_string());
+        about(&picture::safety(&policy(), &view).unsafe_reasons.join("; "));
+        let decision = world.decide();
+        assert!(decision.actions.is_empty(), "{:?}", decision.actions);
+        about(&decision.reason.to_string());
     }
 }
 

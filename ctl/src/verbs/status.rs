@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use regent_proto::wire::{Federation, GetFederationRequest};
+use tokio::sync::mpsc;
 
 use crate::cli::Global;
-use crate::coordinators::{Client, Coordinators};
+use crate::coordinators::{self, Client, Coordinators};
 use crate::exit::{Ending, Exit, Failure};
-use crate::fence;
-use crate::json;
 use crate::render::{Live, Output};
-use crate::screen::{Line, Tone};
-use crate::signals;
-use crate::status::screen;
+use crate::screen::{self, Line, Tone};
+use crate::{clock, fence, json, signals, status};
 
 /// How long to wait before another coordinator is asked for a stream.
 const RETRY: Duration = Duration::from_secs(1);
+/// Coordinators send a picture every two seconds at least; one of this age says so.
+const OLD: Duration = Duration::from_secs(5);
+/// A coordinator that sends none for so long hangs, or the way to it is cut: another one is asked.
+const SILENT: Duration = Duration::from_secs(15);
+/// How often the age of a picture that is not replaced is drawn again.
+const REDRAW: Duration = Duration::from_secs(1);
 
 /// What is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +39,14 @@ pub async fn run(shown: Shown, global: &Global, output: &Output) -> Ending {
         return tokio::select! {
             ending = follow(&coordinators, output) => ending,
             () = signals::interrupted() => Ok(Exit::Done),
+            // Nobody is left to watch for: the end of a program that writes into a closed pipe.
+            () = output.reader_gone() => Ok(Exit::Done),
         };
     }
     let federation = coordinators.federation().await?;
     output.json(&json::federation(&federation));
     let (rows, width) = output.size();
-    output.lines(&screen(&federation, rows, width));
+    output.lines(&status::screen(&federation, rows, width));
     if shown == Shown::WithFences {
         output.lines(&[Line::new()]);
         output.lines(&fence::section(&federation, width));
@@ -48,27 +54,34 @@ pub async fn run(shown: Shown, global: &Global, output: &Output) -> Ending {
     Ok(Exit::Done)
 }
 
+/// What the coordinators send, or why nothing comes at present.
+type News = Result<Federation, Failure>;
+
 async fn follow(coordinators: &Coordinators, output: &Output) -> Ending {
-    let mut live = Live::new(output);
-    let mut seen = None;
+    // Of one place: who does not read slows the coordinator's stream, and nothing piles up here.
+    let (send, news) = mpsc::channel(1);
+    tokio::select! {
+        ending = draw(news, output) => ending,
+        () = receive(coordinators, send) => Ok(Exit::Done),
+    }
+}
+
+/// Receives pictures from one coordinator after the other, for as long as somebody takes them.
+async fn receive(coordinators: &Coordinators, send: mpsc::Sender<News>) {
     loop {
-        let problem = match pictures(coordinators, output, &mut live, &mut seen).await {
+        let problem = match pictures(coordinators, &send).await {
             Ok(()) => Failure::error("the coordinator ended the stream"),
-            Err(problem) if seen.is_none() => return Err(problem),
             Err(problem) => problem,
         };
-        lost(&problem, output, &mut live, seen.as_ref());
+        if send.send(Err(problem)).await.is_err() {
+            return;
+        }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Shows pictures as long as one coordinator sends them.
-async fn pictures(
-    coordinators: &Coordinators,
-    output: &Output,
-    live: &mut Live,
-    seen: &mut Option<Federation>,
-) -> Result<(), Failure> {
+/// Passes pictures on for as long as one coordinator sends them.
+async fn pictures(coordinators: &Coordinators, send: &mpsc::Sender<News>) -> Result<(), Failure> {
     let request = GetFederationRequest { federation: coordinators.name() };
     let mut stream = coordinators
         .stream("watch the federation", |mut client: Client| {
@@ -77,36 +90,78 @@ async fn pictures(
         })
         .await?;
     loop {
-        let picture = stream
-            .message()
-            .await
-            .map_err(|status| crate::coordinators::refused("watch the federation", &status))?;
+        let message = tokio::time::timeout(SILENT, stream.message()).await.map_err(|_| {
+            Failure::new(Exit::Unknown, format!("the coordinator has been silent for {SILENT:?}"))
+        })?;
+        let picture =
+            message.map_err(|status| coordinators::refused("watch the federation", &status))?;
         let Some(federation) = picture else { return Ok(()) };
-        output.json(&json::federation(&federation));
-        show(&federation, output, live, None);
-        *seen = Some(federation);
+        if send.send(Ok(federation)).await.is_err() {
+            return Ok(());
+        }
     }
 }
 
-fn show(federation: &Federation, output: &Output, live: &mut Live, note: Option<&str>) {
+/// Draws each picture; one that is not replaced stays, and says how old it is.
+async fn draw(mut news: mpsc::Receiver<News>, output: &Output) -> Ending {
+    let mut live = Live::new(output);
+    let mut last = None;
+    let mut problem = None;
+    loop {
+        match tokio::time::timeout(REDRAW, news.recv()).await {
+            Ok(None) => return Ok(Exit::Done),
+            Ok(Some(Ok(federation))) => {
+                output.json(&json::federation(&federation));
+                if !output.is_live() {
+                    live.lines(&[lines(&federation, output, None), vec![Line::new()]].concat());
+                }
+                last = Some((federation, clock::now()));
+                problem = None;
+            }
+            Ok(Some(Err(failure))) if last.is_none() => return Err(failure),
+            Ok(Some(Err(failure))) => {
+                if !output.is_live() {
+                    output.progress(format!("OLD PICTURE: {}", failure.message));
+                }
+                problem = Some(failure.message);
+            }
+            Err(_) => {}
+        }
+        if let Some((federation, at)) = &last {
+            let note = note(problem.as_deref(), clock::now().duration_since(*at));
+            live.draw(lines(federation, output, note));
+        }
+    }
+}
+
+/// What stands above a picture that is old.
+fn note(problem: Option<&str>, age: Duration) -> Option<String> {
+    let ago = screen::age(clock::millis(age));
+    match problem {
+        Some(problem) => Some(format!("OLD PICTURE, of {ago} ago: {problem}")),
+        None if age > OLD => Some(format!("OLD PICTURE, of {ago} ago")),
+        None => None,
+    }
+}
+
+fn lines(federation: &Federation, output: &Output, note: Option<String>) -> Vec<Line> {
     let (rows, width) = output.size();
-    let mut lines = screen(federation, rows.saturating_sub(1), width);
-    if let Some(note) = note {
-        lines.insert(0, Line::toned(Tone::Bad, note));
-    }
-    if output.is_live() {
-        live.draw(lines);
-    } else {
-        lines.push(Line::new());
-        live.lines(&lines);
-    }
+    let note = note.map(|note| Line::toned(Tone::Bad, note));
+    note.into_iter().chain(status::screen(federation, rows.saturating_sub(1), width)).collect()
 }
 
-/// The last picture stays, marked as old.
-fn lost(problem: &Failure, output: &Output, live: &mut Live, seen: Option<&Federation>) {
-    let note = format!("OLD PICTURE: {}", problem.message);
-    match seen {
-        Some(federation) if output.is_live() => show(federation, output, live, Some(&note)),
-        Some(_) | None => output.progress(note),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_says_how_old_it_is_once_none_follows() {
+        let seconds = Duration::from_secs;
+        assert_eq!(note(None, seconds(2)), None);
+        assert_eq!(note(None, seconds(6)).as_deref(), Some("OLD PICTURE, of 6 s ago"));
+        assert_eq!(
+            note(Some("no coordinator answers"), seconds(2)).as_deref(),
+            Some("OLD PICTURE, of 2 s ago: no coordinator answers")
+        );
     }
 }

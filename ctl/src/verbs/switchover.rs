@@ -13,7 +13,9 @@ use crate::{json, plan, signals};
 pub async fn run(arguments: &Switchover, global: &Global, output: &Output) -> Ending {
     let coordinators = Coordinators::from_options(global)?;
     let agreed = make_plan(&coordinators, &arguments.to, arguments.accept_unprotected).await?;
-    output.lines(&plan::plan(&agreed, output.size().1));
+    if !plan::is_refusal(&agreed) {
+        output.lines(&plan::plan(&agreed, output.size().1));
+    }
     if arguments.dry_run || agreed.blocked {
         output.json(&json::plan(&agreed));
     }

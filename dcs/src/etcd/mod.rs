@@ -18,6 +18,7 @@
 mod classify;
 mod convert;
 mod members;
+pub mod section;
 mod watch;
 
 use std::fmt;

@@ -132,7 +132,7 @@ async fn change_log_is_compacted_by_itself() {
     assert_eq!(left, 2);
     let ended = store.watch("/a", Revision(5), T).await.map(drop);
     assert_eq!(ended, Err(WatchError::Compacted { oldest: Revision(20_001 - 10_000) }));
-    assert_eq!(store.get("/a", T).await.unwrap().unwrap().value, b"y");
+    assert_eq!(store.get("/a", T).await.unwrap().unwrap().value, b"y"[..]);
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ impl DataDirectory {
     pub fn processes(&self, postmaster: Option<i32>) -> io::Result<Vec<i32>> {
         let family = Family { data_dir: self.0.as_os_str().as_bytes(), postmaster, reaper: None };
         let mut found = Vec::new();
-        Scanner::open()?.scan(&family, |process| found.push(process.pid))?;
+        Scanner::open()?.scan(&family, |member| found.push(member.pid))?;
         Ok(found)
     }
 
@@ -135,13 +135,13 @@ pub fn look(scanner: &mut Scanner, family: &Family<'_>) -> Processes {
 }
 
 /// One pass: SIGKILL to all of the family, the postmaster last. How many were found, or `None` when
-/// /proc could not be read; then at least the postmaster was killed. No allocation.
+/// not everything of /proc could be read; then all that are known were killed. No allocation.
 pub fn kill_family(scanner: &mut Scanner, family: &Family<'_>) -> Option<usize> {
     let mut found = 0;
-    let scanned = scanner.scan(family, |process| {
+    let scanned = scanner.scan(family, |member| {
         found += 1;
-        if Some(process.pid) != family.postmaster {
-            signal(process.pid, Signal::SIGKILL);
+        if Some(member.pid) != family.postmaster {
+            signal(member.pid, Signal::SIGKILL);
         }
     });
     kill_blindly(family);

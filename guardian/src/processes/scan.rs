@@ -1,5 +1,9 @@
 //! One pass over /proc (proc(5)) without allocation. Links are read, never followed: following one
 //! would wait for the disk behind it.
+//!
+//! A process's parent stands in a file, which takes a descriptor to read, and the system may have
+//! none left. What takes none: the list of processes, their links, and lists of children that are open
+//! already. A pass goes on with these, tells whom it knows, and says that it was not complete.
 
 use std::ffi::CStr;
 use std::io::Write;
@@ -16,7 +20,11 @@ const EXITING: u64 = 0x4;
 /// Room for names of one getdents64(2).
 const NAMES: usize = 16 * 1024;
 /// Room for a path; longer than any that a server can work in (PATH_MAX).
-const PATH: usize = 4096;
+const ROOM: usize = 4096;
+/// Room for a list of children: what the kernel gives at once.
+const LIST: usize = 4096;
+/// Room for "PID/task/PID/children".
+const NAME: usize = 48;
 
 /// What makes a process one of the data directory.
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +66,23 @@ impl Process {
     }
 }
 
+/// A process of the family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Number.
+    pub pid: i32,
+    /// What it is, unless that could not be read.
+    pub stat: Option<Process>,
+}
+
 /// An open /proc with the buffers that a scan needs.
 #[derive(Debug)]
 pub struct Scanner {
     proc: OwnedFd,
+    children: [Option<OwnedFd>; 2],
     names: Box<[MaybeUninit<u8>]>,
-    path: Box<[u8]>,
+    room: Box<[u8]>,
+    list: Box<[u8]>,
 }
 
 impl Scanner {
@@ -75,12 +94,29 @@ impl Scanner {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
             proc: rustix::fs::openat(CWD, c"/proc", flags, Mode::empty())?,
+            children: [None, None],
             names: vec![MaybeUninit::uninit(); NAMES].into_boxed_slice(),
-            path: vec![0; PATH].into_boxed_slice(),
+            room: vec![0; ROOM].into_boxed_slice(),
+            list: vec![0; LIST].into_boxed_slice(),
         })
     }
 
-    /// Tells `found` every process of the family that is no zombie.
+    /// Opens the lists of their children (proc(5), `children`): what a later pass that can open
+    /// nothing knows them by. They list the children of one thread: a postmaster and a guardian have
+    /// only one. A kernel without such lists leaves the links.
+    pub fn follow(&mut self, parents: [Option<i32>; 2]) {
+        self.children = parents.map(|parent| {
+            let mut name = [0; 24];
+            let mut rest: &mut [u8] = &mut name;
+            write!(rest, "task/{}/children", parent?).ok()?;
+            let left = rest.len();
+            let name = std::str::from_utf8(name.get(..name.len() - left)?).ok()?;
+            open(&self.proc, parent?, name).ok()
+        });
+    }
+
+    /// Tells `found` every process of the family that is no zombie, also those that come after one
+    /// that could not be read; one can be told twice then.
     ///
     /// # Errors
     /// When /proc or a process in it can't be read for want of something: then the pass is not
@@ -88,9 +124,9 @@ impl Scanner {
     pub fn scan(
         &mut self,
         family: &Family<'_>,
-        mut found: impl FnMut(&Process),
+        mut found: impl FnMut(&Member),
     ) -> std::io::Result<()> {
-        self.walk(family, |_, _, process| found(process))
+        self.walk(family, |_, _, member| found(member))
     }
 
     /// The same, with what each is by its title. Reading titles can wait for a disk that swaps, so
@@ -101,30 +137,62 @@ impl Scanner {
     pub fn scan_kinds(
         &mut self,
         family: &Family<'_>,
-        mut found: impl FnMut(&Process, Kind),
+        mut found: impl FnMut(&Member, Kind),
     ) -> std::io::Result<()> {
-        self.walk(family, |proc, room, process| {
-            let server = Some(process.pid) == family.postmaster;
-            let kind = if server { Kind::Harmless } else { kind_of(proc, room, process) };
-            found(process, kind);
+        self.walk(family, |proc, room, member| {
+            let server = Some(member.pid) == family.postmaster;
+            let kind = match &member.stat {
+                _ if server => Kind::Harmless,
+                Some(process) => kind_of(proc, room, process),
+                None => Kind::Client,
+            };
+            found(member, kind);
         })
     }
 
     fn walk(
         &mut self,
         family: &Family<'_>,
-        mut found: impl FnMut(&OwnedFd, &mut [u8], &Process),
+        mut found: impl FnMut(&OwnedFd, &mut [u8], &Member),
     ) -> std::io::Result<()> {
-        rustix::fs::seek(&self.proc, SeekFrom::Start(0))?;
+        let mut whole = rustix::fs::seek(&self.proc, SeekFrom::Start(0)).map(drop);
         let mut directory = RawDir::new(self.proc.as_fd(), &mut self.names);
         while let Some(entry) = directory.next() {
-            let Some(pid) = number(entry?.file_name()) else { continue };
-            let Some(process) = stat(&self.proc, pid)? else { continue };
-            if !process.is_dead() && belongs(&self.proc, &mut self.path, family, &process)? {
-                found(&self.proc, &mut self.path, &process);
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(errno) => {
+                    whole = Err(errno);
+                    break;
+                }
+            };
+            let Some(pid) = number(entry.file_name()) else { continue };
+            // Whoever can't be read may be anybody's: the others still are who they are.
+            let stat = match stat(&self.proc, pid) {
+                Ok(None) => continue,
+                Ok(Some(process)) if process.is_dead() => continue,
+                Ok(Some(process)) => Some(process),
+                Err(errno) => {
+                    whole = Err(errno);
+                    None
+                }
+            };
+            let member = Member { pid, stat };
+            match belongs(&self.proc, &mut self.room, family, &member) {
+                Ok(true) => found(&self.proc, &mut self.room, &member),
+                Ok(false) => {}
+                Err(errno) => whole = Err(errno),
             }
         }
-        Ok(())
+        if whole.is_err() {
+            for list in self.children.iter().flatten() {
+                // The list of one that has ended is empty, or an error.
+                let length = rustix::io::pread(list, &mut *self.list, 0).unwrap_or(0);
+                for pid in children(self.list.get(..length).unwrap_or_default()) {
+                    found(&self.proc, &mut self.room, &Member { pid, stat: None });
+                }
+            }
+        }
+        Ok(whole?)
     }
 
     /// One process; `None` when there is none of that number.
@@ -134,6 +202,13 @@ impl Scanner {
     pub fn process(&mut self, pid: i32) -> std::io::Result<Option<Process>> {
         if pid <= 0 { Ok(None) } else { Ok(stat(&self.proc, pid)?) }
     }
+}
+
+/// The numbers of a list of children, each with a space behind it. A last one without was cut.
+fn children(list: &[u8]) -> impl Iterator<Item = i32> {
+    let whole = list.iter().rposition(|byte| *byte == b' ').map_or(0, |space| space + 1);
+    let numbers = list.get(..whole).unwrap_or_default().split(|byte| *byte == b' ');
+    numbers.filter_map(|text| std::str::from_utf8(text).ok()?.parse().ok()).filter(|pid| *pid > 0)
 }
 
 /// What kind of server process it is, by its title. What can't be read is a client backend.
@@ -163,10 +238,10 @@ fn number(name: &CStr) -> Option<i32> {
 }
 
 /// "PID/NAME" with its terminating zero, in `room`.
-fn path_of<'a>(pid: i32, name: &str, room: &'a mut [u8; 32]) -> &'a CStr {
+fn path_of<'a>(pid: i32, name: &str, room: &'a mut [u8; NAME]) -> &'a CStr {
     let mut rest: &mut [u8] = room;
     let written = write!(rest, "{pid}/{name}\0");
-    debug_assert!(written.is_ok(), "ten digits and a short name fit");
+    debug_assert!(written.is_ok(), "two numbers and a short name fit");
     CStr::from_bytes_until_nul(room).unwrap_or(c"self")
 }
 
@@ -175,16 +250,19 @@ fn absent(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::SRCH | Errno::ACCESS | Errno::PERM)
 }
 
+fn open(proc: &OwnedFd, pid: i32, name: &str) -> Result<OwnedFd, Errno> {
+    let mut path = [0; NAME];
+    let path = path_of(pid, name, &mut path);
+    rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
 fn read<'a>(
     proc: &OwnedFd,
     pid: i32,
     name: &str,
     room: &'a mut [u8],
 ) -> Result<Option<&'a [u8]>, Errno> {
-    let mut path = [0; 32];
-    let path = path_of(pid, name, &mut path);
-    let file = match rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-    {
+    let file = match open(proc, pid, name) {
         Ok(file) => file,
         Err(errno) if absent(errno) => return Ok(None),
         Err(errno) => return Err(errno),
@@ -221,20 +299,20 @@ fn belongs(
     proc: &OwnedFd,
     room: &mut [u8],
     family: &Family<'_>,
-    process: &Process,
+    member: &Member,
 ) -> Result<bool, Errno> {
-    let parent = Some(process.parent);
-    if Some(process.pid) == family.postmaster
-        || parent == family.postmaster
-        || parent == family.reaper
-    {
+    let child = member.stat.is_some_and(|process| {
+        let parent = Some(process.parent);
+        parent == family.postmaster || parent == family.reaper
+    });
+    if child || Some(member.pid) == family.postmaster {
         return Ok(true);
     }
-    let Some(cwd) = link(proc, process.pid, "cwd", room)? else { return Ok(false) };
+    let Some(cwd) = link(proc, member.pid, "cwd", room)? else { return Ok(false) };
     if living(cwd) != family.data_dir {
         return Ok(false);
     }
-    Ok(link(proc, process.pid, "exe", room)?.is_some_and(is_postgres))
+    Ok(link(proc, member.pid, "exe", room)?.is_some_and(is_postgres))
 }
 
 fn link<'a>(
@@ -243,7 +321,7 @@ fn link<'a>(
     name: &str,
     room: &'a mut [u8],
 ) -> Result<Option<&'a [u8]>, Errno> {
-    let mut path = [0; 32];
+    let mut path = [0; NAME];
     let path = path_of(pid, name, &mut path);
     match rustix::fs::readlinkat_raw(proc, path, &mut *room) {
         Ok(length) => Ok(room.get(..length)),
@@ -279,6 +357,15 @@ mod tests {
         assert!(process.is_exiting() && !process.is_dead());
         assert!(parse(1, b"1 (x) S 1").is_none());
         assert!(parse(1, b"").is_none());
+    }
+
+    #[test]
+    fn a_list_of_children_is_read_up_to_where_it_was_cut() {
+        let read = |list: &[u8]| children(list).collect::<Vec<_>>();
+        assert_eq!(read(b"12 345 6 "), [12, 345, 6]);
+        assert_eq!(read(b"12 345 6"), [12, 345], "it may be 67");
+        assert!(read(b"12").is_empty());
+        assert!(read(b"").is_empty());
     }
 
     #[test]

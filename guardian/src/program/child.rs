@@ -19,17 +19,12 @@ pub(super) struct Command {
     argv: Vec<*const libc::c_char>,
     _arguments: Vec<CString>,
     null: File,
-    cgroup: Option<File>,
     oom_score: Vec<u8>,
     report: (OwnedFd, OwnedFd),
 }
 
 impl Command {
-    pub(super) fn new(
-        command: &[OsString],
-        cgroup: Option<File>,
-        oom_score: Vec<u8>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(command: &[OsString], oom_score: Vec<u8>) -> io::Result<Self> {
         let arguments = command.iter().map(|part| CString::new(part.clone().into_vec()));
         let arguments: Vec<CString> = arguments.collect::<Result<_, _>>()?;
         let argv = arguments.iter().map(|argument| argument.as_ptr());
@@ -37,7 +32,6 @@ impl Command {
             argv: argv.chain([std::ptr::null()]).collect(),
             _arguments: arguments,
             null: File::open("/dev/null")?,
-            cgroup,
             oom_score,
             report: pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?,
         })
@@ -60,13 +54,6 @@ impl Command {
         let ordinary = libc::sched_param { sched_priority: 0 };
         // SAFETY: reads `ordinary`. Where the reset on fork was not permitted, this is it.
         unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };
-        if let Some(cgroup) = &self.cgroup {
-            // SAFETY: "0" is the writer itself (cgroups(7)); one byte of a static.
-            let moved = unsafe { libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) };
-            if moved != 1 {
-                self.give_up();
-            }
-        }
         // SAFETY: a static path, no creation.
         let score = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY) };
         if score >= 0 {

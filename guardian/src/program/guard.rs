@@ -1,8 +1,6 @@
 //! The loop: wake, look, decide, act. No allocation, no log, no file but /proc and the watchdog.
 
 use std::ffi::CString;
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -38,7 +36,6 @@ pub(super) struct Guardian {
     pub(super) page: Page,
     pub(super) data_dir: Box<[u8]>,
     pub(super) scanner: Scanner,
-    pub(super) cgroup_kill: Option<File>,
     pub(super) waits: Waits,
     pub(super) device: Option<CString>,
     pub(super) watchdog: Option<Watchdog>,
@@ -56,6 +53,13 @@ impl Guardian {
         self.page.set_postmaster_start(start);
         self.page.set_postmaster_pid(pid);
         self.postmaster = Some(Postmaster::Child(pid));
+        self.follow();
+    }
+
+    /// Keeps open what a pass needs where nothing can be opened any more.
+    pub(super) fn follow(&mut self) {
+        let family = family(&self.data_dir, self.postmaster.as_ref());
+        self.scanner.follow([family.postmaster, family.reaper]);
     }
 
     /// Guards until nothing is left; the exit code of the program.
@@ -135,10 +139,6 @@ impl Guardian {
 
     /// One pass of killing. What was found: nothing, or something that may live on.
     fn kill(&mut self, now: BootTime, because: Because) -> Processes {
-        if let Some(cgroup) = &self.cgroup_kill {
-            // The passes below find what it left.
-            (&mut &*cgroup).write_all(b"1").ok();
-        }
         let family = family(&self.data_dir, self.postmaster.as_ref());
         let found = kill_family(&mut self.scanner, &family);
         let page = &self.page;

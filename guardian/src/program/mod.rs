@@ -1,8 +1,10 @@
 //! The program: prepares everything, starts or adopts the postmaster, and guards.
 //!
-//! One thread. Everything that can fail is done in [`main`] before the postmaster runs, or before an
-//! adopted one is relied upon; from then on `guard` allocates nothing, opens no file outside /proc but
-//! the watchdog, and writes nowhere but into the page.
+//! One thread. What it can't do without is had in [`main`] before the postmaster runs, or before an
+//! adopted one is relied upon; from then on `guard` allocates nothing and writes nowhere but into the
+//! page. Two things it still opens: the processes under /proc, where a pass without a descriptor goes on
+//! with what needs none ([`crate::processes::scan`]), and the watchdog's device when its agent wants it
+//! later; that failing is told in the page.
 
 mod child;
 mod guard;
@@ -91,15 +93,11 @@ fn prepare(arguments: impl IntoIterator<Item = OsString>) -> Result<Ready, Refus
     let data_dir = DataDirectory::resolve(&launch.data_dir)
         .map_err(refusal(F::Open, &format!("data directory {}", launch.data_dir.display())))?;
     let scanner = Scanner::open().map_err(refusal(F::Open, "/proc"))?;
-    let cgroup = launch.cgroup.as_deref().map(prepare::Cgroup::open).transpose();
-    let cgroup = cgroup.map_err(refusal(F::Open, "control group"))?;
     let waits = prepare::Waits::new().map_err(refusal(F::System, "timer and signals"))?;
     let device = launch.watchdog.as_deref().and_then(watchdog::device);
     let (postmaster, server) = match &launch.server {
         Server::Start(command) => {
-            let procs = cgroup.as_ref().map(|cgroup| cgroup.procs.try_clone()).transpose();
-            let procs = procs.map_err(refusal(F::Open, "control group"))?;
-            let command = child::Command::new(command, procs, oom_score);
+            let command = child::Command::new(command, oom_score);
             let command = command.map_err(refusal(F::Open, "what PostgreSQL starts with"))?;
             (None, Prepared::Start(command))
         }
@@ -111,7 +109,6 @@ fn prepare(arguments: impl IntoIterator<Item = OsString>) -> Result<Ready, Refus
         page,
         data_dir: data_dir.path().as_os_str().as_bytes().into(),
         scanner,
-        cgroup_kill: cgroup.map(|cgroup| cgroup.kill),
         waits,
         device,
         watchdog: None,
@@ -136,7 +133,10 @@ fn run(ready: Ready) -> Result<u8, Refusal> {
         return Err(Refusal { failure: StartFailure::Watchdog, line });
     }
     let report = match server {
-        Prepared::Adopted => None,
+        Prepared::Adopted => {
+            guardian.follow();
+            None
+        }
         Prepared::Start(command) => {
             let child = command.start();
             let (pid, report) = child.map_err(|errno| {

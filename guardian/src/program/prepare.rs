@@ -1,10 +1,9 @@
 //! What a guardian asks of the system before it guards. What is not permitted is told in the page's
 //! flags and is no reason to give up: a guardian without it is better than none.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -146,24 +145,6 @@ pub(super) fn lock_memory(unneeded: &Unneeded) -> Flags {
         }
     }
     Flags::MEMORY_LOCKED
-}
-
-/// A control group (v2) of PostgreSQL alone.
-pub(super) struct Cgroup {
-    pub(super) procs: File,
-    pub(super) kill: File,
-}
-
-impl Cgroup {
-    pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        let open = |name: &str| OpenOptions::new().write(true).open(directory.join(name));
-        let inside = std::fs::read_to_string(directory.join("cgroup.procs"))?;
-        let own = std::process::id().to_string();
-        if inside.lines().any(|line| line == own) {
-            return Err(io::Error::other("the guardian is in it itself: it would kill itself"));
-        }
-        Ok(Self { procs: open("cgroup.procs")?, kill: open("cgroup.kill")? })
-    }
 }
 
 /// What the guardian sleeps on.

@@ -101,7 +101,6 @@ impl Bed {
             data_dir: self.data.clone(),
             lock: self.dir.path().join("guardian.lock"),
             watchdog: self.device.clone(),
-            cgroup: None,
             server,
         }
     }

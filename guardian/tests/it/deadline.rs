@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use regent_guardian::launch::Server;
 use regent_guardian::page::{Because, Phase};
 use regent_proto::time::BootTime;
 use regent_test_sys::boot::{now, until};
@@ -165,4 +166,54 @@ fn whoever_only_stands_in_the_data_directory_is_left_alone() {
     bed.deadline_in(KAPPA);
     assert_eq!(bed.ended(LONG), 128 + 9);
     assert!(shell.0.try_wait().expect("asked").is_none(), "it was no server");
+}
+
+/// From now on the process can open nothing (EMFILE), as where the system has no descriptor left for
+/// anybody but root (ENFILE): 0 to 2 are taken, and poll(2) still takes the three that it waits for.
+fn no_descriptors(bed: &Bed, guardian: Pid, none: bool) {
+    let soft = if none { "3:" } else { "1024:" };
+    let done = bed
+        .as_user("prlimit".as_ref())
+        .args(["--pid", &guardian.to_string(), &format!("--nofile={soft}")])
+        .status();
+    assert!(done.expect("prlimit runs").success());
+}
+
+#[test]
+fn a_guardian_without_descriptors_kills_everything_in_time() {
+    let mut bed = Bed::new();
+    let guardian = bed.up();
+    let (acknowledged, _looping) = clients(&bed);
+    no_descriptors(&bed, guardian, true);
+    let deadline = bed.deadline_in(Duration::from_millis(1500));
+    until(LONG, || bed.servers().is_empty().then_some(())).expect("all are killed");
+    assert!(now() <= deadline, "{:?} after D", now().since(deadline));
+    assert!(acknowledged.last() < deadline);
+    assert!(bed.page.kill_ended() < bed.page.kill_began(), "it can't know that none is left");
+    assert!(lives(guardian) && bed.page.phase() == Phase::Killing);
+    no_descriptors(&bed, guardian, false);
+    assert_eq!(bed.ended(LONG), 128 + 9);
+    assert!(bed.page.kill_ended() > deadline.minus(KAPPA));
+}
+
+/// Children that are no PostgreSQL in the data directory, a backend that went elsewhere among them, are
+/// known by lists that have been open since the start.
+#[test]
+fn without_descriptors_children_elsewhere_are_killed_as_well() {
+    let mut bed = Bed::new();
+    let line = "cd / && sleep 1000 & sleep 1000 & exec sleep 1000";
+    let guardian = bed.start(Server::Start(["sh", "-c", line].map(Into::into).to_vec()));
+    let family = || {
+        let server = bed.postmaster();
+        let all = (server.as_raw() > 0).then(|| process::family(server))?;
+        (all.len() == 3).then_some(all)
+    };
+    let all = until(LONG, family).expect("three sleep");
+    no_descriptors(&bed, guardian, true);
+    let deadline = bed.deadline_in(Duration::from_millis(700));
+    let left = || all.iter().all(|pid| !lives(*pid)).then_some(());
+    until(LONG, left).expect("all are killed");
+    assert!(now() <= deadline, "{:?} after D", now().since(deadline));
+    no_descriptors(&bed, guardian, false);
+    assert_eq!(bed.ended(LONG), 128 + 9);
 }

@@ -237,6 +237,8 @@ pub struct ReportedFence {
     pub kill_budget_ms: u64,
     /// A guardian lives.
     pub guardian: bool,
+    /// Rights that it asked the kernel for and did not get, in words.
+    pub guardian_lacks: Vec<String>,
     /// Its latest wake-up.
     pub worst_wake_ms: Option<u64>,
     /// `off`, `armed`, `failed: why`, `disarmed`.

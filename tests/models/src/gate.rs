@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use regent_agent::decide::failsafe::quorum;
 use regent_agent::decide::preconditions::{self, Opening, Precondition};
 use regent_agent::decide::view::{
     At, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord, FailsafeView,
@@ -14,6 +15,7 @@ use regent_agent::decide::view::{
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
+use regent_proto::promise::PromiseRequest;
 use regent_proto::record::{Mark, Primary, SeenEpoch, Unknown, VERSION};
 use regent_proto::time::Deadline;
 use regent_proto::timeline::{Ancestry, TimelineId};
@@ -81,6 +83,12 @@ pub fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
 #[must_use]
 pub fn unmet(facts: &Facts) -> Vec<Precondition> {
     preconditions::unmet(&policy(), &view(facts), Opening::Promotion)
+}
+
+/// Whether a site that knows this may promise.
+#[must_use]
+pub fn may_promise(facts: &Facts, request: &PromiseRequest) -> bool {
+    quorum::may_promise(&view(facts), &policy().me, request).is_ok()
 }
 
 fn policy() -> Policy {

@@ -6,6 +6,7 @@
 //! properties by the invariant they come from (hazards.md section 6) and its mutants, each of which
 //! breaks one condition and must be caught by the property it names.
 
+pub mod asked;
 pub mod clock;
 pub mod election;
 pub mod gate;

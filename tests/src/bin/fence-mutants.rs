@@ -1,16 +1,17 @@
-//! `make fence-mutants`: applies each patch of `tests/mutants` to a copy of the committed tree,
-//! builds it beside the real one, and runs the faults that have to catch it. The tree without a
-//! patch goes first and has to pass all of them: else a test that fails anyway would catch anything.
+//! `make fence-mutants`: applies each patch of `tests/mutants` to a clone of the committed tree,
+//! builds the programs that it changes, and runs them under the unbroken tree's tests until one that
+//! has to catch it does. The tree without a patch goes first and has to pass all of them, once: else
+//! a test that fails anyway would catch anything.
 //!
 //! REGENT_MUTANT: only the patches whose name contains one of these parts, with commas between.
-//! REGENT_REPEAT: repetitions (2).
+//! REGENT_REPEAT: times that a mutant has to be caught in (2).
 
-#![expect(clippy::disallowed_methods, reason = "runs git, tar and cargo, which end by themselves")]
+#![expect(clippy::disallowed_methods, reason = "runs git and cargo, which end by themselves")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use regent_tests::report::{file, workspace};
@@ -18,16 +19,40 @@ use regent_tests::{option, say};
 use regentctl::report::{Case, passed, write};
 use serde_json::Value;
 
+/// Times that each fault and test is given to catch a mutant.
+const REPEAT: usize = 2;
+/// Seconds under a strain.
+const HEALTHY: &str = "20";
+/// What a node and a federation run.
+const PROGRAMS: [&str; 4] = ["regent-agent", "regent-coordinator", "regent-guardian", "regentctl"];
+
 /// A patch and what its head says.
 struct Mutant {
     name: String,
     patch: PathBuf,
     breaks: String,
-    /// Faults of the fence report, parts of their names with commas between.
-    faults: Option<String>,
-    /// Other system tests: the file and the test.
-    tests: Vec<(String, String)>,
+    /// What has to catch it.
+    looks: Vec<Look>,
     files: Vec<String>,
+}
+
+/// What looks for a mutant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    /// A fault or strain of the fence report.
+    Fault(String),
+    /// Another system test.
+    Test { file: String, test: String },
+}
+
+impl Look {
+    /// The file of tests that it is in.
+    fn file(&self) -> &str {
+        match self {
+            Self::Fault(_) => "fence",
+            Self::Test { file, .. } => file,
+        }
+    }
 }
 
 impl Mutant {
@@ -41,19 +66,34 @@ impl Mutant {
         let said =
             |word: &str| format!("{}: want a line that begins with {word:?}", patch.display());
         let breaks = all("mutant:").pop().with_context(|| said("mutant:"))?;
-        let faults = all("caught-by:").pop();
-        let tests = all("caught-by-test:").into_iter().map(|line| {
+        let mut looks = Vec::new();
+        for line in all("caught-by:") {
+            looks.extend(line.split(',').map(|fault| Look::Fault(fault.trim().to_owned())));
+        }
+        for line in all("caught-by-test:") {
             let (file, test) = line.split_once(' ').with_context(|| {
                 format!("{}: caught-by-test {line:?}: want a file and a test", patch.display())
             })?;
-            Ok((file.to_owned(), test.to_owned()))
-        });
-        let tests = tests.collect::<anyhow::Result<Vec<_>>>()?;
-        ensure!(faults.is_some() || !tests.is_empty(), said("caught-by: or caught-by-test:"));
+            looks.push(Look::Test { file: file.to_owned(), test: test.to_owned() });
+        }
+        ensure!(!looks.is_empty(), said("caught-by: or caught-by-test:"));
         let name = patch.file_stem().context("a patch has a name")?.to_string_lossy().into_owned();
         let changed = text.lines().filter_map(|line| line.strip_prefix("+++ b/"));
         let files = changed.map(str::to_owned).collect();
-        Ok(Self { name, breaks, faults, tests, files, patch })
+        Ok(Self { name, breaks, looks, files, patch })
+    }
+
+    /// The packages whose programs it changes. The tests stay those of the unbroken tree, and a
+    /// program that only links what is broken stays whole: that makes it harder to catch.
+    fn packages(&self) -> BTreeSet<&'static str> {
+        let own = |file: &String| match file.split('/').next() {
+            Some("agent") => vec!["regent-agent"],
+            Some("coordinator") => vec!["regent-coordinator"],
+            Some("guardian") => vec!["regent-guardian"],
+            Some("ctl") => vec!["regentctl"],
+            Some(_) | None => PROGRAMS.to_vec(),
+        };
+        self.files.iter().flat_map(own).collect()
     }
 }
 
@@ -64,82 +104,151 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The committed tree in `source`, as it is.
-fn copy(source: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(source)?;
-    let archive = source.with_extension("tar");
-    run(Command::new("git")
-        .current_dir(workspace())
-        .args(["archive", "--format=tar", "-o"])
-        .arg(&archive)
-        .arg("HEAD"))?;
-    run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(source))
+/// Where everything lies. All of it is kept for the next time.
+struct Places {
+    /// A clone of the committed tree.
+    source: PathBuf,
+    /// What cargo builds of it.
+    target: PathBuf,
+    /// Programs and, in `deps`, tests of the unbroken tree.
+    whole: PathBuf,
+    /// The same with the programs of a mutant in their places.
+    mixed: PathBuf,
 }
 
-/// What looks for a mutant: parts of the names of faults and strains, and other system tests.
-#[derive(Default)]
-struct Looking {
-    faults: BTreeSet<String>,
-    tests: BTreeSet<(String, String)>,
-}
-
-impl Looking {
-    fn of<'a>(mutants: impl IntoIterator<Item = &'a Mutant>) -> Self {
-        let mut looking = Self::default();
-        for mutant in mutants {
-            let faults = mutant.faults.iter().flat_map(|faults| faults.split(','));
-            looking.faults.extend(faults.map(|fault| fault.trim().to_owned()));
-            looking.tests.extend(mutant.tests.iter().cloned());
-        }
-        looking
+impl Places {
+    fn new() -> Self {
+        let own = |name: &str| workspace().join("target/mutants").join(name);
+        let [source, target, whole, mixed] = ["clone", "target", "whole", "mixed"].map(own);
+        Self { source, target, whole, mixed }
     }
 
-    /// Builds the copy and runs what looks for mutants in it; what failed, with what it says.
-    fn failed_in(&self, source: &Path) -> anyhow::Result<Vec<String>> {
-        let target = source.with_file_name("target");
-        let faults = self.faults.iter().map(String::as_str).collect::<Vec<_>>().join(",");
-        let cargo = |arguments: &[&str]| {
-            let mut command = Command::new(option("CARGO").unwrap_or_else(|| "cargo".to_owned()));
-            command
-                .current_dir(source)
-                .args(arguments)
-                .env("CARGO_TARGET_DIR", &target)
-                .env("REGENT_TOOLS", workspace().join(".tools"))
-                .env("REGENT_FAULT", &faults)
-                .env("REGENT_REPEAT", option("REGENT_REPEAT").unwrap_or_else(|| "2".to_owned()))
-                .env("REGENT_HEALTHY", "60");
-            command
-        };
-        run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    fn git(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        run(Command::new("git").current_dir(&self.source).args(arguments))
+    }
+
+    /// The committed tree as it is. Git writes only files that differ: the others look old to cargo.
+    fn restore(&self) -> anyhow::Result<()> {
+        let asked = ["rev-parse", "HEAD"];
+        let head = Command::new("git").current_dir(workspace()).args(asked).output()?;
+        let head = String::from_utf8(head.stdout)?;
+        if !self.source.join(".git").exists() {
+            let asked = ["clone", "--quiet", "--shared", "--no-checkout"];
+            run(Command::new("git").args(asked).arg(workspace()).arg(&self.source))?;
+        }
+        self.git(&["checkout", "--quiet", "--force", "--detach", head.trim()])?;
+        self.git(&["clean", "--quiet", "--force", "-d"])
+    }
+
+    /// Builds, and gives the name and the file of every program or test that comes of it.
+    fn built(&self, arguments: &[&str]) -> anyhow::Result<Vec<(String, PathBuf)>> {
+        let mut command = Command::new(option("CARGO").unwrap_or_else(|| "cargo".to_owned()));
+        command
+            .current_dir(&self.source)
+            .args(arguments)
+            .args(["--locked", "--message-format", "json-render-diagnostics"])
+            .env("CARGO_TARGET_DIR", &self.target)
+            .stderr(Stdio::inherit());
+        let done = command.output().with_context(|| format!("{command:?}"))?;
+        ensure!(done.status.success(), "{command:?}: {}", done.status);
+        let mut built = Vec::new();
+        for line in String::from_utf8(done.stdout)?.lines() {
+            let told: Value = serde_json::from_str(line).context("cargo's messages")?;
+            if let (Some(name), Some(file)) =
+                (told["target"]["name"].as_str(), told["executable"].as_str())
+            {
+                built.push((name.to_owned(), PathBuf::from(file)));
+            }
+        }
+        Ok(built)
+    }
+
+    /// The unbroken tree's programs, and the tests that look for these mutants.
+    fn build_whole(&self, looks: &BTreeSet<Look>) -> anyhow::Result<()> {
+        self.restore()?;
+        fs::remove_dir_all(&self.whole).ok();
+        fs::create_dir_all(self.whole.join("deps"))?;
+        let packages = PROGRAMS.into_iter().flat_map(|package| ["-p", package]);
+        let programs: Vec<_> = ["build", "--bins"].into_iter().chain(packages).collect();
+        for (name, program) in self.built(&programs)? {
+            fs::copy(program, self.whole.join(name))?;
+        }
+        let files: BTreeSet<&str> = looks.iter().map(Look::file).collect();
+        let files = files.into_iter().flat_map(|file| ["--test", file]);
+        let tests: Vec<_> =
+            ["test", "--no-run", "-p", "regent-tests"].into_iter().chain(files).collect();
+        for (name, test) in self.built(&tests)? {
+            fs::copy(test, self.whole.join("deps").join(name))?;
+        }
+        Ok(())
+    }
+
+    /// The programs of a mutant among the others of the unbroken tree.
+    fn build_mixed(&self, mutant: &Mutant) -> anyhow::Result<()> {
+        self.restore()?;
+        let patch = mutant.patch.to_string_lossy();
+        self.git(&["apply", "--whitespace=nowarn", &patch])
+            .with_context(|| format!("{} does not apply any more", mutant.name))?;
+        fs::remove_dir_all(&self.mixed).ok();
+        fs::create_dir_all(self.mixed.join("deps"))?;
+        for part in ["", "deps"] {
+            for entry in fs::read_dir(self.whole.join(part))? {
+                let entry = entry?;
+                if entry.file_type()?.is_file() {
+                    fs::hard_link(entry.path(), self.mixed.join(part).join(entry.file_name()))?;
+                }
+            }
+        }
+        let packages = mutant.packages();
+        let packages = packages.into_iter().flat_map(|package| ["-p", package]);
+        let programs: Vec<_> = ["build", "--bins"].into_iter().chain(packages).collect();
+        let built = self.built(&programs)?;
+        ensure!(!built.is_empty(), "{} changes no program", mutant.name);
+        for (name, program) in built {
+            // The link goes first: what it leads to stays whole.
+            let place = self.mixed.join(name);
+            fs::remove_file(&place).ok();
+            fs::copy(program, place)?;
+        }
+        Ok(())
+    }
+
+    fn test(&self, programs: &Path, file: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs.join("deps").join(file));
+        let tools =
+            option("REGENT_TOOLS").map_or_else(|| workspace().join(".tools"), PathBuf::from);
+        command
+            .current_dir(self.source.join("tests"))
+            .args(arguments)
+            .env("REGENT_TOOLS", tools)
+            .env("REGENT_REPEAT", "1")
+            .env("REGENT_HEALTHY", HEALTHY);
+        command
+    }
+
+    /// Runs these once; what failed, with what it says.
+    fn failed(&self, programs: &Path, looks: &BTreeSet<Look>) -> anyhow::Result<Vec<String>> {
         let mut failed = Vec::new();
-        for (file, test) in &self.tests {
-            let build = ["test", "--locked", "--no-run", "-p", "regent-tests", "--test", file];
-            run(&mut cargo(&build))?;
-            let arguments =
-                ["test", "--locked", "-p", "regent-tests", "--test", file, "--", "--exact", test];
-            // It fails where it does its work.
-            if !cargo(&arguments).status().with_context(|| format!("run {test}"))?.success() {
-                failed.push(format!("{file}: {test}"));
+        let mut faults = Vec::new();
+        for look in looks {
+            match look {
+                Look::Fault(fault) => faults.push(fault.as_str()),
+                Look::Test { file, test } => {
+                    let status = self.test(programs, file, &["--exact", test]).status();
+                    if !status.with_context(|| format!("run {test}"))?.success() {
+                        failed.push(format!("{file}: {test}"));
+                    }
+                }
             }
         }
         if faults.is_empty() {
             return Ok(failed);
         }
-        run(&mut cargo(&[
-            "test",
-            "--locked",
-            "--no-run",
-            "-p",
-            "regent-tests",
-            "--test",
-            "fence",
-        ]))?;
-        let report = source.join("target/reports/fence.json");
+        let report = self.source.join("target/reports/fence.json");
         fs::remove_file(&report).ok();
         // It fails where it does its work: its report says by what.
-        let arguments =
-            ["test", "--locked", "-p", "regent-tests", "--test", "fence", "--", "--nocapture"];
-        cargo(&arguments).status().context("run the faults")?;
+        let mut command = self.test(programs, "fence", &["--nocapture"]);
+        command.env("REGENT_FAULT", faults.join(",")).status().context("run the faults")?;
         let text = fs::read_to_string(&report)
             .with_context(|| format!("the faults {faults:?} left no report"))?;
         let cases: Value = serde_json::from_str(&text)?;
@@ -148,24 +257,20 @@ impl Looking {
         failed.extend(found.map(|case| format!("{}: {}", case["name"], case["reason"])));
         Ok(failed)
     }
-}
 
-/// The committed tree with a mutant in it, or as it is.
-fn prepare(mutant: Option<&Mutant>, all: &[Mutant], source: &Path) -> anyhow::Result<()> {
-    copy(source)?;
-    if let Some(mutant) = mutant {
-        run(Command::new("git")
-            .current_dir(source)
-            .env("GIT_CEILING_DIRECTORIES", source.parent().unwrap_or(source))
-            .args(["apply", "--whitespace=nowarn"])
-            .arg(&mutant.patch))
-        .with_context(|| format!("{} does not apply any more", mutant.name))?;
+    /// One after the other until one catches the mutant; what it says.
+    fn caught(&self, mutant: &Mutant, repeat: usize) -> anyhow::Result<Vec<String>> {
+        self.build_mixed(mutant)?;
+        for _ in 0..repeat {
+            for look in &mutant.looks {
+                let caught = self.failed(&self.mixed, &BTreeSet::from([look.clone()]))?;
+                if !caught.is_empty() {
+                    return Ok(caught);
+                }
+            }
+        }
+        Ok(Vec::new())
     }
-    // The copy's times are the commit's: what was or is mutated has to look new to cargo.
-    for changed in all.iter().flat_map(|mutant| &mutant.files) {
-        run(Command::new("touch").arg(source.join(changed)))?;
-    }
-    Ok(())
 }
 
 fn main() -> anyhow::Result<()> {
@@ -178,26 +283,24 @@ fn main() -> anyhow::Result<()> {
         }
     }
     mutants.sort_by(|a, b| a.name.cmp(&b.name));
-    let source = workspace().join("target/mutants/source");
-    let asked = |mutant: &&Mutant| {
+    mutants.retain(|mutant| {
         only.as_ref().is_none_or(|only| only.split(',').any(|part| mutant.name.contains(part)))
-    };
+    });
+    let repeat = option("REGENT_REPEAT").and_then(|n| n.parse().ok()).unwrap_or(REPEAT);
+    let places = Places::new();
     say("no mutant: everything that looks for one has to pass");
-    prepare(None, &mutants, &source)?;
-    let failed = Looking::of(mutants.iter().filter(asked)).failed_in(&source)?;
+    let looks = mutants.iter().flat_map(|mutant| mutant.looks.iter().cloned()).collect();
+    places.build_whole(&looks)?;
+    let failed = places.failed(&places.whole, &looks)?;
     let control = Case::new("no mutant");
     let mut cases = vec![control.require(failed.is_empty(), || format!("failed: {failed:?}"))];
-    for mutant in mutants.iter().filter(asked) {
+    for mutant in &mutants {
         say(format!("mutant {}: {}", mutant.name, mutant.breaks));
-        let caught = prepare(Some(mutant), &mutants, &source)
-            .and_then(|()| Looking::of([mutant]).failed_in(&source));
         let case = Case::new(&mutant.name);
-        cases.push(match caught {
+        cases.push(match places.caught(mutant, repeat) {
             Ok(caught) => {
-                caught.iter().for_each(|by| say(format!("  caught by {by}")));
-                case.require(!caught.is_empty(), || {
-                    format!("not caught by {:?} {:?}", mutant.faults, mutant.tests)
-                })
+                caught.iter().for_each(|by| say(format!("  {} caught by {by}", mutant.name)));
+                case.require(!caught.is_empty(), || format!("not caught by {:?}", mutant.looks))
             }
             Err(problem) => case.require(false, || format!("{problem:#}")),
         });

@@ -140,6 +140,16 @@ pub fn in_force(samples: &[Sample], at: BootTime) -> Deadline {
     read.max().unwrap_or(Deadline::NEVER)
 }
 
+/// By how much a deadline passed what its store acknowledged: the last acknowledgement was at
+/// `renewed`, so that no deadline may lie further than `ttl` from there. Whatever is looked at
+/// must have been seen before the store acknowledged anything again.
+#[must_use]
+pub fn raised_alone(samples: &[Sample], renewed: BootTime, ttl: Duration) -> Option<Duration> {
+    let highest = samples.iter().map(|sample| sample.deadline).max()?;
+    let by = highest.instant().since(renewed.plus(ttl));
+    (by > Duration::ZERO).then_some(by)
+}
+
 /// First and last acknowledgement of each tenure.
 #[must_use]
 pub fn spans(acks: &[Ack]) -> BTreeMap<Tenure, (BootTime, BootTime)> {
@@ -249,6 +259,16 @@ mod tests {
         assert_eq!(findings.overlaps, [Overlap { first: OLD, second: NEW, span }]);
         assert!(findings.late.is_empty() && findings.lost.is_empty());
         assert!(!findings.clean());
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_last_acknowledgement_is_one_raised_alone() {
+        let sample = |at, deadline| Sample { at: ms(at), deadline: Deadline::at(ms(deadline)) };
+        let samples = [sample(1000, 5900), sample(2000, 6900), sample(6950, 0)];
+        let ttl = Duration::from_secs(5);
+        assert_eq!(raised_alone(&samples, ms(2000), ttl), None);
+        assert_eq!(raised_alone(&samples, ms(1000), ttl), Some(Duration::from_millis(900)));
+        assert_eq!(raised_alone(&[], ms(1000), ttl), None);
     }
 
     #[test]

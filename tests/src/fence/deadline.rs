@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use regent_guardian::page::{Guard, Page};
+use regent_guardian::page::{Flags, Guard, Page};
 use regent_proto::time::BootTime;
 use regent_test_sys::watchdog::check::Right;
 use regentctl::lab::process::pause;
@@ -28,6 +28,8 @@ pub struct Guardian {
     pub worst_wake: Duration,
     /// Longest kill.
     pub worst_kill: Duration,
+    /// Whether the system let it have a real-time priority.
+    pub realtime: bool,
 }
 
 /// What was seen of all nodes.
@@ -123,5 +125,6 @@ fn look(run_dirs: &[PathBuf], opened: &mut BTreeMap<Node, Opened>, kept: &Mutex<
         let worst = seen.guardians.entry(node).or_default();
         worst.worst_wake = worst.worst_wake.max(page.worst_wake());
         worst.worst_kill = worst.worst_kill.max(page.worst_kill());
+        worst.realtime |= page.flags().has(Flags::REALTIME);
     }
 }

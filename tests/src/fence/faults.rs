@@ -19,6 +19,7 @@ use rusqlite::Connection;
 use super::checker::Node;
 use super::cluster::{Cluster, PRIMARY_TTL, Setting, TTL};
 use super::proxy::Cut;
+use super::stale::{Stale, Told};
 use super::wall;
 
 /// In seconds.
@@ -53,7 +54,8 @@ pub enum Fault {
     DcsFrozen,
     /// Its agent gets an error for every request.
     DcsErrors,
-    /// Its agent's member is cut from the others and knows only what was.
+    /// Its agent's member is cut from the others and answers every read with what was
+    /// ([`super::stale`]), for twice the TTL.
     DcsStale,
     /// The pipes that its agent and its server log to are full, and the DCS is out of its reach.
     LogPipeFull,
@@ -164,6 +166,16 @@ impl Fault {
         }
     }
 
+    /// The shortest that it lasts, however soon somebody acknowledges.
+    #[must_use]
+    pub fn lasts(self) -> Duration {
+        match self {
+            // Long enough for a fenced node to be told, again and again, that it leads.
+            Self::NodeFrozen | Self::DcsStale => TTL * 2,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Who can be expected to acknowledge next.
     #[must_use]
     pub fn next(self) -> Next {
@@ -267,8 +279,13 @@ impl Fault {
             }
             Self::DcsStale => {
                 // The agent's own member; the others go on without it.
+                let (own, others) = (cluster.stores.of_node(node), cluster.stores.of_others(node));
+                let stale = Stale::before(own, &others)?;
+                cluster.proxies.of_node[node].turn(stale.address);
                 let (user, port) = cluster.stores.marks(node);
-                injected.undo.push(Undo::Cut(Cut::user(user, port)?));
+                let cut = Cut::user(user, port)?;
+                stale.begin();
+                injected.undo.extend([Undo::Stale(stale), Undo::Way, Undo::Cut(cut)]);
             }
             Self::ForkFails => {
                 let mut all = vec![cluster.agent_pid(node).await?, cluster.postmaster(node)?];
@@ -345,6 +362,7 @@ enum Undo {
     Continue(Stopped),
     Hole(BlackHole),
     Cut(Cut),
+    Stale(Stale),
     Way,
     Stores,
     Stall,
@@ -368,6 +386,15 @@ impl Injected {
         Ok(())
     }
 
+    /// What a member that answers from its past has told so far, where there is one.
+    #[must_use]
+    pub fn told(&self) -> Option<Told> {
+        self.undo.iter().find_map(|undo| match undo {
+            Undo::Stale(stale) => Some(stale.told()),
+            _ => None,
+        })
+    }
+
     /// Undoes it; whatever was killed is started again.
     ///
     /// # Errors
@@ -379,6 +406,7 @@ impl Injected {
                 Undo::Continue(stopped) => stopped.go_on(),
                 Undo::Hole(hole) => drop(hole),
                 Undo::Cut(cut) => drop(cut),
+                Undo::Stale(stale) => drop(stale),
                 Undo::Way => {
                     let own = cluster.stores.of_node(self.node);
                     cluster.proxies.of_node[self.node].turn(own);

@@ -17,6 +17,7 @@ pub mod packets;
 pub mod proxy;
 pub mod report;
 pub mod session;
+pub mod stale;
 pub mod stores;
 pub mod strain;
 pub mod trial;

@@ -6,9 +6,15 @@ use std::time::Duration;
 use regentctl::report::Case;
 
 use super::cluster::Setting;
+use super::deadline::Guardian;
 use super::faults::Fault;
 use super::strain::{Endured, Strain};
 use super::trial::Outcome;
+
+/// A wake-up under overload that is later than this is told.
+const LATE: Duration = Duration::from_millis(50);
+/// With a real-time priority nothing is later than this: the kill that it begins has κ.
+const TOO_LATE: Duration = Duration::from_millis(100);
 
 /// The repetitions of one fault.
 #[derive(Debug, Default)]
@@ -64,6 +70,15 @@ impl Tried {
         if let Some(latest) = self.outcomes.iter().filter_map(|outcome| outcome.latest).max() {
             case = case.figure("latest acknowledgement after D", nanos(latest), "ms");
         }
+        let misled = self.outcomes.iter().filter_map(|outcome| outcome.misled);
+        let least = misled.fold(None, |least: Option<(usize, usize)>, misled| {
+            let (stale, naming) = least.unwrap_or((usize::MAX, usize::MAX));
+            Some((stale.min(misled.stale), naming.min(misled.naming)))
+        });
+        if let Some((stale, naming)) = least {
+            case = case.figure("stale answers, least", count(stale), "answers");
+            case = case.figure("of those with a leader key", count(naming), "answers");
+        }
         let guardians = self.outcomes.iter().filter_map(|outcome| outcome.guardian);
         let worst = guardians.fold(None, |worst: Option<(Duration, Duration)>, guardian| {
             let (wake, kill) = worst.unwrap_or_default();
@@ -88,8 +103,9 @@ impl Tried {
             case = case.require(false, || {
                 let words = outcome.words.join(" | ");
                 let watchdog = outcome.watchdog.join(" | ");
+                let misled = outcome.misled.map(|m| format!("; {m:?}")).unwrap_or_default();
                 format!(
-                    "repetition {}: {}; watchdog: {watchdog}; {words}",
+                    "repetition {}: {}{misled}; watchdog: {watchdog}; {words}",
                     n + 1,
                     outcome.findings.text()
                 )
@@ -137,8 +153,12 @@ pub fn strained(strain: Strain, rounds: &[anyhow::Result<Endured>], span: Durati
     let ended: Vec<&Endured> = rounds.iter().filter_map(|round| round.as_ref().ok()).collect();
     let gap = ended.iter().map(|endured| endured.gap).max().unwrap_or_default();
     case = case.figure("longest time without a row", millis(gap), "ms");
-    if let Some(wake) = ended.iter().filter_map(|endured| endured.worst_wake).max() {
-        case = case.figure("guardian's latest wake-up", millis(wake), "ms");
+    let guardians = ended.iter().filter_map(|endured| endured.guardian);
+    if let Some(worst) = guardians.max_by_key(|guardian| guardian.worst_wake) {
+        case = case.figure("guardian's latest wake-up", millis(worst.worst_wake), "ms");
+        if strain == Strain::Overload {
+            case = punctual(case, worst);
+        }
     }
     let rates = ended.iter().map(|endured| endured.rates);
     let (before, after) = rates
@@ -161,9 +181,43 @@ pub fn strained(strain: Strain, rounds: &[anyhow::Result<Endured>], span: Durati
     case.require(!rounds.is_empty(), || "no round ran".to_owned())
 }
 
+/// The case of an overload says how late the guardian woke, where that is late.
+fn punctual(case: Case, worst: Guardian) -> Case {
+    let woke = || {
+        let granted = if worst.realtime { "with" } else { "without" };
+        format!("the guardian woke {:?} late, {granted} real-time priority", worst.worst_wake)
+    };
+    let fails = worst.realtime && worst.worst_wake > TOO_LATE;
+    case.want(worst.worst_wake <= LATE, woke).require(!fails, woke)
+}
+
 /// One line about a strain.
 #[must_use]
 pub fn strain_line(case: &Case) -> String {
     let figures = case.figures.iter().map(|f| format!("{} {:.0} {}", f.name, f.value, f.unit));
-    format!("{:<33} {}", case.name, figures.collect::<Vec<_>>().join(", "))
+    let warnings = case.warnings.iter().map(|warning| format!("WARNING: {warning}"));
+    format!("{:<33} {}", case.name, figures.chain(warnings).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use regentctl::report::Verdict;
+
+    #[test]
+    fn a_late_wake_up_is_told_and_one_that_real_time_should_have_prevented_fails() {
+        let of = |millis, realtime| {
+            let worst_wake = Duration::from_millis(millis);
+            let worst = Guardian { worst_wake, worst_kill: Duration::ZERO, realtime };
+            let case = punctual(Case::new("overload"), worst);
+            (case.warnings.len(), case.verdict)
+        };
+        for realtime in [true, false] {
+            assert_eq!(of(50, realtime), (0, Verdict::Pass));
+            assert_eq!(of(51, realtime), (1, Verdict::Pass));
+            assert_eq!(of(100, realtime), (1, Verdict::Pass));
+        }
+        assert_eq!(of(101, true), (1, Verdict::Fail));
+        assert_eq!(of(101, false), (1, Verdict::Pass));
+    }
 }

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
@@ -20,8 +21,8 @@ use tempfile::TempDir;
 
 use super::checker::Node;
 
-/// Users that nobody else has: one a member.
-const FIRST_USER: u32 = 54_170;
+/// Users that nobody else has: one a member, also where clusters run beside each other.
+static NEXT_USER: AtomicU32 = AtomicU32::new(54_170);
 /// A DCS has machines of its own: what overloads a node's processors does not concern it.
 const NICE: i32 = -10;
 
@@ -58,7 +59,8 @@ impl Stores {
         let none = own.etcds.is_empty();
         let etcd = if none { PathBuf::new() } else { programs::etcd()? };
         let mut stores = Self { members: Vec::new(), etcd, directory };
-        for (place, user) in own.etcds.iter().zip(FIRST_USER..) {
+        for place in &own.etcds {
+            let user = NEXT_USER.fetch_add(1, Ordering::Relaxed);
             let files = stores.directory.path().join("stores").join(&place.name);
             fs::create_dir(&files)?;
             fs::set_permissions(&files, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
@@ -115,6 +117,14 @@ impl Stores {
     #[must_use]
     pub fn of_node(&self, node: Node) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.member(node).place.client_port).into()
+    }
+
+    /// Where the members that are not a node's own take clients.
+    #[must_use]
+    pub fn of_others(&self, node: Node) -> Vec<SocketAddr> {
+        let own = self.of_node(node);
+        let all = self.members.iter().map(|member| member.place.client_port);
+        all.map(|port| (Ipv4Addr::LOCALHOST, port).into()).filter(|other| *other != own).collect()
     }
 
     /// The user of a node's own member and the port where it takes clients: what tells its packets

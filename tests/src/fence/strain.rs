@@ -11,7 +11,7 @@ use crate::wait::until;
 use super::checker::{Findings, Node, Observation, Tenure, judge, spans};
 use super::clients::Clients;
 use super::cluster::{Cluster, TTL};
-use super::deadline::Watcher;
+use super::deadline::{Guardian, Watcher};
 use super::trial;
 use regent_guardian::clock::boot_time;
 
@@ -75,8 +75,8 @@ pub struct Endured {
     pub gap: Duration,
     /// Acknowledgements in the second before the strain, and in the last one under it.
     pub rates: (usize, usize),
-    /// The guardian's latest wake-up, where there is one.
-    pub worst_wake: Option<Duration>,
+    /// What the holder's guardian told at the end, where there is one.
+    pub guardian: Option<Guardian>,
 }
 
 impl Endured {
@@ -153,7 +153,7 @@ pub async fn run(cluster: &mut Cluster, strain: Strain, span: Duration) -> anyho
         granted,
         gap: gap.unwrap_or_default(),
         rates: (before, after),
-        worst_wake: seen.guardians.get(&old).map(|guardian| guardian.worst_wake),
+        guardian: seen.guardians.get(&old).copied(),
     })
 }
 

@@ -8,7 +8,7 @@ use regent_test_sys::watchdog::check::{Knowledge, Right, violations};
 
 use crate::wait::until;
 
-use super::checker::{Findings, Node, Observation, Sample, Tenure, in_force, judge};
+use super::checker::{Findings, Node, Observation, Sample, Tenure, in_force, judge, raised_alone};
 use super::clients::{Clients, Kind};
 use super::cluster::{Cluster, TTL};
 use super::deadline::{Guardian, Watcher};
@@ -48,6 +48,8 @@ pub struct Outcome {
     pub held: usize,
     /// What the guardian of the node told at the end.
     pub guardian: Option<Guardian>,
+    /// What a member that answers from its past did to its agent.
+    pub misled: Option<Misled>,
     /// What the trace of the node's watchdog shows that it never may.
     pub watchdog: Vec<String>,
     /// How sessions ended, and what servers warned of.
@@ -58,7 +60,30 @@ impl Outcome {
     /// Whether nothing is wrong.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.findings.clean() && self.watchdog.is_empty() && self.rates.0 > 0 && self.rates.1 > 0
+        self.findings.clean()
+            && self.watchdog.is_empty()
+            && self.misled.is_none_or(|misled| misled.passed())
+            && self.rates.0 > 0
+            && self.rates.1 > 0
+    }
+}
+
+/// What answers from the past did to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Misled {
+    /// Reads answered with what was no longer so.
+    pub stale: usize,
+    /// Those of them that showed a leader key.
+    pub naming: usize,
+    /// By how much the agent's deadline passed what its store acknowledged.
+    pub raised: Option<Duration>,
+}
+
+impl Misled {
+    /// Whether it was told of the past, its own right to lead included, and raised nothing by it.
+    #[must_use]
+    pub fn passed(self) -> bool {
+        self.stale > 0 && self.naming > 0 && self.raised.is_none()
     }
 }
 
@@ -79,7 +104,7 @@ pub async fn run(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Outcome>
     let rate_before = clients.look(|log| log.count(at.minus(RATE), at));
     let injected = fault.inject(cluster, old).await.context("inject the fault")?;
     let healed = endure(cluster, fault, injected, &clients, old, at, &watcher).await;
-    healed.with_context(|| clients.look(|log| log.words.join("\n")))?;
+    let misled = healed.with_context(|| clients.look(|log| log.words.join("\n")))?;
 
     let now = cluster.healthy().await.context("after the fault")?;
     // The last second of writing: a whole cluster, everybody's sessions still open.
@@ -116,6 +141,7 @@ pub async fn run(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Outcome>
         rates: (rate_before, rate_after),
         held: observation.acks.iter().filter(|a| a.at > at && held.contains(&a.row.0)).count(),
         guardian: seen.guardians.get(&old).copied(),
+        misled,
         watchdog: trace(cluster, old, at, seen.rights.get(&old).cloned().unwrap_or_default()),
         words: log.words,
         findings: judge(&observation),
@@ -179,7 +205,7 @@ async fn endure(
     old: Node,
     at: BootTime,
     watcher: &Watcher,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Misled>> {
     let waited = match fault.next() {
         Next::Another => {
             wait_for(clients, "another node to acknowledge", |log| {
@@ -205,19 +231,24 @@ async fn endure(
             .await
         }
     };
-    if fault == Fault::NodeFrozen {
-        until("twice the TTL", TTL * 3, async || {
-            if boot_time() > at.plus(TTL * 2) { Ok(()) } else { Err("not yet".to_owned()) }
-        })
-        .await?;
-    }
+    until("the fault to have lasted", TTL * 3, async || {
+        if boot_time() > at.plus(fault.lasts()) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await?;
+    let misled = injected.told().map(|told| {
+        let seen = watcher.seen();
+        let samples = seen.deadlines.get(&old).map(Vec::as_slice).unwrap_or_default();
+        let raised = raised_alone(samples, told.renewed, TTL);
+        Misled { stale: told.stale, naming: told.naming, raised }
+    });
     let undone = injected.heal(cluster).await.context("undo the fault");
     waited.and(undone)?;
     let healed = boot_time();
     wait_for(clients, "acknowledgements after the fault", |log| {
         log.spans.values().any(|span| span.last > healed)
     })
-    .await
+    .await?;
+    Ok(misled)
 }
 
 /// The last acknowledgement of a tenure that has ended, against its deadline.

@@ -1,7 +1,12 @@
-//! Wall clocks that can be stepped: one a node, seen by its agent, through libfaketime. Not by
-//! PostgreSQL, whose signal handlers ask for the time: the library opens files then, and a backend
-//! that it crashes takes every session with it. The machine's own clock, and with it everybody else's, stays. The boot
-//! clock and the monotonic one are never faked: a step does not move them in life either.
+//! Wall clocks that can be stepped: one a node, seen by its agent, through libfaketime. The limit of
+//! these trials is that nobody else sees the step:
+//! * Not PostgreSQL, whose signal handlers ask for the time: the library opens files then, and a
+//!   backend that it crashes takes every session with it.
+//! * Not the guardian, which reads the boot clock alone (`guardian/src/clock.rs` and its timer): a
+//!   step has nothing there to change, and PostgreSQL would inherit the library from it.
+//!
+//! The machine's own clock, and with it everybody else's, stays. The boot clock and the monotonic one
+//! are never faked: a step does not move them in life either.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

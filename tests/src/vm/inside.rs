@@ -63,7 +63,6 @@ pub fn run(bin: &Path, device: &Path, fault: Fault) -> anyhow::Result<()> {
         data_dir: data,
         lock: Path::new(PLACE).join("guardian.lock"),
         watchdog: Some(device.to_owned()),
-        cgroup: None,
         server: Server::Start(server),
     };
     let mut guardian = as_user(Path::new(PLACE).join("regent-guardian"));

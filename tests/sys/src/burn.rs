@@ -1,10 +1,8 @@
-//! A busy machine: processes that burn CPU, and memory that is touched again and again.
+//! A busy machine: processes that burn CPU, and files that are written again and again.
 //!
 //! Burners are processes, so that the threads that measure compete with them as with strangers.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::path::Path;
 
 use anyhow::Context as _;
 
@@ -35,41 +33,31 @@ impl Cpu {
     }
 }
 
-/// Memory that a thread keeps writing to, page by page; dropping it frees it.
+/// Processes of a group that keep writing files: more pages than the group can hold, so that each of
+/// them makes room first, also for what else is in the group. Dropping it ends them.
 #[derive(Debug)]
-pub struct Memory {
-    ends: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Pages(Vec<Owned>);
 
-impl Memory {
-    /// Keeps `bytes` in use.
-    #[must_use]
-    pub fn pressure(bytes: usize) -> Self {
-        const PAGE: usize = 4096;
-        let ends = Arc::new(AtomicBool::new(false));
-        let thread = {
-            let ends = Arc::clone(&ends);
-            std::thread::spawn(move || {
-                let mut block = vec![0_u8; bytes];
-                while !ends.load(Ordering::Relaxed) {
-                    for page in block.chunks_mut(PAGE) {
-                        if let Some(first) = page.first_mut() {
-                            *first = std::hint::black_box(first.wrapping_add(1));
-                        }
-                    }
-                }
-            })
-        };
-        Self { ends, thread: Some(thread) }
+impl Pages {
+    /// `writers` of `mib` MiB each, in `dir`, moved to the group before they begin.
+    ///
+    /// # Errors
+    /// When one can't be started.
+    pub fn written(writers: usize, mib: u64, dir: &Path, group: &Path) -> anyhow::Result<Self> {
+        let writers = (0..writers).map(|number| {
+            let line = "echo $$ > $0/cgroup.procs && while :; do \
+                        dd if=/dev/zero of=$1 bs=1M count=$2 conv=notrunc 2>/dev/null; done";
+            let file = dir.join(format!("pages-{number}"));
+            let mut writer = command("sh");
+            writer.args(["-c", line]).arg(group).arg(file).arg(mib.to_string());
+            writer.spawn().map(Owned).context("start a writer")
+        });
+        Ok(Self(writers.collect::<anyhow::Result<_>>()?))
     }
-}
 
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
+    /// How many write.
+    #[must_use]
+    pub fn writers(&self) -> usize {
+        self.0.len()
     }
 }

@@ -261,6 +261,35 @@ impl NoForks {
     }
 }
 
+/// A group whose memory is short: what is in it waits for pages to be reclaimed (cgroup v1 `memory`).
+#[derive(Debug)]
+pub struct Short(Group);
+
+impl Short {
+    /// A new group without members that can hold so many bytes.
+    ///
+    /// # Errors
+    /// Without root or without the controller.
+    pub fn of(bytes: u64) -> anyhow::Result<Self> {
+        let group = Group::below(controller("memory")?)?;
+        group.set("memory.limit_in_bytes", &bytes.to_string())?;
+        Ok(Self(group))
+    }
+
+    /// The group itself.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.0
+    }
+
+    /// How often its limit stood in the way, so that something had to be reclaimed first.
+    #[must_use]
+    pub fn reclaims(&self) -> u64 {
+        let text = fs::read_to_string(self.0.dir.join("memory.failcnt")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,8 @@ use crate::observe::clock::boot_time;
 
 /// How long a guardian may take to guard.
 const GUARDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a killed guardian may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// The page wakes nobody.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How much of what it said a message carries.
@@ -235,7 +237,10 @@ impl Launcher {
                 return Err(GuardianError::Ended { said: said(&mut log, before) });
             }
             if boot_time().since(begun) > GUARDS_WITHIN {
-                guardian.kill().await;
+                // It may hang in the kernel, beyond any signal. Its lock keeps others out as long.
+                if tokio::time::timeout(ENDS_WITHIN, guardian.kill()).await.is_err() {
+                    tracing::error!(pid = guardian.pid, "the silent guardian cannot be ended");
+                }
                 return Err(GuardianError::Silent);
             }
             tokio::time::sleep(LOOK_AGAIN).await;

@@ -5,6 +5,7 @@
 pub mod control;
 pub mod copy;
 pub mod files;
+pub mod found;
 pub mod guardian;
 pub mod programs;
 pub mod promotions;

@@ -7,7 +7,6 @@
 //! of the one before, are why no two of them ever act on one page.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,12 +14,14 @@ use nix::sys::signal::Signal;
 use regent_guardian::page;
 use tokio::sync::watch;
 
+use super::found;
 use super::guardian::{Ended, Guardian, GuardianError, Launcher};
 use super::programs::Programs;
 use crate::decide::guardian::Pulse;
 use crate::fence::guard::Guard;
 use crate::fence::processes;
 use crate::observe::clock::boot_time;
+use crate::observe::guardian as observe;
 
 /// How long a guardian may outlive everything that it guarded.
 const GUARDIAN_ENDS: Duration = Duration::from_secs(2);
@@ -57,6 +58,10 @@ pub struct Beside {
     pub problem: String,
     /// How many hung, and were ended, in this life of the agent.
     pub hung: u64,
+    /// The latest wake-up of those before it: each begins a page anew.
+    pub worst_wake: Duration,
+    /// The longest kill of those before it, and of rung 1.
+    pub worst_kill: Duration,
 }
 
 /// Owns the knowledge of whether a postmaster runs, and who guards it.
@@ -66,7 +71,6 @@ pub struct Server {
     beside: watch::Sender<Beside>,
     launcher: Launcher,
     guard: Guard,
-    worst_stop: AtomicU64,
     stopped: OnceLock<()>,
 }
 
@@ -79,7 +83,6 @@ impl Server {
             beside: watch::Sender::new(Beside::default()),
             launcher,
             guard,
-            worst_stop: AtomicU64::new(0),
             stopped: OnceLock::new(),
         }
     }
@@ -105,7 +108,7 @@ impl Server {
     /// The longest stop so far.
     #[must_use]
     pub fn worst_stop(&self) -> Duration {
-        Duration::from_nanos(self.worst_stop.load(Ordering::SeqCst))
+        self.guard.measured().stop.worst().unwrap_or_default()
     }
 
     /// The agent ends: whatever happens to the guardian from now on is not answered.
@@ -126,20 +129,10 @@ impl Server {
         Some(postmaster)
     }
 
-    /// A postmaster of this data directory that nobody guards.
-    #[must_use]
-    pub fn unguarded(data_dir: &Path) -> Option<Postmaster> {
-        let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
-        let pid: i32 = text.lines().next()?.trim().parse().ok()?;
-        // A number alone may be somebody else's by now (hazards.md row 78).
-        let ours = processes::of_data_directory(data_dir, None).ok()?.contains(&pid);
-        let started = processes::start_time(pid)?;
-        (ours && processes::alive(pid)).then_some(Postmaster { pid, started })
-    }
-
-    /// Adopts it, under a guardian of its own.
+    /// Adopts a postmaster that nobody guards, under a guardian of its own.
     pub async fn adopt(self: &Arc<Self>, postmaster: Postmaster) -> std::io::Result<()> {
         let ended = Ended::of(postmaster.pid)?;
+        self.remember();
         let guardian = match self.launcher.adopt(postmaster).await {
             Ok(guardian) => Some(guardian),
             Err(error) => {
@@ -157,6 +150,7 @@ impl Server {
         programs: &Programs,
         arguments: &[String],
     ) -> Result<Postmaster, GuardianError> {
+        self.remember();
         let started = self.launcher.start(&programs.path("postgres"), arguments).await;
         let (guardian, postmaster) = started.inspect_err(|error| self.no_guardian(error))?;
         self.follow(postmaster, Ended::of(postmaster.pid)?, Some(guardian));
@@ -168,6 +162,24 @@ impl Server {
         self.is_beside(None, error.to_string());
     }
 
+    /// What the kernel did not let the guardian have: it guards without, with less certainty.
+    fn say_rights(&self, pid: i32) {
+        let lacks = observe::rights(&self.launcher.page).lacking();
+        if !lacks.is_empty() {
+            tracing::warn!(pid, lacks = lacks.join(", "), "the guardian lacks rights");
+        }
+    }
+
+    /// Keeps what the next guardian forgets as it enters the page, and what rung 1 measured.
+    fn remember(&self) {
+        let page = &self.launcher.page;
+        let own = self.guard.measured().kill.worst().unwrap_or_default();
+        self.beside.send_modify(|beside| {
+            beside.worst_wake = beside.worst_wake.max(page.worst_wake());
+            beside.worst_kill = beside.worst_kill.max(page.worst_kill()).max(own);
+        });
+    }
+
     fn is_beside(&self, pid: Option<i32>, problem: String) {
         self.beside.send_modify(|beside| {
             (beside.pid, beside.problem) = (pid, problem);
@@ -176,8 +188,12 @@ impl Server {
 
     fn follow(self: &Arc<Self>, postmaster: Postmaster, ended: Ended, guardian: Option<Guardian>) {
         self.state.send_replace(Some(postmaster));
+        if let Err(error) = found::mark(&self.launcher.run_dir, postmaster) {
+            tracing::warn!(%error, "marking PostgreSQL as this agent's in the run directory");
+        }
         if let Some(guardian) = &guardian {
             self.is_beside(Some(guardian.pid()), String::new());
+            self.say_rights(guardian.pid());
         }
         tokio::spawn(Arc::clone(self).until_the_end(postmaster, ended, guardian));
     }
@@ -217,12 +233,17 @@ impl Server {
         while !processes::kill_all(&self.launcher.data_dir, None) {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        self.guard.server_ended();
         if let Some(guardian) = guardian
             && tokio::time::timeout(GUARDIAN_ENDS, guardian.wait()).await.is_err()
         {
             tracing::warn!("the guardian hangs after PostgreSQL's end: killing it");
-            guardian.kill().await;
+            if tokio::time::timeout(GUARDIAN_ENDS, guardian.kill()).await.is_err() {
+                // Its lock keeps the next one out; that the server has ended is true all the same.
+                tracing::error!(pid = guardian.pid(), "the guardian that hangs cannot be ended");
+            }
         }
+        self.remember();
         self.say_end(postmaster);
         self.is_beside(None, String::new());
         self.state.send_replace(None);
@@ -270,10 +291,12 @@ impl Server {
     /// The guardian died alone: another one, before anything else; or what may write ends.
     async fn guard_anew(&self, postmaster: Postmaster) -> Option<Guardian> {
         self.is_beside(None, "it died".to_owned());
+        self.remember();
         match self.launcher.adopt(postmaster).await {
             Ok(guardian) => {
                 tracing::warn!(pid = guardian.pid(), "the guardian has died: another one guards");
                 self.is_beside(Some(guardian.pid()), String::new());
+                self.say_rights(guardian.pid());
                 Some(guardian)
             }
             Err(error) => {
@@ -295,8 +318,7 @@ impl Server {
         };
         let begun = boot_time();
         let clean = self.stop_in_order(postmaster, data_dir, budget, patience).await;
-        let took = u64::try_from(boot_time().since(begun).as_nanos()).unwrap_or(u64::MAX);
-        self.worst_stop.fetch_max(took, Ordering::SeqCst);
+        self.guard.measured().stop.note(boot_time().since(begun));
         clean
     }
 
@@ -348,5 +370,109 @@ impl Server {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         self.ended_within(GUARDIAN_ENDS * 2).await && clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use regent_guardian::page::{Flags, Page, Side};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::fence::Deadlines;
+    use crate::fence::guard::GuardSettings;
+
+    /// A server whose guardians end at once.
+    fn server(page: &Page, dir: &Path) -> Arc<Server> {
+        let settings = GuardSettings {
+            data_dir: dir.to_owned(),
+            stop_budget: Duration::from_secs(5),
+            kill_budget: Duration::from_millis(250),
+            pause_threshold: Duration::from_secs(60),
+            epsilon: Duration::from_secs(60),
+        };
+        let deadlines = Arc::new(Deadlines::new(page.clone(), false));
+        let guard = Guard::start(settings, deadlines, mpsc::channel(8).0).expect("a thread");
+        let launcher = Launcher {
+            program: "/bin/true".into(),
+            data_dir: dir.to_owned(),
+            run_dir: dir.to_owned(),
+            log: dir.join("log"),
+            page: page.clone(),
+            watchdog: None,
+        };
+        Arc::new(Server::new(launcher, guard))
+    }
+
+    #[tokio::test]
+    async fn what_was_worst_outlives_the_guardian_that_showed_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let page = Page::create().expect("a page");
+        page.enter(Side::Guardian);
+        let server = server(&page, dir.path());
+        let millis = Duration::from_millis;
+        let worst = || {
+            let beside = server.beside().borrow().clone();
+            let view = observe::view(&page, &beside, server.worst_stop(), boot_time());
+            (view.worst_wake, view.worst_kill, view.worst_stop)
+        };
+        page.set_worst_wake(millis(60));
+        page.set_worst_kill(millis(200));
+        assert_eq!(worst(), (millis(60), millis(200), Duration::ZERO));
+        // Whatever comes of it, the next guardian has begun the page anew.
+        let own = i32::try_from(std::process::id()).expect("small");
+        let started = processes::start_time(own).expect("it lives");
+        server.adopt(Postmaster { pid: own, started }).await.expect("followed, without a guardian");
+        page.forget(Side::Guardian);
+        assert_eq!(worst(), (millis(60), millis(200), Duration::ZERO));
+        // A worse one counts at once, a better one never.
+        page.set_worst_wake(millis(70));
+        page.set_worst_kill(millis(10));
+        // Rung 1's are of the same life.
+        server.guard.measured().kill.note(millis(300));
+        server.guard.measured().stop.note(millis(4500));
+        server.remember();
+        assert_eq!(worst(), (millis(70), millis(300), millis(4500)));
+        server.leave();
+        server.guard.end();
+    }
+
+    #[test]
+    fn a_guardian_without_a_right_is_said_once_with_what_it_lacks() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let page = Page::create().expect("a page");
+        page.enter(Side::Guardian);
+        let server = server(&page, dir.path());
+        let said = |flags| {
+            page.set_flags(flags);
+            let text = Arc::new(Mutex::new(Vec::new()));
+            let writer = Arc::clone(&text);
+            let writer = move || Writer(Arc::clone(&writer));
+            let log = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
+            tracing::subscriber::with_default(log, || server.say_rights(77));
+            let text = text.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            String::from_utf8(text).expect("text")
+        };
+        let all = Flags::MEMORY_LOCKED.with(Flags::REALTIME).with(Flags::OOM_PROTECTED);
+        assert_eq!(said(all), "");
+        let lacking = said(Flags::MEMORY_LOCKED);
+        let fields =
+            "pid=77 lacks=\"real-time priority, protection from the out-of-memory killer\"";
+        assert!(lacking.contains(fields) && lacking.lines().count() == 1, "{lacking}");
+        server.guard.end();
+    }
+
+    struct Writer(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Writer {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).write(text)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 }

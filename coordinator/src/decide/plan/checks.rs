@@ -1,8 +1,10 @@
 //! Checks of the federation's state: who holds primacy, who reports, what else runs.
 
+use regent_proto::name::SiteName;
 use regent_proto::record::{PrimaryState, ReportedRole, SiteRole};
 use regent_proto::topology::SiteKind;
 
+use super::super::Federation;
 use super::super::view::{Freshness, Slot};
 use super::{Finding, Preflight};
 
@@ -51,18 +53,24 @@ pub(super) fn primary_holds_lease(at: &Preflight<'_>) -> Finding {
     }
 }
 
+/// The one check of a plan for what is no data site.
+pub(super) fn target_unknown(federation: &Federation<'_>, to: &SiteName) -> Finding {
+    let (topology, from) = (federation.topology(), &federation.primary.value.holder);
+    let others = topology.data_sites().map(|site| &site.name).filter(|name| *name != from);
+    let names: Vec<&str> = others.map(SiteName::as_str).collect();
+    let wanted = match names.as_slice() {
+        [] => format!("a data site besides {from}, of which there is none"),
+        names => format!("one of the data sites besides {from}: {}", names.join(", ")),
+    };
+    let saw = match topology.site(to).map(|site| site.kind) {
+        None => format!("there is no site {to}"),
+        Some(SiteKind::Witness | SiteKind::Data) => format!("{to} is a witness and holds no data"),
+    };
+    Finding::block(saw, wanted, "name one of them with --to")
+}
+
 pub(super) fn target_known(at: &Preflight<'_>) -> Finding {
-    let topology = &at.topology.value.topology;
-    let names: Vec<&str> = topology.data_sites().map(|site| site.name.as_str()).collect();
-    let wanted = format!("one of the data sites {}", names.join(", "));
-    let next = "name one of them with --to";
-    match topology.site(at.to()).map(|site| site.kind) {
-        None => Finding::block(format!("there is no site {}", at.to()), wanted, next),
-        Some(SiteKind::Witness) => {
-            Finding::block(format!("{} is a witness and holds no data", at.to()), wanted, next)
-        }
-        Some(SiteKind::Data) => Finding::pass(format!("{} is a data site", at.to()), wanted),
-    }
+    Finding::pass(format!("{} is a data site", at.target.name), "a data site")
 }
 
 pub(super) fn target_not_primary(at: &Preflight<'_>) -> Finding {
@@ -82,9 +90,6 @@ pub(super) fn target_in_electorate(at: &Preflight<'_>) -> Finding {
     let wanted = format!("{} in the electorate", at.to());
     if electorate.contains(at.to()) {
         Finding::pass(saw, wanted)
-    } else if at.target().is_none() {
-        // Not a data site: `target-known` says it all.
-        Finding::warn(saw, wanted, "see target-known")
     } else {
         let next = format!("wait until {} has added it, or look why it has not", at.from());
         Finding::block(saw, wanted, next)
@@ -172,9 +177,6 @@ pub(super) fn epochs_agree(at: &Preflight<'_>) -> Finding {
 
 pub(super) fn assignment_seen(at: &Preflight<'_>) -> Finding {
     let wanted = format!("{} has seen its assignment, and it is standby", at.to());
-    if at.target().is_none() {
-        return Finding::warn("not known: no such data site", wanted, "see target-known");
-    }
     let report = match at.target_report(&wanted) {
         Ok(report) => report,
         Err(unknown) => return unknown,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use regent_proto::name::SiteName;
 use regent_proto::record::{Check, OperationKind, Plan, Primary, Report, TopologyRecord, Verdict};
-use regent_proto::topology::{Site, SiteKind};
+use regent_proto::topology::Site;
 use sha2::{Digest as _, Sha256};
 
 pub(super) use servers::rounded;
@@ -51,6 +51,19 @@ pub enum NoPlan {
     NotCreated {
         /// Which.
         federation: String,
+    },
+    /// A deciding record is gone, though its federation exists.
+    #[error(
+        "the `{record}` record of federation {federation} was removed from the global quorum: \
+         {effect}; put it back, don't make the federation anew: runbook the-primary-record-is-gone"
+    )]
+    Removed {
+        /// Of which federation.
+        federation: String,
+        /// Which.
+        record: &'static str,
+        /// What that means for writes.
+        effect: &'static str,
     },
     /// A deciding record can't be read.
     #[error("{problem}")]
@@ -122,8 +135,10 @@ struct Preflight<'a> {
     topology: &'a Seen<TopologyRecord>,
     primary: &'a Seen<Primary>,
     request: &'a Request,
+    /// B in the topology; it holds data.
+    target: &'a Site,
     report_age_max: Duration,
-    /// The tree once the target is primary; empty when the target can't be.
+    /// The tree once the target is primary.
     future: Tree,
 }
 
@@ -136,12 +151,6 @@ impl<'a> Preflight<'a> {
     /// B.
     fn to(&self) -> &'a SiteName {
         &self.request.to
-    }
-
-    /// B in the topology, when it holds data.
-    fn target(&self) -> Option<&'a Site> {
-        let site = self.topology.value.topology.site(&self.request.to)?;
-        (site.kind == SiteKind::Data).then_some(site)
     }
 
     fn report(&self, site: &SiteName) -> Option<&'a Report> {
@@ -167,44 +176,49 @@ impl<'a> Preflight<'a> {
     }
 }
 
-/// Not known because a site's report, or the site itself, is missing, which blocks by itself.
+/// Not known because a site's report is missing, which blocks by itself.
 fn unknown(site: &SiteName, wanted: &str) -> Finding {
     Finding::warn(
         format!("not known: there is no report of {site}"),
         wanted,
-        "see all-sites-report and target-known",
+        "see all-sites-report",
     )
 }
 
 /// What a switchover would do now.
 pub fn plan(federation: &Federation<'_>, request: &Request) -> Planned {
-    let primary = &federation.primary.value;
-    let known = federation.topology().data_sites().any(|site| site.name == request.to);
-    let future =
-        if known { assignments::future_tree(federation, &request.to) } else { Tree::new() };
+    let Some(target) = federation.topology().data_sites().find(|site| site.name == request.to)
+    else {
+        // Nothing else that could be said about such a site means anything.
+        let refusal = checks::target_unknown(federation, &request.to);
+        return planned(federation, request, vec![named("target-known", refusal)], Vec::new());
+    };
     let preflight = Preflight {
         view: federation.view,
         topology: federation.topology,
         primary: federation.primary,
         request,
+        target,
         report_age_max: federation.policy.report_age_max,
-        future,
+        future: assignments::future_tree(federation, &request.to),
     };
-    let checks: Vec<Check> = CHECKS
-        .iter()
-        .map(|(name, check)| {
-            let finding = check(&preflight);
-            Check {
-                name: (*name).to_owned(),
-                verdict: finding.verdict,
-                saw: finding.saw,
-                wanted: finding.wanted,
-                next: finding.next,
-            }
-        })
-        .collect();
+    let checks = CHECKS.iter().map(|(name, check)| named(name, check(&preflight))).collect();
+    planned(federation, request, checks, steps(&preflight))
+}
+
+fn named(name: &str, finding: Finding) -> Check {
+    let Finding { verdict, saw, wanted, next } = finding;
+    Check { name: name.to_owned(), verdict, saw, wanted, next }
+}
+
+fn planned(
+    federation: &Federation<'_>,
+    request: &Request,
+    checks: Vec<Check>,
+    steps: Vec<String>,
+) -> Planned {
+    let primary = &federation.primary.value;
     let kind = OperationKind::Switchover { from: primary.holder.clone(), to: request.to.clone() };
-    let steps = steps(&preflight);
     let plan = Plan { kind, epoch: primary.epoch, checks, steps };
     let hash = hash(federation, &plan);
     Planned { plan, hash }
@@ -212,11 +226,22 @@ pub fn plan(federation: &Federation<'_>, request: &Request) -> Planned {
 
 /// The deciding records, or why there can be no plan.
 pub fn deciding(view: &View) -> Result<(&Seen<TopologyRecord>, &Seen<Primary>), NoPlan> {
+    let removed = |record, effect| NoPlan::Removed {
+        federation: view.federation.to_string(),
+        record,
+        effect,
+    };
     match (&view.topology, &view.primary) {
         (Slot::Unreadable(bad), _) | (_, Slot::Unreadable(bad)) => {
             Err(NoPlan::Unreadable { problem: bad.problem.clone() })
         }
-        (Slot::Absent, _) | (_, Slot::Absent) => {
+        (topology, Slot::Absent) if !topology.is_absent() || !view.lease.is_absent() => {
+            Err(removed("primary", "every writer is stopped, and nothing opens"))
+        }
+        (Slot::Absent, Slot::Read(_)) => {
+            Err(removed("topology", "writes and streams go on, but nothing regional does"))
+        }
+        (Slot::Absent | Slot::Read(_), Slot::Absent) => {
             Err(NoPlan::NotCreated { federation: view.federation.to_string() })
         }
         (Slot::Read(topology), Slot::Read(primary)) => Ok((topology, primary)),

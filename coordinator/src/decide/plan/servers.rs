@@ -227,8 +227,7 @@ pub(super) fn rewind_possible(at: &Preflight<'_>) -> Finding {
 pub(super) fn synchronous_standby(at: &Preflight<'_>) -> Finding {
     let to = at.to();
     let wanted = format!("{to} opens with a confirmed synchronous standby");
-    let Some(site) = at.target() else { return unknown(to, &wanted) };
-    if !site.synchronous {
+    if !at.target.synchronous {
         return Finding::pass(format!("{to} is not synchronous in the topology"), wanted);
     }
     let report = match at.target_report(&wanted) {

@@ -19,6 +19,7 @@ use regent_proto::record::{
     VERSION,
 };
 use regent_proto::time::BootTime;
+use regent_proto::transactions;
 
 use super::Federation;
 use super::reason::{Missing, Reason, listed};
@@ -254,10 +255,10 @@ impl<'a> Machine<'a> {
             return None;
         }
         let note = format!("{site} has not {what} within {:?}", self.span());
-        let open = primary.value.rolled_back().ok()?;
+        let roll_back = transactions::roll_back(&self.view().read(primary)).ok()?;
         let write = self
             .base(Purpose::RollBack)
-            .put(self.view(), Put::Primary(Box::new(open)))
+            .with(roll_back)
             .put(self.view(), self.record(SwitchoverStep::RollBack, &note, None));
         Some(self.write(SwitchoverStep::RollBack, write))
     }

@@ -5,13 +5,14 @@
 
 use regent_proto::keys::GlobalKey;
 use regent_proto::record::{Outcome, ReportedRole, SwitchoverStep, Verdict};
+use regent_proto::transactions;
 
 use super::super::assignments;
 use super::super::plan::lag_bytes;
 use super::super::reason::{Missing, listed};
 use super::super::tree;
 use super::super::view::Freshness;
-use super::super::write::{Purpose, Put};
+use super::super::write::Purpose;
 use super::{Advance, Machine, follow};
 
 impl Machine<'_> {
@@ -52,7 +53,8 @@ impl Machine<'_> {
         let primary = self.federation.primary;
         let span = self.federation.topology().policy.handover_span.0;
         let (to, operation) = (self.to().clone(), self.operation.id.clone());
-        let handover = match primary.value.handed_over(to, operation, span) {
+        let read = self.view().read(primary);
+        let handover = match transactions::handover(&read, to, operation, span) {
             Ok(handover) => handover,
             Err(no_edge) => {
                 let problem = no_edge.to_string();
@@ -63,7 +65,7 @@ impl Machine<'_> {
         let write = self
             .base(Purpose::Handover)
             .comparing(self.view(), GlobalKey::Topology)
-            .put(self.view(), Put::Primary(Box::new(handover)))
+            .with(handover)
             .put(self.view(), self.record(SwitchoverStep::Handover, &note, None));
         self.write(SwitchoverStep::Handover, write)
     }

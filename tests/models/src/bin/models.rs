@@ -32,7 +32,12 @@ fn print(out: &mut impl std::io::Write, row: &Row) -> anyhow::Result<()> {
     let (states, took) = (row.found.states, row.found.took.as_secs_f64());
     let what = match (&row.mutant, row.passed()) {
         (None, _) => row.bounds.clone(),
-        (Some((mutant, wanted)), true) => format!("  {mutant} is caught by {wanted}"),
+        (Some((mutant, wanted)), true) => {
+            let others = row.found.broken.iter().map(|(what, _)| *what);
+            let others: Vec<&str> = others.filter(|what| what != wanted).collect();
+            let earlier = if others.is_empty() { "" } else { "; on the way: " };
+            format!("  {mutant} is caught by {wanted}{earlier}{}", others.join("; "))
+        }
         (Some((mutant, wanted)), false) => format!("  {mutant} LIVES: {wanted}"),
     };
     writeln!(out, "{:<10} {states:>11} {took:>7.1}  {what}", row.model)?;

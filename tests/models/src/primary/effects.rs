@@ -111,7 +111,7 @@ impl Primacy {
             Step::Read(at) => s.sites[at].memory.reading = Some(0),
             Step::ReadAnswer(at) => self.read_answer(s, at),
             Step::Ask(at) => s.sites[at].memory.round = Some((0, 0)),
-            Step::Promise(at, heard) => promise(s, at, heard)?,
+            Step::Promise(at, heard) => self.promise(s, at, heard)?,
             Step::BeginLowering(at) => s.sites[at].memory.lowering = 1,
             Step::GiveUpLowering(at) => s.sites[at].memory.lowering = 0,
             Step::Edge(edge) => {
@@ -192,6 +192,29 @@ impl Primacy {
         }
     }
 
+    fn promise(&self, s: &mut State, at: usize, heard: bool) -> Option<()> {
+        let asker = s.sites.iter().position(|site| site.memory.round.is_some())?;
+        s.sites[at].promise = Some(0);
+        let may = rules::may_use_promises(s, asker);
+        if heard {
+            let memory = &mut s.sites[asker].memory;
+            let (age, who) = memory.round?;
+            let who = who | (1 << at);
+            let wanted = if self.is(Mutant::OneAnswerIsEnough) { who } else { memory.electorate };
+            if let Some(span) = rules::complete(wanted, asker, who) {
+                let left = rules::granted(age, span);
+                if left > memory.left && may {
+                    memory.left = left;
+                    s.seen = Seen::LivedByPromise;
+                }
+                memory.round = None;
+            } else {
+                memory.round = Some((age, who));
+            }
+        }
+        Some(())
+    }
+
     fn read_answer(&self, s: &mut State, at: usize) {
         let fenced = s.p.state == PState::Fenced(index(at));
         let memory = &mut s.sites[at].memory;
@@ -209,29 +232,6 @@ impl Primacy {
 fn count(s: &mut State, edge: Edge) {
     s.handovers += u8::from(matches!(edge, Edge::Handover(_)));
     s.fences += u8::from(matches!(edge, Edge::Fence(_)));
-}
-
-fn promise(s: &mut State, at: usize, heard: bool) -> Option<()> {
-    let asker = s.sites.iter().position(|site| site.memory.round.is_some())?;
-    s.sites[at].promise = Some(0);
-    let may = rules::may_use_promises(s, asker);
-    if heard {
-        let memory = &mut s.sites[asker].memory;
-        let (age, who) = memory.round?;
-        let who = who | (1 << at);
-        let wanted = memory.electorate & !(1 << asker);
-        if who & wanted == wanted {
-            let left = rules::granted(age, rules::SPAN);
-            if left > memory.left && may {
-                memory.left = left;
-                s.seen = Seen::LivedByPromise;
-            }
-            memory.round = None;
-        } else {
-            memory.round = Some((age, who));
-        }
-    }
-    Some(())
 }
 
 /// Ages beyond which nothing differs: a deadline is over after a TTL or a span, a wait after its own

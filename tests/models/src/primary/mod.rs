@@ -7,14 +7,14 @@
 //! the same as one that is decided where it is applied. A leader's requests are in flight, may be
 //! applied late, lost, answered late or never, and outlive their sender.
 //! The product's own: what each transaction compares and puts ([`regent_proto::transactions`]),
-//! ancestry ([`regent_proto::timeline`]), `LeaseTiming` (deadline, wait), `after_refusal`, the gate of
-//! opening.
+//! ancestry ([`regent_proto::timeline`]), `LeaseTiming` (deadline, wait), `after_refusal`, who may
+//! promise and when a round is complete (`failsafe::quorum`), the gate of opening.
 //!
 //! Bounds, see [`Bounds`]: ticks of 1 s without end, TTL 2 (4 where it is lowered), promises of 4;
-//! so many handovers, fences, failovers inside sites and acknowledged rows; two requests in flight.
+//! so many handovers, fences, failovers inside sites, acknowledged rows and requests in flight.
 //! Stop, start and kill take no time; whatever is open at its deadline is killed (model `lease`).
 //! An acknowledged row is on both nodes of its site (model `sync`). Not in it: salvage (rule 12),
-//! attach and detach, removal from the electorate, raising limits.
+//! attach and detach, raising limits.
 //!
 //! Distinct states: `make models` prints them.
 
@@ -75,6 +75,8 @@ pub struct Request {
     age: u8,
     /// The epoch that it gives.
     epoch: u8,
+    /// The electorate and `ttl_max` of the `primary` that it compares, of one that gives a tenure.
+    read: (u8, u8),
     /// `primary` is still at the revision it compares, or has put.
     p_fresh: bool,
     /// So is `lease`.
@@ -234,8 +236,10 @@ fn properties(bounds: &Bounds) -> Vec<Property<Primacy>> {
             usize::from(s.histories.count) < records::HISTORIES
         }),
         Property::sometimes("A is open", |_: &Primacy, s: &State| s.sites[0].open),
-        Property::sometimes("B is open", |_: &Primacy, s: &State| s.sites[1].open),
     ];
+    if bounds.handovers > 0 || bounds.promotes(1) {
+        all.push(Property::sometimes("B is open", |_: &Primacy, s: &State| s.sites[1].open));
+    }
     if bounds.handovers > 1 {
         all.push(Property::sometimes("A is open again", |_: &Primacy, s: &State| {
             s.sites[0].open && s.p.epoch == 3
@@ -246,7 +250,13 @@ fn properties(bounds: &Bounds) -> Vec<Property<Primacy>> {
             s.seen == Seen::LivedByPromise
         }));
     }
-    if bounds.adds {
+    if bounds.removes {
+        all.push(Property::sometimes("A lives by promises without C", |_: &Primacy, s: &State| {
+            let memory = &s.sites[0].memory;
+            memory.electorate == 0b011 && memory.left > memory.acknowledged
+        }));
+    }
+    if bounds.adds || bounds.removes {
         all.push(Property::sometimes("C is open", |_: &Primacy, s: &State| s.sites[2].open));
     }
     if bounds.lowers {

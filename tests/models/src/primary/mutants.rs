@@ -8,6 +8,7 @@ use super::{BACK, BACK_TO_ONE, FLOOR, LOST, OLDER, PERSISTED, TWO};
 use crate::run::Size;
 
 /// How much happens.
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent kind of event")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Sites; the third enters the electorate where `adds`, else from the start.
@@ -22,10 +23,14 @@ pub struct Bounds {
     pub rows: u8,
     /// Requests in flight.
     pub requests: u8,
+    /// A node reads before it is fenced for, so that its wait may be credited.
+    pub credit: bool,
     /// Failsafe.
     pub promises: bool,
-    /// The third site is added to the electorate.
+    /// The third site is added to the electorate, and it alone is fenced for.
     pub adds: bool,
+    /// The third site is taken out of the electorate, and it alone is fenced for.
+    pub removes: bool,
     /// The TTL is lowered.
     pub lowers: bool,
 }
@@ -38,8 +43,10 @@ impl fmt::Display for Bounds {
             self.sites, self.handovers, self.fences, self.failovers, self.rows, self.requests
         )?;
         for (on, what) in [
+            (self.fences > 0 && !self.credit, "no credit"),
             (self.promises, "promises"),
             (self.adds, "C enters the electorate"),
+            (self.removes, "C leaves the electorate"),
             (self.lowers, "TTL lowered"),
         ] {
             if on {
@@ -57,17 +64,28 @@ const NOTHING: Bounds = Bounds {
     failovers: 0,
     rows: 0,
     requests: 2,
+    credit: true,
     promises: false,
     adds: false,
+    removes: false,
     lowers: false,
 };
 /// There and back.
 const SWITCHOVERS: Bounds = Bounds { handovers: 2, rows: 1, ..NOTHING };
 const FAILOVERS: Bounds = Bounds { failovers: 1, ..SWITCHOVERS };
 const PROMOTION: Bounds = Bounds { fences: 1, rows: 1, ..NOTHING };
+/// A promotion out of a handover, and a handover after a promotion.
+const SUPERSEDING: Bounds = Bounds { handovers: 1, requests: 1, ..PROMOTION };
 const PROMISES: Bounds = Bounds { promises: true, failovers: 1, requests: 1, rows: 0, ..PROMOTION };
-const ADDING: Bounds = Bounds { sites: 3, adds: true, failovers: 0, requests: 1, ..PROMISES };
-const LOWERING: Bounds = Bounds { lowers: true, rows: 0, ..PROMOTION };
+/// A switchover beside promises: the take waits for none (the product's waits for those of another
+/// tenure), so it shows that it need not.
+const PROMISED_SWITCHOVER: Bounds =
+    Bounds { promises: true, handovers: 2, requests: 1, rows: 0, ..NOTHING };
+const ADDING: Bounds = Bounds { sites: 3, adds: true, failovers: 0, ..PROMISES };
+const REMOVING: Bounds = Bounds { adds: false, removes: true, ..ADDING };
+const LOWERING: Bounds = Bounds { lowers: true, rows: 0, requests: 1, ..PROMOTION };
+/// A request to lower that comes late, beside a renewal.
+const LATE_LOWERING: Bounds = Bounds { requests: 2, credit: false, ..LOWERING };
 
 const COMING_BACK: Bounds = Bounds { handovers: 1, failovers: 1, rows: 1, requests: 1, ..NOTHING };
 
@@ -75,6 +93,11 @@ impl Bounds {
     /// The longest TTL.
     pub(super) fn longest(&self) -> u8 {
         if self.lowers { HIGH } else { LOW }
+    }
+
+    /// Whether this site may be fenced for.
+    pub(super) fn promotes(&self, at: usize) -> bool {
+        self.fences > 0 && (at == 2 || !(self.adds || self.removes))
     }
 
     /// Those in which every state is asked for the way back.
@@ -95,8 +118,14 @@ impl Bounds {
                 SWITCHOVERS,
                 PROMOTION,
                 Bounds { failovers: 0, ..PROMISES },
+                Bounds { credit: false, ..PROMISES },
                 Bounds { requests: 1, ..FAILOVERS },
-                Bounds { requests: 1, ..LOWERING },
+                LOWERING,
+                LATE_LOWERING,
+                SUPERSEDING,
+                PROMISED_SWITCHOVER,
+                ADDING,
+                REMOVING,
                 Bounds { sites: 3, requests: 1, ..SWITCHOVERS },
             ],
         }
@@ -150,6 +179,16 @@ pub enum Mutant {
     NewMemberAskedOnlyWhenKnown,
     /// Electorate: a member is added while the deadline rests on promises.
     AddedWhileDRestsOnPromises,
+    /// Electorate: a site is fenced for that has left it.
+    FencedForWhoIsNoMember,
+    /// Rule 11: a round is complete with the first answer.
+    OneAnswerIsEnough,
+    /// Rule 11: it asks whom `primary` names by now, which its tenure does not compare.
+    AsksThePresentElectorate,
+    /// Rule 3: it renews against what it reads after a refusal, whatever that is.
+    RenewsWhateverItReads,
+    /// Rule 7: who lacks the floor keeps the site's leader key.
+    NeverGivesWay,
     /// Rule 1: what is read back counts from the latest request.
     ReadBackWithTheLatestSend,
     /// Limits: lowering keeps the deadline.
@@ -171,10 +210,8 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    /// Those that are tried. Three are broken in the steps as well, but the bounds in which they show
-    /// are wider than what is searched: `NewMemberAskedOnlyWhenKnown`, `AddedWhileDRestsOnPromises`
-    /// and `LoweringComparesNoLease`.
-    pub const EACH: [Self; 28] = [
+    /// All of them.
+    pub const EACH: [Self; 36] = [
         Self::EpochNotPersisted,
         Self::TakeActedOnUnknown,
         Self::OpeningBeforeTheReading,
@@ -202,7 +239,15 @@ impl Mutant {
         Self::OpeningWithoutTheFloor,
         Self::PromiseInMemory,
         Self::PromotionIgnoresItsPromise,
+        Self::NewMemberAskedOnlyWhenKnown,
+        Self::AddedWhileDRestsOnPromises,
+        Self::FencedForWhoIsNoMember,
+        Self::OneAnswerIsEnough,
+        Self::AsksThePresentElectorate,
+        Self::RenewsWhateverItReads,
+        Self::NeverGivesWay,
         Self::LoweringKeepsTheDeadline,
+        Self::LoweringComparesNoLease,
     ];
 
     /// The bounds in which it shows, and the property that catches it.
@@ -215,6 +260,7 @@ impl Mutant {
             | Self::CreditAcrossAChangedLease
             | Self::RenewalComparesNoPrimary
             | Self::AcquireComparesNoPrimary
+            | Self::RenewsWhateverItReads
             | Self::ReadBackWithTheLatestSend => (PROMOTION, TWO),
             Self::WaitNotStartedOver => (Bounds { fences: 2, rows: 0, ..PROMOTION }, TWO),
             Self::WaitFromAnotherProcess => (Bounds { failovers: 1, rows: 0, ..PROMOTION }, TWO),
@@ -231,14 +277,23 @@ impl Mutant {
             Self::TakeWithoutWalAndFloor => (SWITCHOVERS, LOST),
             Self::FloorTestedAtOpeningOnly => (Bounds { requests: 1, ..FAILOVERS }, FLOOR),
             Self::OpeningWithoutTheFloor => (Bounds { requests: 1, ..FAILOVERS }, LOST),
-            Self::PromiseInMemory | Self::PromotionIgnoresItsPromise => (PROMISES, TWO),
-            Self::NewMemberAskedOnlyWhenKnown | Self::AddedWhileDRestsOnPromises => (ADDING, TWO),
-            Self::LoweringKeepsTheDeadline => (Bounds { requests: 1, ..LOWERING }, TWO),
-            Self::LoweringComparesNoLease => (LOWERING, TWO),
-            Self::EpochNotPersisted => (Bounds { handovers: 1, rows: 0, ..SWITCHOVERS }, PERSISTED),
-            Self::MarkNeverFalls | Self::AcquireWithoutTheFloor | Self::NoRollBack => {
-                (COMING_BACK, BACK_TO_ONE)
+            Self::PromiseInMemory => (Bounds { credit: false, ..PROMISES }, TWO),
+            Self::PromotionIgnoresItsPromise => {
+                (Bounds { credit: false, failovers: 0, ..PROMISES }, TWO)
             }
+            Self::NewMemberAskedOnlyWhenKnown | Self::AddedWhileDRestsOnPromises => {
+                (Bounds { credit: false, ..ADDING }, TWO)
+            }
+            Self::FencedForWhoIsNoMember
+            | Self::OneAnswerIsEnough
+            | Self::AsksThePresentElectorate => (Bounds { credit: false, ..REMOVING }, TWO),
+            Self::LoweringKeepsTheDeadline => (LOWERING, TWO),
+            Self::LoweringComparesNoLease => (LATE_LOWERING, TWO),
+            Self::EpochNotPersisted => (Bounds { handovers: 1, rows: 0, ..SWITCHOVERS }, PERSISTED),
+            Self::MarkNeverFalls
+            | Self::AcquireWithoutTheFloor
+            | Self::NeverGivesWay
+            | Self::NoRollBack => (COMING_BACK, BACK_TO_ONE),
         }
     }
 }

@@ -10,6 +10,7 @@ use regent_proto::record::{Lease, Primary, PrimaryState, Token, Unknown, VERSION
 use regent_proto::time::WallTime;
 use regent_proto::timeline::{Ancestry, Containment, HistoryPoint, Switch, TimelineId};
 
+use crate::asked::{Asked, once};
 use crate::clock::ticks;
 use crate::gate::{database, name};
 
@@ -164,8 +165,13 @@ impl Histories {
 
     /// Whether WAL that ends at `wal` contains `point`, as the product judges it.
     pub fn contains(&self, wal: Point, point: Point) -> bool {
-        let end = Lsn::new(u64::from(wal.end));
-        self.ancestry(wal.history).contains(end, &self.point(point)) == Containment::Contained
+        thread_local! {
+            static KNOWN: Asked<(Histories, Point, Point), bool> = Asked::default();
+        }
+        once(&KNOWN, (*self, wal, point), || {
+            let end = Lsn::new(u64::from(wal.end));
+            self.ancestry(wal.history).contains(end, &self.point(point)) == Containment::Contained
+        })
     }
 
     /// The same by the histories themselves: what is true.

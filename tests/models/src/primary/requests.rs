@@ -45,12 +45,12 @@ impl Primacy {
                 && request.stage != Stage::Refused;
             let latest = read_back && self.is(Mutant::ReadBackWithTheLatestSend);
             if !counts && !latest {
-                // Nobody will count from its sending.
-                request.age = self.bounds.longest();
+                // Nobody will count from its sending, nor hold a tenure by it.
+                (request.age, request.read) = (self.bounds.longest(), (0, 0));
             }
             if request.stage == Stage::Refused {
                 (request.p_fresh, request.l_fresh, request.void) = (false, false, false);
-                request.epoch = 0;
+                (request.epoch, request.read) = (0, (0, 0));
             }
             let over = match request.stage {
                 Stage::Sent => false,
@@ -96,6 +96,10 @@ impl Primacy {
             Kind::Renew(_) => (memory.p_known, memory.l_known, memory.epoch),
             Kind::Add(_) | Kind::Lower => (memory.p_known, memory.l_known, memory.epoch),
         };
+        let read = match kind {
+            Kind::Acquire | Kind::Take | Kind::Promote(..) => (s.p.electorate, s.p.ttl_max),
+            Kind::Renew(_) | Kind::Token(..) | Kind::Add(_) | Kind::Lower => (0, 0),
+        };
         if let Kind::Add(site) = kind
             && !self.is(Mutant::NewMemberAskedOnlyWhenKnown)
         {
@@ -108,6 +112,7 @@ impl Primacy {
                 stage: Stage::Sent,
                 age: 0,
                 epoch,
+                read,
                 p_fresh,
                 l_fresh,
                 heard: true,
@@ -180,8 +185,11 @@ impl Primacy {
     /// A tenure begins.
     pub(super) fn hold(&self, s: &mut State, request: &Request, slot: usize) {
         let at = usize::from(request.site);
-        let left = rules::granted(self.anchor(request.age), s.p.ttl_max);
-        let (l_known, electorate) = (s.l.writer == Some(index(slot)), s.p.electorate);
+        let (electorate, ttl) = request.read;
+        let present = self.is(Mutant::AsksThePresentElectorate);
+        let electorate = if present { s.p.electorate } else { electorate };
+        let left = rules::granted(self.anchor(request.age), ttl);
+        let l_known = s.l.writer == Some(index(slot));
         let memory = &mut s.sites[at].memory;
         *memory = Memory {
             lease: true,
@@ -203,7 +211,13 @@ impl Primacy {
             (Stage::Sent, _) => return None,
             (Stage::Refused, Kind::Renew(_)) => {
                 s.sites[at].memory.refused = true;
-                match rules::after_refused(s, at) {
+                let after = match rules::after_refused(s, at) {
+                    AfterRefusal::Fence if !self.is(Mutant::RenewsWhateverItReads) => {
+                        AfterRefusal::Fence
+                    }
+                    AfterRefusal::Fence | AfterRefusal::Renew => AfterRefusal::Renew,
+                };
+                match after {
                     AfterRefusal::Renew => {
                         self.read_back(s, at);
                         let electorate = s.p.electorate;

@@ -1,14 +1,16 @@
 //! What the product's rules say of a state.
 
-use regent_agent::decide::failsafe::quorum::Given;
+use regent_agent::decide::failsafe::quorum::{self, Given};
 use regent_agent::decide::preconditions::Precondition;
 use regent_agent::decide::renewal::{AfterRefusal, Holder, PromiseUse, after_refusal};
 use regent_proto::epoch::Epoch;
+use regent_proto::lsn::Lsn;
 use regent_proto::promise::PromiseRequest;
 use regent_proto::time::{Deadline, LeaseTiming};
 
-use super::records::{self, P, PState};
-use super::{Mutant, Primacy, State};
+use super::records::{self, Histories, P, PState, Point};
+use super::{Memory, Mutant, Primacy, State};
+use crate::asked::{Asked, once};
 use crate::clock::{NOW, ago, ticks};
 use crate::gate::{self, Facts, Quorum};
 
@@ -43,21 +45,25 @@ pub(super) fn waited(age: u8, ttl_max: u8) -> bool {
 
 /// Rule 3, for the leader of a site whose renewal was refused.
 pub(super) fn after_refused(s: &State, at: usize) -> AfterRefusal {
+    thread_local! {
+        static KNOWN: Asked<(P, Histories, [u8; 2], [bool; 3]), AfterRefusal> = Asked::default();
+    }
     let site = u8::try_from(at).unwrap_or(u8::MAX);
-    let memory = &s.sites[at].memory;
-    let holder = Holder {
-        site: records::site(site),
-        epoch: Epoch::new(u64::from(memory.epoch)),
-        tenure: records::tenure(true),
-        marked: s.sites[at].mark.is_some() || memory.marked,
-    };
-    let primary = s.p.record(s.histories.point(s.p.floor));
-    let lease = records::lease(
-        (s.p.holder, s.p.epoch),
-        records::tenure(s.l.of == Some(site)),
-        s.l.released,
-    );
-    after_refusal(&holder, Some(&primary), Some(&lease))
+    let epoch = s.sites[at].memory.epoch;
+    let marked = s.sites[at].mark.is_some() || s.sites[at].memory.marked;
+    let (own, released) = (s.l.of == Some(site), s.l.released);
+    once(&KNOWN, (s.p, s.histories, [site, epoch], [marked, own, released]), || {
+        let holder = Holder {
+            site: records::site(site),
+            epoch: Epoch::new(u64::from(epoch)),
+            tenure: records::tenure(true),
+            marked,
+        };
+        let primary = s.p.record(s.histories.point(s.p.floor));
+        let tenure = records::tenure(own);
+        let lease = records::lease((s.p.holder, s.p.epoch), tenure, released);
+        after_refusal(&holder, Some(&primary), Some(&lease))
+    })
 }
 
 /// Whether the site's leader may ask for promises, and live by them (rule 11).
@@ -72,18 +78,77 @@ pub(super) fn may_use_promises(s: &State, at: usize) -> bool {
     using.allowed()
 }
 
+/// Whether a site's leader may promise what another site's asks for: as far as it knows that one
+/// holds an open primacy, or has read that it is fenced for itself (rule 11).
+pub(super) fn may_promise(s: &State, at: usize, asker: usize) -> bool {
+    thread_local! {
+        static KNOWN: Asked<(P, Histories, [u8; 2]), bool> = Asked::default();
+    }
+    let [own, to] = [at, asker].map(|site| u8::try_from(site).unwrap_or(u8::MAX));
+    let (seen, epoch) = (s.sites[at].seen, s.sites[asker].memory.epoch);
+    let fenced = s.sites[at].memory.fenced_for.is_some();
+    let state = if fenced { PState::Fenced(own) } else { PState::Open };
+    let known = P { holder: to, epoch, state, ..s.p };
+    once(&KNOWN, (known, s.histories, [own, seen]), || {
+        let seen = Some((Epoch::new(u64::from(seen)), records::site(own).clone()));
+        let facts = Facts {
+            leader_key: true,
+            site: Deadline::at(NOW.plus(ticks(1))),
+            guardian: true,
+            watchdog: None,
+            in_recovery: true,
+            history: (gate::first_history(), Lsn::new(0)),
+            federation: Some(Quorum {
+                site: records::site(own).clone(),
+                primary: Some(known.record(s.histories.point(known.floor))),
+                marked: false,
+                lease: None,
+                on_disk: seen.clone(),
+                in_site: seen,
+            }),
+        };
+        gate::may_promise(&facts, &promise_request(to, epoch))
+    })
+}
+
+/// The span that a round gives, when these sites promised; `None`: somebody did not who must.
+pub(super) fn complete(electorate: u8, asker: usize, who: u8) -> Option<u8> {
+    thread_local! {
+        static KNOWN: Asked<(u8, usize, u8), Option<u8>> = Asked::default();
+    }
+    once(&KNOWN, (electorate, asker, who), || {
+        let sites = |bits: u8| (0..3_u8).filter(move |at| bits & (1 << at) != 0);
+        let own = records::site(u8::try_from(asker).unwrap_or(u8::MAX));
+        let electorate = sites(electorate).map(|at| records::site(at).clone()).collect();
+        let answers = sites(who).map(|at| (records::site(at).clone(), Some(ticks(SPAN)))).collect();
+        let span = quorum::complete(&electorate, own, ticks(SPAN), &answers)?;
+        u8::try_from(span.as_secs()).ok()
+    })
+}
+
+fn promise_request(holder: u8, epoch: u8) -> PromiseRequest {
+    let tenure = records::tenure(true);
+    PromiseRequest {
+        site: records::site(holder).clone(),
+        node: records::lease((holder, epoch), tenure, false).node,
+        tenure: tenure.clone(),
+        epoch: Epoch::new(u64::from(epoch)),
+        span_ms: u64::from(SPAN) * 1000,
+    }
+}
+
 /// Whether a promise given, or read, so long ago forbids a promotion.
 pub(super) fn promise_stands(s: &State, age: u8) -> bool {
-    let request = PromiseRequest {
-        site: records::site(s.p.holder).clone(),
-        node: records::lease((s.p.holder, s.p.epoch), records::tenure(true), false).node,
-        tenure: records::tenure(true).clone(),
-        epoch: Epoch::new(u64::from(s.p.epoch)),
-        span_ms: u64::from(SPAN) * 1000,
-    };
-    let mut given = Given::default();
-    let stands = given.give(&request, ago(age)).is_ok();
-    stands && given.until(NOW, None, request.epoch).is_some()
+    thread_local! {
+        static KNOWN: Asked<[u8; 3], bool> = Asked::default();
+    }
+    let P { holder, epoch, .. } = s.p;
+    once(&KNOWN, [holder, epoch, age], || {
+        let request = promise_request(holder, epoch);
+        let mut given = Given::default();
+        let stands = given.give(&request, ago(age)).is_ok();
+        stands && given.until(NOW, None, request.epoch).is_some()
+    })
 }
 
 /// Whether a site's leader has what `primary` demands.
@@ -92,51 +157,79 @@ pub(super) fn contains_floor(s: &State, at: usize) -> bool {
     s.histories.contains(site.wal[usize::from(site.leader)], s.p.floor)
 }
 
+/// What the gate is asked with: `primary` as it is known, histories, WAL, and what else is a number
+/// or a fact.
+type Opening = (P, Histories, Point, [u8; 4], [bool; 3]);
+
 /// Whether the gate lets it open. Its knowledge of `primary` is that of its own acknowledged
 /// transaction; the floor it tests is the present one.
 pub(super) fn may_open(model: &Primacy, s: &State, at: usize) -> bool {
+    thread_local! {
+        static KNOWN: Asked<Opening, Stands> = Asked::default();
+    }
     let site = &s.sites[at];
     let own = u8::try_from(at).unwrap_or(u8::MAX);
-    let memory = &site.memory;
+    let Memory { epoch, left, lease, .. } = site.memory;
     let wal = site.wal[usize::from(site.leader)];
-    let known = P { holder: own, epoch: memory.epoch, state: PState::Open, ..s.p };
-    let deadline = |left: u8| match left {
-        0 => Deadline::NEVER,
-        left => Deadline::at(NOW.plus(ticks(left))),
-    };
-    let epoch = |epoch: u8| Some((Epoch::new(u64::from(epoch)), records::site(own).clone()));
-    let facts = Facts {
-        leader_key: true,
-        site: deadline(1),
-        guardian: true,
-        watchdog: None,
-        in_recovery: !site.open,
-        history: (
-            s.histories.ancestry(wal.history),
-            regent_proto::lsn::Lsn::new(u64::from(wal.end)),
-        ),
-        federation: Some(Quorum {
-            site: records::site(own).clone(),
-            primary: memory.lease.then(|| known.record(s.histories.point(known.floor))),
-            marked: site.mark.is_some(),
-            lease: memory
-                .lease
-                .then(|| (Epoch::new(u64::from(memory.epoch)), deadline(memory.left))),
-            on_disk: epoch(site.seen),
-            in_site: epoch(site.seen),
-        }),
-    };
-    gate::unmet(&facts).into_iter().all(|unmet| match unmet {
-        Precondition::EpochOnDisk | Precondition::EpochInSite => {
-            model.is(Mutant::EpochNotPersisted)
+    let known = P { holder: own, epoch, state: PState::Open, ..s.p };
+    let (seen, marked, open) = (site.seen, site.mark.is_some(), site.open);
+    let question = (known, s.histories, wal, [own, epoch, left, seen], [lease, marked, open]);
+    let stands = once(&KNOWN, question, || {
+        let deadline = |left: u8| match left {
+            0 => Deadline::NEVER,
+            left => Deadline::at(NOW.plus(ticks(left))),
+        };
+        let seen = Some((Epoch::new(u64::from(seen)), records::site(own).clone()));
+        let facts = Facts {
+            leader_key: true,
+            site: deadline(1),
+            guardian: true,
+            watchdog: None,
+            in_recovery: !open,
+            history: (s.histories.ancestry(wal.history), Lsn::new(u64::from(wal.end))),
+            federation: Some(Quorum {
+                site: records::site(own).clone(),
+                primary: lease.then(|| known.record(s.histories.point(known.floor))),
+                marked,
+                lease: lease.then(|| (Epoch::new(u64::from(epoch)), deadline(left))),
+                on_disk: seen.clone(),
+                in_site: seen,
+            }),
+        };
+        gate::unmet(&facts).into_iter().fold(Stands::default(), Stands::and)
+    });
+    stands.allowed(model)
+}
+
+/// What stands against opening, of what a mutant may leave out.
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent condition")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Stands {
+    epoch: bool,
+    floor: bool,
+    mark: bool,
+    reading: bool,
+    anything_else: bool,
+}
+
+impl Stands {
+    fn and(self, unmet: Precondition) -> Self {
+        match unmet {
+            Precondition::EpochOnDisk | Precondition::EpochInSite => Self { epoch: true, ..self },
+            Precondition::Floor => Self { floor: true, ..self },
+            Precondition::NoMark => Self { mark: true, ..self },
+            Precondition::QuorumRead | Precondition::PrimaryLease => Self { reading: true, ..self },
+            _ => Self { anything_else: true, ..self },
         }
-        Precondition::Floor => {
-            model.is(Mutant::OpeningWithoutTheFloor) || model.is(Mutant::TakeWithoutWalAndFloor)
-        }
-        Precondition::NoMark => model.is(Mutant::TokenComparesNoLeaseAndTheMarkDoesNotBar),
-        Precondition::QuorumRead | Precondition::PrimaryLease => {
-            model.is(Mutant::OpeningBeforeTheReading)
-        }
-        _ => false,
-    })
+    }
+
+    fn allowed(self, model: &Primacy) -> bool {
+        let left_out = |mutants: &[Mutant]| mutants.iter().any(|mutant| model.is(*mutant));
+        let floor = [Mutant::OpeningWithoutTheFloor, Mutant::TakeWithoutWalAndFloor];
+        (!self.epoch || left_out(&[Mutant::EpochNotPersisted]))
+            && (!self.floor || left_out(&floor))
+            && (!self.mark || left_out(&[Mutant::TokenComparesNoLeaseAndTheMarkDoesNotBar]))
+            && (!self.reading || left_out(&[Mutant::OpeningBeforeTheReading]))
+            && !self.anything_else
+    }
 }

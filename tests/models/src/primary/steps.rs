@@ -73,7 +73,7 @@ impl Step {
             | Self::Failover(_)
             | Self::Promise(_, false)
             | Self::BeginLowering(_)
-            | Self::Edge(Edge::Handover(_) | Edge::Fence(_))
+            | Self::Edge(Edge::Handover(_) | Edge::Fence(_) | Edge::Remove(_))
             | Self::Decide(_) => false,
             Self::Tick
             | Self::Send(..)
@@ -236,13 +236,17 @@ impl Primacy {
         if holds
             && self.nodes(at) == 2
             && !memory.lease
+            && !self.is(Mutant::NeverGivesWay)
             && !has(usize::from(site.leader))
             && has(other)
         {
             out.push(Step::GiveWay(at));
         }
-        if self.bounds.fences > 0 && !holds {
-            out.push(if memory.reading.is_some() { Step::ReadAnswer(at) } else { Step::Read(at) });
+        let fenced = matches!(s.p.state, PState::Fenced(to) if usize::from(to) == at);
+        if memory.reading.is_some() && !holds {
+            out.push(Step::ReadAnswer(at));
+        } else if self.bounds.promotes(at) && !holds && (fenced || self.bounds.credit) {
+            out.push(Step::Read(at));
         }
         if self.bounds.promises {
             let allowed = rules::may_use_promises(s, at);
@@ -300,13 +304,9 @@ impl Primacy {
                     && r.stage == Stage::Sent
                     && matches!(r.kind, Kind::Take | Kind::Promote(..))
             });
-            if asked
-                && !already
-                && site.seen <= asking.epoch
-                && site.memory.fenced_for.is_none()
-                && !taking
-                && !site.memory.lease
-            {
+            // Who holds a tenure knows of its own epoch.
+            let knows = !site.memory.lease && rules::may_promise(s, at, asker);
+            if asked && !already && knows && !taking {
                 out.extend([Step::Promise(at, true), Step::Promise(at, false)]);
             }
         }
@@ -325,12 +325,13 @@ impl Primacy {
 
     fn coordinators(&self, s: &State, out: &mut Vec<Step>) {
         let others = self.sites().filter_map(|at| u8::try_from(at).ok());
-        let others = others.filter(|to| *to != s.p.holder && s.p.electorate & (1 << to) != 0);
+        let others = others.filter(|to| *to != s.p.holder);
+        let member = |to: &u8| s.p.electorate & (1 << to) != 0;
         let mut edges = Vec::new();
         match s.p.state {
             PState::Open => {
                 if s.handovers < self.bounds.handovers {
-                    edges.extend(others.clone().map(Edge::Handover));
+                    edges.extend(others.clone().filter(member).map(Edge::Handover));
                 }
             }
             PState::Handover(_) | PState::Token(_) if self.is(Mutant::NoRollBack) => {}
@@ -338,7 +339,13 @@ impl Primacy {
             PState::Fenced(_) => edges.push(Edge::Unfence),
         }
         if s.fences < self.bounds.fences && !matches!(s.p.state, PState::Fenced(_)) {
-            edges.extend(others.map(Edge::Fence));
+            let promotes = |to: &u8| self.bounds.promotes(usize::from(*to));
+            let anybody = self.is(Mutant::FencedForWhoIsNoMember);
+            let may = others.filter(promotes).filter(|to| anybody || member(to));
+            edges.extend(may.map(Edge::Fence));
+        }
+        if self.bounds.removes && member(&2) && s.p.holder != 2 {
+            edges.push(Edge::Remove(2));
         }
         for edge in edges {
             // One that compares what it read is the same as one that is decided where it is applied.

@@ -17,11 +17,12 @@ use regent_proto::transactions::{self, Read, Taker, Transaction};
 use super::Kind;
 use super::records::{self, HISTORIES, Histories, History, P, PState, Point};
 use super::rules::{LOW, SPAN};
+use crate::asked::{Asked, once};
 use crate::clock::ticks;
 use crate::gate::name;
 
 /// A transaction that puts `primary`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Edge {
     /// To this site.
     Handover(u8),
@@ -39,6 +40,8 @@ pub enum Edge {
     Unfence,
     /// This site enters the electorate.
     Add(u8),
+    /// This site leaves the electorate.
+    Remove(u8),
     /// `ttl_max` falls.
     Lower,
 }
@@ -65,6 +68,10 @@ fn ask(p: &P, histories: &Histories, edge: Edge) -> Result<Transaction, NoEdge> 
         Edge::Promote(end) => transactions::promote(&read, histories.point(end), tenure(), taker()),
         Edge::Unfence => transactions::unfence(&read),
         Edge::Add(site) => Ok(transactions::electorate_with(&read, records::site(site).clone())),
+        Edge::Remove(site) => {
+            let remaining = record.electorate.iter().filter(|name| *name != records::site(site));
+            Ok(transactions::electorate_of(&read, remaining.cloned().collect()))
+        }
         Edge::Lower => Ok(transactions::limits(&read, ticks(LOW), ticks(SPAN))),
     }
 }
@@ -72,6 +79,13 @@ fn ask(p: &P, histories: &Histories, edge: Edge) -> Result<Transaction, NoEdge> 
 impl P {
     /// The record that a transaction puts; `None`: it does not start from here.
     pub fn after(&self, histories: &Histories, edge: Edge) -> Option<Self> {
+        thread_local! {
+            static KNOWN: Asked<(P, Histories, Edge), Option<P>> = Asked::default();
+        }
+        once(&KNOWN, (*self, *histories, edge), || self.put_by(histories, edge))
+    }
+
+    fn put_by(&self, histories: &Histories, edge: Edge) -> Option<Self> {
         let next = ask(self, histories, edge).ok()?.primary?;
         let end = match edge {
             Edge::Token(end) | Edge::Promote(end) => Some(end),
@@ -81,6 +95,7 @@ impl P {
             | Edge::Fence(_)
             | Edge::Unfence
             | Edge::Add(_)
+            | Edge::Remove(_)
             | Edge::Lower => None,
         };
         let floor = match (&next.floor, end) {
@@ -134,6 +149,7 @@ struct Shapes {
     take: Shape,
     promote: Shape,
     add: Shape,
+    remove: Shape,
     lower: Shape,
     handover: Shape,
     roll_back: Shape,
@@ -164,6 +180,7 @@ static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
         take: edge(Edge::Take),
         promote: edge(Edge::Promote(start)),
         add: edge(Edge::Add(2)),
+        remove: edge(Edge::Remove(2)),
         lower: edge(Edge::Lower),
         handover: edge(Edge::Handover(1)),
         roll_back: edge(Edge::RollBack),
@@ -199,6 +216,7 @@ impl Edge {
             Self::Take => SHAPES.take,
             Self::Promote(_) => SHAPES.promote,
             Self::Add(_) => SHAPES.add,
+            Self::Remove(_) => SHAPES.remove,
             Self::Lower => SHAPES.lower,
         };
         shape.primary

@@ -83,6 +83,7 @@ impl World {
         node.page.set_carried(Deadline::at(since.plus(bound * 2)));
         node.guard.adopted = true;
         self.arm(n);
+        self.hurry(n);
     }
 
     /// A planned stop begins.

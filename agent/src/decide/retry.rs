@@ -1,0 +1,60 @@
+//! Jobs that ended: what a success changes, and how soon one that failed is tried again.
+
+use std::time::Duration;
+
+use super::view::{FailedJob, JobKind};
+use super::{Action, Choice, Job, Judge, Reason};
+
+/// The first pause after a job failed; doubles up to [`BACKOFF_MOST`].
+const BACKOFF_LEAST: Duration = Duration::from_secs(1);
+/// The longest pause between two tries of a failing job.
+const BACKOFF_MOST: Duration = Duration::from_secs(30);
+
+impl Judge<'_> {
+    /// What came of a job that has ended.
+    pub(super) fn remember_finished_job(&mut self) {
+        let Some(finished) = &self.view.finished else { return };
+        if finished.problem.is_none() {
+            self.memory.failed = None;
+            match finished.job {
+                JobKind::Clone => {
+                    self.memory.rewind_failed = false;
+                    self.memory.rewinds = 0;
+                }
+                JobKind::Checkpoint => {
+                    self.memory.owes_checkpoint_since = None;
+                    if let Some(operation) = self.memory.checkpointing_for.take() {
+                        self.memory.checkpointed_for = Some(operation);
+                    }
+                }
+                JobKind::Rewind => self.memory.rewinds = self.memory.rewinds.saturating_add(1),
+                JobKind::Initdb | JobKind::Start | JobKind::Stop | JobKind::CreateUsers => {}
+            }
+            return;
+        }
+        if finished.job == JobKind::Rewind && !finished.untouched {
+            self.memory.rewind_failed = true;
+        }
+        if finished.job == JobKind::Checkpoint {
+            self.memory.checkpointing_for = None;
+        }
+        let times = match &self.memory.failed {
+            Some(failed) if failed.job == finished.job => failed.times.saturating_add(1),
+            Some(_) | None => 1,
+        };
+        let pause = BACKOFF_MOST.min(BACKOFF_LEAST * 2u32.saturating_pow(times.min(6) - 1));
+        let retry_at = self.view.now.plus(pause);
+        self.memory.failed = Some(FailedJob { job: finished.job.clone(), times, retry_at });
+    }
+
+    /// A job that failed is not tried again at once. Stopping is never put off.
+    pub(super) fn without_hasty_retry(&self, choice: Choice) -> Choice {
+        let Some(failed) = &self.memory.failed else { return choice };
+        let again = |action: &Action| matches!(action, Action::Run(job) if job.kind() == failed.job && *job != Job::Stop);
+        if self.view.now < failed.retry_at && choice.actions.iter().any(again) {
+            let left = failed.retry_at.since(self.view.now);
+            return Choice::wait_for(Reason::Backoff(failed.job.clone()), left);
+        }
+        choice
+    }
+}

@@ -1,0 +1,91 @@
+//! What is not seen: the configuration in force, and what earlier decisions left for later ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use regent_proto::lsn::Lsn;
+use regent_proto::name::{NodeName, OperationId};
+use regent_proto::record::SeenEpoch;
+use regent_proto::time::BootTime;
+
+use super::JobKind;
+
+/// What does not change from round to round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "Patroni's switches, each independent")]
+pub struct Policy {
+    /// This member.
+    pub me: NodeName,
+    /// Tag `nofailover`.
+    pub nofailover: bool,
+    /// The loop's period.
+    pub loop_wait: Duration,
+    /// A replica further behind than this does not lead, in bytes.
+    pub maximum_lag_on_failover: u64,
+    /// `synchronous_mode`.
+    pub synchronous_mode: bool,
+    /// `synchronous_mode_strict`.
+    pub synchronous_mode_strict: bool,
+    /// `synchronous_node_count`.
+    pub synchronous_node_count: usize,
+    /// `pg_rewind` may be used.
+    pub use_pg_rewind: bool,
+    /// A `bootstrap` section is there.
+    pub may_bootstrap: bool,
+    /// `pause`.
+    pub paused: bool,
+}
+
+/// What the decider remembers from round to round; only `decide` changes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// The last job that failed, how often in a row, and when it may be tried again.
+    pub failed: Option<FailedJob>,
+    /// The synchronous list in force, and the WAL end when it came into force (I5).
+    pub list_since: Option<(String, Lsn)>,
+    /// The revision of `sync` that writes of this process compare which may not have been applied
+    /// yet, and every name that they put there.
+    pub sync_sent: Option<(Option<u64>, BTreeSet<NodeName>)>,
+    /// The operation whose checkpoint was done.
+    pub checkpointed_for: Option<OperationId>,
+    /// The operation whose checkpoint runs.
+    pub checkpointing_for: Option<OperationId>,
+    /// The epoch that this process has found, or put, on disk and in the site DCS, while it leads
+    /// the site without a break: what is missing there now was removed, and is not unknown to it.
+    pub entered: Option<SeenEpoch>,
+    /// The deadline rested on the members' word, and since then no picture has shown the leader key
+    /// bound to this process's lease, or another's: a store that was away may have forgotten it.
+    pub by_word: bool,
+    /// The handover this process marked, by revision of `primary`.
+    pub marked: Option<u64>,
+    /// A rewind failed: only a new copy helps.
+    pub rewind_failed: bool,
+    /// Since when this process waits for the site DCS's first answer.
+    pub without_store_since: Option<BootTime>,
+    /// Since when it cannot be told whether this server is on its upstream's history.
+    pub unknown_since: Option<BootTime>,
+    /// Slots of nodes that this process has seen.
+    pub slots_managed: BTreeSet<String>,
+    /// Slots whose node is away, and since when.
+    pub slots_missing_since: BTreeMap<String, BootTime>,
+    /// Rewinds that succeeded since this node last followed: a second one would be a loop.
+    pub rewinds: u32,
+    /// When a restartpoint was last asked for.
+    pub restartpoint_at: Option<BootTime>,
+    /// When promotion was last asked for; forgotten once the server is open.
+    pub promoting_since: Option<BootTime>,
+    /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
+    /// others needs (hazards.md section 4, fact 27).
+    pub owes_checkpoint_since: Option<BootTime>,
+}
+
+/// A job that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedJob {
+    /// Which.
+    pub job: JobKind,
+    /// How often in a row.
+    pub times: u32,
+    /// Not before this instant again.
+    pub retry_at: BootTime,
+}

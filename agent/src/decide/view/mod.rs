@@ -1,0 +1,137 @@
+//! What a decision sees: values with their age, gathered by `observe`, never judged there.
+//!
+//! Missing is a value. Ages are spans on the boot clock up to `View::now`.
+
+mod federation;
+mod memory;
+mod postgres;
+mod site;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use regent_proto::lsn::Lsn;
+use regent_proto::name::NodeName;
+use regent_proto::time::BootTime;
+use regent_proto::timeline::TimelineId;
+
+use super::failsafe::site::PromisedLeader;
+
+pub use super::guardian::{GuardianRights, GuardianView, WatchdogState, WatchdogView};
+pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
+pub use memory::{FailedJob, Memory, Policy};
+pub use postgres::{
+    Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
+    Status,
+};
+pub use site::{
+    FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
+    SyncView,
+};
+
+/// Everything a decision may look at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The boot clock.
+    pub now: BootTime,
+    /// The site DCS; `None` until it was read once.
+    pub site: Option<SiteView>,
+    /// The global quorum; `None` where the cluster belongs to no federation.
+    pub federation: Option<FederationView>,
+    /// This node's PostgreSQL.
+    pub postgres: PostgresView,
+    /// What the renewal thread holds.
+    pub tenure: TenureView,
+    /// The long act on the server or its data directory that runs, if any.
+    pub job: Option<JobKind>,
+    /// A checkpoint runs beside everything else.
+    pub checkpoint_runs: bool,
+    /// The job that ended since the last decision.
+    pub finished: Option<FinishedJob>,
+    /// Answers of the other members, once asked.
+    pub peers: Option<PeersView>,
+    /// What failsafe binds this node to.
+    pub failsafe: FailsafeView,
+    /// The guardian of this node's server.
+    pub guardian: GuardianView,
+}
+
+/// A value with the store revision it was read at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Modification revision of its key.
+    pub revision: u64,
+}
+
+/// What failsafe binds this node to, and what it goes on by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FailsafeView {
+    /// The member that this node has promised the leader key to.
+    pub promised: Option<PromisedLeader>,
+    /// The site's deadline rests on the members' word alone.
+    pub stands: bool,
+    /// Until when the site's own promises forbid a take with the token that stands, or a promotion.
+    pub takes_not_before: Option<BootTime>,
+}
+
+impl FailsafeView {
+    /// As Patroni shows it: this node goes on by the members' word, or has given its own.
+    #[must_use]
+    pub fn active(&self) -> bool {
+        self.stands || self.promised.is_some()
+    }
+}
+
+/// A long act, run as a cancellable job while decisions go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobKind {
+    /// `initdb`.
+    Initdb,
+    /// `pg_basebackup`.
+    Clone,
+    /// Starting the server.
+    Start,
+    /// Stopping it.
+    Stop,
+    /// `pg_rewind`.
+    Rewind,
+    /// A checkpoint, spread out.
+    Checkpoint,
+    /// Creating users after a bootstrap.
+    CreateUsers,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishedJob {
+    /// Which.
+    pub job: JobKind,
+    /// What went wrong, if anything.
+    pub problem: Option<String>,
+    /// It failed before it touched anything: trying again is enough.
+    pub untouched: bool,
+}
+
+/// What the other members answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeersView {
+    /// Time since they were asked.
+    pub age: Duration,
+    /// Those who answered.
+    pub answers: BTreeMap<NodeName, PeerAnswer>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAnswer {
+    /// It runs as a primary.
+    pub primary: bool,
+    /// End of its WAL.
+    pub position: Lsn,
+    /// Its timeline.
+    pub timeline: Option<TimelineId>,
+    /// It may not lead.
+    pub nofailover: bool,
+}

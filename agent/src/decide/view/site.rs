@@ -1,0 +1,166 @@
+//! The site's DCS: its keys as values, each unreadable one told as such.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use regent_proto::lsn::Lsn;
+use regent_proto::name::{NodeName, SystemIdentifier};
+use regent_proto::record::{Mark, Promise, SeenEpoch};
+use regent_proto::timeline::{Ancestry, TimelineId};
+
+use super::At;
+
+/// The site DCS, from one snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteView {
+    /// Time since the store last answered.
+    pub age: Duration,
+    /// The leader key.
+    pub leader: Option<LeaderKey>,
+    /// Time since this process first saw the leader key gone; zero while it is there.
+    pub leaderless: Duration,
+    /// `initialize`.
+    pub initialize: Initialize,
+    /// Members that published themselves, without those whose record cannot be read.
+    pub members: BTreeMap<NodeName, Arc<Member>>,
+    /// `sync`.
+    pub sync: SyncView,
+    /// WAL position that the last leader published.
+    pub optime: Option<Lsn>,
+    /// The leader's history, as it published it in its own member record.
+    pub ancestry: Option<Ancestry>,
+    /// A `failover` request, with the revision of its key.
+    pub failover: Option<At<FailoverRequest>>,
+    /// The mark of a handover.
+    pub mark: Option<At<Mark>>,
+    /// Revision of a mark that cannot be read.
+    pub unreadable_mark: Option<u64>,
+    /// Highest epoch the site has seen.
+    pub seen_epoch: Option<At<SeenEpoch>>,
+    /// Revision of a `regent/epoch` that cannot be read.
+    pub unreadable_epoch: Option<u64>,
+    /// `failsafe`.
+    pub failsafe: FailsafeRecord,
+    /// What the site has promised to the primary site.
+    pub promise: PromiseRecord,
+}
+
+/// `failsafe`: who may take the leader key, since its holder asks them all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FailsafeRecord {
+    /// There is none.
+    Absent,
+    /// Nobody knows what it says.
+    Unreadable {
+        /// Its revision.
+        revision: u64,
+    },
+    /// REST addresses by member.
+    Read {
+        /// The members.
+        members: BTreeMap<NodeName, String>,
+        /// Its revision.
+        revision: u64,
+    },
+}
+
+impl FailsafeRecord {
+    /// Its revision, `None` when it does not exist.
+    #[must_use]
+    pub fn revision(&self) -> Option<u64> {
+        match self {
+            Self::Absent => None,
+            Self::Unreadable { revision } | Self::Read { revision, .. } => Some(*revision),
+        }
+    }
+}
+
+/// `regent/promise`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromiseRecord {
+    /// There is none.
+    Absent,
+    /// Nobody knows what it says.
+    Unreadable {
+        /// Its revision.
+        revision: u64,
+    },
+    /// The last one that was given.
+    Read(At<Promise>),
+}
+
+/// The leader key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaderKey {
+    /// Who.
+    pub name: NodeName,
+    /// Its value is no member's name: somebody has it, nobody knows who.
+    pub unreadable: bool,
+    /// Whether it is bound to the lease that this process renews.
+    pub bound_to_my_lease: bool,
+    /// Its revision.
+    pub revision: u64,
+}
+
+/// `initialize`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Initialize {
+    /// Nobody has begun.
+    Absent,
+    /// Somebody runs a bootstrap.
+    Running,
+    /// Done.
+    Done(SystemIdentifier),
+    /// Neither empty nor an identifier.
+    Unreadable,
+}
+
+/// A member's record, as far as decisions need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// PostgreSQL's host.
+    pub host: String,
+    /// PostgreSQL's port.
+    pub port: u16,
+    /// REST address.
+    pub api_url: String,
+    /// Where it answers for its site while it leads, with failsafe of the quorum.
+    pub promise_url: Option<String>,
+    /// Patroni's state word.
+    pub state: String,
+    /// Patroni's role word.
+    pub role: String,
+    /// It receives WAL.
+    pub streaming: bool,
+    /// Present timeline.
+    pub timeline: Option<TimelineId>,
+    /// WAL end.
+    pub position: Option<Lsn>,
+    /// Tag `nofailover`, or a failover priority of zero.
+    pub nofailover: bool,
+    /// Tag `nosync`.
+    pub nosync: bool,
+}
+
+/// A switchover or failover request inside the site (Patroni's `failover` key).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverRequest {
+    /// Who should give up.
+    pub leader: Option<NodeName>,
+    /// Who should lead.
+    pub candidate: Option<NodeName>,
+}
+
+/// `sync`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SyncView {
+    /// Revision of the key, `None` when it does not exist.
+    pub revision: Option<u64>,
+    /// Who wrote it as leader.
+    pub leader: Option<NodeName>,
+    /// Whose confirmation commits wait for.
+    pub standbys: BTreeSet<NodeName>,
+    /// There is a record, but nobody knows what it says.
+    pub unreadable: bool,
+}

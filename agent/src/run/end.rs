@@ -1,0 +1,80 @@
+//! How a life of this process ends: a planned stop, or the next life in its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regent_proto::time::Deadline;
+
+use super::Agent;
+use crate::act::postgres::files::write_atomically;
+use crate::act::site::Held;
+use crate::decide::view::{JobKind, View};
+use crate::fence::release::Release;
+use crate::upgrade;
+
+/// How long an agent that ends waits for its leader key's end.
+const LETS_GO: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// Starts the next program in this process, once no job runs: a job's child belongs to this life,
+    /// and the next one would not know of it.
+    pub(super) async fn upgrade_when_idle(&mut self, view: &View) {
+        let idle = view.job.is_none()
+            && self.actor.jobs.running().is_none()
+            && !self.actor.jobs.checkpoint_runs();
+        if !self.upgrade_asked || !idle {
+            return;
+        }
+        self.upgrade_asked = false;
+        let refusal = upgrade::refusal(&self.config.regent.run_dir);
+        drop(std::fs::remove_file(&refusal));
+        tracing::info!(node = %self.config.name, "upgrading in place");
+        let problem = self.upgrade.perform(self.deadlines.page()).await;
+        tracing::error!(node = %self.config.name, problem, "not upgraded: this program goes on");
+        if let Err(error) = write_atomically(&refusal, problem.as_bytes()) {
+            tracing::warn!(%error, "telling the refusal in the run directory");
+        }
+    }
+
+    /// Stops PostgreSQL, then gives the leader key up.
+    pub(super) async fn shut_down(&mut self, view: &View) -> anyhow::Result<()> {
+        if self.suspended {
+            // As in Patroni: the server goes on, and so does whoever looks after it by hand.
+            tracing::warn!(node = %self.config.name, "stopping; PAUSE: PostgreSQL is left running");
+            self.actor.guard.end();
+            return Ok(());
+        }
+        tracing::info!(node = %self.config.name, "stopping");
+        // No round follows that would tell: from here on nobody is a primary (I17).
+        self.pictures.send_modify(|picture| {
+            if let Some(picture) = picture {
+                Arc::make_mut(picture).view.job = Some(JobKind::Stop);
+            }
+        });
+        self.actor.guard.plan_stop(Deadline::NEVER);
+        self.actor.renewal.end_tenure().await;
+        let budget = self.config.regent.stop_budget.0;
+        if self.actor.server.postmaster().is_some() {
+            self.actor.server.stop(&self.actor.files.data_dir, budget, budget).await;
+        }
+        if self.actor.server.postmaster().is_some() {
+            // The guard goes on until its bound; the key is left to expire (I12).
+            anyhow::bail!("PostgreSQL could not be stopped; the leader key is left to expire");
+        }
+        self.actor.guard.disarm();
+        self.actor.guard.end();
+        let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
+        if let Some(held) = Held::of(leads) {
+            // Released only after the stop (I12); the lease would end it a little later anyway.
+            let released = self.actor.renewal.release(held);
+            match tokio::time::timeout(LETS_GO, released).await {
+                Ok(Release::Gone(_)) => {}
+                Ok(Release::Kept(problem)) => {
+                    tracing::warn!(problem, "the leader key is left to expire");
+                }
+                Err(_) => tracing::warn!("no answer in time: the leader key is left to expire"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Gathers the view of one round from everything that observes, and takes a changed dynamic
+//! configuration in.
+
+use regent_guardian::page::WatchdogWanted;
+use regent_proto::time::BootTime;
+
+use super::Agent;
+use crate::config::dynamic::Dynamic;
+use crate::decide::view::{GuardianView, JobKind, PeersView, TenureView, View};
+use crate::fence::watchdog;
+use crate::observe::clock::boot_time;
+use crate::observe::failsafe::Seen;
+use crate::observe::guardian;
+use crate::observe::postgres::Extra;
+
+impl Agent {
+    /// What a decision sees, and beside it what only people are told.
+    pub(super) async fn observe(&mut self) -> (View, Extra) {
+        let job = self.actor.jobs.running();
+        let follows = self.actor.in_force().follow;
+        if job.is_none() {
+            self.adopt_what_was_started().await;
+        }
+        let postmaster = self.actor.server.postmaster();
+        let owned = !matches!(job, None | Some(JobKind::CreateUsers));
+        let (postgres, extra) = self.postgres.read(postmaster, follows, owned).await;
+        let now = boot_time();
+        let tenures = self.actor.renewal.tenures().borrow().clone();
+        let pictures = self.site_mirror.pictures();
+        let read = {
+            let picture = pictures.borrow();
+            self.site_observer.read(&picture, tenures.lease, now, &self.actor.dynamic)
+        };
+        let read = read.map(|(site, dynamic)| {
+            (site, dynamic.filter(|dynamic| *dynamic != self.actor.dynamic))
+        });
+        let site = match read {
+            None => None,
+            Some((site, None)) => {
+                self.refused_dynamic = None;
+                Some(site)
+            }
+            Some((site, Some(dynamic))) => {
+                self.adopt_dynamic(dynamic).await;
+                Some(site)
+            }
+        };
+        let disk_epoch = self.actor.epoch_file.read();
+        let federation = match (&mut self.global_observer, &self.global_mirror) {
+            (Some(observer), Some(mirror)) => {
+                let pictures = mirror.pictures();
+                let picture = pictures.borrow();
+                Some(observer.read(&picture, disk_epoch, now))
+            }
+            (Some(_) | None, _) => None,
+        };
+        if let Some(answers) = self.peer_answers.borrow().clone() {
+            self.peers = Some(answers);
+        }
+        let peers = self
+            .peers
+            .as_ref()
+            .map(|(asked, answers)| PeersView { age: now.since(*asked), answers: answers.clone() });
+        let seen = Seen {
+            site: site.as_ref(),
+            federation: federation.as_ref(),
+            postgres: &postgres,
+            primary: tenures.primary.as_ref(),
+            dynamic: &self.actor.dynamic,
+        };
+        let failsafe = self.failsafe.read(&seen, now);
+        let mut view = View {
+            now,
+            failsafe,
+            site,
+            federation,
+            postgres,
+            tenure: TenureView {
+                has_lease: tenures.lease.is_some(),
+                site: self.deadlines.site(),
+                primary: tenures.primary,
+            },
+            job,
+            checkpoint_runs: self.actor.jobs.checkpoint_runs(),
+            finished: self.finished.clone(),
+            peers,
+            guardian: self.guardian_view(now),
+        };
+        let shortest = self.actor.shortest_lease(&view);
+        let wanted = watchdog::mode(&self.config, &shortest);
+        view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;
+        view.guardian.watchdog.required = wanted == WatchdogWanted::Required;
+        (view, extra)
+    }
+
+    fn guardian_view(&self, now: BootTime) -> GuardianView {
+        let server = &self.actor.server;
+        let beside = server.beside().borrow().clone();
+        guardian::view(self.deadlines.page(), &beside, server.worst_stop(), now)
+    }
+
+    /// A changed dynamic configuration is taken whole or not at all (I21).
+    async fn adopt_dynamic(&mut self, dynamic: Dynamic) {
+        let timing = self.config.site_timing(&dynamic);
+        if let Err(error) = self.config.check_timing(&dynamic) {
+            let problem = format!("the dynamic configuration is not taken: {error}");
+            if self.refused_dynamic.as_ref() != Some(&problem) {
+                tracing::warn!(node = %self.config.name, "{problem}");
+                self.refused_dynamic = Some(problem);
+            }
+            return;
+        }
+        self.refused_dynamic = None;
+        self.actor.dynamic = dynamic;
+        self.actor.renewal.renew_site(timing).await;
+    }
+}

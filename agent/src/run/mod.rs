@@ -1,0 +1,108 @@
+//! Joins the rooms: observe, decide, act, and again when something happens or it is time.
+//!
+//! Here is the round itself and what it carries along; each of its steps has a file: `gather` makes
+//! the view, `fence` puts the guard as it must stand, `tell` says what was seen and decided,
+//! `perform` performs, `wakes` waits. `start` builds an agent, with `preflight` and `adoption`, and
+//! `end` ends it.
+
+mod adoption;
+mod end;
+mod fence;
+mod gather;
+mod perform;
+mod preflight;
+mod start;
+mod tell;
+mod wakes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use regent_proto::name::{NodeName, SiteName};
+use regent_proto::record::{Opened, Reach};
+use regent_proto::time::BootTime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::act::Actor;
+use crate::act::publish::Picture;
+use crate::config::Config;
+use crate::decide::decide;
+use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
+use crate::fence::Deadlines;
+use crate::fence::guard::Fenced;
+use crate::observe::failsafe::FailsafeObserver;
+use crate::observe::global::GlobalObserver;
+use crate::observe::mirror::Mirror;
+use crate::observe::postgres::PostgresObserver;
+use crate::observe::site::SiteObserver;
+use crate::upgrade::Upgrade;
+use wakes::Wakes;
+
+/// A running agent.
+pub struct Agent {
+    config: Arc<Config>,
+    actor: Actor,
+    deadlines: Arc<Deadlines>,
+    site_mirror: Mirror,
+    global_mirror: Option<Mirror>,
+    site_observer: SiteObserver,
+    global_observer: Option<GlobalObserver>,
+    failsafe: FailsafeObserver,
+    postgres: PostgresObserver,
+    memory: Memory,
+    finished: Option<FinishedJob>,
+    finished_jobs: mpsc::Receiver<FinishedJob>,
+    fenced: mpsc::Receiver<Fenced>,
+    peers: Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>,
+    peer_answers: watch::Sender<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
+    http: reqwest::Client,
+    reaches: watch::Sender<BTreeMap<SiteName, Reach>>,
+    pictures: watch::Sender<Option<Arc<Picture>>>,
+    opened: Option<Opened>,
+    last_reason: String,
+    last_problem: String,
+    /// A pause has taken the fence away.
+    suspended: bool,
+    /// Why the dynamic configuration in the DCS is not in force.
+    refused_dynamic: Option<String>,
+    repeated: u32,
+    stop: CancellationToken,
+    upgrade: Upgrade,
+    upgrade_asked: bool,
+    /// Held for the life of the process.
+    _lock: std::fs::File,
+}
+
+impl Agent {
+    /// Runs until stopped. As Patroni does on SIGTERM: stops PostgreSQL, then gives the key up.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let mut wakes = Wakes::new(&self);
+        loop {
+            let (view, extra) = self.observe().await;
+            let policy = self.policy();
+            let decision = decide(&policy, &self.memory, &view);
+            self.say(&view, &decision.reason);
+            self.note_opening(&view);
+            self.keep_fence(&policy, &view);
+            self.tell(&view, extra, &decision.reason);
+            self.finished = None;
+            let again = self.act(&decision.actions, &view).await?;
+            self.memory = decision.memory;
+            if self.stop.is_cancelled() {
+                return self.shut_down(&view).await;
+            }
+            self.upgrade_when_idle(&view).await;
+            if again && !self.spinning(&decision.actions) {
+                continue;
+            }
+            let undone = !again && !decision.actions.is_empty();
+            let most = self.sleeps_at_most(decision.wake_at, undone, &view);
+            self.wait(&mut wakes, most).await;
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        self.actor.dynamic.policy(&self.config)
+    }
+}

@@ -1,0 +1,350 @@
+//! Builds an agent: what it is made of, what it opens, and the threads and tasks that it starts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use regent_dcs::clock::BootClock;
+use regent_guardian::page::Page;
+use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
+use regent_proto::time::WallTime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::preflight::LockError;
+use super::{Agent, adoption, preflight, tell};
+use crate::act::epoch_file::EpochFile;
+use crate::act::failsafe::record::Keeper;
+use crate::act::failsafe::word::Word;
+use crate::act::failsafe::{self, SharedGiven, members, sites};
+use crate::act::global::GlobalStore;
+use crate::act::jobs::Jobs;
+use crate::act::postgres::files::Files;
+use crate::act::postgres::found;
+use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
+use crate::act::postgres::programs::Programs;
+use crate::act::postgres::server::{Postmaster, Server};
+use crate::act::publish::Publisher;
+use crate::act::random::Ids;
+use crate::act::site::SiteStore;
+use crate::act::{Actor, store};
+use crate::api;
+use crate::config::Config;
+use crate::config::watchdog::WatchdogMode;
+use crate::decide::view::Memory;
+use crate::fence::guard::{Fenced, Guard, GuardSettings};
+use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
+use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
+use crate::fence::{Deadlines, successor};
+use crate::observe::clock::boot_time;
+use crate::observe::failsafe::FailsafeObserver;
+use crate::observe::global::GlobalObserver;
+use crate::observe::mirror::Mirror;
+use crate::observe::postgres::PostgresObserver;
+use crate::observe::site::SiteObserver;
+use crate::upgrade::Upgrade;
+
+/// How long a frozen server may wait for the agent's start, whose steps each have a bound.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+
+impl Agent {
+    /// Freezes a server whose rights nobody knows, before anything that can fail; then connects,
+    /// binds, adopts. Where the start fails, that server ends: nobody will renew its rights.
+    pub async fn build(
+        config: Config,
+        upgrade: Upgrade,
+        inherited_page: Option<i32>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let run_dir = &config.regent.run_dir;
+        let lock = preflight::lock_run_dir(run_dir);
+        let before = successor::left(run_dir, inherited_page);
+        // What a guardian guards ends by its deadline; what another agent has is that one's.
+        let guarded = before.as_ref().is_some_and(successor::guards);
+        let frozen = match &lock {
+            Ok(_) | Err(LockError::Unusable { .. }) if !guarded => {
+                found::freeze(&config.postgres.data_dir, run_dir).await
+            }
+            Ok(_) | Err(LockError::Unusable { .. } | LockError::Taken { .. }) => None,
+        };
+        let freeze = frozen.as_ref().map(|frozen| frozen.postmaster);
+        let begun = match lock {
+            Ok(lock) => Self::begin(config, (upgrade, stop), before, freeze, lock).await,
+            Err(error) => Err(error.into()),
+        };
+        if let (Err(error), Some(frozen)) = (&begun, frozen) {
+            tracing::error!("this agent cannot start ({error:#}): PostgreSQL, frozen, is killed");
+            frozen.end().await;
+        }
+        begun
+    }
+
+    async fn begin(
+        config: Config,
+        (upgrade, stop): (Upgrade, CancellationToken),
+        before: Option<Page>,
+        frozen: Option<Postmaster>,
+        lock: std::fs::File,
+    ) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let programs = Programs::new(&config.postgres.bin_dir);
+        let files = Files::new(&config);
+        preflight::check_run_dir(&config)?;
+        reap_what_was_left();
+        let (deadlines, guard, fenced) = begin_fence(&config, before, frozen)?;
+        if config.federation.is_some() {
+            EpochFile::new(&config).check()?;
+        }
+        preflight::note_life(&config.regent.run_dir, &lock)?;
+        files.write_passfile(&config).context("writing the password file")?;
+        preflight::check_versions(&programs, &files).await?;
+        let listeners = api::Listeners::bind(&config).await?;
+        let launcher = launcher(&config, &files, deadlines.page().clone())?;
+        let server = Arc::new(Server::new(launcher, guard.clone()));
+        let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        let clock = BootClock::kernel().context("reading this boot's identity")?;
+        let (failsafe, targets) = open_failsafe(&config)?;
+        let asks = (failsafe.leader.clone(), targets.subscribe());
+        let renewal = start_renewal(&config, &site_keys, &deadlines, (&clock, asks))?;
+        let (site_store, global_store) = open_stores(&config, &site_keys, &clock)?;
+        let http = reqwest::Client::builder().no_proxy().build().context("building HTTP client")?;
+        preflight::refuse_twin(&config, &site_store, &http).await?;
+        let dynamic = config.first_dynamic();
+        let timeout = config.site_timing(&dynamic).call_timeout;
+        let (site_mirror, global_mirror) =
+            start_mirrors(&site_store, global_store.as_ref(), timeout, &clock);
+        let in_force = files.read_in_force();
+        adoption::adopt(&config, &server, &files, &guard).await?;
+        let (finished_send, finished_jobs) = mpsc::channel(8);
+        let (pictures, picture_receiver) = watch::channel(None);
+        let keeper = Keeper::new(failsafe.leader.clone());
+        let stores = (site_store.clone(), global_store.clone());
+        let publisher = Publisher::new(Arc::clone(&config), stores, keeper);
+        tokio::spawn(tell::publish(publisher, picture_receiver.clone()));
+        let shared = api::Shared {
+            config: Arc::clone(&config),
+            pictures: picture_receiver.clone(),
+            deadlines: Arc::clone(&deadlines),
+            site: site_store.clone(),
+            failsafe: failsafe.clone(),
+        };
+        listeners.serve(&shared);
+        let reaches = watch::Sender::new(BTreeMap::new());
+        tokio::spawn(tell::ask_reach(
+            Arc::clone(&config),
+            programs.clone(),
+            files.clone(),
+            picture_receiver,
+            reaches.clone(),
+        ));
+        Ok(Self {
+            site_observer: SiteObserver::new(site_keys, config.name.clone()),
+            global_observer: global_store
+                .as_ref()
+                .map(|global| GlobalObserver::new(global.keys.clone(), global.site.clone())),
+            failsafe: FailsafeObserver::new(&config, failsafe.clone(), targets),
+            postgres: PostgresObserver::new(Arc::clone(&config), programs.clone(), files.clone()),
+            actor: Actor {
+                config: Arc::clone(&config),
+                programs,
+                files,
+                epoch_file: EpochFile::new(&config),
+                server,
+                guard,
+                renewal,
+                site: site_store,
+                global: global_store,
+                in_force: Arc::new(Mutex::new(in_force)),
+                jobs: Jobs::new(finished_send),
+                dynamic,
+                failsafe,
+                marked_at: WallTime::default(),
+            },
+            config,
+            deadlines,
+            site_mirror,
+            global_mirror,
+            memory: Memory::default(),
+            finished: None,
+            finished_jobs,
+            fenced,
+            peers: None,
+            peer_answers: watch::Sender::new(None),
+            http,
+            reaches,
+            pictures,
+            opened: None,
+            last_reason: String::new(),
+            last_problem: String::new(),
+            suspended: false,
+            refused_dynamic: None,
+            repeated: 0,
+            stop,
+            upgrade,
+            upgrade_asked: false,
+            _lock: lock,
+        })
+    }
+}
+
+fn open_stores(
+    config: &Config,
+    site_keys: &SiteKeys,
+    clock: &BootClock,
+) -> anyhow::Result<(SiteStore, Option<GlobalStore>)> {
+    let site = SiteStore {
+        store: store::open(&config.dcs)?,
+        keys: site_keys.clone(),
+        me: config.name.clone(),
+    };
+    let global = match &config.federation {
+        None => None,
+        Some(federation) => Some(GlobalStore {
+            store: store::open(&federation.quorum)?,
+            keys: GlobalKeys::new(&federation.name),
+            site: federation.site.clone(),
+            me: config.name.clone(),
+            clock: clock.clone(),
+            ids: Ids::Kernel,
+        }),
+    };
+    Ok((site, global))
+}
+
+fn start_mirrors(
+    site: &SiteStore,
+    global: Option<&GlobalStore>,
+    timeout: Duration,
+    clock: &BootClock,
+) -> (Mirror, Option<Mirror>) {
+    let prefix = site.keys.prefix().to_owned();
+    let of_site = Mirror::start(Arc::clone(&site.store), prefix, timeout, clock.clone());
+    let of_quorum = global.map(|global| {
+        let prefix = global.keys.prefix().to_owned();
+        Mirror::start(Arc::clone(&global.store), prefix, Duration::from_secs(2), clock.clone())
+    });
+    (of_site, of_quorum)
+}
+
+/// This node's word of before, which it keeps also in this life.
+fn open_failsafe(config: &Config) -> anyhow::Result<(failsafe::Shared, watch::Sender<Targets>)> {
+    // Beside the epoch: it outlives a reboot as well, which may be over before the promise is.
+    let file = EpochFile::new(config).path().with_extension("regent-failsafe");
+    let word = Word::open(file.clone(), boot_time()).with_context(|| {
+        format!(
+            "{}: what this node promised its leader cannot be read; wait one TTL, then remove it",
+            file.display()
+        )
+    })?;
+    let shared = failsafe::Shared {
+        leader: SharedLeader::default(),
+        word: Arc::new(word),
+        given: SharedGiven::default(),
+    };
+    Ok((shared, watch::Sender::new(Targets::default())))
+}
+
+fn start_renewal(
+    config: &Arc<Config>,
+    site_keys: &SiteKeys,
+    deadlines: &Arc<Deadlines>,
+    (clock, (leader, targets)): (&BootClock, (SharedLeader, watch::Receiver<Targets>)),
+) -> anyhow::Result<RenewalThread> {
+    let timing = config.site_timing(&config.first_dynamic());
+    let leader_key = site_keys.key(SiteKey::Leader);
+    let federated = config.federation.is_some();
+    let config = Arc::clone(config);
+    let clock = clock.clone();
+    RenewalThread::start(
+        Box::new(move || {
+            Box::pin(async move {
+                // A client of this thread's own: its connections live on this runtime.
+                let client = reqwest::Client::builder()
+                    .no_proxy()
+                    .redirect(reqwest::redirect::Policy::none())
+                    .build()?;
+                let site = SiteSide {
+                    store: store::open(&config.dcs)?,
+                    leader_key,
+                    me: config.name.clone(),
+                    timing,
+                    clock: clock.clone(),
+                    failsafe: Some(SiteRounds { leader, ask: members::asker(&config, client) }),
+                };
+                let global = match &config.federation {
+                    None => None,
+                    Some(federation) => Some(GlobalSide {
+                        store: store::open(&federation.quorum)?,
+                        keys: GlobalKeys::new(&federation.name),
+                        site: federation.site.clone(),
+                        clock,
+                        ids: Ids::Kernel,
+                        failsafe: match &federation.promise {
+                            None => None,
+                            Some(promise) => {
+                                Some(QuorumRounds { targets, ask: sites::asker(promise)? })
+                            }
+                        },
+                    }),
+                };
+                Ok((site, global))
+            })
+        }),
+        Arc::clone(deadlines),
+        federated,
+    )
+}
+
+/// The page, the deadlines in it and rung 1; with what was frozen, should the start hang, on a disk for
+/// example.
+fn begin_fence(
+    config: &Config,
+    before: Option<Page>,
+    frozen: Option<Postmaster>,
+) -> anyhow::Result<(Arc<Deadlines>, Guard, mpsc::Receiver<Fenced>)> {
+    let page = successor::page(before).context("the guardian's page")?;
+    let deadlines = Arc::new(Deadlines::new(page, config.federation.is_some()));
+    let (events, fenced) = mpsc::channel(16);
+    let guard = start_guard(config, &deadlines, events)?;
+    if let Some(postmaster) = frozen {
+        guard.adopt(postmaster.pid, STARTS_WITHIN);
+    }
+    Ok((deadlines, guard, fenced))
+}
+
+fn start_guard(
+    config: &Config,
+    deadlines: &Arc<Deadlines>,
+    events: mpsc::Sender<Fenced>,
+) -> std::io::Result<Guard> {
+    let settings = GuardSettings {
+        data_dir: config.postgres.data_dir.clone(),
+        stop_budget: config.regent.stop_budget.0,
+        kill_budget: config.regent.kill_budget.0,
+        pause_threshold: config.regent.pause_threshold.0,
+        epsilon: config.site_timing(&config.first_dynamic()).epsilon(),
+    };
+    Guard::start(settings, Arc::clone(deadlines), events)
+}
+
+/// How guardians of this node are run.
+fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launcher> {
+    let own = std::env::current_exe().context("finding this program's own file")?;
+    let beside = own.with_file_name("regent-guardian");
+    let program = config.regent.guardian.clone().unwrap_or(beside);
+    anyhow::ensure!(
+        program.is_file(),
+        "regent.guardian: {} is not there; it is installed beside regent-agent",
+        program.display()
+    );
+    Ok(Launcher {
+        program,
+        data_dir: files.data_dir.clone(),
+        run_dir: files.run_dir.clone(),
+        log: files.server_log(),
+        page,
+        watchdog: (config.watchdog.mode != WatchdogMode::Off)
+            .then(|| config.watchdog.device.clone()),
+    })
+}

@@ -1,0 +1,152 @@
+//! What the loop tells: the log line of a decision, and the picture that REST, metrics and the
+//! publisher speak from; and the two tasks beside the loop that live on that picture.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regent_proto::name::SiteName;
+use regent_proto::record::{Opened, Reach};
+use regent_proto::time::WallTime;
+use tokio::sync::watch;
+
+use super::Agent;
+use crate::act::fence_report::RoundTrips;
+use crate::act::postgres::files::Files;
+use crate::act::postgres::programs::Programs;
+use crate::act::publish::{NOT_FENCED, Picture, Publisher};
+use crate::config::Config;
+use crate::decide::Reason;
+use crate::decide::view::View;
+use crate::observe::clock::wall_time;
+use crate::observe::postgres::Extra;
+use crate::observe::{guardian, reach};
+
+/// How often the other sites' replication ports are tried.
+const REACH_EVERY: Duration = Duration::from_secs(10);
+
+impl Agent {
+    /// For people: when this node was first seen writable under an epoch.
+    pub(super) fn note_opening(&mut self, view: &View) {
+        let writable = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
+        let held = view.tenure.primary.as_ref().filter(|held| held.deadline.lies_ahead(view.now));
+        if let (true, Some(held)) = (writable, held)
+            && self.opened.is_none_or(|opened| opened.epoch != held.epoch)
+        {
+            self.opened = Some(Opened { epoch: held.epoch, at: wall_time() });
+        }
+    }
+
+    /// A decision is logged when its reason changes.
+    pub(super) fn say(&mut self, view: &View, reason: &Reason) {
+        if matches!(reason, Reason::Busy(_)) {
+            // The line before said what was begun.
+            return;
+        }
+        let reason = reason.to_string();
+        if self.last_reason == reason {
+            return;
+        }
+        self.last_reason.clone_from(&reason);
+        let epoch = view
+            .federation
+            .as_ref()
+            .and_then(|f| f.primary.as_ref())
+            .map_or(0, |primary| primary.value.epoch.get());
+        tracing::info!(cluster = %self.config.scope, node = %self.config.name, epoch, "{reason}");
+    }
+
+    /// Hands out the picture of this round.
+    pub(super) fn tell(&self, view: &View, extra: Extra, reason: &Reason) {
+        let mut warnings = self.config.warnings.clone();
+        // A configuration that is in force has passed the check.
+        warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
+        warnings.extend(self.refused_dynamic.clone());
+        warnings.extend(guardian::warnings(&view.guardian));
+        if let Reason::EpochUnknown(why) = reason {
+            warnings.push(format!("{} stays fenced: {why}", self.config.name));
+        }
+        if self.actor.dynamic.pause {
+            let what = if self.suspended { NOT_FENCED } else { "paused: no automatic failover" };
+            warnings.push(what.to_owned());
+        }
+        if let Some(observer) = &self.global_observer {
+            warnings.extend(observer.unreadable().map(|key| format!("unreadable record {key}")));
+        }
+        let site = self.site_observer.unreadable();
+        warnings.extend(site.map(|key| format!("unreadable record {key}")));
+        let dcs_age = view.site.as_ref().map_or(u128::MAX, |site| site.age.as_millis());
+        let dcs_age = u64::try_from(dcs_age).unwrap_or(u64::MAX);
+        let picture = Picture {
+            view: view.clone(),
+            extra,
+            dynamic: self.actor.dynamic.clone(),
+            lease: self.actor.lease(),
+            checkpointed_for: self.memory.checkpointed_for.clone(),
+            opened: self.opened,
+            reaches: self.reaches.borrow().clone(),
+            warnings,
+            reason: self.last_reason.clone(),
+            unreadable: self.site_observer.unreadable().cloned().collect(),
+            progress: self.actor.jobs.progress().borrow().clone(),
+            suspended: self.suspended,
+            writing: self.deadlines.writing(),
+            round_trips: RoundTrips::last(&self.deadlines),
+            at: wall_time(),
+            dcs_seen: WallTime(wall_time().0.saturating_sub(dcs_age)),
+            fences: self.site_observer.fences().clone(),
+        };
+        self.pictures.send_replace(Some(Arc::new(picture)));
+    }
+}
+
+/// Writes what others read of this node, beside the loop: a slow store holds up no decision.
+pub(super) async fn publish(
+    mut publisher: Publisher,
+    mut pictures: watch::Receiver<Option<Arc<Picture>>>,
+) {
+    while pictures.changed().await.is_ok() {
+        let picture = pictures.borrow_and_update().clone();
+        if let Some(picture) = picture {
+            publisher.publish(&picture).await;
+        }
+    }
+}
+
+/// Tries the other sites' replication ports while this node leads its site.
+pub(super) async fn ask_reach(
+    config: Arc<Config>,
+    programs: Programs,
+    files: Files,
+    mut pictures: watch::Receiver<Option<Arc<Picture>>>,
+    reaches: watch::Sender<BTreeMap<SiteName, Reach>>,
+) {
+    let Some(federation) = &config.federation else { return };
+    let user = &config.postgres.authentication.replication;
+    loop {
+        let picture = pictures.borrow_and_update().clone();
+        let leads = picture.as_ref().is_some_and(|picture| {
+            picture
+                .view
+                .site
+                .as_ref()
+                .and_then(|site| site.leader.as_ref())
+                .is_some_and(|leader| leader.bound_to_my_lease)
+                && picture.view.postgres.status.is_some()
+        });
+        let mut pause = Duration::from_secs(1);
+        if leads
+            && let Some(reports) =
+                picture.as_ref().and_then(|p| p.view.federation.as_ref()).map(|f| &f.reports)
+        {
+            let found = reach::ask(&programs, &files, user, reports, &federation.site).await;
+            let all = !found.is_empty()
+                && found.values().all(|reach| matches!(reach, Reach::Reached { .. }));
+            reaches.send_replace(found);
+            if all {
+                pause = REACH_EVERY;
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
