@@ -337,7 +337,9 @@ impl<'a> Judge<'a> {
             // Only the node that claimed it can have begun a directory: there is no leader to
             // copy from.
             Initialize::Running => incomplete,
-            Initialize::Done(_) | Initialize::Unreadable => false,
+            // Its copy of another site's database is gone, from every node that runs.
+            Initialize::Done(_) => self.can_copy_another_site(site),
+            Initialize::Unreadable => false,
         };
         if !mine {
             return Choice::wait(match site.initialize {
@@ -369,6 +371,18 @@ impl<'a> Judge<'a> {
             actions.push(Action::ClaimInitialize);
         }
         actions.push(Action::Run(job));
-        Choice::act(Reason::Bootstrap, actions)
+        let again = matches!(site.initialize, Initialize::Done(_));
+        Choice::act(if again { Reason::Cloning } else { Reason::Bootstrap }, actions)
+    }
+
+    /// No member of this standby site could be copied from, or lead: only another site can help.
+    fn can_copy_another_site(&self, site: &SiteView) -> bool {
+        let federation = self.view.federation.as_ref();
+        let read = federation.and_then(|f| f.primary.as_ref().map(|primary| (f, &primary.value)));
+        read.is_some_and(|(federation, primary)| {
+            primary.holder != federation.site
+                && !self.has_seen_more(site, federation, primary)
+                && !self.other_running_member(site)
+        })
     }
 }

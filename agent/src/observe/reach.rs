@@ -8,7 +8,7 @@ use std::time::Duration;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{Reach, Report};
 
-use crate::act::postgres::{files::Files, programs::Programs};
+use crate::act::postgres::{copy, files::Files, programs::Programs};
 use crate::config::User;
 
 /// The longest wait for one site.
@@ -37,7 +37,6 @@ pub async fn ask(
     futures::future::join_all(questions).await.into_iter().collect()
 }
 
-/// `psql` speaks the replication protocol's simple commands; tokio-postgres does not (stack.md).
 async fn one(
     programs: &Programs,
     files: &Files,
@@ -46,12 +45,8 @@ async fn one(
     (host, port): (&str, u16),
 ) -> Reach {
     let conninfo = files.conninfo(user, &[(host.to_owned(), port)], "regent reach");
-    let mut command = programs.command("psql");
-    command
-        .args(["--no-psqlrc", "--no-password", "-XAtc", "IDENTIFY_SYSTEM"])
-        .arg(format!("{conninfo} replication=true"));
-    match programs.output(command, BOUND).await {
-        Ok(_) => Reach::Reached { node: node.clone() },
+    match copy::identify(programs, &conninfo, BOUND).await {
+        Ok(()) => Reach::Reached { node: node.clone() },
         Err(error) => Reach::Refused { problem: error.to_string() },
     }
 }

@@ -14,11 +14,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Event;
+use crate::faults::{Fault, Kind, Way};
 use crate::names;
 use crate::network::HostId;
+use crate::scenario::HARSH;
 use crate::store::client::SimStore;
 use crate::tasks::ProcessClock;
-use crate::time::SEC;
+use crate::time::{MIN, MS, SEC};
 use crate::world::{ProcessId, Sim, World};
 
 /// One coordinator.
@@ -122,8 +124,12 @@ impl World {
             }
             return;
         };
+        let verb = self.aimed(c, verb);
         match self.judge(c, verb) {
             Ok(Some(write)) => {
+                if let Verb::Switchover(site) = verb {
+                    self.trouble(site);
+                }
                 self.counters.count(&format!("operator: {}", write.purpose));
                 let text = write.purpose.to_string();
                 self.explain(usize::MAX, "operator", || format!("{verb:?}: {text}"));
@@ -133,10 +139,83 @@ impl World {
             Err(problem) => {
                 self.counters.count("operator: refused");
                 self.explain(usize::MAX, "operator", || format!("{verb:?} refused: {problem}"));
-                if verb == Verb::Create {
-                    self.schedule(SEC, Event::Operator(verb));
+                match verb {
+                    Verb::Create => self.schedule(SEC, Event::Operator(verb)),
+                    // What is not ready now may be soon.
+                    Verb::Switchover(_) if self.now < HARSH && !self.chance.one_in(4) => {
+                        let span = self.chance.between(5 * SEC, 40 * SEC);
+                        self.schedule(span, Event::Operator(verb));
+                    }
+                    Verb::Switchover(_) | Verb::Cancel => {}
                 }
             }
+        }
+    }
+
+    /// What goes wrong just while a switchover is under way: it lasts seconds, and what is drawn for the
+    /// hour would hardly ever meet it.
+    fn trouble(&mut self, target: usize) {
+        let at = self.now + self.chance.between(200 * MS, 12 * SEC);
+        let span = self.chance.between(3 * SEC, MIN);
+        let anybody = self.chance.index(self.nodes.len());
+        let there = self.chance.pick(&self.sites[target].nodes).copied();
+        let n = there.filter(|_| self.chance.one_in(2)).unwrap_or(anybody);
+        let kind = match self.chance.below(16) {
+            // A second thought.
+            0..3 => return self.schedule_at(at, Event::Operator(Verb::Cancel)),
+            3 => Kind::KillNode(n),
+            4 => Kind::KillAgent(n),
+            5 => Kind::PauseAgent(n),
+            6 => Kind::KillPostgres(n),
+            7 => Kind::CutNode(n, Way::Both),
+            8 => Kind::DiskSlow(n),
+            9 => match &self.federation {
+                Some(federation) => Kind::DeleteKey(federation.store),
+                None => return,
+            },
+            10..14 => return self.forsaken(n),
+            _ => return,
+        };
+        self.strikes_later(Fault { at, span, kind });
+    }
+
+    /// A node does not learn what its site's leader learns, of the quorum or of the last rows; then the
+    /// leader is gone.
+    fn forsaken(&mut self, n: usize) {
+        let site = &self.sites[self.nodes[n].site];
+        let Some(other) = site.nodes.iter().copied().find(|other| *other != n) else { return };
+        // An even span: from the quorum.
+        let span = self.chance.between(30 * SEC, 2 * MIN) / 2 * 2;
+        let kind = match self.chance.below(3) {
+            0 => Kind::CutStore(n, Way::Both),
+            _ => Kind::CutNodes(n, other),
+        };
+        self.strikes_later(Fault { at: self.now, span, kind });
+        let at = self.now + self.chance.between(5 * SEC, 25 * SEC);
+        self.strikes_later(Fault { at, span, kind: Kind::KillNode(other) });
+    }
+
+    fn strikes_later(&mut self, fault: Fault) {
+        if fault.at < HARSH {
+            self.schedule_at(fault.at, Event::Fault(self.plan.len()));
+            self.plan.push(fault);
+        }
+    }
+
+    /// Most switchovers are to a data site that is not primary yet; some are not, and are refused.
+    fn aimed(&mut self, c: usize, verb: Verb) -> Verb {
+        let Verb::Switchover(_) = verb else { return verb };
+        let Some(handle) = &self.coordinators[c].handle else { return verb };
+        let published = handle.published.borrow().clone();
+        let holder = published.view.primary.read().map(|seen| seen.value.holder.clone());
+        let others: Vec<usize> = (0..self.sites.len())
+            .filter(|s| !self.sites[*s].nodes.is_empty())
+            .filter(|s| Some(&self.sites[*s].name) != holder.as_ref())
+            .collect();
+        let wrong = self.chance.one_in(8);
+        match self.chance.pick(&others) {
+            Some(site) if !wrong => Verb::Switchover(*site),
+            Some(_) | None => verb,
         }
     }
 

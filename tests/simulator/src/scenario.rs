@@ -45,6 +45,8 @@ const FAULTS: usize = 60;
 /// A node's configuration file.
 fn config(n: usize, name: &str, site: &str, (synchronous, federated): (bool, bool)) -> String {
     let (host, port) = address(n);
+    // Small enough to be reached by the few rows of an hour, where it may bar anybody.
+    let lag: u64 = if synchronous { 16 << 20 } else { 2 << 10 };
     let federation = if federated {
         format!(
             "federation: {{name: f, site: {site}, quorum: {{etcd3: {{hosts: ['127.0.0.1:2379']}}}}}}"
@@ -63,7 +65,7 @@ watchdog: {{mode: 'off'}}
 {federation}
 bootstrap:
   dcs: {{ttl: 30, loop_wait: 10, retry_timeout: 10, synchronous_mode: {synchronous}, \
-         maximum_lag_on_failover: 16777216, postgresql: {{use_pg_rewind: true}}}}
+         maximum_lag_on_failover: {lag}, postgresql: {{use_pg_rewind: true}}}}
 postgresql:
   listen: '{host}:{port}'
   connect_address: '{host}:{port}'

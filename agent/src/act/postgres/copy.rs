@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 
 use super::files::{Files, write_atomically};
@@ -77,7 +78,24 @@ fn initdb_options(options: &[serde_json::Value]) -> anyhow::Result<Vec<String>> 
     Ok(arguments)
 }
 
-/// Copies a server, after removing what an earlier copy left. `progress` gets one line a second.
+/// The longest wait for a source to say that it is there.
+const SOURCE_BOUND: Duration = Duration::from_secs(15);
+
+/// Asks who is there on the replication port, with the replication role. `psql` speaks the
+/// protocol's simple commands; tokio-postgres does not (stack.md).
+pub async fn identify(
+    programs: &Programs,
+    conninfo: &str,
+    bound: Duration,
+) -> Result<(), super::programs::ProgramError> {
+    let mut command = programs.command("psql");
+    command
+        .args(["--no-psqlrc", "--no-password", "-XAtc", "IDENTIFY_SYSTEM"])
+        .arg(format!("{conninfo} replication=true"));
+    programs.output(command, bound).await.map(drop)
+}
+
+/// Copies a server, after removing what is there. `progress` gets one line a second.
 pub async fn clone(
     programs: &Programs,
     files: &Files,
@@ -85,8 +103,10 @@ pub async fn clone(
     addresses: &[(String, u16)],
     progress: &watch::Sender<Option<String>>,
 ) -> anyhow::Result<()> {
-    begin(files)?;
     let conninfo = files.conninfo(user, addresses, "pg_basebackup");
+    // What is here may be all that is left of what the source has lost: it goes only for one that answers.
+    identify(programs, &conninfo, SOURCE_BOUND).await.context("what is here stays")?;
+    begin(files)?;
     let mut command = programs.command("pg_basebackup");
     command.arg("-D").arg(&files.data_dir).arg("-d").arg(conninfo).args([
         "-X",

@@ -688,3 +688,42 @@ fn a_rewind_that_touched_nothing_is_tried_again() {
         assert_eq!(world.decide().memory.rewind_failed, failed);
     }
 }
+
+/// A standby site that has lost its copy in every node has nobody to elect (simulator, seed 217).
+#[test]
+fn a_standby_site_without_any_data_copies_another_site() {
+    let empty = |initialize| {
+        let mut world = World::new();
+        world.held_by_b();
+        world.leader(None);
+        world.site().initialize = initialize;
+        world.view.tenure.primary = None;
+        world.view.postgres.status = None;
+        world.view.postgres.process = Process::Stopped;
+        world.view.postgres.data = DataDirectory::Incomplete;
+        world.member("a2").state = "stopped".to_owned();
+        world
+    };
+    let done = World::new().site().initialize.clone();
+    assert!(matches!(done, Initialize::Done(_)), "a database exists");
+    let decision = empty(done.clone()).decide();
+    assert_eq!(decision.reason, Reason::Cloning);
+    assert!(matches!(decision.actions[..], [Action::Run(Job::Clone(Follow::Site { .. }))]));
+    type Bend = fn(&mut World);
+    let bends: [(&str, Bend); 4] = [
+        ("a member runs", |w| w.member("a2").state = "running".to_owned()),
+        ("it is the primary site", |w| {
+            w.primary().holder = name("a");
+            w.site_epoch().holder = name("a");
+            w.federation().disk_epoch = DiskEpoch::Absent;
+        }),
+        ("nobody knows what it was", |w| w.site().initialize = Initialize::Unreadable),
+        ("an old picture", |w| w.site_epoch().epoch = Epoch::new(9)),
+    ];
+    for (what, bend) in bends {
+        let mut world = empty(done.clone());
+        bend(&mut world);
+        let decision = world.decide();
+        assert_eq!((decision.actions, decision.reason), (vec![], Reason::AwaitingSource), "{what}");
+    }
+}

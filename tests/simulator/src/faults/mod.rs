@@ -40,7 +40,7 @@ pub enum Kind {
     CutNode(usize, Way),
     /// Two machines don't see each other.
     CutNodes(usize, usize),
-    /// A node does not reach its DCS, or is not answered.
+    /// A node does not reach its DCS or the quorum, or is not answered.
     CutStore(usize, Way),
     /// A site is cut off.
     CutSite(usize, Way),

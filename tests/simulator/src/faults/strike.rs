@@ -6,7 +6,7 @@ use super::{Fault, Kind, Way};
 use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::network::HostId;
-use crate::time::{MS, SEC};
+use crate::time::{MS, Nanos, SEC};
 use crate::world::World;
 
 impl World {
@@ -44,7 +44,7 @@ impl World {
                 self.cut(host, way);
             }
             Kind::CutNodes(n, m) => self.cut_pair(n, m, true),
-            Kind::CutStore(n, way) => self.cut_store(n, way, true),
+            Kind::CutStore(n, way) => self.cut_store(n, (fault.span, way), true),
             Kind::CutSite(s, way) => self.cut_site(s, way, true),
             Kind::CutSites(s, t) => {
                 self.net.site_cuts.insert((s, t));
@@ -109,7 +109,7 @@ impl World {
                 self.net.deaf.remove(&host);
             }
             Kind::CutNodes(n, m) => self.cut_pair(n, m, false),
-            Kind::CutStore(n, way) => self.cut_store(n, way, false),
+            Kind::CutStore(n, way) => self.cut_store(n, (fault.span, way), false),
             Kind::CutSite(s, way) => self.cut_site(s, way, false),
             Kind::CutSites(s, t) => {
                 self.net.site_cuts.remove(&(s, t));
@@ -165,7 +165,9 @@ impl World {
             .keys()
             .filter(|key| {
                 let last = key.rsplit('/').next().unwrap_or_default();
-                key.contains("/members/") || ["leader", "status", "history"].contains(&last)
+                key.contains("/members/")
+                    || key.contains("/operations/")
+                    || ["leader", "status", "history"].contains(&last)
             })
             .cloned()
             .collect();
@@ -272,9 +274,12 @@ impl World {
         }
     }
 
-    fn cut_store(&mut self, n: usize, way: Way, cut: bool) {
+    /// From its site's DCS; in a federation half of the time from the quorum.
+    fn cut_store(&mut self, n: usize, (span, way): (Nanos, Way), cut: bool) {
         let host = self.nodes[n].host;
-        let store = self.sites[self.nodes[n].site].store;
+        let quorum = self.federation.as_ref().map(|federation| federation.store);
+        let quorum = quorum.filter(|_| span.is_multiple_of(2));
+        let store = quorum.unwrap_or(self.sites[self.nodes[n].site].store);
         for voter in self.stores[store].voters.clone() {
             let pairs = [(host, voter, way != Way::In), (voter, host, way != Way::Out)];
             for (from, to, wanted) in pairs {

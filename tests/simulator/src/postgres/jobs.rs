@@ -38,7 +38,10 @@ impl World {
         };
         match &job {
             // The agent's own marker stands until they are done.
-            Job::Initdb | Job::Clone(_) => self.server(n).data = Data::Incomplete,
+            Job::Initdb => self.server(n).data = Data::Incomplete,
+            // Nothing is removed for a source that does not answer.
+            Job::Clone(from) if self.source(n, from).is_none() => {}
+            Job::Clone(_) => self.server(n).data = Data::Incomplete,
             Job::StartStandby(follow) => {
                 let server = self.server(n);
                 server.follow = Some(follow.clone());
@@ -133,6 +136,9 @@ impl World {
             }
             Job::Clone(from) => {
                 let source = self.source(n, &from).ok_or(("no source answers", false))?;
+                if self.nodes[n].server.data == Data::Cluster {
+                    return Err(("no source answered", true));
+                }
                 self.copy_server(n, source);
                 Ok(())
             }
