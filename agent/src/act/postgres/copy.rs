@@ -105,7 +105,10 @@ pub async fn clone(
 ) -> anyhow::Result<()> {
     let conninfo = files.conninfo(user, addresses, "pg_basebackup");
     // What is here may be all that is left of what the source has lost: it goes only for one that answers.
-    identify(programs, &conninfo, SOURCE_BOUND).await.context("what is here stays")?;
+    // An empty directory is begun at once: by that the node that claimed `initialize` is known.
+    if files.data_dir.join("PG_VERSION").exists() && !files.incomplete().exists() {
+        identify(programs, &conninfo, SOURCE_BOUND).await.context("what is here stays")?;
+    }
     begin(files)?;
     let mut command = programs.command("pg_basebackup");
     command.arg("-D").arg(&files.data_dir).arg("-d").arg(conninfo).args([
