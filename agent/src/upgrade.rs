@@ -9,9 +9,12 @@
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use regent_guardian::page::Page;
+use regent_guardian::signals::Ignored;
 use tokio::sync::mpsc;
 
 use crate::act::postgres::programs::Programs;
@@ -40,21 +43,76 @@ impl Upgrade {
     /// Becomes the new program. Returns only where it did not, with the reason.
     pub async fn perform(&self, page: &Page) -> String {
         let shown = self.program.display();
-        // A copy that stays open over execve(2), for the check as for the new life, which closes it.
-        let page = match rustix::io::dup(page.fd()) {
-            Ok(page) => page,
-            Err(error) => return format!("copying the page's descriptor: {error}"),
+        let copying = |error: std::io::Error| format!("copying the page's descriptor: {error}");
+        // As its standard input: a copy that stays open over execve(2) would go to every program that
+        // is started while it checks.
+        let input = match page.fd().try_clone_to_owned() {
+            Ok(input) => input,
+            Err(error) => return copying(error),
         };
         let mut check = Programs::plain(&self.program);
-        check.arg("--check").arg("--inherit-page").arg(page.as_raw_fd().to_string());
-        check.arg(&self.config);
+        check.args(["--check", "--inherit-page", "0"]).arg(&self.config).stdin(Stdio::from(input));
         if let Err(error) = Programs::new(Path::new("")).output(check, CHECK_BOUND).await {
             let config = self.config.display();
             return format!("{shown} does not take {config} or the guardian's page: {error}");
         }
+        // Whoever asks again before the new life listens must not end it. Both can be ignored.
+        let ignored = Ignored::these(&[Signal::SIGUSR2, Signal::SIGHUP]);
+        // The new life closes it.
+        let page = match rustix::io::dup(page.fd()) {
+            Ok(page) => page,
+            Err(error) => return copying(error.into()),
+        };
         let mut next = Programs::plain(&self.program).into_std();
         next.arg("--inherit-page").arg(page.as_raw_fd().to_string()).arg(&self.config);
         let error = next.exec();
+        drop(ignored);
         format!("{shown} cannot be run: {error}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that refuses, and tells what its parent would hand to others meanwhile.
+    const REFUSES: &str = "\
+#!/bin/sh
+echo \"$@\" $(readlink /proc/$$/fd/0) >&2
+for fd in /proc/$PPID/fd/*; do
+  case $(readlink $fd) in
+    *regent-guardian-page*) grep flags: /proc/$PPID/fdinfo/${fd##*/} >&2 ;;
+  esac
+done
+exit 1
+";
+
+    /// By another process: what this one has open for writing while another test starts a program
+    /// can't be run (ETXTBSY).
+    #[expect(clippy::disallowed_methods, reason = "a process that ends at once")]
+    fn write(program: &Path) {
+        let mut shell = std::process::Command::new("sh");
+        let line = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let written = shell.args(["-c", line]).arg(program).arg(REFUSES).status();
+        assert!(written.expect("sh").success());
+    }
+
+    #[tokio::test]
+    async fn only_the_program_that_is_checked_gets_the_page() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let program = dir.path().join("next");
+        write(&program);
+        let (_ask, asked) = mpsc::channel(1);
+        let upgrade = Upgrade { program, config: "agent.yml".into(), asked };
+        let page = Page::create().expect("a page");
+        let refused = upgrade.perform(&page).await;
+        let gets = "--check --inherit-page 0 agent.yml /memfd:regent-guardian-page";
+        assert!(refused.contains(gets), "{refused}");
+        let mut flags = refused.split_whitespace().skip_while(|word| *word != "flags:").peekable();
+        assert!(flags.peek().is_some(), "{refused}");
+        for flags in flags.filter(|word| *word != "flags:") {
+            let bits = u32::from_str_radix(flags, 8).expect("octal");
+            assert_ne!(bits & 0o2_000_000, 0, "inherited by whatever is started: {refused}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use regent_agent::observe::clock::boot_time;
 use regent_dcs::clock::BootClock;
 use regent_dcs::memory::{Call, Fault, MemoryStore};
 use regent_dcs::{Change, LeaseId, Renewal, Revision, Store as _, Txn};
-use regent_guardian::page::{Guard, Page};
+use regent_guardian::page::{Guard, Page, Side, WatchdogState};
 use regent_proto::epoch::Epoch;
 use regent_proto::keys::GlobalKeys;
 use regent_proto::record::{Lease, Primary, PrimaryState, Record as _, Unknown, VERSION};
@@ -143,6 +143,11 @@ impl Bed {
         let mut tenures = self.thread.tenures();
         let found = tokio::time::timeout(CALL, tenures.wait_for(|t| t.lease.is_some())).await;
         found.expect("a lease is granted in time").expect("the thread lives").lease.expect("some")
+    }
+
+    /// The store lease as it is now.
+    fn lease(&self) -> Option<LeaseId> {
+        self.thread.tenures().borrow().lease
     }
 
     /// Takes the leader key, as the main loop does.
@@ -507,6 +512,42 @@ async fn a_leader_key_overwritten_under_its_lease_is_mended() {
     bed.until("raised", || bed.deadlines.site() > before).await;
     let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there");
     assert_eq!(entry.value, b"a1"[..]);
+}
+
+/// A watchdog that is armed for longer than the new TTL bears would end a healthy primary: the lease
+/// stays as long as it was, also where the store forgets it, until the device is lowered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shorter_ttl_waits_until_an_armed_watchdog_is_lowered() {
+    for forgotten in [false, true] {
+        let bed = Bed::new();
+        bed.lead().await;
+        let page = bed.deadlines.page();
+        page.enter(Side::Guardian);
+        page.set_watchdog_granted_s(29);
+        page.set_watchdog_state(WatchdogState::Armed);
+        let first = bed.store_lease().await;
+        bed.thread.renew_site(LeaseTiming { ttl: Duration::from_secs(20), ..timing() }).await;
+        let mut stays = first;
+        if forgotten {
+            bed.thread_site.expire_early(first);
+            bed.until("a new lease", || bed.lease().is_some_and(|lease| lease != first)).await;
+            stays = bed.store_lease().await;
+            let put = Change::put_leased(LEADER, "a1", stays);
+            bed.site.txn(Txn::new().then(put), CALL).await.expect("the store is well");
+        }
+        let calls = Calls::count(&bed.thread_site, None);
+        bed.until("renewed again and again", || calls.made() >= 10).await;
+        let long = |deadline: Deadline| deadline.left(boot_time()) > Duration::from_secs(30);
+        bed.until("by the long lease", || long(bed.deadlines.site())).await;
+        assert_eq!(bed.lease(), Some(stays));
+        page.set_watchdog_granted_s(9);
+        bed.until("the lease has moved", || bed.lease() != Some(stays)).await;
+        bed.until("by the short lease", || {
+            let deadline = bed.deadlines.site();
+            deadline.lies_ahead(boot_time()) && !long(deadline)
+        })
+        .await;
+    }
 }
 
 /// The key moves to a lease of the new TTL; the holder is never without a right, and while the key

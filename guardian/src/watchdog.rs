@@ -64,6 +64,7 @@ pub struct Watchdog {
     pub granted: Duration,
     /// Whether it goes on counting when this process dies.
     pub magic_close: bool,
+    settable: bool,
 }
 
 /// The path as the system takes it, made before memory is locked.
@@ -86,7 +87,8 @@ impl Watchdog {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, device, flags, Mode::empty())
             .map_err(|errno| failure(WatchdogStep::Open, errno.raw_os_error()))?;
-        let mut watchdog = Self { fd, granted: Duration::ZERO, magic_close: false };
+        let mut watchdog =
+            Self { fd, granted: Duration::ZERO, magic_close: false, settable: false };
         match watchdog.set_up(terms) {
             Ok(()) => Ok(watchdog),
             // A file that knows no ioctl of ours is none of ours to write to.
@@ -100,28 +102,14 @@ impl Watchdog {
     }
 
     fn set_up(&mut self, terms: &Terms) -> Result<(), Failure> {
-        let at = |step| move |errno: Errno| failure(step, errno as i32);
         let mut info = Info::default();
         // SAFETY: GETSUPPORT writes one `watchdog_info`, whose layout `Info` has.
         unsafe { ioctl::get_support(self.fd.as_raw_fd(), &raw mut info) }
-            .map_err(at(WatchdogStep::Support))?;
+            .map_err(|errno| failure(WatchdogStep::Support, errno as i32))?;
         self.magic_close = info.options & HAS_MAGIC_CLOSE != 0;
-        let mut seconds =
-            libc::c_int::try_from(terms.timeout.as_secs()).unwrap_or(libc::c_int::MAX);
-        if info.options & CAN_SET_TIMEOUT != 0 {
-            // SAFETY: SETTIMEOUT reads and writes one int.
-            unsafe { ioctl::set_timeout(self.fd.as_raw_fd(), &raw mut seconds) }
-                .map_err(at(WatchdogStep::SetTimeout))?;
-        }
-        // A device may set another one than it was asked for, and not say so in its answer.
-        // SAFETY: GETTIMEOUT writes one int.
-        unsafe { ioctl::get_timeout(self.fd.as_raw_fd(), &raw mut seconds) }
-            .map_err(at(WatchdogStep::SetTimeout))?;
-        self.granted = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        self.settable = info.options & CAN_SET_TIMEOUT != 0;
+        self.set(terms.timeout)?;
         let refused = |step| Err(Failure { step, errno: 0, granted: self.granted });
-        if self.granted.is_zero() {
-            return refused(WatchdogStep::SetTimeout);
-        }
         if self.granted > terms.longest {
             return refused(WatchdogStep::TooLong);
         }
@@ -129,6 +117,30 @@ impl Watchdog {
             return refused(WatchdogStep::NoMagicClose);
         }
         self.ping()
+    }
+
+    /// Sets its timeout, where that can be set, and reads what it has then: more may be granted than
+    /// was asked for.
+    ///
+    /// # Errors
+    /// When it can't be set, or does not say what it is.
+    pub fn set(&mut self, timeout: Duration) -> Result<(), Failure> {
+        let at = |errno: Errno| failure(WatchdogStep::SetTimeout, errno as i32);
+        let mut seconds = libc::c_int::try_from(timeout.as_secs()).unwrap_or(libc::c_int::MAX);
+        if self.settable {
+            // SAFETY: SETTIMEOUT reads and writes one int.
+            unsafe { ioctl::set_timeout(self.fd.as_raw_fd(), &raw mut seconds) }.map_err(at)?;
+        }
+        // A device may set another one than it was asked for, and not say so in its answer.
+        // SAFETY: GETTIMEOUT writes one int.
+        unsafe { ioctl::get_timeout(self.fd.as_raw_fd(), &raw mut seconds) }.map_err(at)?;
+        match u64::try_from(seconds) {
+            Ok(seconds @ 1..) => {
+                self.granted = Duration::from_secs(seconds);
+                Ok(())
+            }
+            Ok(0) | Err(_) => Err(failure(WatchdogStep::SetTimeout, 0)),
+        }
     }
 
     /// Pings it.

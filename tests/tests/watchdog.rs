@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use regent_guardian::launch::StartFailure;
-use regent_guardian::page::{Because, WatchdogState, WatchdogStep, WatchdogWanted};
+use regent_guardian::page::{Because, Guard, WatchdogState, WatchdogStep, WatchdogWanted};
 use regent_proto::time::{BootTime, Deadline};
 use regent_test_sys::disk::{self, Disk};
 use regent_test_sys::process::{Stopped, living_in, stat, title};
@@ -229,6 +229,62 @@ fn a_device_that_fails_later_is_told_and_fires() {
     let gone = guarded.device.trace().first(SOON, reset).expect("the node is reset");
     let pinged = last_ping(&guarded.device.trace(), gone);
     assert!(gone.since(pinged) <= W + RESET);
+}
+
+/// The leases became shorter: the armed device is set to what they bear while the server goes on. One
+/// that does not take it is pinged on, and told.
+#[test]
+fn an_armed_watchdog_is_lowered_while_the_server_goes_on() {
+    if lacks(NEEDS) {
+        return;
+    }
+    let guarded = leading(&REQUIRED);
+    let trace = guarded.device.trace();
+    let order = |seconds| {
+        guarded.page.set_watchdog_timeout_s(seconds);
+        guarded.page.set_watchdog_longest_s(seconds);
+    };
+    guarded.device.behave([Quirk::SetTimeout(Errno::EIO)]);
+    order(1);
+    let told = || (guarded.page.watchdog_step() == WatchdogStep::SetTimeout).then_some(());
+    boot::until(SOON, told).expect("the page says so");
+    assert_eq!(guarded.page.watchdog_state(), WatchdogState::Armed);
+    assert_eq!(guarded.page.watchdog_granted_s(), u64::from(TIMEOUT));
+    let pings = trace.pings();
+    boot::until(SOON, || (trace.pings() > pings + 4).then_some(())).expect("pinged on");
+    guarded.device.behave([]);
+    let lowered = || (guarded.page.watchdog_granted_s() == 1).then_some(());
+    boot::until(SOON, lowered).expect("the device is lowered");
+    let set = |event: &Event| matches!(event, Event::SetTimeout { asked: 1, granted: 1 });
+    trace.first(Duration::ZERO, set).expect("by its ioctl");
+    order(TIMEOUT.into());
+    let pings = trace.pings();
+    boot::until(SOON, || (trace.pings() > pings + 8).then_some(())).expect("pinged on");
+    assert_eq!(guarded.page.watchdog_granted_s(), 1, "never raised");
+    assert!(trace.first(Duration::ZERO, expired).is_none());
+    assert_eq!(guarded.page.watchdog_step(), WatchdogStep::None);
+    assert_eq!(guarded.violations(), []);
+}
+
+/// A server that would start so late that its watchdog fires only after D is not started.
+#[test]
+fn a_required_watchdog_that_would_be_armed_too_late_starts_nothing() {
+    if lacks(NEEDS) {
+        return;
+    }
+    let mut guarded = Guarded::prepare(&REQUIRED).expect("a guarded server");
+    // W + R are 3 s.
+    let deadline = boot::now().plus(W + RESET);
+    guarded.page.set_site_deadline(Deadline::at(deadline));
+    guarded.page.set_guard(Guard::ByDeadline);
+    guarded.launch().expect("the guardian starts");
+    let status = guarded.end(SOON).expect("it gives up");
+    let code = i32::from(StartFailure::Watchdog.code());
+    assert_eq!(status.code(), Some(code), "{}", guarded.log());
+    assert!(guarded.log().contains("the deadline is too near"), "{}", guarded.log());
+    assert_eq!(guarded.page.postmaster_pid(), 0);
+    assert!(!guarded.device.armed());
+    assert!(guarded.device.trace().all().is_empty(), "it was opened");
 }
 
 /// What the page says when the device can't be used, or `None` where it can, for a watchdog that is

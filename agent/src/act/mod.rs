@@ -183,6 +183,12 @@ impl Actor {
     fn run(&mut self, job: &Job, view: &View) -> Outcome {
         match job {
             Job::StartPrimary { .. } => {
+                let lead = watchdog::lead_at_start(&self.config, &self.shortest_lease(view));
+                if self.renewal.deadlines().writing().left(boot_time()) <= lead {
+                    let problem =
+                        "the deadline is too near: what starts now would be stopped at once";
+                    return Outcome::NotDone(problem.to_owned());
+                }
                 if let Err(refused) = self.enter() {
                     return refused;
                 }

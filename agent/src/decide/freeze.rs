@@ -69,7 +69,8 @@ pub enum Freeze {
     Leave,
     /// Stop its processes and ask for both renewals at once.
     Begin(Pause),
-    /// It is frozen and stays so; ask for the renewals again.
+    /// It is frozen and stays so, what was started since as well. The renewals were asked for when it
+    /// began, and are tried again by themselves.
     Hold,
     /// Both were renewed after it was noticed: let it go on after this long.
     Thaw(Duration),

@@ -109,6 +109,8 @@ pub struct WatchdogView {
     pub granted: Duration,
     /// Time since the last ping; `None` before the first.
     pub ping_age: Option<Duration>,
+    /// It counts longer than the configured leases bear: the site's keeps its former TTL meanwhile.
+    pub too_long: bool,
 }
 
 /// How the watchdog stands.

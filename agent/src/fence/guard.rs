@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use regent_guardian::page::{self, Page, WatchdogState, WatchdogStep};
+use regent_guardian::page::{self, Page};
 use regent_proto::time::{BootTime, Deadline, WatchdogTiming};
 use tokio::sync::mpsc;
 
 use super::Deadlines;
 use super::measured::Measured;
 use super::processes::{DataDirectory, Instance};
+use super::watchdog;
 use crate::decide::demote::{self, Demote, DemoteView, Guarded};
 use crate::decide::freeze::{self, ClockView, Freeze, Frozen, Pause, Reading};
 use crate::observe::clock::{boot_time, monotonic};
@@ -405,17 +406,7 @@ fn freeze_until(settings: &GuardSettings, page: &Page, now: BootTime) -> Frozen 
 /// before the deadline, to find nothing to reset.
 #[must_use]
 pub fn lead(page: &Page, stop_budget: Duration) -> Duration {
-    let counts = match (page.watchdog_state(), page.watchdog_step()) {
-        (WatchdogState::Armed, _) | (WatchdogState::Failed, WatchdogStep::Ping) => true,
-        (
-            WatchdogState::Off
-            | WatchdogState::Failed
-            | WatchdogState::Disarmed
-            | WatchdogState::Unknown(_),
-            _,
-        ) => false,
-    };
-    if counts {
+    if watchdog::counts(page) {
         WatchdogTiming::fence_lead(Duration::from_secs(page.watchdog_granted_s()), stop_budget)
     } else {
         stop_budget

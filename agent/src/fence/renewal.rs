@@ -382,7 +382,9 @@ impl SiteLoop {
     }
 
     async fn grant(&mut self, sent: BootTime, timeout: Duration) -> bool {
-        self.asked = self.side.timing.ttl;
+        if self.borne() {
+            self.asked = self.side.timing.ttl;
+        }
         match self.side.store.grant(self.asked, timeout).await {
             Ok(granted) => {
                 self.set_lease(Some((granted.id, granted.ttl)));

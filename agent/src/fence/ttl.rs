@@ -3,6 +3,8 @@
 //! The deadline is lowered to what the new lease gives *before* the key may hang on it: a shorter
 //! lease ends earlier than the old one would have (I7). An answer that was lost leaves the new lease
 //! pending, and the next attempt sees where the key is.
+//!
+//! A watchdog that is armed for longer than the new TTL bears is lowered first ([`super::watchdog`]).
 
 use std::time::Duration;
 
@@ -10,12 +12,21 @@ use regent_dcs::{Change, Compare, Txn, TxnOutcome};
 use regent_proto::time::{Deadline, LeaseTiming};
 
 use super::renewal::SiteLoop;
+use super::watchdog;
 
 impl SiteLoop {
+    /// Whether the watchdog allows the TTL that is asked for.
+    pub(super) fn borne(&self) -> bool {
+        watchdog::bears(self.deadlines.page(), &self.side.timing)
+    }
+
     /// Moves to a lease of the configured TTL, or leaves everything as it is until the next attempt.
     pub(super) async fn change_ttl(&mut self, timeout: Duration) {
         let Some((old, _)) = self.lease else { return };
         let asked = self.side.timing.ttl;
+        if self.pending.is_none() && !self.borne() {
+            return;
+        }
         if self.pending.is_none_or(|(_, _, ttl)| ttl != asked) {
             let sent = self.side.clock.now();
             match self.side.store.grant(asked, timeout).await {

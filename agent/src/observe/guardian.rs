@@ -53,6 +53,14 @@ pub fn warnings(view: &GuardianView) -> Vec<String> {
             view.watchdog.problem
         ));
     }
+    if view.watchdog.too_long {
+        warnings.push(format!(
+            "the watchdog is armed with {:?}, too long for the configured TTL: the leader key keeps its \
+             former one until the guardian has lowered it; where that fails, until PostgreSQL starts \
+             anew",
+            view.watchdog.granted
+        ));
+    }
     if view.frozen {
         warnings.push("PostgreSQL is frozen until the leases are renewed".to_owned());
     }
@@ -80,9 +88,10 @@ fn watchdog(page: &Page, now: BootTime) -> WatchdogView {
     };
     let ping = page.watchdog_last_ping();
     WatchdogView {
-        // What is wanted stands in the configuration, not in the page.
+        // What is wanted, and borne, stands in the configuration, not in the page.
         required: false,
         wanted: false,
+        too_long: false,
         state,
         problem,
         granted: Duration::from_secs(page.watchdog_granted_s()),

@@ -87,6 +87,8 @@ impl Agent {
             guardian: self.guardian_view(now),
         };
         let shortest = self.actor.shortest_lease(&view);
+        watchdog::lower(self.deadlines.page(), &self.config, &shortest);
+        view.guardian.watchdog.too_long = !watchdog::bears(self.deadlines.page(), &shortest);
         let wanted = watchdog::mode(&self.config, &shortest);
         view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;
         view.guardian.watchdog.required = wanted == WatchdogWanted::Required;

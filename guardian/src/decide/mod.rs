@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use regent_proto::time::{BootTime, Deadline, WatchdogTiming};
 
-use crate::page::{Because, Guard, Orders, WatchdogWanted};
+use crate::page::{Because, Guard, Orders, Page, WatchdogState, WatchdogStep, WatchdogWanted};
 
 /// Longest sleep while a deadline counts: bounds how late a changed order is seen.
 pub const TICK: Duration = Duration::from_millis(20);
@@ -45,10 +45,14 @@ pub struct Watchdog {
     pub open: bool,
     /// Whether the last try to arm it failed.
     pub failed: bool,
+    /// Whether the guardian before left it counting ([`still_counts`]).
+    pub left: bool,
     /// When it was last pinged.
     pub last_ping: BootTime,
     /// What it granted, or is to be asked for: W.
     pub timeout: Duration,
+    /// The most that the agent allows; zero where it has said nothing.
+    pub longest: Duration,
 }
 
 /// What is seen.
@@ -75,6 +79,8 @@ pub enum WatchdogAct {
     Arm,
     /// Ping it.
     Ping,
+    /// Set the shorter timeout that is allowed by now, which pings it.
+    Lower,
     /// Stop it by magic close.
     Disarm,
     /// It is not wanted any more after it failed: it may be tried again.
@@ -168,28 +174,60 @@ fn due(view: &View, processes: Processes) -> Option<Because> {
     }
 }
 
-/// Whether the watchdog may be pinged, or armed, which pings it.
+/// Until when what is guarded may acknowledge, `None` while nothing writable runs.
+fn right(view: &View) -> Option<Deadline> {
+    let orders = &view.orders;
+    match orders.guard {
+        Guard::Off => None,
+        Guard::ByDeadline | Guard::Unknown(_) => Some(orders.writing),
+        Guard::PlannedStop => Some(match seen(view) {
+            // The rest of a shutdown may take its span.
+            Processes::None | Processes::Harmless => orders.stop_until,
+            Processes::Client | Processes::Unknown => orders.bound,
+        }),
+    }
+}
+
+/// Whether the watchdog may be pinged, or armed or set, which pings it.
 ///
 /// The ping may land later than it is decided: this process can be stopped in between. It lands by
 /// `last_ping + W`, or the device has fired; then it fires by `last_ping + 2 W + R` at the latest. So
 /// where that lies before the end of the right to write, no pause at all lets the device come late
-/// (hazards.md 3.5). While nothing writable runs it is pinged freely.
+/// (hazards.md 3.5). That holds for a device that the guardian before left counting, too. While
+/// nothing writable runs it is pinged freely.
 #[must_use]
 pub fn may_ping(view: &View) -> bool {
-    let orders = &view.orders;
-    let last = match orders.guard {
-        Guard::Off => return true,
-        Guard::ByDeadline | Guard::Unknown(_) => orders.writing,
-        Guard::PlannedStop => match seen(view) {
-            // The rest of a shutdown may take its span.
-            Processes::None | Processes::Harmless => orders.stop_until,
-            Processes::Client | Processes::Unknown => orders.bound,
-        },
-    };
+    let Some(last) = right(view) else { return true };
     let watchdog = &view.watchdog;
-    let since = if watchdog.open { watchdog.last_ping } else { view.now };
+    let since = if watchdog.open || watchdog.left { watchdog.last_ping } else { view.now };
     let fires = since.plus(watchdog.timeout * 2 + WatchdogTiming::RESET);
     last.lies_ahead(view.now) && fires <= last.instant()
+}
+
+/// Whether a device that is armed now, and pinged by nobody, fires before the end of the right to
+/// write. Enough before a server is started, and only there: a device that was armed too late, because
+/// this process was stopped meanwhile, can still be closed, and the server not be started.
+#[must_use]
+pub fn fires_in_time(view: &View) -> bool {
+    let fires = view.now.plus(view.watchdog.timeout + WatchdogTiming::RESET);
+    right(view).is_none_or(|last| fires <= last.instant())
+}
+
+/// Whether a guardian that begins may arm the watchdog at once: before it starts a server, or beside
+/// one that runs, which was perhaps pinged for the last time already.
+#[must_use]
+pub fn may_arm_first(view: &View) -> bool {
+    if view.postmaster { may_ping(view) } else { fires_in_time(view) }
+}
+
+/// Whether the device that the guardian before had armed still counts: nobody has stopped it, and
+/// had its time been over, this machine would not run.
+#[must_use]
+pub fn still_counts(page: &Page, now: BootTime) -> bool {
+    // Without magic close it stopped when that guardian died.
+    let armed = page.watchdog_state() == WatchdogState::Armed
+        && page.watchdog_step() != WatchdogStep::NoMagicClose;
+    armed && now < page.watchdog_last_ping().plus(Duration::from_secs(page.watchdog_granted_s()))
 }
 
 /// The processes, as far as they were looked at.
@@ -203,7 +241,8 @@ fn watchdog(view: &View, processes: Processes, nothing_left: bool) -> Option<Wat
         return if nothing_left && processes == Processes::None {
             Some(WatchdogAct::Disarm)
         } else {
-            (may_ping(view) && view.now >= next_ping(watchdog)).then_some(WatchdogAct::Ping)
+            let ping = if too_long(watchdog) { WatchdogAct::Lower } else { WatchdogAct::Ping };
+            (may_ping(view) && view.now >= next_ping(watchdog)).then_some(ping)
         };
     }
     match (watchdog.wanted, watchdog.failed) {
@@ -219,6 +258,14 @@ fn watchdog(view: &View, processes: Processes, nothing_left: bool) -> Option<Wat
             false,
         ) => (!nothing_left && may_ping(view)).then_some(WatchdogAct::Arm),
     }
+}
+
+/// The leases became shorter since it was armed. It is never made longer: what is too long ends the
+/// writing early, what is too short costs pings.
+fn too_long(watchdog: &Watchdog) -> bool {
+    watchdog.wanted != WatchdogWanted::Off
+        && !watchdog.longest.is_zero()
+        && watchdog.timeout > watchdog.longest
 }
 
 fn next_ping(watchdog: &Watchdog) -> BootTime {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::page::Side;
 
 const KAPPA: Duration = Duration::from_millis(250);
 
@@ -30,8 +31,10 @@ fn view(now: u64, guard: Guard, processes: Processes) -> View {
             wanted: WatchdogWanted::Off,
             open: false,
             failed: false,
+            left: false,
             last_ping: BootTime::default(),
             timeout: Duration::from_secs(2),
+            longest: Duration::ZERO,
         },
     }
 }
@@ -161,6 +164,90 @@ fn the_watchdog_is_armed_once_when_wanted() {
     }
 }
 
+/// W = 2 s, the leases bear 1 s by now: the next ping that may be sent sets that instead. Never longer.
+#[test]
+fn an_armed_watchdog_is_lowered_where_it_may_be_pinged_and_never_raised() {
+    let act = |longest, wanted, last_ping, now| {
+        let mut view = view(now, Guard::ByDeadline, Processes::Unknown);
+        view.watchdog.wanted = wanted;
+        view.watchdog.open = true;
+        view.watchdog.last_ping = ms(last_ping);
+        view.watchdog.longest = Duration::from_secs(longest);
+        decide(&view).watchdog
+    };
+    let (ping, lower) = (Some(WatchdogAct::Ping), Some(WatchdogAct::Lower));
+    for wanted in [WatchdogWanted::Required, WatchdogWanted::Automatic, WatchdogWanted::Unknown(9)]
+    {
+        assert_eq!(act(1, wanted, 5_000, 5_500), lower, "{wanted:?}");
+        assert_eq!(act(1, wanted, 5_000, 5_499), None, "with the next ping");
+        assert_eq!(act(1, wanted, 5_001, 6_900), None, "by the rule of a ping with 2 s");
+        assert_eq!(act(1, wanted, 0, 10_000), None, "nor after D");
+        for longest in [0, 2, 3] {
+            assert_eq!(act(longest, wanted, 5_000, 5_500), ping, "{longest}");
+        }
+    }
+    assert_eq!(act(1, WatchdogWanted::Off, 5_000, 5_500), ping, "nobody orders anything");
+}
+
+/// D = 10 s, W = 2 s, R = 1 s. Before a server is started the device need only fire before D; beside
+/// one that runs opening it is a ping like any other.
+#[test]
+fn a_guardian_that_begins_arms_only_what_still_fires_in_time() {
+    let arms = |now, guard, postmaster| {
+        let mut view = view(now, guard, Processes::Unknown);
+        view.watchdog.wanted = WatchdogWanted::Required;
+        view.postmaster = postmaster;
+        may_arm_first(&view)
+    };
+    for guard in [Guard::ByDeadline, Guard::Unknown(7), Guard::PlannedStop] {
+        for (now, starts, runs) in [
+            (5_000, true, true),
+            (5_001, true, false),
+            (7_000, true, false),
+            (7_001, false, false),
+            (10_000, false, false),
+            (60_000, false, false),
+        ] {
+            assert_eq!(arms(now, guard, false), starts, "{guard:?} starts at {now}");
+            assert_eq!(arms(now, guard, true), runs, "{guard:?} runs at {now}");
+        }
+    }
+    assert!(arms(60_000, Guard::Off, false) && arms(60_000, Guard::Off, true));
+}
+
+/// A store that answers slowly, and a guardian that died between: its ping bounds the next, so the
+/// device that counts is pinged in time.
+#[test]
+fn what_the_guardian_before_left_counting_is_pinged_by_its_last_ping() {
+    let mut view = view(6_900, Guard::ByDeadline, Processes::Unknown);
+    view.watchdog.wanted = WatchdogWanted::Required;
+    assert_eq!(decide(&view).watchdog, None, "opening is a ping of now");
+    (view.watchdog.left, view.watchdog.last_ping) = (true, ms(5_000));
+    assert_eq!(decide(&view).watchdog, Some(WatchdogAct::Arm));
+    assert!(may_arm_first(&view));
+    view.watchdog.last_ping = ms(5_001);
+    assert_eq!(decide(&view).watchdog, None);
+    assert!(!may_arm_first(&view));
+}
+
+#[test]
+fn a_device_counts_on_until_it_was_stopped_or_should_have_fired() {
+    let page = Page::create().expect("a page");
+    page.enter(Side::Guardian);
+    assert!(!still_counts(&page, ms(0)), "none");
+    page.set_watchdog_granted_s(2);
+    page.set_watchdog_last_ping(ms(5_000));
+    for state in WatchdogState::KNOWN {
+        page.set_watchdog_state(*state);
+        for step in WatchdogStep::KNOWN {
+            page.set_watchdog_step(*step);
+            let counts = *state == WatchdogState::Armed && *step != WatchdogStep::NoMagicClose;
+            assert_eq!(still_counts(&page, ms(6_999)), counts, "{state:?} {step:?}");
+            assert!(!still_counts(&page, ms(7_000)), "it would have fired");
+        }
+    }
+}
+
 #[test]
 fn it_wakes_for_the_kill_not_after_the_tick() {
     assert_eq!(decide(&view(9_740, Guard::ByDeadline, Processes::Unknown)).wake_at, ms(9_750));
@@ -187,15 +274,19 @@ fn any_view() -> impl Strategy<Value = View> {
         prop::sample::select(WatchdogWanted::KNOWN),
         any::<bool>(),
         any::<bool>(),
+        any::<bool>(),
         instant(),
         1_u64..4,
+        0_u64..4,
     )
-        .prop_map(|(wanted, open, failed, last_ping, timeout)| Watchdog {
+        .prop_map(|(wanted, open, failed, left, last_ping, timeout, longest)| Watchdog {
             wanted,
             open,
             failed,
+            left: left && !open,
             last_ping,
             timeout: Duration::from_secs(timeout),
+            longest: Duration::from_secs(longest),
         });
     let killing = prop::option::of(prop::sample::select(&Because::KNOWN[1..]));
     let class = prop::sample::select(Processes::ALL);
@@ -264,9 +355,10 @@ proptest! {
             Guard::PlannedStop => Some(orders.stop_until),
         };
         if last.is_some_and(|last| view.now >= last.instant()) {
-            prop_assert!(!matches!(act, Some(WatchdogAct::Ping | WatchdogAct::Arm)));
+            let pings = matches!(act, Some(WatchdogAct::Ping | WatchdogAct::Lower | WatchdogAct::Arm));
+            prop_assert!(!pings);
         }
-        if let (Some(WatchdogAct::Ping), Some(last)) = (act, last) {
+        if let (Some(WatchdogAct::Ping | WatchdogAct::Lower), Some(last)) = (act, last) {
             let watchdog = view.watchdog;
             let fires = watchdog.last_ping.plus(watchdog.timeout * 2 + WatchdogTiming::RESET);
             prop_assert!(fires <= last.instant());

@@ -111,6 +111,13 @@ impl Guardian {
 
     fn view(&self, now: BootTime) -> View {
         let page = &self.page;
+        let ordered = Duration::from_secs(page.watchdog_timeout_s());
+        let left = self.watchdog.is_none() && decide::still_counts(page, now);
+        let timeout = match &self.watchdog {
+            Some(device) => device.granted,
+            None if left => ordered.max(Duration::from_secs(page.watchdog_granted_s())),
+            None => ordered,
+        };
         View {
             now,
             orders: page.orders(),
@@ -121,11 +128,10 @@ impl Guardian {
                 wanted: page.watchdog_wanted(),
                 open: self.watchdog.is_some(),
                 failed: page.watchdog_state() == WatchdogState::Failed,
+                left,
                 last_ping: page.watchdog_last_ping(),
-                timeout: self.watchdog.as_ref().map_or_else(
-                    || Duration::from_secs(page.watchdog_timeout_s()),
-                    |device| device.granted,
-                ),
+                timeout,
+                longest: longest(page),
             },
         }
     }
@@ -185,26 +191,45 @@ impl Guardian {
     fn tend(&mut self, view: &View, act: Option<WatchdogAct>) {
         match act {
             None => {}
+            Some(WatchdogAct::Arm | WatchdogAct::Ping | WatchdogAct::Lower)
+                if !self.may_still_ping(view) => {}
             Some(WatchdogAct::Arm) => {
                 self.arm();
             }
-            Some(WatchdogAct::Ping) => self.ping(view),
+            Some(WatchdogAct::Ping) => self.ping(),
+            Some(WatchdogAct::Lower) => {
+                self.lower();
+                self.ping();
+            }
             Some(WatchdogAct::Disarm) => self.disarm(),
             Some(WatchdogAct::Forget) => self.page.set_watchdog_state(WatchdogState::Off),
         }
     }
 
+    /// The kill before may have taken its time.
+    fn may_still_ping(&self, view: &View) -> bool {
+        decide::may_ping(&View { now: boot_time(), orders: self.page.orders(), ..*view })
+    }
+
+    /// Arms the watchdog before anything is started, or relied upon, where it may be armed now; what
+    /// an armed one is worth to a server that is started is judged once more by when it came to it.
+    pub(super) fn arm_first(&mut self) -> bool {
+        if !decide::may_arm_first(&self.view(boot_time())) || !self.arm() {
+            return false;
+        }
+        let in_time = self.postmaster.is_some() || decide::fires_in_time(&self.view(boot_time()));
+        if !in_time {
+            self.disarm();
+        }
+        in_time
+    }
+
     /// Arms the watchdog; the page says what came of it.
-    pub(super) fn arm(&mut self) -> bool {
+    fn arm(&mut self) -> bool {
         let page = &self.page;
-        let timeout = page.watchdog_timeout_s();
-        let longest = match page.watchdog_longest_s() {
-            0 => timeout,
-            longest => longest,
-        };
         let terms = Terms {
-            timeout: Duration::from_secs(timeout),
-            longest: Duration::from_secs(longest),
+            timeout: Duration::from_secs(page.watchdog_timeout_s()),
+            longest: longest(page),
             without_magic_close: page.watchdog_wanted() == WatchdogWanted::Automatic,
         };
         let armed = match &self.device {
@@ -216,15 +241,10 @@ impl Guardian {
         };
         match armed {
             Ok(device) => {
-                let step = if device.magic_close {
-                    WatchdogStep::None
-                } else {
-                    WatchdogStep::NoMagicClose
-                };
                 page.set_watchdog_granted_s(device.granted.as_secs());
                 page.set_watchdog_last_ping(boot_time());
                 page.set_watchdog_errno(0);
-                page.set_watchdog_step(step);
+                page.set_watchdog_step(step_of(&device));
                 page.set_watchdog_state(WatchdogState::Armed);
                 self.watchdog = Some(device);
                 true
@@ -243,13 +263,30 @@ impl Guardian {
         self.page.set_watchdog_state(WatchdogState::Failed);
     }
 
-    fn ping(&self, view: &View) {
-        let Some(device) = &self.watchdog else { return };
-        // The kill before may have taken its time.
-        let now = boot_time();
-        if !decide::may_ping(&View { now, orders: self.page.orders(), ..*view }) {
-            return;
+    /// Sets the timeout that is ordered by now. Where the device does not take it, it is pinged on
+    /// with the one that it has, the page says that, and the next ping tries again.
+    fn lower(&mut self) {
+        let Some(device) = &mut self.watchdog else { return };
+        let page = &self.page;
+        match device.set(Duration::from_secs(page.watchdog_timeout_s())) {
+            Ok(()) => {
+                // The ping that it is counts first: nobody may see the shorter one with an older ping.
+                page.set_watchdog_last_ping(boot_time());
+                page.set_watchdog_granted_s(device.granted.as_secs());
+                page.set_watchdog_errno(0);
+                let too_long = device.granted > longest(page);
+                let step = if too_long { WatchdogStep::TooLong } else { step_of(device) };
+                page.set_watchdog_step(step);
+            }
+            Err(failure) => {
+                page.set_watchdog_errno(failure.errno);
+                page.set_watchdog_step(failure.step);
+            }
         }
+    }
+
+    fn ping(&self) {
+        let Some(device) = &self.watchdog else { return };
         match device.ping() {
             Ok(()) => {
                 // Read afterwards: the next ping's bound counts from the latest this one can have been.
@@ -272,6 +309,20 @@ impl Guardian {
             Err(failure) => self.watchdog_failed(failure),
         }
     }
+}
+
+/// The most that a device may grant; none means what it is asked for.
+fn longest(page: &Page) -> Duration {
+    let longest = match page.watchdog_longest_s() {
+        0 => page.watchdog_timeout_s(),
+        longest => longest,
+    };
+    Duration::from_secs(longest)
+}
+
+/// What is told of a device that is armed.
+fn step_of(device: &Watchdog) -> WatchdogStep {
+    if device.magic_close { WatchdogStep::None } else { WatchdogStep::NoMagicClose }
 }
 
 fn family<'a>(data_dir: &'a [u8], postmaster: Option<&Postmaster>) -> Family<'a> {

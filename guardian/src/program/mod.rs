@@ -24,8 +24,10 @@ use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::clock::boot_time;
+use crate::decide;
 use crate::launch::{Launch, Server, StartFailure};
-use crate::page::{Flags, Page, Phase, Side, WatchdogWanted};
+use crate::page::{Flags, Page, Phase, Side, WatchdogState, WatchdogStep, WatchdogWanted};
 use crate::processes::DataDirectory;
 use crate::processes::scan::Scanner;
 use crate::watchdog;
@@ -122,17 +124,13 @@ fn run(ready: Ready) -> Result<u8, Refusal> {
     let Ready { mut guardian, server, unneeded, _lock } = ready;
     // From here on nothing is allocated.
     guardian.page.set_flags(guardian.page.flags().with(prepare::lock_memory(&unneeded)));
+    // Beside a server that runs, the loop arms it as soon as it may be.
     if guardian.page.watchdog_wanted() != WatchdogWanted::Off
-        && !guardian.arm()
+        && !guardian.arm_first()
         && guardian.page.watchdog_wanted() == WatchdogWanted::Required
         && matches!(server, Prepared::Start(_))
     {
-        let step = guardian.page.watchdog_step();
-        let because = match guardian.page.watchdog_errno() {
-            0 => String::new(),
-            errno => format!(": {}", nix::errno::Errno::from_raw(errno).desc()),
-        };
-        let line = format!("the required watchdog can't be armed: {}{because}", step.words());
+        let line = format!("the required watchdog can't be armed: {}", not_armed(&guardian.page));
         return Err(Refusal { failure: StartFailure::Watchdog, line });
     }
     let report = match server {
@@ -157,6 +155,17 @@ fn run(ready: Ready) -> Result<u8, Refusal> {
     }
 }
 
+fn not_armed(page: &Page) -> String {
+    if page.watchdog_state() != WatchdogState::Failed {
+        return "the deadline is too near, it would fire only after it".to_owned();
+    }
+    let because = match page.watchdog_errno() {
+        0 => String::new(),
+        errno => format!(": {}", nix::errno::Errno::from_raw(errno).desc()),
+    };
+    format!("{}{because}", page.watchdog_step().words())
+}
+
 fn inherited_page(number: i32) -> Result<Page, Refusal> {
     // SAFETY: only asked whether it is open; nothing owns it yet.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
@@ -179,7 +188,8 @@ fn lock(path: &Path) -> Result<Flock<File>, Refusal> {
     })
 }
 
-/// Takes the guardian's words of the page; whatever an earlier one left there goes.
+/// Takes the guardian's words of the page; whatever an earlier one left there goes, but for a watchdog
+/// that still counts: its last ping bounds the next one, and the agent stops early enough for it.
 fn enter(page: &Page, flags: Flags) -> Result<(), Refusal> {
     let pid = i32::try_from(std::process::id()).unwrap_or(0);
     let start = crate::processes::start_time(pid);
@@ -187,8 +197,16 @@ fn enter(page: &Page, flags: Flags) -> Result<(), Refusal> {
         failure: StartFailure::Open,
         line: "its own start time can't be read from /proc".to_owned(),
     })?;
+    let counts = decide::still_counts(page, boot_time());
+    let left = (page.watchdog_granted_s(), page.watchdog_last_ping());
     page.enter(Side::Guardian);
     page.forget(Side::Guardian);
+    if counts {
+        page.set_watchdog_granted_s(left.0);
+        page.set_watchdog_last_ping(left.1);
+        page.set_watchdog_step(WatchdogStep::None);
+        page.set_watchdog_state(WatchdogState::Armed);
+    }
     page.set_flags(flags);
     page.set_guardian_start(start);
     page.set_guardian_pid(pid);

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use regent_guardian::launch::{Server, StartFailure};
-use regent_guardian::page::{WatchdogState, WatchdogStep, WatchdogWanted};
+use regent_guardian::page::{Phase, WatchdogState, WatchdogStep, WatchdogWanted};
+use regent_proto::time::Deadline;
 use regent_test_sys::boot::until;
 use regent_test_sys::process::{Stopped, lives};
 use regent_test_sys::watchdog::{Device, Event, Happened, NEEDS, Quirk, Reset};
@@ -109,6 +111,36 @@ fn a_guardian_that_hangs_lets_it_fire() {
     let stopped = Stopped::these([guardian]).expect("stopped");
     device.trace().first(LONG, expired).expect("it fires");
     drop(stopped);
+}
+
+/// A guardian that replaces another one where no ping is allowed any more leaves the device to fire.
+#[test]
+fn a_guardian_that_takes_over_too_late_does_not_ping() {
+    if lacks(NEEDS) {
+        return;
+    }
+    let (mut bed, device) = bed(WatchdogWanted::Required, &[]);
+    bed.page.set_watchdog_timeout_s(5);
+    let first = bed.up();
+    let (postmaster, start) = (bed.postmaster(), bed.page.postmaster_start());
+    bed.deadline_in(Duration::from_secs(60));
+    kill(first, Signal::SIGKILL).expect("killed");
+    closed(&device);
+    // W = 5 s, R = 1 s: another ping needs eleven.
+    let deadline = bed.page.watchdog_last_ping().plus(Duration::from_secs(8));
+    bed.page.set_site_deadline(Deadline::at(deadline));
+    let second = bed.start(Server::Adopt { pid: postmaster.as_raw(), start });
+    let guards = || {
+        let it = bed.page.guardian_pid() == second.as_raw();
+        (it && bed.page.phase() == Phase::Guarding).then_some(())
+    };
+    until(LONG, guards).expect("it guards");
+    assert_eq!(bed.page.watchdog_state(), WatchdogState::Armed, "it counts");
+    let fired = device.trace().first(LONG, |event| *event == Event::Expired).expect("it fires");
+    assert!(fired < deadline, "{:?} after D", fired.since(deadline));
+    assert_eq!(bed.ended(LONG), 0);
+    let is_opened = |h: &&Happened| matches!(h.event, Event::Opened { .. });
+    assert_eq!(device.trace().all().iter().filter(is_opened).count(), 1, "opening is a ping");
 }
 
 #[test]

@@ -214,7 +214,15 @@ impl Launcher {
         let pid = i32::try_from(child.id()).unwrap_or_default();
         let guardian = Guardian { pid, ended: Ended::of(pid)? };
         let postmaster = self.until_it_guards(&guardian, (log, before)).await?;
-        self.point_to(pid)?;
+        // It guards all the same: a full disk must not end a healthy server.
+        if let Err(error) = self.point_to(pid) {
+            let link = successor::link(&self.run_dir);
+            tracing::error!(
+                %error, link = %link.display(),
+                "pointing to the guardian's page: an agent that is started again will not find it, and \
+                 this server ends at its deadline then"
+            );
+        }
         Ok((guardian, postmaster))
     }
 
@@ -272,5 +280,61 @@ fn said(log: &mut File, before: u64) -> String {
         }
         Ok(_) => "it said nothing".to_owned(),
         Err(error) => format!("the server's log cannot be read: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regent_guardian::page::Side;
+
+    use super::*;
+
+    /// By another process: what this one has open for writing while another test starts a program
+    /// can't be run (ETXTBSY).
+    #[expect(clippy::disallowed_methods, reason = "a process that ends at once")]
+    fn write(program: &Path, text: &str) {
+        let mut shell = std::process::Command::new("sh");
+        let line = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let written = shell.args(["-c", line]).arg(program).arg(text).status();
+        assert!(written.expect("sh").success());
+    }
+
+    /// What would be killed is a healthy server (`guard_anew`).
+    #[tokio::test]
+    async fn a_guardian_that_guards_is_one_though_nothing_can_point_to_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let page = Page::create().expect("a page");
+        page.enter(Side::Guardian);
+        let (program, told) = (dir.path().join("guardian"), dir.path().join("pid"));
+        let text = format!("#!/bin/sh\necho $$ > {}\nexec sleep 60\n", told.display());
+        write(&program, &text);
+        let launcher = Launcher {
+            program,
+            data_dir: dir.path().to_owned(),
+            run_dir: dir.path().join("full"),
+            log: dir.path().join("log"),
+            page: page.clone(),
+            watchdog: None,
+        };
+        let own = i32::try_from(std::process::id()).expect("small");
+        let started = processes::start_time(own).expect("it lives");
+        let guards = async {
+            loop {
+                let pid = std::fs::read_to_string(&told).unwrap_or_default();
+                if let Ok(pid) = pid.trim().parse() {
+                    page.set_postmaster_pid(own);
+                    page.set_phase(Phase::Guarding);
+                    page.set_guardian_pid(pid);
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let adopted = launcher.adopt(Postmaster { pid: own, started });
+        let (guardian, ()) = tokio::join!(adopted, guards);
+        let guardian = guardian.expect("it guards");
+        assert_eq!(guardian.pid(), page.guardian_pid());
+        assert!(launcher.point_to(own).is_err(), "the premise");
+        guardian.kill().await;
     }
 }

@@ -266,8 +266,10 @@ impl World {
                 wanted: WatchdogWanted::Off,
                 open: false,
                 failed: false,
+                left: false,
                 last_ping: BootTime::default(),
                 timeout: Duration::ZERO,
+                longest: Duration::ZERO,
             },
         };
         let decision = guardian::decide(&view);
