@@ -351,6 +351,20 @@ async fn after_the_end_no_answer_raises_again() {
     assert_eq!(bed.lease_now().await.counter, counter, "and none is sent");
 }
 
+/// As after a pause of the machine, noticed right after a restart: there is no tenure to end yet, and
+/// what the former life was granted holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hurry_before_the_first_tenure_ends_nothing() {
+    let bed = Bed::new();
+    let granted = Deadline::at(boot_time().plus(Duration::from_secs(60)));
+    bed.deadlines.page().set_carried(granted);
+    bed.store_lease().await;
+    bed.deadlines.hurry();
+    let calls = Calls::count(&bed.thread_site, None);
+    bed.until("the site lease is renewed", || calls.made() >= 10).await;
+    assert_eq!(bed.deadlines.writing(), granted);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn losing_the_site_key_ends_both() {
     let bed = Bed::new();

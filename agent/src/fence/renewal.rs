@@ -594,6 +594,12 @@ impl PrimaryLoop {
 
     /// One attempt; whether it was answered.
     async fn renew(&mut self) -> bool {
+        // Whoever hurries may ask before there is a tenure: then there is none to end either, and what
+        // a former life left stays the bound. Or after the end: a request of an ended tenure would be
+        // applied while its mark stands, and raise what the mark has taken (rule 5).
+        if self.held.as_ref().is_none_or(|held| held.ended) {
+            return true;
+        }
         if self.deadlines.site() == Deadline::NEVER {
             // Losing the site key ends renewal (rule 2).
             self.end();
