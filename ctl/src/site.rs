@@ -50,7 +50,7 @@ pub struct Member {
 }
 
 /// What was learnt of a site.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Told {
     cluster: Cluster,
     federation: Federation,
