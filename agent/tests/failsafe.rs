@@ -346,6 +346,31 @@ async fn a_silent_store_and_every_member_agreeing_raise_the_site_deadline() {
     assert!(bed.deadlines.site().lies_ahead(boot_time()));
 }
 
+/// The store falls silent while the leader key moves to a lease of another TTL.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_falls_silent_under_a_changed_ttl_is_a_silent_one() {
+    for ttl in [120, 5].map(Duration::from_secs) {
+        let bed = Bed::new();
+        bed.lead().await;
+        let mut cut = false;
+        bed.thread_site.faults().otherwise(move |call| {
+            if cut {
+                return Some(Fault::NotDone);
+            }
+            cut = call == Call::Grant;
+            None
+        });
+        bed.thread.renew_site(LeaseTiming { ttl, ..timing() }).await;
+        bed.until("members are asked", || bed.others.answered() >= 2).await;
+        let before = bed.deadlines.site();
+        if ttl > timing().ttl {
+            bed.until("raised", || bed.deadlines.site() > before).await;
+        } else {
+            bed.nothing_more(Deadlines::site, "the key may hang on the shorter lease").await;
+        }
+    }
+}
+
 /// What comes back late gives no more than what was asked early.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_round_counts_from_its_first_question_and_not_from_its_answers() {

@@ -356,6 +356,20 @@ async fn after_the_end_no_answer_raises_again() {
     assert_eq!(bed.lease_now().await.counter, counter, "and none is sent");
 }
 
+/// As after a pause of the machine, noticed right after a restart: there is no tenure to end yet, and
+/// what the former life was granted holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hurry_before_the_first_tenure_ends_nothing() {
+    let bed = Bed::new();
+    let granted = Deadline::at(boot_time().plus(Duration::from_secs(60)));
+    bed.deadlines.page().set_carried(granted);
+    bed.store_lease().await;
+    bed.deadlines.hurry();
+    let calls = Calls::count(&bed.thread_site, None);
+    bed.until("the site lease is renewed", || calls.made() >= 10).await;
+    assert_eq!(bed.deadlines.writing(), granted);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn losing_the_site_key_ends_both() {
     let bed = Bed::new();
@@ -596,6 +610,99 @@ async fn a_changed_ttl_moves_the_key_and_fences_nobody() {
             assert!(bed.deadlines.site().left(boot_time()) <= ttl, "{label}");
         }
     }
+}
+
+/// The key is another's, or gone, by the time that the lease of the new TTL is there: whoever led goes
+/// on under a lease that lives, and without a right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_ttl_ends_though_the_key_was_lost_meanwhile() {
+    for (others, past) in [(true, true), (true, false), (false, true)] {
+        let bed = Bed::new();
+        bed.lead().await;
+        let first = bed.store_lease().await;
+        let calls = Calls::count(&bed.thread_site, Some(Fault::NotDone));
+        bed.until("cut off", || calls.made() >= 2).await;
+        if past {
+            bed.deadlines.page().set_site_deadline(Deadline::at(boot_time()));
+        }
+        let theirs = bed.site.grant(Duration::from_secs(60), CALL).await.expect("well").id;
+        let change = match others {
+            true => Change::put_leased(LEADER, "a2", theirs),
+            false => Change::delete(LEADER),
+        };
+        bed.site.txn(Txn::new().then(change), CALL).await.expect("well");
+        bed.thread.renew_site(LeaseTiming { ttl: Duration::from_secs(120), ..timing() }).await;
+        bed.thread_site.faults().otherwise(|_| None);
+        let label = format!("another's: {others}, past: {past}");
+        let mut tenures = bed.thread.tenures();
+        let moved = tenures.wait_for(|t| t.lease.is_some_and(|lease| lease != first));
+        drop(tokio::time::timeout(Duration::from_secs(5), moved).await.expect(&label));
+        bed.until(&label, || bed.deadlines.site() == Deadline::NEVER).await;
+        let lives = bed.site.renew(bed.store_lease().await, CALL).await.expect("well");
+        assert!(matches!(lives, Renewal::Renewed { .. }), "{label}");
+        assert_eq!(bed.leader_key().await.is_some(), others, "{label}: it is left alone");
+    }
+}
+
+/// Deleted while its holder moves it: made again on the new lease, by whose length it counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_key_deleted_under_a_changed_ttl_is_created_again() {
+    for ttl in [5, 120].map(Duration::from_secs) {
+        let bed = Bed::new();
+        bed.lead().await;
+        let first = bed.store_lease().await;
+        let calls = Calls::count(&bed.thread_site, Some(Fault::NotDone));
+        bed.until("cut off", || calls.made() >= 2).await;
+        bed.site.txn(Txn::new().then(Change::delete(LEADER)), CALL).await.expect("well");
+        bed.thread.renew_site(LeaseTiming { ttl, ..timing() }).await;
+        bed.thread_site.faults().otherwise(|_| None);
+        let again = async {
+            loop {
+                assert!(bed.deadlines.site().lies_ahead(boot_time()), "{ttl:?}: fenced");
+                if let Some(entry) = bed.site.get(LEADER, CALL).await.expect("well") {
+                    return entry;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let again = tokio::time::timeout(Duration::from_secs(5), again).await;
+        let entry = again.expect("the key is there again");
+        assert!(bed.deadlines.site().left(boot_time()) <= ttl, "{ttl:?}: beyond its lease");
+        assert_eq!(entry.value, b"a1"[..]);
+        assert!(entry.lease != Some(first) && entry.lease == Some(bed.store_lease().await));
+        let before = bed.deadlines.site();
+        bed.until("the new lease is renewed", || bed.deadlines.site() > before).await;
+    }
+}
+
+/// The TTL is set back while nobody knows which lease the key hangs on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ttl_changed_twice_fences_nobody() {
+    let bed = Bed::new();
+    bed.lead().await;
+    let first = bed.store_lease().await;
+    let mut cut = false;
+    bed.thread_site.faults().otherwise(move |call| {
+        if cut {
+            return Some(Fault::NotDone);
+        }
+        cut = call == Call::Txn;
+        cut.then_some(Fault::UnknownApplied)
+    });
+    bed.thread.renew_site(LeaseTiming { ttl: Duration::from_secs(5), ..timing() }).await;
+    let moved = async {
+        let there = || async { bed.site.get(LEADER, CALL).await.expect("well").expect("there") };
+        while there().await.lease == Some(first) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), moved).await.expect("the key moves");
+    bed.thread.renew_site(timing()).await;
+    bed.thread_site.faults().otherwise(|_| None);
+    let long = Duration::from_secs(30);
+    bed.until("the first TTL again", || bed.deadlines.site().left(boot_time()) > long).await;
+    let entry = bed.site.get(LEADER, CALL).await.expect("well").expect("there");
+    assert_eq!(entry.lease, Some(bed.store_lease().await));
 }
 
 #[tokio::test(flavor = "multi_thread")]

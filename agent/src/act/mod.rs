@@ -146,6 +146,10 @@ impl Actor {
             Action::Run(job) => self.run(job, view),
             Action::ArmWatchdog => self.arm_watchdog(view),
             Action::AskPeers => Outcome::Done(Touched::Nothing),
+            Action::RenewNow => {
+                self.renewal.deadlines().hurry();
+                Outcome::Done(Touched::Nothing)
+            }
             Action::KeepEpoch(seen) => match self.epoch_file.write(seen) {
                 Ok(()) => Outcome::Done(Touched::Nothing),
                 Err(error) => Outcome::NotDone(format!("writing the epoch to disk: {error}")),

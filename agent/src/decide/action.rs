@@ -121,6 +121,8 @@ pub enum Action {
     Run(Job),
     /// Ask the other members for their state.
     AskPeers,
+    /// Have both leases renewed at once; what comes of it wakes.
+    RenewNow,
     /// Stop the agent: a person must look.
     Exit(String),
 }

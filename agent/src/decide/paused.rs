@@ -166,6 +166,7 @@ impl Judge<'_> {
             | Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::ArmWatchdog
+            | Action::RenewNow
             | Action::Promote
             | Action::Slots { .. } => false,
         });

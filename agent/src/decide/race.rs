@@ -22,6 +22,11 @@ impl Judge<'_> {
             // every member agreed to; the renewal thread makes it anew, or finds another's.
             return Choice::wait_for(Reason::Failsafe, RACE_AGAIN);
         }
+        if self.writable() && self.view.tenure.site.lies_ahead(self.view.now) {
+            // Somebody deleted the key, and this process did not lose it: the renewal thread makes it
+            // again, or finds another's and ends the right (ADR 12).
+            return Choice::act(Reason::LeaderDeleted, vec![Action::RenewNow]);
+        }
         if self.view.tenure.primary.as_ref().is_some_and(|held| {
             // A free leader key ends renewal (rule 2).
             held.deadline.lies_ahead(self.view.now)

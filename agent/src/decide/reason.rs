@@ -48,6 +48,8 @@ pub enum Reason {
     NotCandidate(Unfit),
     /// Our old leader key is bound to the new lease.
     RetakingLeader,
+    /// Somebody deleted the leader key of this node, which writes: it is made again.
+    LeaderDeleted,
     /// This node writes without being allowed to: it is stopped.
     StoppingWriter,
     /// Leads, and writes.
@@ -186,6 +188,7 @@ impl fmt::Display for Reason {
             Self::AskingPeers => "the leader key is free, asking the other members",
             Self::NotCandidate(why) => return write!(f, "not a candidate: {why}"),
             Self::RetakingLeader => "binding its own leader key to its new lease",
+            Self::LeaderDeleted => "its leader key was deleted: making it again",
             Self::StoppingWriter => "this node may not write: stopping PostgreSQL",
             Self::Leading => "the leader with the lock",
             Self::Failsafe => "failsafe: goes on by its members' word, making its leader key anew",

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::Deadlines;
 use super::measured::Measured;
 use super::processes::{DataDirectory, Instance};
+use super::sessions::Sessions;
 use super::watchdog;
 use crate::decide::demote::{self, Demote, DemoteView, Guarded};
 use crate::decide::freeze::{self, ClockView, Freeze, Frozen, Pause, Reading};
@@ -45,6 +46,7 @@ pub enum Fenced {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 struct State {
     instance: Instance,
+    sessions: Sessions,
     stopping: bool,
     /// When this thread asked the server to stop; until the server has ended.
     stop_began: Option<BootTime>,
@@ -103,6 +105,7 @@ impl Guard {
         let frozen = page.frozen().then(|| freeze_until(&settings, page, boot_time()));
         let state = State {
             instance,
+            sessions: Sessions::start()?,
             stopping: false,
             stop_began: None,
             kill_began: None,
@@ -315,6 +318,7 @@ impl Guard {
                     state.stop_began.get_or_insert_with(boot_time);
                 }
                 state.instance.stop();
+                state.sessions.end(state.instance.named());
                 events.try_send(Fenced::Stopping).ok();
             }
             Demote::KillBackends => {
@@ -380,13 +384,17 @@ impl Guard {
             }
             Freeze::Hold => state.instance.freeze(),
             Freeze::Thaw(after) => {
-                state.frozen = None;
                 if std::mem::take(&mut state.adopted) {
                     page.set_carried(Deadline::NEVER);
                 }
-                page.set_frozen(false);
-                state.instance.thaw();
-                events.try_send(Fenced::Thawed(after)).ok();
+                // Whoever is left behind is looked for again, by the next life too, while the word
+                // says that there may be somebody: as long as the freeze could have lasted.
+                let over = state.frozen.is_none_or(|frozen| now.boot >= frozen.until);
+                if state.instance.thaw() || over {
+                    state.frozen = None;
+                    page.set_frozen(false);
+                    events.try_send(Fenced::Thawed(after)).ok();
+                }
             }
             Freeze::Kill => self.kill(state, events),
         }
@@ -437,10 +445,14 @@ mod tests {
 
     /// A guard without a server; its directory never answers where `hangs`.
     fn guard(hangs: bool) -> (Guard, tempfile::TempDir) {
+        guard_of(hangs, Duration::from_secs(2))
+    }
+
+    fn guard_of(hangs: bool, stop_budget: Duration) -> (Guard, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let settings = GuardSettings {
             data_dir: dir.path().to_owned(),
-            stop_budget: Duration::from_secs(2),
+            stop_budget,
             kill_budget: Duration::from_millis(250),
             pause_threshold: LONG,
             epsilon: LONG,
@@ -482,6 +494,52 @@ mod tests {
         let child = command.args(["-c", line]).stdout(Stdio::piped()).spawn().expect("sh");
         let pid = i32::try_from(child.id()).expect("small");
         (child, pid)
+    }
+
+    /// A postmaster that does not get done ends no session: they are told by rung 1 itself.
+    #[test]
+    fn sessions_are_told_to_end_long_before_the_kill() {
+        let (guard, _dir) = guard_of(false, LONG);
+        let (mut child, pid) = child(
+            "trap : INT; sleep 60 & echo; while kill -0 $!; do wait $!; done 2>&-; echo over; \
+             exec sleep 60",
+        );
+        let mut out = io::BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = || {
+            let mut line = String::new();
+            io::BufRead::read_line(&mut out, &mut line).expect("read");
+            line
+        };
+        assert_eq!(line(), "\n");
+        guard.page().set_site_deadline(Deadline::at(boot_time().plus(LONG)));
+        guard.arm(Some(pid));
+        assert_eq!(line(), "over\n");
+        child.kill().expect("ours");
+        child.wait().expect("it ends");
+        guard.end();
+    }
+
+    /// Where the word says that nothing is frozen, nothing is: an agent that is killed in between leaves
+    /// nobody behind whom its successor does not look for.
+    #[test]
+    fn the_word_falls_when_everybody_goes_on() {
+        let (guard, _dir) = guard(false);
+        let (mut child, pid) = sleeper();
+        for _ in 0..20 {
+            guard.adopt(pid, LONG);
+            assert!(stopped(pid) && guard.page().frozen());
+            let sent = boot_time();
+            guard.page().set_site_deadline(Deadline::at(sent.plus(LONG * 2)));
+            guard.deadlines.site_acknowledged(sent);
+            // Without a pause: what is between the word and the processes is short.
+            while guard.page().frozen() {
+                assert!(boot_time() < sent.plus(LONG), "never thawed");
+            }
+            assert!(!stopped(pid));
+        }
+        child.kill().expect("ours");
+        child.wait().expect("it ends");
+        guard.end();
     }
 
     /// Whoever arms waits for the disk, rung 1 does not: it kills what it guards.

@@ -13,6 +13,7 @@ mod promises;
 pub mod release;
 pub mod renewal;
 pub mod rounds;
+mod sessions;
 mod silence;
 pub mod successor;
 mod ttl;

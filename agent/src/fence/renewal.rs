@@ -345,7 +345,8 @@ impl SiteLoop {
             self.begin_round();
         }
         let timeout = self.side.timing.call_timeout;
-        if self.lease.is_some() && self.asked != self.side.timing.ttl && self.given_back.is_none() {
+        let changes = self.pending.is_some() || self.asked != self.side.timing.ttl;
+        if self.lease.is_some() && changes && self.given_back.is_none() {
             self.change_ttl(timeout).await;
             if self.pending.is_some() {
                 // The key may hang on either lease: the old one's renewals raise nothing any more.
@@ -612,6 +613,12 @@ impl PrimaryLoop {
 
     /// One attempt; whether it was answered.
     async fn renew(&mut self) -> bool {
+        // Whoever hurries may ask before there is a tenure: then there is none to end either, and what
+        // a former life left stays the bound. Or after the end: a request of an ended tenure would be
+        // applied while its mark stands, and raise what the mark has taken (rule 5).
+        if self.held.as_ref().is_none_or(|held| held.ended) {
+            return true;
+        }
         if self.deadlines.site() == Deadline::NEVER {
             // Losing the site key ends renewal (rule 2).
             self.end();
@@ -621,11 +628,6 @@ impl PrimaryLoop {
             self.ask_for_promises();
         }
         let Some(held) = &mut self.held else { return true };
-        if held.ended {
-            // Whoever hurries may have asked before the end: a request of an ended tenure would be
-            // applied while its mark stands, and raise what the mark has taken (rule 5).
-            return true;
-        }
         let Some(request) = self.side.ids.request_id() else { return true };
         let revisions = (held.primary_revision.0, held.lease_revision.0);
         let transaction = transactions::renew(revisions, &held.record, request.clone());

@@ -88,6 +88,8 @@ impl SiteLoop {
             return;
         }
         let ttl = self.lease.map_or(self.side.timing.ttl, |(_, ttl)| ttl);
+        // The key may hang on the other lease already.
+        let ttl = self.pending.map_or(ttl, |(_, _, asked)| ttl.min(asked));
         let timing = LeaseTiming { ttl, ..self.side.timing.clone() };
         let mut leader = failsafe.leader.lock();
         let stood = leader.stands(now);

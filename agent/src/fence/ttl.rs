@@ -2,7 +2,8 @@
 //!
 //! The deadline is lowered to what the new lease gives *before* the key may hang on it: a shorter
 //! lease ends earlier than the old one would have (I7). An answer that was lost leaves the new lease
-//! pending, and the next attempt sees where the key is.
+//! pending, and the next attempt sees where the key is. Where it hangs on neither lease, it was deleted
+//! or is another's: the lease is changed all the same, and the renewal judges the key by the new one.
 //!
 //! A watchdog that is armed for longer than the new TTL bears is lowered first ([`super::watchdog`]).
 
@@ -21,20 +22,21 @@ impl SiteLoop {
     }
 
     /// Moves to a lease of the configured TTL, or leaves everything as it is until the next attempt.
+    /// A move that has begun is finished first, whatever TTL is configured by then: the key may hang
+    /// on that lease already.
     pub(super) async fn change_ttl(&mut self, timeout: Duration) {
         let Some((old, _)) = self.lease else { return };
-        let asked = self.side.timing.ttl;
-        if self.pending.is_none() && !self.borne() {
-            return;
-        }
-        if self.pending.is_none_or(|(_, _, ttl)| ttl != asked) {
-            let sent = self.side.clock.now();
-            match self.side.store.grant(asked, timeout).await {
-                Ok(granted) => self.pending = Some((granted.id, sent, asked)),
+        if self.pending.is_none() {
+            if !self.borne() {
+                return;
+            }
+            let (sent, ttl) = (self.side.clock.now(), self.side.timing.ttl);
+            match self.side.store.grant(ttl, timeout).await {
+                Ok(granted) => self.pending = Some((granted.id, sent, ttl)),
                 Err(error) => return tracing::debug!(%error, "no lease of the new TTL yet"),
             }
         }
-        let Some((new, mut sent, _)) = self.pending else { return };
+        let Some((new, mut sent, asked)) = self.pending else { return };
         // Since the grant time may have passed: the deadline counts from a renewal.
         let renewing = self.side.clock.now();
         match self.side.store.renew(new, timeout).await {
@@ -43,7 +45,10 @@ impl SiteLoop {
                 self.pending = None;
                 return;
             }
-            Err(error) => tracing::debug!(%error, "renewal of the lease of the new TTL"),
+            Err(error) => {
+                self.note(&error);
+                tracing::debug!(%error, "renewal of the lease of the new TTL");
+            }
         }
         let timing = LeaseTiming { ttl: asked, ..self.side.timing.clone() };
         let granted = Deadline::granted(sent, &timing);
@@ -59,14 +64,20 @@ impl SiteLoop {
                     Ok(TxnOutcome::Applied { .. }) => true,
                     Ok(TxnOutcome::Conflict { .. }) => false,
                     Err(error) => {
+                        self.note(&error);
                         tracing::debug!(%error, "moving the leader key to the new lease");
                         false
                     }
                 }
             }
-            // Not the leader: only the member record hangs on the lease, and is written anew.
-            Ok(Some(_) | None) => self.deadlines.site() == Deadline::NEVER,
+            // Only the member record hangs on the old lease, and is written anew. A key that is made
+            // again hangs on the new one, so the deadline counts by that from here on.
+            Ok(Some(_) | None) => {
+                self.deadlines.set_site(self.deadlines.site().earlier(granted));
+                true
+            }
             Err(error) => {
+                self.note(&error);
                 tracing::debug!(%error, "reading the leader key for its new lease");
                 false
             }

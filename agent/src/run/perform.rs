@@ -41,7 +41,8 @@ impl Agent {
                 (Touched::Global(_), None) | (Touched::Nothing, _) => {}
             }
         }
-        Ok(!actions.is_empty())
+        // What comes of a hurry wakes.
+        Ok(actions.iter().any(|action| *action != Action::RenewNow))
     }
 
     fn ask_peers(&self, view: &View) {

@@ -43,6 +43,7 @@ names! {
         Reason::AskingPeers => "reason: AskingPeers",
         Reason::NotCandidate(_) => "reason: NotCandidate",
         Reason::RetakingLeader => "reason: RetakingLeader",
+        Reason::LeaderDeleted => "reason: LeaderDeleted",
         Reason::StoppingWriter => "reason: StoppingWriter",
         Reason::Leading => "reason: Leading",
         Reason::NotReady(_) => "reason: NotReady",
@@ -142,6 +143,7 @@ names! {
         Action::Slots { .. } => "action: Slots",
         Action::Run(_) => "action: Run",
         Action::ArmWatchdog => "action: ArmWatchdog",
+        Action::RenewNow => "action: RenewNow",
         Action::AskPeers => "action: AskPeers",
         Action::Exit(_) => "action: Exit",
     }

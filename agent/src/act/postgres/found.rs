@@ -70,7 +70,12 @@ pub async fn freeze(data_dir: &Path, run_dir: &Path) -> Option<Frozen> {
         Some(_) => {
             // A standby, or another's.
             if let Some(mut instance) = early {
-                instance.thaw();
+                for _ in 0..LOOKS {
+                    if instance.thaw() {
+                        break;
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
             }
             None
         }

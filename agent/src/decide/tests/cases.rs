@@ -621,6 +621,37 @@ fn an_unreadable_leader_key_changes_no_role_before_the_deadline() {
     assert_eq!(standby.decide().actions, vec![]);
 }
 
+/// ADR 12: its holder makes it again, as long as it has not lost the right by it.
+#[test]
+fn a_deleted_leader_key_stops_nobody_before_its_holder_has_looked() {
+    let bends: [fn(&mut World); 4] = [
+        |_| {},
+        |w| w.view.postgres.status = None,
+        |w| w.view.postgres.process = Process::Starting,
+        |w| w.policy.paused = true,
+    ];
+    for bend in bends {
+        let mut world = World::new();
+        bend(&mut world);
+        world.site().leader = None;
+        let decision = world.decide();
+        assert_eq!(decision.reason, Reason::LeaderDeleted);
+        assert_eq!(decision.actions, vec![Action::RenewNow]);
+        let mut past = world.clone();
+        past.view.tenure.site = Deadline::at(NOW);
+        assert_eq!(past.decide().reason, Reason::StoppingWriter);
+        let ahead = world.view.tenure.site;
+        world.leader(Some("a2"));
+        world.view.tenure.site = ahead;
+        assert_eq!(world.decide().reason, Reason::StoppingWriter, "another's");
+    }
+    let mut standby = World::new();
+    standby.standby(3, 500);
+    standby.view.tenure.primary = None;
+    standby.site().leader = None;
+    assert_ne!(standby.decide().reason, Reason::LeaderDeleted, "it can race as any other");
+}
+
 #[test]
 fn an_unreadable_mark_is_removed_in_peace_and_ends_a_handover() {
     let mut world = World::new();

@@ -206,7 +206,7 @@ fn a_writer_whose_key_the_store_forgot_goes_on_by_its_members_word_only() {
     let ahead = world.view.tenure.site;
     world.leader(None);
     world.view.tenure.site = ahead;
-    assert_eq!(world.decide().reason, Reason::StoppingWriter);
+    assert_eq!(world.decide().reason, Reason::LeaderDeleted);
     world.view.failsafe.stands = true;
     let decision = world.decide();
     assert_eq!((decision.actions, decision.reason), (vec![], Reason::Failsafe));

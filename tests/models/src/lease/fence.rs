@@ -44,8 +44,11 @@ fn view(model: &Lease, state: &State) -> View {
             wanted: if model.watchdog() { WatchdogWanted::Required } else { WatchdogWanted::Off },
             open: state.device.is_some(),
             failed: false,
+            // Guardians are not replaced here, and the TTL does not change.
+            left: false,
             last_ping: ago(state.device.unwrap_or(0)),
             timeout: ticks(allowed_timeout()),
+            longest: std::time::Duration::ZERO,
         },
     }
 }

@@ -180,7 +180,7 @@ impl Lease {
         match decision.watchdog {
             Some(WatchdogAct::Arm) => out.push(Step::Watchdog(Act::Arm)),
             Some(WatchdogAct::Disarm) => out.push(Step::Watchdog(Act::Disarm)),
-            Some(WatchdogAct::Ping | WatchdogAct::Forget) | None => {}
+            Some(WatchdogAct::Ping | WatchdogAct::Lower | WatchdogAct::Forget) | None => {}
         }
         if fence::ping(self, s) && !s.ping_decided {
             out.push(Step::Watchdog(Act::Ping));

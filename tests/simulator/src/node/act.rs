@@ -55,6 +55,10 @@ impl Agent {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job),
             Action::ArmWatchdog | Action::AskPeers => Came::About(Touched::Nothing),
+            Action::RenewNow => {
+                self.sim.world().hurry(self.n);
+                Came::About(Touched::Nothing)
+            }
             Action::KeepEpoch(seen) => self.keep_epoch(seen),
             Action::EndTenure => {
                 self.marked_at = self.sim.world().wall(self.n);

@@ -541,7 +541,7 @@ impl Agent {
         for touched in done {
             self.reach(touched).await;
         }
-        !actions.is_empty()
+        actions.iter().any(|action| *action != Action::RenewNow)
     }
 
     /// Own writes are waited for in the pictures, for a bounded time.

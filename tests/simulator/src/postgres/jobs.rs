@@ -41,7 +41,8 @@ impl World {
             Job::Initdb => self.server(n).data = Data::Incomplete,
             // Nothing is removed for a source that does not answer.
             Job::Clone(from)
-                if self.nodes[n].server.data == Data::Cluster && self.source(n, from).is_none() => {}
+                if self.nodes[n].server.data == Data::Cluster && self.source(n, from).is_none() => {
+            }
             Job::Clone(_) => self.server(n).data = Data::Incomplete,
             Job::StartStandby(follow) => {
                 let server = self.server(n);
