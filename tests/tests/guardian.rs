@@ -309,7 +309,7 @@ async fn hung_guardian(bed: &Bed, node: &Node, session: &Held) -> anyhow::Result
         let mut nodes = federation.sites.iter().flat_map(|site| &site.nodes);
         let fence = nodes.find(|n| n.name == node.name.as_str()).and_then(|n| n.fence.clone());
         let fence = fence.ok_or("no fence")?;
-        let said = fence.thin.iter().any(|text| text.contains("hung and were replaced"));
+        let said = fence.thin.iter().any(|text| text.contains("hung and was replaced"));
         if said && fence.guardian { Ok(()) } else { Err(format!("{fence:?}")) }
     })
     .await?;
