@@ -8,6 +8,9 @@ use anyhow::Context as _;
 
 use crate::tools::{Owned, command};
 
+/// A killed test drops nothing: what it started ends by itself once its parent is gone.
+const WHILE: &str = "kill -0 $PPID 2>/dev/null";
+
 /// Processes in an endless loop; dropping it ends them.
 #[derive(Debug)]
 pub struct Cpu(Vec<Owned>);
@@ -20,8 +23,11 @@ impl Cpu {
     pub fn overload(times: usize) -> anyhow::Result<Self> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let burners = (0..cpus * times).map(|_| {
-            let line = ["-c", "while :; do :; done"];
-            command("sh").args(line).spawn().map(Owned).context("start a CPU burner")
+            command("sh")
+                .args(["-c", &format!("while {WHILE}; do :; done")])
+                .spawn()
+                .map(Owned)
+                .context("start a CPU burner")
         });
         Ok(Self(burners.collect::<anyhow::Result<_>>()?))
     }
@@ -45,11 +51,13 @@ impl Pages {
     /// When one can't be started.
     pub fn written(writers: usize, mib: u64, dir: &Path, group: &Path) -> anyhow::Result<Self> {
         let writers = (0..writers).map(|number| {
-            let line = "echo $$ > $0/cgroup.procs && while :; do \
-                        dd if=/dev/zero of=$1 bs=1M count=$2 conv=notrunc 2>/dev/null; done";
+            let line = format!(
+                "echo $$ > $0/cgroup.procs && while {WHILE}; do \
+                 dd if=/dev/zero of=$1 bs=1M count=$2 conv=notrunc 2>/dev/null; done"
+            );
             let file = dir.join(format!("pages-{number}"));
             let mut writer = command("sh");
-            writer.args(["-c", line]).arg(group).arg(file).arg(mib.to_string());
+            writer.args(["-c", &line]).arg(group).arg(file).arg(mib.to_string());
             writer.spawn().map(Owned).context("start a writer")
         });
         Ok(Self(writers.collect::<anyhow::Result<_>>()?))
