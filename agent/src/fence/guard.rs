@@ -443,6 +443,16 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
+    fn settings(data_dir: &Path, stop_budget: Duration) -> GuardSettings {
+        GuardSettings {
+            data_dir: data_dir.to_owned(),
+            stop_budget,
+            kill_budget: Duration::from_millis(250),
+            pause_threshold: LONG,
+            epsilon: LONG,
+        }
+    }
+
     /// A guard without a server; its directory never answers where `hangs`.
     fn guard(hangs: bool) -> (Guard, tempfile::TempDir) {
         guard_of(hangs, Duration::from_secs(2))
@@ -450,13 +460,7 @@ mod tests {
 
     fn guard_of(hangs: bool, stop_budget: Duration) -> (Guard, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
-        let settings = GuardSettings {
-            data_dir: dir.path().to_owned(),
-            stop_budget,
-            kill_budget: Duration::from_millis(250),
-            pause_threshold: LONG,
-            epsilon: LONG,
-        };
+        let settings = settings(dir.path(), stop_budget);
         let deadlines = Arc::new(Deadlines::new(Page::create().expect("a page"), false));
         let (events, _) = mpsc::channel(8);
         let mut guard = Guard::start(settings, deadlines, events).expect("a thread");
@@ -612,13 +616,7 @@ mod tests {
                 // As its guardian, which died too, had written.
                 page.enter(page::Side::Guardian);
                 page.set_postmaster_pid(pid);
-                let settings = GuardSettings {
-                    data_dir: guard.data_dir.clone(),
-                    stop_budget: Duration::ZERO,
-                    kill_budget: Duration::from_millis(250),
-                    pause_threshold: LONG,
-                    epsilon: LONG,
-                };
+                let settings = settings(&guard.data_dir, Duration::ZERO);
                 let deadlines = Arc::new(Deadlines::new(page, false));
                 let (events, _) = mpsc::channel(8);
                 let next = Guard::start(settings, deadlines, events).expect("a thread");
