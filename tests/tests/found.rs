@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use regent_guardian::page::{Guard, Page};
 use regent_guardian::processes::of_data_directory;
@@ -15,12 +15,17 @@ use regent_tests::gate::Gate;
 use regent_tests::program::run;
 use regent_tests::rest::ask;
 use regent_tests::say;
+use regent_tests::session::{session, value};
 use regent_tests::wait::until;
 use regentctl::lab::layout::NodePlace;
 use regentctl::lab::process::postmaster;
+use tokio::time::timeout;
 
 /// Longest wait for something that takes a few seconds at most.
 const SOON: Duration = Duration::from_secs(30);
+
+/// A few rounds of an agent's loop: the lab's `loop_wait` is 1 s.
+const ROUNDS: Duration = Duration::from_secs(4);
 
 /// A backend that waits for nothing: it does not notice that its postmaster is gone.
 const RESTLESS: &str =
@@ -61,15 +66,7 @@ async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
     let bed = Bed::start(name, TWO_SITES, None).await?;
     let roles = bed.healthy().await?;
     let place = leader(&bed, &roles)?;
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host("127.0.0.1")
-        .port(place.postgres_port)
-        .user("postgres")
-        .password(&bed.lab().secrets().superuser)
-        .dbname("postgres");
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
-    tokio::spawn(connection);
+    let client = session(&bed, &place.name).await?;
     client.batch_execute("CREATE TABLE IF NOT EXISTS restless (at timestamptz)").await?;
     client.batch_execute("SET synchronous_commit = local").await?;
     let restless = tokio::spawn(async move { client.batch_execute(RESTLESS).await });
@@ -198,6 +195,52 @@ async fn started_by_hand() -> anyhow::Result<()> {
     pause(&bed, &place, false).await?;
     bed.healthy().await?;
     finish(bed, "found-by-hand").await
+}
+
+/// A standby that somebody promotes behind its agent's back, whose agent knows no right of it.
+async fn promoted_by_hand() -> anyhow::Result<()> {
+    let mut bed = Bed::start("found-promoted", TWO_SITES, None).await?;
+    let roles = bed.healthy().await?;
+    let nodes = bed.lab().layout().nodes.clone();
+    let mate = nodes.iter().find(|n| n.site == roles.a && n.name != roles.a_leader);
+    let mate = mate.context("a standby beside the primary")?;
+    // The client would find it, and write there what nobody keeps.
+    bed.keep_away_from(&mate.name).await;
+    bed.progress().await?;
+    let client = session(&bed, &roles.a_leader).await?;
+    client.batch_execute("CREATE TABLE phantom (at timestamptz)").await?;
+    until("the table there", SOON, async || {
+        match value(&bed, &mate.name, "SELECT to_regclass('public.phantom') IS NOT NULL").await {
+            Ok(there) if there == "t" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    // A session from before, as applications hold them.
+    let client = session(&bed, &mate.name).await?;
+    value(&bed, &mate.name, "SELECT pg_promote(true, 30)").await?;
+    let promoted = bed.writer.now();
+    let (mut rows, mut last) = (0, Duration::ZERO);
+    let ended = loop {
+        match timeout(SOON, client.batch_execute("INSERT INTO phantom VALUES (now())")).await {
+            Ok(Ok(())) => (rows, last) = (rows + 1, bed.writer.now() - promoted),
+            Ok(Err(error)) => break error,
+            Err(_) => bail!("a session of it neither writes nor ends"),
+        }
+    };
+    say(format!("promoted by hand: {rows} rows, the last after {last:?}; {ended}"));
+    ensure!(rows > 0, "it never wrote: nothing was to be stopped");
+    said(&bed, mate, "may write without a right to").map_err(anyhow::Error::msg)?;
+    ensure!(last < ROUNDS, "it wrote for {last:?}");
+    bed.healthy().await?;
+    let kept = value(&bed, &mate.name, "SELECT count(*) FROM phantom").await?;
+    ensure!(kept == "0", "{kept} rows of another history are kept");
+    finish(bed, "found-promoted").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_promoted_by_hand_stops_writing_and_follows_again() {
+    promoted_by_hand().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use regent_proto::name::NodeName;
 use regent_tests::bed::{Bed, HEALTHY, TWO_SITES, explain};
 use regent_tests::say;
+use regent_tests::session::value;
 use regent_tests::wait::until;
-use tokio_postgres::NoTls;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -20,29 +20,6 @@ const COPIED: Duration = Duration::from_secs(120);
 
 /// What an agent says that has told two promotions of one number apart.
 const TOLD: &str = "but is of another promotion";
-
-/// One value from one node's server.
-async fn ask(bed: &Bed, node: &NodeName, statement: &str) -> anyhow::Result<String> {
-    let every = bed.lab().client_config(&bed.lab().data_sites())?;
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host("127.0.0.1")
-        .port(bed.lab().postgres_port(node)?)
-        .user(every.get_user().context("a user")?)
-        .password(every.get_password().context("a password")?)
-        .dbname("postgres")
-        .connect_timeout(Duration::from_secs(2));
-    let (client, connection) = config.connect(NoTls).await?;
-    let connection = tokio::spawn(connection);
-    let rows = client.simple_query(statement).await;
-    connection.abort();
-    let rows = rows.with_context(|| format!("{node}: {statement}"))?;
-    let value = rows.iter().find_map(|message| match message {
-        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    });
-    Ok(value.unwrap_or_default())
-}
 
 /// Where the timeline that a server promoted itself to began.
 fn begin(bed: &Bed, node: &NodeName) -> anyhow::Result<String> {
@@ -76,13 +53,13 @@ async fn twice(bed: &mut Bed, message: Option<&str>) -> anyhow::Result<()> {
         }
     })
     .await?;
-    ask(bed, &roles.b_leader, "SELECT pg_promote(true, 30)").await?;
-    ask(bed, &roles.b_leader, "CREATE TABLE phantom AS SELECT 1 AS x").await?;
+    value(bed, &roles.b_leader, "SELECT pg_promote(true, 30)").await?;
+    value(bed, &roles.b_leader, "CREATE TABLE phantom AS SELECT 1 AS x").await?;
     if let Some(message) = message {
         let emit = format!("SELECT pg_logical_emit_message(false, 'regent', '{message}')");
-        ask(bed, &roles.b_leader, &emit).await?;
+        value(bed, &roles.b_leader, &emit).await?;
     }
-    ask(bed, &roles.b_leader, "CHECKPOINT").await?;
+    value(bed, &roles.b_leader, "CHECKPOINT").await?;
     bed.see("the other promotion", HEALTHY, |global| {
         let lease = global.lease()?;
         (lease.node == next && !lease.released).then_some(())
@@ -99,7 +76,7 @@ async fn twice(bed: &mut Bed, message: Option<&str>) -> anyhow::Result<()> {
     bed.healthy().await?;
     for node in &nodes {
         until("nothing of the other promotion", COPIED, async || {
-            let asked = ask(bed, node, "SELECT to_regclass('public.phantom') IS NOT NULL").await;
+            let asked = value(bed, node, "SELECT to_regclass('public.phantom') IS NOT NULL").await;
             match asked.as_deref() {
                 Ok("f") => Ok(()),
                 Ok(_) => Err(format!("{node} keeps what the other promotion wrote")),
@@ -107,7 +84,7 @@ async fn twice(bed: &mut Bed, message: Option<&str>) -> anyhow::Result<()> {
             }
         })
         .await?;
-        let name = ask(bed, node, "SELECT pg_is_in_recovery()").await?;
+        let name = value(bed, node, "SELECT pg_is_in_recovery()").await?;
         say(format!("{node}: in recovery {name}, no phantom"));
     }
     // By its id, which its promotion wrote itself: not because nothing came from its upstream.

@@ -17,6 +17,7 @@ pub mod failsafe;
 mod follow;
 pub mod freeze;
 pub mod guardian;
+pub mod guarding;
 mod handover;
 mod lead;
 mod leader_key;

@@ -3,6 +3,7 @@
 
 use super::Agent;
 use crate::act::publish::NOT_FENCED;
+use crate::decide::guarding::{Guarding, Guards, Postmaster, guarding};
 use crate::decide::paused::{self, Fence};
 use crate::decide::view::{Policy, View};
 use crate::fence::guard::Fenced;
@@ -12,58 +13,43 @@ impl Agent {
     /// Puts the fence as a pause, or the end of one, wants it, before anything else is done (I18).
     pub(super) fn keep_fence(&mut self, policy: &Policy, view: &View) {
         let node = &self.config.name;
-        match paused::fence(policy, view) {
-            Fence::Suspended => {
-                if !self.suspended {
-                    tracing::warn!(%node, "{NOT_FENCED}: deadlines stop nothing until the pause ends");
-                }
-                self.suspended = true;
-                self.actor.guard.disarm();
-            }
-            Fence::Stands => {
-                if self.suspended {
-                    tracing::info!(%node, "the pause has ended: the fence stands again");
-                    self.suspended = false;
-                    self.fence_after_pause(view);
-                }
-                self.guard_what_writes(view);
-            }
-        }
-    }
-
-    /// What runs may have been promoted, or have lost its key, while nobody watched: without a right
-    /// that is known it is frozen until it has one, or killed, like a server of a former life.
-    fn fence_after_pause(&self, view: &View) {
-        let recovers = match &view.postgres.status {
-            Some(status) => status.in_recovery,
-            None => view.postgres.standby_signal,
+        let guard = &self.actor.guard;
+        let postmaster = self.actor.server.postmaster();
+        let now = boot_time();
+        let guards = Guards {
+            by_deadline: guard.watches(),
+            off: guard.is_off(),
+            was_suspended: self.suspended,
+            holds: self.deadlines.held().lies_ahead(now),
+            may_write: self.deadlines.writing().lies_ahead(now),
+            postmaster: match &postmaster {
+                None => Postmaster::None,
+                Some(postmaster) if postmaster.lives() => Postmaster::Lives,
+                Some(_) => Postmaster::Ended,
+            },
         };
-        if let Some(postmaster) = self.actor.server.postmaster().filter(|_| !recovers) {
-            let now = boot_time();
-            let ahead = self.deadlines.writing().lies_ahead(now);
-            if ahead {
-                self.actor.guard.arm(Some(postmaster.pid));
-            } else {
-                self.actor.guard.adopt(postmaster.pid, self.config.regent.stop_budget.0);
+        let fence = paused::fence(policy, view);
+        match (self.suspended, fence) {
+            (false, Fence::Suspended) => {
+                tracing::warn!(%node, "{NOT_FENCED}: deadlines stop nothing until the pause ends");
             }
+            (true, Fence::Stands) => {
+                tracing::info!(%node, "the pause has ended: the fence stands again");
+            }
+            (true, Fence::Suspended) | (false, Fence::Stands) => {}
         }
-    }
-
-    /// A server that was found writable (adopted after a restart of the agent) is under the guard
-    /// from its first acknowledged deadline on. One that writes without any right, such as a standby
-    /// that somebody promoted by hand, is frozen until it has one, or killed.
-    fn guard_what_writes(&self, view: &View) {
-        let writable = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
-        if !writable || view.job.is_some() || self.actor.guard.watches() {
-            return;
-        }
-        let Some(postmaster) = self.actor.server.postmaster() else { return };
-        if self.deadlines.held().lies_ahead(boot_time()) {
-            self.actor.guard.arm(Some(postmaster.pid));
-        } else if self.actor.guard.is_off() && postmaster.lives() {
-            let node = &self.config.name;
-            tracing::warn!(%node, "PostgreSQL writes without a right to: it is frozen until it has one");
-            self.actor.guard.adopt(postmaster.pid, self.config.regent.stop_budget.0);
+        self.suspended = fence == Fence::Suspended;
+        match (guarding(fence, view, guards), postmaster) {
+            (Guarding::Suspend, _) => guard.disarm(),
+            (Guarding::Keep, _) | (Guarding::Arm | Guarding::Freeze, None) => {}
+            (Guarding::Arm, Some(postmaster)) => guard.arm(Some(postmaster.pid)),
+            (Guarding::Freeze, Some(postmaster)) => {
+                tracing::warn!(
+                    %node,
+                    "PostgreSQL may write without a right to: it is frozen until it has one"
+                );
+                guard.adopt(postmaster.pid, self.config.regent.stop_budget.0);
+            }
         }
     }
 

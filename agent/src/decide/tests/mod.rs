@@ -6,6 +6,7 @@
 mod cases;
 mod epochs;
 mod failsafe;
+mod guarding;
 mod paused;
 mod preconditions;
 mod promotions;

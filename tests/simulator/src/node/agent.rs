@@ -13,6 +13,7 @@ use regent_agent::act::random::Ids;
 use regent_agent::act::site::SiteStore;
 use regent_agent::config::Config;
 use regent_agent::config::dynamic::Dynamic;
+use regent_agent::decide::guarding::{Guarding, Guards, Postmaster, guarding};
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
     FailsafeView, FederationView, FinishedJob, JobKind, LeaderKey, Memory, PeersView, Policy,
@@ -424,41 +425,27 @@ impl Agent {
 
     fn keep_fence(&mut self, policy: &Policy, view: &View) {
         let mut world = self.sim.world();
-        match paused::fence(policy, view) {
-            Fence::Suspended => {
-                self.suspended = true;
-                world.disarm(self.n);
-            }
-            Fence::Stands => {
-                if std::mem::take(&mut self.suspended) {
-                    self.fence_after_pause(&mut world, view);
-                }
-                let writable = view.postgres.status.as_ref().is_some_and(|s| !s.in_recovery);
-                let watches =
-                    world.nodes[self.n].page.guard() == regent_guardian::page::Guard::ByDeadline;
-                if writable
-                    && view.job.is_none()
-                    && !watches
-                    && self.deadlines.held().lies_ahead(view.now)
-                {
-                    world.arm(self.n);
-                }
-            }
-        }
-    }
-
-    fn fence_after_pause(&self, world: &mut World, view: &View) {
-        let recovers = match &view.postgres.status {
-            Some(status) => status.in_recovery,
-            None => view.postgres.standby_signal,
-        };
-        let runs = world.nodes[self.n].server.process != postgres::Process::Stopped;
-        if runs && !recovers {
-            if self.deadlines.writing().lies_ahead(view.now) {
-                world.arm(self.n);
+        let node = &world.nodes[self.n];
+        let guard = node.page.guard();
+        let guards = Guards {
+            by_deadline: guard == regent_guardian::page::Guard::ByDeadline,
+            off: guard == regent_guardian::page::Guard::Off,
+            was_suspended: self.suspended,
+            holds: self.deadlines.held().lies_ahead(view.now),
+            may_write: self.deadlines.writing().lies_ahead(view.now),
+            postmaster: if node.server.process == postgres::Process::Stopped {
+                Postmaster::None
             } else {
-                world.adopt_server(self.n, self.config.regent.stop_budget.0);
-            }
+                Postmaster::Lives
+            },
+        };
+        let fence = paused::fence(policy, view);
+        self.suspended = fence == Fence::Suspended;
+        match guarding(fence, view, guards) {
+            Guarding::Suspend => world.disarm(self.n),
+            Guarding::Keep => {}
+            Guarding::Arm => world.arm(self.n),
+            Guarding::Freeze => world.adopt_server(self.n, self.config.regent.stop_budget.0),
         }
     }
 

@@ -1,0 +1,42 @@
+//! Superuser sessions at one node's server, whatever its role: what a DBA types there, behind
+//! Regent's back.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use regent_proto::name::NodeName;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+use crate::bed::Bed;
+
+/// Opens one. It ends with the returned client.
+///
+/// # Errors
+/// When the server does not let it in.
+pub async fn session(bed: &Bed, node: &NodeName) -> anyhow::Result<Client> {
+    let mut config = Config::new();
+    config
+        .host("127.0.0.1")
+        .port(bed.lab().postgres_port(node)?)
+        .user("postgres")
+        .password(&bed.lab().secrets().superuser)
+        .dbname("postgres")
+        .connect_timeout(Duration::from_secs(2));
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// The first value that one statement gives, in a session of its own. Empty for no row.
+///
+/// # Errors
+/// When the server does not let it in, or refuses the statement.
+pub async fn value(bed: &Bed, node: &NodeName, statement: &str) -> anyhow::Result<String> {
+    let rows = session(bed, node).await?.simple_query(statement).await;
+    let rows = rows.with_context(|| format!("{node}: {statement}"))?;
+    let value = rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    Ok(value.unwrap_or_default())
+}
