@@ -344,6 +344,9 @@ impl Actor {
                 if let Err(error) = timing.check("primary lease") {
                     return Outcome::NotDone(error.to_string());
                 }
+                // Before somebody can count by it: it may be shorter than what a former life had.
+                let granted = Deadline::granted(boot_time(), &timing);
+                self.renewal.deadlines().lower_carried(granted);
                 match global.acquire(primary, (*primary_revision, *lease_revision), timing).await {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),

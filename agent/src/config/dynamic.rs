@@ -155,7 +155,8 @@ impl Dynamic {
         Policy {
             me: config.name.clone(),
             nofailover: config.tag("nofailover"),
-            loop_wait: self.loop_wait.min(Duration::from_secs(10)),
+            // An idle loop comes round often enough not to count as one that hangs.
+            loop_wait: self.loop_wait.min(Duration::from_secs(10)).min(self.ttl / 2),
             maximum_lag_on_failover: self.maximum_lag_on_failover,
             synchronous_mode: self.synchronous_mode,
             synchronous_mode_strict: self.synchronous_mode_strict,

@@ -22,6 +22,7 @@ use super::sessions::Sessions;
 use super::watchdog;
 use crate::decide::demote::{self, Demote, DemoteView, Guarded};
 use crate::decide::freeze::{self, ClockView, Freeze, Frozen, Pause, Reading};
+use crate::decide::guarding::Watched;
 use crate::observe::clock::{boot_time, monotonic};
 
 /// The longest the thread sleeps while it guards: bounds how late it sees a changed deadline.
@@ -198,10 +199,14 @@ impl Guard {
         self.deadlines.writing().lies_ahead(boot_time())
     }
 
-    /// Whether nothing is watched over.
+    /// What is watched over.
     #[must_use]
-    pub fn is_off(&self) -> bool {
-        self.page().guard() == page::Guard::Off
+    pub fn watched(&self) -> Watched {
+        match self.page().guard() {
+            page::Guard::Off => Watched::Nothing,
+            page::Guard::ByDeadline | page::Guard::Unknown(_) => Watched::ByDeadline,
+            page::Guard::PlannedStop => Watched::Stop,
+        }
     }
 
     /// What this agent measured in its life.
@@ -227,9 +232,12 @@ impl Guard {
     /// A planned stop begins: the deadline of now stays the bound for clients, and `stop_until` is
     /// the end of the stop's span, where there is one (protocol.md rule 5).
     pub fn plan_stop(&self, stop_until: Deadline) {
-        let _state = self.state();
+        let state = self.state();
         if self.page().guard() == page::Guard::ByDeadline {
-            self.page().plan_stop(self.deadlines.writing(), stop_until);
+            let deadlines = &self.deadlines;
+            // What an adopted one carries is time until it is judged, and no right.
+            let bound = if state.adopted { deadlines.held() } else { deadlines.writing() };
+            self.page().plan_stop(bound, stop_until);
         }
         self.shared.1.notify_all();
     }
@@ -322,7 +330,8 @@ impl Guard {
                 events.try_send(Fenced::Stopping).ok();
             }
             Demote::KillBackends => {
-                if state.instance.has_clients() {
+                let named = state.instance.named();
+                if state.sessions.may_be_clients(named, now, settings.kill_budget / 2) {
                     self.kill(state, events);
                 }
             }
@@ -384,9 +393,9 @@ impl Guard {
             }
             Freeze::Hold => state.instance.freeze(),
             Freeze::Thaw(after) => {
-                if std::mem::take(&mut state.adopted) {
-                    page.set_carried(Deadline::NEVER);
-                }
+                state.adopted = false;
+                // This life has renewed its own, or nothing is guarded.
+                page.set_carried(Deadline::NEVER);
                 // Whoever is left behind is looked for again, by the next life too, while the word
                 // says that there may be somebody: as long as the freeze could have lasted.
                 let over = state.frozen.is_none_or(|frozen| now.boot >= frozen.until);
@@ -593,11 +602,11 @@ mod tests {
         let (mut child, pid) = sleeper();
         guard.arm(Some(pid));
         child.wait().expect("killed");
-        until("nothing is left", || guard.is_off());
+        until("nothing is left", || guard.watched() == Watched::Nothing);
 
         guard.arm_for_start();
         guard.not_started();
-        until("nothing was started", || guard.is_off());
+        until("nothing was started", || guard.watched() == Watched::Nothing);
         guard.end();
     }
 
@@ -621,13 +630,13 @@ mod tests {
                 let (events, _) = mpsc::channel(8);
                 let next = Guard::start(settings, deadlines, events).expect("a thread");
                 child.wait().expect("killed");
-                until("it is over", || next.is_off());
+                until("it is over", || next.watched() == Watched::Nothing);
                 assert_eq!(next.page().carried(), Deadline::NEVER);
                 next.end();
             } else {
                 guard.adopt(pid, Duration::ZERO);
                 child.wait().expect("killed");
-                until("it is over", || guard.is_off());
+                until("it is over", || guard.watched() == Watched::Nothing);
                 assert_eq!(guard.page().carried(), Deadline::NEVER);
                 guard.end();
             }

@@ -141,4 +141,20 @@ impl Deadlines {
     fn end_carried(&self) {
         self.page.set_carried(Deadline::NEVER);
     }
+
+    /// What a former life left is never more than what the key rests on now: its lease may have been
+    /// a longer one. A frozen server acknowledges nothing, and needs its time until it is judged; what
+    /// it carries ends with the freeze.
+    pub(crate) fn lower_carried(&self, to: Deadline) {
+        if self.page.carried() > to && !self.page.frozen() {
+            self.page.set_carried(to);
+        }
+    }
+
+    /// This life's own acknowledged rights, written before, are what counts from here on (I7).
+    fn replace_carried(&self, now: BootTime) {
+        if self.held().lies_ahead(now) {
+            self.end_carried();
+        }
+    }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use regent_dcs::clock::BootClock;
 use regent_dcs::{Change, Compare, LeaseId, Renewal, Revision, Store, StoreError, Txn, TxnOutcome};
+use regent_guardian::page::Guard;
 use regent_proto::keys::GlobalKeys;
 use regent_proto::name::{NodeName, RequestId, SiteName};
 use regent_proto::record::{Lease, Primary, Record as _};
@@ -318,6 +319,7 @@ impl SiteLoop {
     /// not given back does: something may still write by it (I12).
     async fn give_back(&mut self) {
         if self.deadlines.site() == Deadline::NEVER
+            && self.deadlines.page().guard() == Guard::Off
             && let Some((lease, _)) = self.lease.take()
         {
             drop(self.side.store.revoke(lease, self.side.timing.call_timeout).await);
@@ -388,6 +390,9 @@ impl SiteLoop {
         }
         match self.side.store.grant(self.asked, timeout).await {
             Ok(granted) => {
+                // Before anybody can bind the key to it.
+                let timing = LeaseTiming { ttl: granted.ttl, ..self.side.timing.clone() };
+                self.deadlines.lower_carried(Deadline::granted(sent, &timing));
                 self.set_lease(Some((granted.id, granted.ttl)));
                 let found = self.side.store.get(&self.side.leader_key, timeout).await;
                 self.raise((sent, granted.ttl), found, timeout).await
@@ -440,7 +445,13 @@ impl SiteLoop {
             Ok(None) if self.deadlines.site().lies_ahead(self.side.clock.now()) => {
                 self.create_again(sent, ttl, id, timeout).await;
             }
-            Ok(Some(_) | None) => self.lose(),
+            // Ours, under a lease of a former life, whose right lasts as long as that life knew.
+            Ok(Some(entry)) if entry.value == self.side.me.as_str().as_bytes() => self.lose(),
+            Ok(Some(_) | None) => {
+                // Anybody may lead by now: it was deleted.
+                self.deadlines.lower_carried(Deadline::NEVER);
+                self.lose();
+            }
             Err(error) => {
                 self.note(&error);
                 tracing::debug!(%error, "reading the leader key beside its renewal");
@@ -577,6 +588,8 @@ impl PrimaryLoop {
             warned: None,
         });
         self.deadlines.set_primary(deadline);
+        self.deadlines.lower_carried(deadline);
+        self.deadlines.replace_carried(self.side.clock.now());
         self.deadlines.primary_acknowledged(adopted.sent);
         self.tell();
     }
@@ -616,8 +629,10 @@ impl PrimaryLoop {
         // Whoever hurries may ask before there is a tenure: then there is none to end either, and what
         // a former life left stays the bound. Or after the end: a request of an ended tenure would be
         // applied while its mark stands, and raise what the mark has taken (rule 5).
-        if self.held.as_ref().is_none_or(|held| held.ended) {
-            return true;
+        let Some(held) = self.held.as_ref().filter(|held| !held.ended) else { return true };
+        if hangs(self.deadlines.came_round(), self.side.clock.now(), held.timing.ttl) {
+            // The site's loop says so in the log.
+            return false;
         }
         if self.deadlines.site() == Deadline::NEVER {
             // Losing the site key ends renewal (rule 2).
@@ -671,6 +686,7 @@ impl PrimaryLoop {
         held.renewed = held.renewed.raised(Deadline::granted(sent, &held.timing));
         held.deadline = held.deadline.raised(held.renewed);
         self.deadlines.set_primary(held.deadline);
+        self.deadlines.replace_carried(self.side.clock.now());
         self.deadlines.primary_acknowledged(sent);
         self.tell();
     }

@@ -33,6 +33,8 @@ impl SiteLoop {
     pub(super) fn renewed(&mut self, sent: BootTime, granted: Deadline) {
         self.silent = false;
         self.deadlines.set_site(self.deadlines.site().raised(granted));
+        self.deadlines.lower_carried(self.deadlines.site());
+        self.deadlines.replace_carried(self.side.clock.now());
         self.deadlines.site_acknowledged(sent);
         if let Some(failsafe) = &self.side.failsafe {
             failsafe.leader.lock().renewed(granted);

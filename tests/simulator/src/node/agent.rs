@@ -13,7 +13,7 @@ use regent_agent::act::random::Ids;
 use regent_agent::act::site::SiteStore;
 use regent_agent::config::Config;
 use regent_agent::config::dynamic::Dynamic;
-use regent_agent::decide::guarding::{Guarding, Guards, Postmaster, guarding};
+use regent_agent::decide::guarding::{Guarding, Guards, Postmaster, Watched, guarding};
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
     FailsafeView, FederationView, FinishedJob, JobKind, LeaderKey, Memory, PeersView, Policy,
@@ -29,6 +29,7 @@ use regent_agent::observe::postgres::Extra;
 use regent_agent::observe::site::SiteObserver;
 use regent_dcs::LeaseId;
 use regent_dcs::clock::BootClock;
+use regent_guardian::page::Guard;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, OperationId};
@@ -428,8 +429,11 @@ impl Agent {
         let node = &world.nodes[self.n];
         let guard = node.page.guard();
         let guards = Guards {
-            by_deadline: guard == regent_guardian::page::Guard::ByDeadline,
-            off: guard == regent_guardian::page::Guard::Off,
+            watched: match guard {
+                Guard::Off => Watched::Nothing,
+                Guard::ByDeadline | Guard::Unknown(_) => Watched::ByDeadline,
+                Guard::PlannedStop => Watched::Stop,
+            },
             was_suspended: self.suspended,
             holds: self.deadlines.held().lies_ahead(view.now),
             may_write: self.deadlines.writing().lies_ahead(view.now),
