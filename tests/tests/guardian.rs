@@ -59,16 +59,25 @@ impl Node {
         .await
     }
 
-    /// Waits until a new life of the agent holds by itself: what the life before held is carried
-    /// from its beginning on, and what it holds itself reaches further.
-    async fn new_life_holds(&self, carried: Deadline) -> anyhow::Result<()> {
+    /// How many lives of the agent have taken this server over.
+    fn lives(&self, bed: &Bed) -> usize {
+        let log = bed.lab().layout().log(&format!("agent-{}", self.name));
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        text.matches("took a running PostgreSQL over").count()
+    }
+
+    /// Waits until one more life of the agent holds by itself: what the one before held counts no
+    /// longer.
+    async fn new_life_holds(&self, bed: &Bed, before: usize) -> anyhow::Result<()> {
         until("a new life of the agent holds", SOON, async || {
             let page = self.page().map_err(|error| error.to_string())?;
             let held = page.site_deadline().earlier(page.primary_deadline());
-            if page.carried() != carried && held > page.carried() {
+            let lives = self.lives(bed);
+            if lives > before && held.lies_ahead(boot_time()) && page.carried() == Deadline::NEVER {
                 Ok(())
             } else {
-                Err(format!("held until {held:?}, carried until {:?}", page.carried()))
+                let carried = page.carried();
+                Err(format!("{lives} lives; held until {held:?}, carried until {carried:?}"))
             }
         })
         .await
@@ -383,13 +392,13 @@ async fn replaced() -> anyhow::Result<()> {
     let postmaster = node.page()?.postmaster_pid();
     let begun = boot_time();
 
-    let carried = node.page()?.carried();
+    let lives = node.lives(&bed);
     bed.lab().kill_agent(&node.name, Signal::SIGKILL).await?;
     until("the killed agent is reaped", SOON, async || {
         bed.lab().start_agent(&node.name).await.map_err(|error| error.to_string())
     })
     .await?;
-    node.new_life_holds(carried).await?;
+    node.new_life_holds(&bed, lives).await?;
     session.goes_on("rows after the agent's death").await?;
 
     let guardian = bed.lab().guardian_pid(&node.name)?.context("a guardian")?;
@@ -406,17 +415,17 @@ async fn replaced() -> anyhow::Result<()> {
     refused_upgrades(&bed, &node)?;
     session.goes_on("rows after the refused upgrades").await?;
 
-    let (agent, carried) = (node.page()?.agent_pid(), node.page()?.carried());
+    let (agent, lives) = (node.page()?.agent_pid(), node.lives(&bed));
     let done = upgrade(&node)?;
     ensure!(done.code == Some(0), "{done:?}");
-    node.new_life_holds(carried).await?;
+    node.new_life_holds(&bed, lives).await?;
     ensure!(node.page()?.agent_pid() == agent, "the upgrade is in place");
     session.goes_on("rows after the upgrade").await?;
 
     // As `systemctl reload` and Patroni's operators ask.
-    let carried = node.page()?.carried();
+    let lives = node.lives(&bed);
     bed.lab().kill_agent(&node.name, Signal::SIGHUP).await?;
-    node.new_life_holds(carried).await?;
+    node.new_life_holds(&bed, lives).await?;
     ensure!(node.page()?.agent_pid() == agent, "the reload is in place");
     session.goes_on("rows after the reload").await?;
 
