@@ -190,11 +190,7 @@ impl Judge<'_> {
         match self.view.postgres.process {
             Process::Stopped => false,
             Process::Starting => !self.view.postgres.standby_signal,
-            Process::Running => match &self.view.postgres.status {
-                Some(status) => !status.in_recovery,
-                // It answers nothing: without the signal file it can only be a primary.
-                None => !self.view.postgres.standby_signal,
-            },
+            Process::Running => self.view.postgres.may_write(),
         }
     }
 }

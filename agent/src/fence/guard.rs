@@ -255,12 +255,6 @@ impl Guard {
         }
     }
 
-    /// Whether it watches over a server by the deadlines themselves, not only by a bound.
-    #[must_use]
-    pub fn watches(&self) -> bool {
-        self.page().guard() == page::Guard::ByDeadline
-    }
-
     /// Nothing writable runs any more.
     pub fn disarm(&self) {
         let mut state = self.state();
@@ -585,7 +579,9 @@ mod tests {
         let (mut child, pid) = sleeper();
         let adopting = guard.clone();
         std::thread::spawn(move || adopting.adopt(pid, LONG));
-        until("frozen and watched", || stopped(pid) && guard.page().frozen() && guard.watches());
+        until("frozen and watched", || {
+            stopped(pid) && guard.page().frozen() && guard.watched() == Watched::ByDeadline
+        });
         child.kill().expect("ours");
         child.wait().expect("it ends");
         guard.end();
@@ -599,7 +595,7 @@ mod tests {
         guard.arm_for_start();
         let before = guard.page().agent_heartbeat();
         until("rung 1 looks", || guard.page().agent_heartbeat() > before.plus(SLICE));
-        assert!(guard.watches() && !guard.may_write());
+        assert!(guard.watched() == Watched::ByDeadline && !guard.may_write());
         let (mut child, pid) = sleeper();
         guard.arm(Some(pid));
         child.wait().expect("killed");

@@ -24,6 +24,18 @@ pub struct PostgresView {
     pub users_exist: bool,
 }
 
+impl PostgresView {
+    /// Whether what runs may write. One that gives no status, be it that its connections are all
+    /// taken, can only be a primary without the signal file.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        match &self.status {
+            Some(status) => !status.in_recovery,
+            None => !self.standby_signal,
+        }
+    }
+}
+
 /// The data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataDirectory {
