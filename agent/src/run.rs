@@ -43,7 +43,7 @@ use crate::decide::{Action, Reason, decide};
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::release::Release;
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
-use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
+use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets, on_this_runtime};
 use crate::fence::{Deadlines, successor, watchdog};
 use crate::observe::clock::{boot_time, wall_time};
 use crate::observe::failsafe::{FailsafeObserver, Seen};
@@ -137,7 +137,7 @@ impl Agent {
         adopt(&config, &server, &files, &guard).await?;
         let (finished_send, finished_jobs) = mpsc::channel(8);
         let (pictures, picture_receiver) = watch::channel(None);
-        let keeper = Keeper::new(failsafe.leader.clone());
+        let keeper = Keeper::new(failsafe.leader.clone(), clock.clone());
         let stores = (site_store.clone(), global_store.clone());
         let publisher = Publisher::new(Arc::clone(&config), stores, keeper);
         tokio::spawn(publish(publisher, picture_receiver.clone()));
@@ -373,7 +373,7 @@ impl Agent {
             peers,
             guardian: self.guardian_view(now),
         };
-        let shortest = self.actor.shortest_lease(&view);
+        let shortest = watchdog::shortest_lease(&self.config, &self.actor.dynamic, &view);
         let wanted = watchdog::mode(&self.config, &shortest);
         view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;
         view.guardian.watchdog.required = wanted == WatchdogWanted::Required;
@@ -782,7 +782,11 @@ fn start_renewal(
                     me: config.name.clone(),
                     timing,
                     clock: clock.clone(),
-                    failsafe: Some(SiteRounds { leader, ask: members::asker(&config, client) }),
+                    failsafe: Some(SiteRounds {
+                        leader,
+                        ask: members::asker(&config, client),
+                        spawn: on_this_runtime(),
+                    }),
                 };
                 let global = match &config.federation {
                     None => None,
@@ -795,7 +799,8 @@ fn start_renewal(
                         failsafe: match &federation.promise {
                             None => None,
                             Some(promise) => {
-                                Some(QuorumRounds { targets, ask: sites::asker(promise)? })
+                                let (ask, spawn) = (sites::asker(promise)?, on_this_runtime());
+                                Some(QuorumRounds { targets, ask, spawn })
                             }
                         },
                     }),

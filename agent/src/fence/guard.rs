@@ -310,7 +310,8 @@ fn freeze_until(settings: &GuardSettings, page: &Page, now: BootTime) -> Frozen 
 
 /// How long before the deadline the stop begins: early enough for an armed watchdog, which fires
 /// before the deadline, to find nothing to reset.
-fn lead(page: &Page, stop_budget: Duration) -> Duration {
+#[must_use]
+pub fn lead(page: &Page, stop_budget: Duration) -> Duration {
     let counts = match (page.watchdog_state(), page.watchdog_step()) {
         (WatchdogState::Armed, _) | (WatchdogState::Failed, WatchdogStep::Ping) => true,
         (

@@ -26,6 +26,7 @@ use crate::launch::{Launch, Server, StartFailure};
 use crate::page::{Flags, Page, Phase, Side, WatchdogWanted};
 use crate::processes::DataDirectory;
 use crate::processes::scan::Scanner;
+use crate::tend::Tended;
 use crate::watchdog;
 
 use guard::{Guardian, Postmaster};
@@ -114,7 +115,7 @@ fn prepare(arguments: impl IntoIterator<Item = OsString>) -> Result<Ready, Refus
         cgroup_kill: cgroup.map(|cgroup| cgroup.kill),
         waits,
         device,
-        watchdog: None,
+        watchdog: Tended::default(),
         postmaster,
         killing: None,
     };
