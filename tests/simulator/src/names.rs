@@ -194,6 +194,8 @@ names! {
         Kind::WallStep(_) => "fault: WallStep",
         Kind::KillCoordinator(_) => "fault: KillCoordinator",
         Kind::KillSite(_) => "fault: KillSite",
+        Kind::Timing(..) => "fault: Timing",
+        Kind::PauseSite(_) => "fault: PauseSite",
     }
 }
 
@@ -217,6 +219,13 @@ pub const OTHERS: &[&str] = &[
     "operator: begin the operation",
     "operator: ask for the operation's end",
     "operator: refused",
+    "configuration: timing taken",
+    "configuration: timing refused",
+    "configuration: changed beneath a healthy leader",
+    "pause: fence taken away",
+    "pause: fence stands again",
+    "pause: stopped agent leaves its server",
+    "pause: outlived",
     "asynchronous loss",
     "opened",
 ];

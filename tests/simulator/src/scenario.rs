@@ -275,6 +275,8 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             guardian_due: 0,
             orders_seen: 0,
             paused_at: None,
+            unfenced: false,
+            paused: None,
             off: false,
             suspended: false,
         });

@@ -1,5 +1,6 @@
 //! What goes wrong: drawn per seed in kind and rate, each with an end. What each does is `strike`'s.
 
+mod configuration;
 mod strike;
 
 use crate::event::Event;
@@ -74,6 +75,10 @@ pub enum Kind {
     KillCoordinator(usize),
     /// A site's machines lose their power.
     KillSite(usize),
+    /// An operator gives a site another `ttl`, `loop_wait` and `retry_timeout`, and takes it back.
+    Timing(usize, usize),
+    /// An operator pauses a site.
+    PauseSite(usize),
 }
 
 /// In which direction.
@@ -103,7 +108,7 @@ pub struct Extent {
 impl World {
     /// Draws the faults of a run: a few kinds, each at a rate of its own.
     pub fn draw_faults(&mut self, extent: Extent, count: usize, harsh: Nanos) -> Vec<Fault> {
-        const KINDS: u64 = 27;
+        const KINDS: u64 = 29;
         let favoured: Vec<u64> = (0..6).map(|_| self.chance.below(KINDS)).collect();
         let mut faults: Vec<Fault> = (0..count)
             .filter_map(|_| {
@@ -163,6 +168,8 @@ impl World {
                 Kind::KillCoordinator(self.chance.index(extent.coordinators))
             }
             26 => Kind::KillSite(s),
+            27 => Kind::Timing(s, self.chance.index(configuration::TIMINGS.len())),
+            28 => Kind::PauseSite(s),
             _ => return None,
         })
     }
@@ -178,7 +185,9 @@ impl World {
         });
         self.counters.count(crate::names::fault(&fault.kind));
         self.trace.note(self.now, 4000, index as u64);
+        self.disturbed();
         self.strike(&fault);
+        self.struck.push(fault.clone());
         let span = fault.span;
         self.schedule(span, Event::Mend(Box::new(fault)));
     }

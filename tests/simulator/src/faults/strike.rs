@@ -76,6 +76,8 @@ impl World {
                     self.power_off(n);
                 }
             }
+            Kind::Timing(s, which) => self.set_timing(s, Some(which)),
+            Kind::PauseSite(s) => self.set_pause(s, true),
         }
     }
 
@@ -88,6 +90,8 @@ impl World {
     /// A fault ends.
     pub(crate) fn mend(&mut self, fault: &Fault) {
         self.explain(usize::MAX, "MENDED", || format!("{:?}", fault.kind));
+        self.struck.retain(|struck| struck != fault);
+        self.disturbed();
         match fault.kind {
             Kind::KillAgent(_) | Kind::StopAgent(_) | Kind::KillPostgres(_) => {}
             Kind::Compaction(_) | Kind::DeleteKey(_) | Kind::WallStep(_) => {}
@@ -132,6 +136,8 @@ impl World {
                     self.power_on(n);
                 }
             }
+            Kind::Timing(s, _) => self.set_timing(s, None),
+            Kind::PauseSite(s) => self.set_pause(s, false),
         }
     }
 
@@ -180,6 +186,7 @@ impl World {
         let Some(process) = self.nodes[n].agent.take() else { return };
         self.end_program(process);
         self.nodes[n].paused_at = None;
+        self.nodes[n].paused = None;
         self.nodes[n].deadlines = None;
         self.nodes[n].job = None;
         self.nodes[n].checkpoint = None;

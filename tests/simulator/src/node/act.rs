@@ -51,6 +51,7 @@ impl Agent {
     }
 
     pub(crate) async fn perform(&mut self, action: &Action, view: &View) -> Came {
+        self.sim.world().on_action(self.n, self.dynamic.pause, action);
         match action {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job),
@@ -278,6 +279,14 @@ impl Agent {
 
     /// SIGTERM: the server is stopped, then the key is given up.
     pub(crate) async fn shut_down(&mut self, view: &View) {
+        if self.suspended {
+            {
+                let mut world = self.sim.world();
+                world.counters.count("pause: stopped agent leaves its server");
+                world.agent_exits(self.n);
+            }
+            return std::future::pending::<()>().await;
+        }
         let early = self.sim.world().mutant == Mutant::LeaseDroppedBeforeTheStop;
         if early {
             // The product has no such call: only the renewal thread gives the key back.

@@ -76,7 +76,7 @@ pub(crate) struct Agent {
     told: watch::Sender<Option<Arc<Told>>>,
     told_last: (Option<Word>, BootTime),
     opened: Option<regent_proto::record::Opened>,
-    suspended: bool,
+    pub(super) suspended: bool,
     repeated: u32,
 }
 
@@ -110,6 +110,7 @@ impl World {
         node.checkpoint = None;
         node.guard = super::GuardState::default();
         node.paused_at = None;
+        node.paused = None;
         if node.guardian.alive {
             // As `fence::successor`: what was granted stays, and counts as carried.
             node.page.carry();
@@ -213,7 +214,7 @@ impl World {
         let publisher = Publisher::new(
             Arc::clone(&config),
             (site.clone(), global.clone()),
-            Keeper::new(SharedLeader::default()),
+            Keeper::new(SharedLeader::default(), clock.clone()),
         );
         self.spawned.push((process, Box::pin(publishes(publisher, pictures))));
         let tenures = renewal.tenures();
@@ -267,8 +268,10 @@ impl Agent {
                 self.renewal.renew_site(timing).await;
             }
             let view = self.observe();
-            let policy = self.policy();
+            let mut policy = self.policy();
+            self.sim.world().mutant.misread(&mut policy);
             let decision = decide(&policy, &self.memory, &view);
+            policy.paused = self.dynamic.pause;
             self.sim.world().decided(self.n, &view, &decision);
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
@@ -336,8 +339,21 @@ impl Agent {
         let (view, dynamic) = self.site_observer.read(&picture, lease, now, &self.dynamic)?;
         self.site_seen = Some((view, now, lease));
         let dynamic = dynamic.filter(|dynamic| *dynamic != self.dynamic)?;
-        self.config.check_timing(&dynamic).ok()?;
+        let mut world = self.sim.world();
+        if let Err(problem) = self.config.check_timing(&dynamic) {
+            world.counters.count("configuration: timing refused");
+            world.explain(self.n, "agent", || format!("configuration not taken: {problem}"));
+            return None;
+        }
         let timing = self.config.site_timing(&dynamic);
+        if dynamic.ttl != self.dynamic.ttl {
+            world.counters.count("configuration: timing taken");
+        }
+        for problem in &dynamic.problems {
+            world.counters.count("configuration: timing refused");
+            world.explain(self.n, "agent", || format!("configuration: {problem}"));
+        }
+        drop(world);
         self.dynamic = dynamic;
         Some(timing)
     }
@@ -419,13 +435,24 @@ impl Agent {
 
     fn keep_fence(&mut self, policy: &Policy, view: &View) {
         let mut world = self.sim.world();
-        match paused::fence(policy, view) {
+        let fence = match paused::fence(policy, view) {
+            Fence::Stands if policy.paused && world.mutant == Mutant::PauseUnfencesAFederation => {
+                Fence::Suspended
+            }
+            fence => fence,
+        };
+        if view.site.is_some() {
+            world.nodes[self.n].paused = Some(policy.paused);
+        }
+        match fence {
             Fence::Suspended => {
                 self.suspended = true;
-                world.disarm(self.n);
+                world.unfence(self.n);
             }
             Fence::Stands => {
-                if std::mem::take(&mut self.suspended) {
+                if std::mem::take(&mut self.suspended)
+                    && world.mutant != Mutant::PauseEndsWithoutTheFence
+                {
                     self.fence_after_pause(&mut world, view);
                 }
                 let writable = view.postgres.status.as_ref().is_some_and(|s| !s.in_recovery);

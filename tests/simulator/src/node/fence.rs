@@ -66,6 +66,9 @@ impl World {
     /// From now on the server may be, or become, writable.
     pub(crate) fn arm(&mut self, n: usize) {
         let node = &mut self.nodes[n];
+        if std::mem::take(&mut node.unfenced) {
+            self.counters.count("pause: fence stands again");
+        }
         node.guard.stopping = false;
         node.guard.killing = false;
         node.page.set_guard(page::Guard::ByDeadline);
@@ -101,6 +104,16 @@ impl World {
         node.page.set_guard(page::Guard::Off);
         node.guard.stopping = false;
         node.guard.killing = false;
+    }
+
+    /// A pause takes the fence away.
+    pub(crate) fn unfence(&mut self, n: usize) {
+        self.disarm(n);
+        if self.nodes[n].server.writable() && !std::mem::replace(&mut self.nodes[n].unfenced, true)
+        {
+            self.counters.count("pause: fence taken away");
+            self.explain(n, "agent", || "NOT FENCED: PAUSED".to_owned());
+        }
     }
 
     fn thaw(&mut self, n: usize) {

@@ -104,6 +104,10 @@ pub struct Node {
     pub orders_seen: u64,
     /// When the agent was paused, and what it could have read last.
     pub paused_at: Option<(Nanos, Reading)>,
+    /// A pause has taken the fence away; nobody has put it back since.
+    pub unfenced: bool,
+    /// What the present agent has read of a pause.
+    pub paused: Option<bool>,
     /// The machine is off.
     pub off: bool,
     /// The machine does not run, and will go on.

@@ -77,6 +77,8 @@ impl World {
         if matches!(server.process, Process::Stopped | Process::Stopping) {
             return;
         }
+        self.on_demotion(n);
+        let server = self.server(n);
         server.process = Process::Stopping;
         server.promoting = false;
         // What stands still gets the signal when it goes on.
@@ -89,6 +91,8 @@ impl World {
         if server.process == Process::Stopped {
             return;
         }
+        self.on_demotion(n);
+        let server = self.server(n);
         server.control = crashed(server.in_recovery);
         self.server_ended(n);
     }
