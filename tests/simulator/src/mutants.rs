@@ -70,6 +70,12 @@ pub enum Mutant {
     PausedAgentActs,
     /// What a pause took away does not come back with its end.
     PauseEndsWithoutTheFence,
+    /// A device waits for TTL − 5 s, whatever it says.
+    WatchdogLongerThanHalfTheLease,
+    /// A device is pinged whenever it is time, allowed or not.
+    PingAfterTheDeadline,
+    /// A device is stopped when the stop of the server begins.
+    WatchdogStoppedWithTheServer,
 }
 
 impl Mutant {
@@ -101,6 +107,9 @@ impl Mutant {
         Self::PauseUnfencesAFederation,
         Self::PausedAgentActs,
         Self::PauseEndsWithoutTheFence,
+        Self::WatchdogLongerThanHalfTheLease,
+        Self::PingAfterTheDeadline,
+        Self::WatchdogStoppedWithTheServer,
     ];
 
     /// By its name.
@@ -139,7 +148,10 @@ impl Mutant {
             | Self::KeyBoundBack
             | Self::TtlOfTheFormerLease
             | Self::PausedAgentActs
-            | Self::PauseEndsWithoutTheFence => false,
+            | Self::PauseEndsWithoutTheFence
+            | Self::WatchdogLongerThanHalfTheLease
+            | Self::PingAfterTheDeadline
+            | Self::WatchdogStoppedWithTheServer => false,
         }
     }
 

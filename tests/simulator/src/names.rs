@@ -196,6 +196,9 @@ names! {
         Kind::KillSite(_) => "fault: KillSite",
         Kind::Timing(..) => "fault: Timing",
         Kind::PauseSite(_) => "fault: PauseSite",
+        Kind::PauseBoth(_) => "fault: PauseBoth",
+        Kind::KillBoth(_) => "fault: KillBoth",
+        Kind::Device(..) => "fault: Device",
     }
 }
 
@@ -226,6 +229,13 @@ pub const OTHERS: &[&str] = &[
     "pause: fence stands again",
     "pause: stopped agent leaves its server",
     "pause: outlived",
+    "watchdog: armed",
+    "watchdog: ping",
+    "watchdog: disarmed",
+    "watchdog: reset",
+    "watchdog: agent and guardian stopped",
+    "watchdog: agent and guardian killed",
+    "watchdog: no server without it",
     "asynchronous loss",
     "opened",
 ];

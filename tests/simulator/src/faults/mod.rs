@@ -4,6 +4,7 @@ mod configuration;
 mod strike;
 
 use crate::event::Event;
+use crate::node::device::Quirk;
 use crate::time::{MIN, MS, Nanos, SEC};
 use crate::world::World;
 
@@ -79,6 +80,12 @@ pub enum Kind {
     Timing(usize, usize),
     /// An operator pauses a site.
     PauseSite(usize),
+    /// SIGSTOP to an agent and its guardian at once, where a watchdog counts.
+    PauseBoth(usize),
+    /// SIGKILL to both, where a watchdog counts.
+    KillBoth(usize),
+    /// A watchdog device behaves oddly.
+    Device(usize, Quirk),
 }
 
 /// In which direction.
@@ -108,7 +115,7 @@ pub struct Extent {
 impl World {
     /// Draws the faults of a run: a few kinds, each at a rate of its own.
     pub fn draw_faults(&mut self, extent: Extent, count: usize, harsh: Nanos) -> Vec<Fault> {
-        const KINDS: u64 = 29;
+        const KINDS: u64 = 32;
         let favoured: Vec<u64> = (0..6).map(|_| self.chance.below(KINDS)).collect();
         let mut faults: Vec<Fault> = (0..count)
             .filter_map(|_| {
@@ -170,6 +177,9 @@ impl World {
             26 => Kind::KillSite(s),
             27 => Kind::Timing(s, self.chance.index(configuration::TIMINGS.len())),
             28 => Kind::PauseSite(s),
+            29 => Kind::PauseBoth(n),
+            30 => Kind::KillBoth(n),
+            31 => Kind::Device(n, *self.chance.pick(Quirk::ALL)?),
             _ => return None,
         })
     }

@@ -5,6 +5,7 @@ mod i01_single_acknowledger;
 mod i02_epochs;
 mod i03_no_acknowledged_loss;
 mod i07_deadline;
+pub(crate) mod i08_watchdog;
 mod i14_history;
 mod i18_pause;
 mod i20_progress;
@@ -66,6 +67,7 @@ impl World {
         i18_pause::check(self, n);
         i01_single_acknowledger::check(self, n);
         i07_deadline::check(self, n);
+        i08_watchdog::check(self, n, "acknowledges");
     }
 
     /// An agent is about to do something.
@@ -88,6 +90,7 @@ impl World {
         if self.known.is_some() {
             return;
         }
+        i08_watchdog::check(self, n, "opens");
         i27_opens_as_holder::check(self, n);
         i03_no_acknowledged_loss::check(self, n);
     }

@@ -19,16 +19,16 @@ use regent_agent::decide::view::{
     Process, SiteView, TenureView, View,
 };
 use regent_agent::decide::{Action, Decision, decide};
-use regent_agent::fence::Deadlines;
 use regent_agent::fence::renewal::{GlobalSide, RenewalThread, SiteSide, Tenures};
 use regent_agent::fence::rounds::SharedLeader;
+use regent_agent::fence::{Deadlines, watchdog};
 use regent_agent::observe::global::GlobalObserver;
 use regent_agent::observe::mirror::{self, Picture};
 use regent_agent::observe::postgres::Extra;
 use regent_agent::observe::site::SiteObserver;
 use regent_dcs::LeaseId;
 use regent_dcs::clock::BootClock;
-use regent_guardian::page::Page;
+use regent_guardian::page::{Page, WatchdogWanted};
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, OperationId};
 use regent_proto::record::Primary;
@@ -143,7 +143,8 @@ impl World {
         if !self.nodes[n].server.standby_signal {
             self.adopt_server(n, bound);
         }
-        self.begin_guardian(n);
+        // Its device may be refused: what runs is not ended for that.
+        self.begin_guardian(n, false);
     }
 
     fn build_agent(
@@ -419,6 +420,10 @@ impl Agent {
             guardian: world.observe_guardian(self.n),
             failsafe: FailsafeView::default(),
         };
+        let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, &view);
+        let wanted = watchdog::mode(&self.config, &shortest);
+        view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;
+        view.guardian.watchdog.required = wanted == WatchdogWanted::Required;
         let mutant = world.mutant;
         if mutant == Mutant::TakeWithoutWalAndFloor {
             // What it writes is the record itself.

@@ -2,6 +2,7 @@
 
 pub mod act;
 pub mod agent;
+pub mod device;
 pub mod fence;
 pub mod observe;
 
@@ -11,7 +12,8 @@ use regent_agent::config::Config;
 use regent_agent::decide::freeze::{Frozen, Reading};
 use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer};
 use regent_agent::fence::Deadlines;
-use regent_guardian::page::{Because, Page};
+use regent_guardian::page::{Because, Page, WatchdogWanted};
+use regent_guardian::tend::Tended;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
 use std::collections::BTreeMap;
@@ -38,9 +40,11 @@ pub struct GuardState {
     pub adopted: bool,
 }
 
-/// Rung 2.
+/// Rung 2, and rung 3 as it has it.
 #[derive(Debug, Default)]
 pub struct GuardianState {
+    /// The watchdog.
+    pub tended: Tended<device::Handle>,
     /// Its process lives.
     pub alive: bool,
     /// A fault has stopped it.
@@ -82,6 +86,8 @@ pub struct Node {
     pub guard: GuardState,
     /// Rung 2.
     pub guardian: GuardianState,
+    /// The machine's watchdog.
+    pub device: device::Model,
     /// The agent's process.
     pub agent: Option<ProcessId>,
     /// Wakes the agent's main loop.
@@ -125,6 +131,7 @@ impl Node {
             orders.writing.instant().nanos(),
             orders.bound.instant().nanos(),
             orders.stop_until.instant().nanos(),
+            u64::from(self.page.watchdog_wanted() != WatchdogWanted::Off),
         ];
         words.iter().fold(17, |sum: u64, word| sum.wrapping_mul(0x0100_0000_01b3) ^ word)
     }
