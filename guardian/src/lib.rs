@@ -14,4 +14,5 @@ pub mod packets;
 pub mod page;
 pub mod processes;
 pub mod program;
+pub mod tend;
 pub mod watchdog;

@@ -86,7 +86,7 @@ impl Agent {
             peers,
             guardian: self.guardian_view(now),
         };
-        let shortest = self.actor.shortest_lease(&view);
+        let shortest = watchdog::shortest_lease(&self.config, &self.actor.dynamic, &view);
         let wanted = watchdog::mode(&self.config, &shortest);
         view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;
         view.guardian.watchdog.required = wanted == WatchdogWanted::Required;

@@ -9,11 +9,12 @@ use regent_proto::time::BootTime;
 
 use super::prepare::Waits;
 use crate::clock::boot_time;
-use crate::decide::{self, Decision, Look, Processes, View, WatchdogAct};
-use crate::page::{Because, Page, Phase, WatchdogState, WatchdogStep, WatchdogWanted};
+use crate::decide::{self, Decision, Look, Processes, View};
+use crate::page::{Because, Page, Phase, WatchdogStep};
 use crate::processes::scan::{Family, Scanner};
 use crate::processes::{self, kill_family};
-use crate::watchdog::{Failure, Terms, Watchdog};
+use crate::tend::{Failure, Tended, Terms};
+use crate::watchdog::Watchdog;
 
 /// The postmaster, while it lives.
 pub(super) enum Postmaster {
@@ -38,7 +39,7 @@ pub(super) struct Guardian {
     pub(super) scanner: Scanner,
     pub(super) waits: Waits,
     pub(super) device: Option<CString>,
-    pub(super) watchdog: Option<Watchdog>,
+    pub(super) watchdog: Tended<Watchdog>,
     /// `None` once it has ended.
     pub(super) postmaster: Option<Postmaster>,
     /// Why it kills, and since when.
@@ -71,7 +72,8 @@ impl Guardian {
             self.page.set_wakes(self.page.wakes().wrapping_add(1));
             self.reap();
             let decision = self.look_and_kill(now);
-            self.tend(&decision.1, decision.0.watchdog);
+            let (device, act) = (self.device.as_ref(), (&decision.1, decision.0.watchdog));
+            self.watchdog.tend(&self.page, act, boot_time, |terms| open(device, terms));
             if decision.0.end {
                 break;
             }
@@ -117,16 +119,7 @@ impl Guardian {
             postmaster: self.postmaster.is_some(),
             processes: Processes::Unknown,
             killing: self.killing.map(|(because, _)| because),
-            watchdog: decide::Watchdog {
-                wanted: page.watchdog_wanted(),
-                open: self.watchdog.is_some(),
-                failed: page.watchdog_state() == WatchdogState::Failed,
-                last_ping: page.watchdog_last_ping(),
-                timeout: self.watchdog.as_ref().map_or_else(
-                    || Duration::from_secs(page.watchdog_timeout_s()),
-                    |device| device.granted,
-                ),
-            },
+            watchdog: self.watchdog.seen(page),
         }
     }
 
@@ -182,94 +175,24 @@ impl Guardian {
         }
     }
 
-    fn tend(&mut self, view: &View, act: Option<WatchdogAct>) {
-        match act {
-            None => {}
-            Some(WatchdogAct::Arm) => {
-                self.arm();
-            }
-            Some(WatchdogAct::Ping) => self.ping(view),
-            Some(WatchdogAct::Disarm) => self.disarm(),
-            Some(WatchdogAct::Forget) => self.page.set_watchdog_state(WatchdogState::Off),
-        }
-    }
-
     /// Arms the watchdog; the page says what came of it.
     pub(super) fn arm(&mut self) -> bool {
-        let page = &self.page;
-        let timeout = page.watchdog_timeout_s();
-        let longest = match page.watchdog_longest_s() {
-            0 => timeout,
-            longest => longest,
-        };
-        let terms = Terms {
-            timeout: Duration::from_secs(timeout),
-            longest: Duration::from_secs(longest),
-            without_magic_close: page.watchdog_wanted() == WatchdogWanted::Automatic,
-        };
-        let armed = match &self.device {
-            Some(device) => Watchdog::arm(device, &terms),
-            None => {
-                let granted = Duration::ZERO;
-                Err(Failure { step: WatchdogStep::NoDevice, errno: 0, granted })
-            }
-        };
-        match armed {
-            Ok(device) => {
-                let step = if device.magic_close {
-                    WatchdogStep::None
-                } else {
-                    WatchdogStep::NoMagicClose
-                };
-                page.set_watchdog_granted_s(device.granted.as_secs());
-                page.set_watchdog_last_ping(boot_time());
-                page.set_watchdog_errno(0);
-                page.set_watchdog_step(step);
-                page.set_watchdog_state(WatchdogState::Armed);
-                self.watchdog = Some(device);
-                true
-            }
-            Err(failure) => {
-                page.set_watchdog_granted_s(failure.granted.as_secs());
-                self.watchdog_failed(failure);
-                false
-            }
-        }
+        let device = self.device.as_ref();
+        self.watchdog.arm(&self.page, boot_time, |terms| open(device, terms))
     }
 
-    fn watchdog_failed(&self, failure: Failure) {
-        self.page.set_watchdog_errno(failure.errno);
-        self.page.set_watchdog_step(failure.step);
-        self.page.set_watchdog_state(WatchdogState::Failed);
-    }
-
-    fn ping(&self, view: &View) {
-        let Some(device) = &self.watchdog else { return };
-        // The kill before may have taken its time.
-        let now = boot_time();
-        if !decide::may_ping(&View { now, orders: self.page.orders(), ..*view }) {
-            return;
-        }
-        match device.ping() {
-            Ok(()) => {
-                // Read afterwards: the next ping's bound counts from the latest this one can have been.
-                self.page.set_watchdog_last_ping(boot_time());
-                if self.page.watchdog_state() == WatchdogState::Failed {
-                    self.page.set_watchdog_errno(0);
-                    self.page.set_watchdog_step(WatchdogStep::None);
-                    self.page.set_watchdog_state(WatchdogState::Armed);
-                }
-            }
-            Err(failure) => self.watchdog_failed(failure),
-        }
-    }
-
-    /// Stops the watchdog. Only where nothing of the data directory is left, or nothing was started.
+    /// Stops the watchdog: nothing was started.
     pub(super) fn disarm(&mut self) {
-        let Some(device) = self.watchdog.take() else { return };
-        match device.disarm() {
-            Ok(()) => self.page.set_watchdog_state(WatchdogState::Disarmed),
-            Err(failure) => self.watchdog_failed(failure),
+        self.watchdog.disarm(&self.page);
+    }
+}
+
+fn open(device: Option<&CString>, terms: &Terms) -> Result<Watchdog, Failure> {
+    match device {
+        Some(device) => Watchdog::arm(device, terms),
+        None => {
+            let granted = Duration::ZERO;
+            Err(Failure { step: WatchdogStep::NoDevice, errno: 0, granted })
         }
     }
 }

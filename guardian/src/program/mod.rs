@@ -28,6 +28,7 @@ use crate::launch::{Launch, Server, StartFailure};
 use crate::page::{Flags, Page, Phase, Side, WatchdogWanted};
 use crate::processes::DataDirectory;
 use crate::processes::scan::Scanner;
+use crate::tend::Tended;
 use crate::watchdog;
 
 use guard::{Guardian, Postmaster};
@@ -111,7 +112,7 @@ fn prepare(arguments: impl IntoIterator<Item = OsString>) -> Result<Ready, Refus
         scanner,
         waits,
         device,
-        watchdog: None,
+        watchdog: Tended::default(),
         postmaster,
         killing: None,
     };

@@ -40,6 +40,10 @@ pub enum Event {
     Guard(usize),
     /// Rung 2 looks.
     Guardian(usize),
+    /// A device may have waited for long enough: the one that was opened as this number.
+    Watchdog(usize, u64),
+    /// A device has fired.
+    Reset(usize),
     /// Members' answers arrive.
     Peers(usize, ProcessId, BootTime, Vec<usize>),
     /// A client does the next thing.
@@ -78,6 +82,8 @@ impl fmt::Debug for Event {
             Self::Job(n, number, _) => write!(f, "Job({n}, {number})"),
             Self::Guard(n) => write!(f, "Guard({n})"),
             Self::Guardian(n) => write!(f, "Guardian({n})"),
+            Self::Watchdog(n, number) => write!(f, "Watchdog({n}, {number})"),
+            Self::Reset(n) => write!(f, "Reset({n})"),
             Self::Peers(n, ..) => write!(f, "Peers({n})"),
             Self::Client(c, turn) => write!(f, "Client({c}, {turn})"),
             Self::Write(n, _, c, w) => write!(f, "Write({n}, {c}, {w})"),

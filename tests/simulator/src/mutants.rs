@@ -5,7 +5,7 @@
 //! the product has no switch for any of them. Where a model of `tests/models` has the same mutant, it
 //! has the same name.
 
-use regent_agent::decide::view::View;
+use regent_agent::decide::view::{Policy, View};
 use regent_dcs::{Change, Txn};
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
@@ -60,6 +60,22 @@ pub enum Mutant {
     WriteWithoutItsLeadershipCompare,
     /// The mark of a handover leaves tenure and deadline.
     MarkKeepsTheDeadline,
+    /// A leader key that moves to a lease of another TTL is bound back to the one of before.
+    KeyBoundBack,
+    /// A lease of a shorter TTL counts as long as the one before it.
+    TtlOfTheFormerLease,
+    /// The pause of a site takes its fence away in a federation as well.
+    PauseUnfencesAFederation,
+    /// A paused agent decides as ever.
+    PausedAgentActs,
+    /// What a pause took away does not come back with its end.
+    PauseEndsWithoutTheFence,
+    /// A device waits for TTL − 5 s, whatever it says.
+    WatchdogLongerThanHalfTheLease,
+    /// A device is pinged whenever it is time, allowed or not.
+    PingAfterTheDeadline,
+    /// A device is stopped when the stop of the server begins.
+    WatchdogStoppedWithTheServer,
 }
 
 impl Mutant {
@@ -86,6 +102,14 @@ impl Mutant {
         Self::HandoverAsAPut,
         Self::WriteWithoutItsLeadershipCompare,
         Self::MarkKeepsTheDeadline,
+        Self::KeyBoundBack,
+        Self::TtlOfTheFormerLease,
+        Self::PauseUnfencesAFederation,
+        Self::PausedAgentActs,
+        Self::PauseEndsWithoutTheFence,
+        Self::WatchdogLongerThanHalfTheLease,
+        Self::PingAfterTheDeadline,
+        Self::WatchdogStoppedWithTheServer,
     ];
 
     /// By its name.
@@ -104,7 +128,8 @@ impl Mutant {
             | Self::RollBackAsAPut
             | Self::HandoverAsAPut
             | Self::WriteWithoutItsLeadershipCompare
-            | Self::MarkKeepsTheDeadline => true,
+            | Self::MarkKeepsTheDeadline
+            | Self::PauseUnfencesAFederation => true,
             Self::None
             | Self::GuardianMissing
             | Self::DeadlineAnchoredAtReceive
@@ -119,7 +144,21 @@ impl Mutant {
             | Self::EmptyListBeforeTheStoreWrite
             | Self::EmptyListAfterACrash
             | Self::RecordWithoutCompare
-            | Self::LeaderKeyWithoutRecords => false,
+            | Self::LeaderKeyWithoutRecords
+            | Self::KeyBoundBack
+            | Self::TtlOfTheFormerLease
+            | Self::PausedAgentActs
+            | Self::PauseEndsWithoutTheFence
+            | Self::WatchdogLongerThanHalfTheLease
+            | Self::PingAfterTheDeadline
+            | Self::WatchdogStoppedWithTheServer => false,
+        }
+    }
+
+    /// Bends what an agent goes by.
+    pub(crate) fn misread(self, policy: &mut Policy) {
+        if self == Self::PausedAgentActs {
+            policy.paused = false;
         }
     }
 
@@ -149,6 +188,12 @@ impl Mutant {
                 }
             }
             Self::TakeWithoutWalAndFloor => has_all(view),
+            Self::KeyBoundBack => {
+                let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
+                if leader.is_some_and(|l| l.name == *me && !l.bound_to_my_lease) {
+                    view.tenure.site = Deadline::NEVER;
+                }
+            }
             _ => {}
         }
     }

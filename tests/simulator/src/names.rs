@@ -194,6 +194,11 @@ names! {
         Kind::WallStep(_) => "fault: WallStep",
         Kind::KillCoordinator(_) => "fault: KillCoordinator",
         Kind::KillSite(_) => "fault: KillSite",
+        Kind::Timing(..) => "fault: Timing",
+        Kind::PauseSite(_) => "fault: PauseSite",
+        Kind::PauseBoth(_) => "fault: PauseBoth",
+        Kind::KillBoth(_) => "fault: KillBoth",
+        Kind::Device(..) => "fault: Device",
     }
 }
 
@@ -217,6 +222,20 @@ pub const OTHERS: &[&str] = &[
     "operator: begin the operation",
     "operator: ask for the operation's end",
     "operator: refused",
+    "configuration: timing taken",
+    "configuration: timing refused",
+    "configuration: changed beneath a healthy leader",
+    "pause: fence taken away",
+    "pause: fence stands again",
+    "pause: stopped agent leaves its server",
+    "pause: outlived",
+    "watchdog: armed",
+    "watchdog: ping",
+    "watchdog: disarmed",
+    "watchdog: reset",
+    "watchdog: agent and guardian stopped",
+    "watchdog: agent and guardian killed",
+    "watchdog: no server without it",
     "asynchronous loss",
     "opened",
 ];

@@ -153,6 +153,8 @@ pub struct World {
     pub mutant: Mutant,
     /// The run's faults.
     pub plan: Vec<Fault>,
+    /// Those that have begun and not ended.
+    pub struck: Vec<Fault>,
     /// The harsh phase is over.
     pub healing: bool,
     /// The coordinators.
@@ -205,6 +207,7 @@ impl World {
             violation: None,
             mutant,
             plan: Vec::new(),
+            struck: Vec::new(),
             healing: false,
             coordinators: Vec::new(),
             topology: String::new(),
@@ -367,6 +370,7 @@ impl World {
         if let Some(process) = self.nodes[n].agent.take() {
             self.end_program(process);
             self.nodes[n].deadlines = None;
+            self.nodes[n].paused = None;
         }
         self.explain(n, "agent", || "ends".to_owned());
         let pause = self.chance.between(SEC, 5 * SEC);

@@ -6,6 +6,7 @@ use super::{Fault, Kind, Way};
 use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::network::HostId;
+use crate::node::device::Quirk;
 use crate::time::{MS, Nanos, SEC};
 use crate::world::World;
 
@@ -76,18 +77,44 @@ impl World {
                     self.power_off(n);
                 }
             }
+            Kind::Timing(s, which) => self.set_timing(s, Some(which)),
+            Kind::PauseSite(s) => self.set_pause(s, true),
+            Kind::PauseBoth(n) | Kind::KillBoth(n) if !self.device_counts(n) => {}
+            Kind::PauseBoth(n) => {
+                self.counters.count("watchdog: agent and guardian stopped");
+                self.pause_agent(n, true);
+                self.nodes[n].guardian.paused = true;
+            }
+            Kind::KillBoth(n) => {
+                self.counters.count("watchdog: agent and guardian killed");
+                self.kill_agent(n);
+                self.guardian_dies(n);
+            }
+            Kind::Device(n, quirk) => self.set_quirk(n, quirk),
         }
     }
 
-    /// Something of the node is stopped already.
+    /// A watchdog counts that a dead guardian does not stop.
+    fn device_counts(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let counting = node.device.counting.as_ref().is_some_and(|counting| counting.magic);
+        counting && !node.off && !node.suspended && !node.server.paused
+    }
+
+    /// Something of the node is stopped already, and no watchdog would end what goes on.
     fn half_asleep(&self, n: usize) -> bool {
         let node = &self.nodes[n];
+        if self.device_counts(n) {
+            return false;
+        }
         node.suspended || node.guardian.paused || node.server.paused || node.paused_at.is_some()
     }
 
     /// A fault ends.
     pub(crate) fn mend(&mut self, fault: &Fault) {
         self.explain(usize::MAX, "MENDED", || format!("{:?}", fault.kind));
+        self.struck.retain(|struck| struck != fault);
+        self.disturbed();
         match fault.kind {
             Kind::KillAgent(_) | Kind::StopAgent(_) | Kind::KillPostgres(_) => {}
             Kind::Compaction(_) | Kind::DeleteKey(_) | Kind::WallStep(_) => {}
@@ -132,6 +159,15 @@ impl World {
                     self.power_on(n);
                 }
             }
+            Kind::Timing(s, _) => self.set_timing(s, None),
+            Kind::PauseSite(s) => self.set_pause(s, false),
+            Kind::PauseBoth(n) if self.nodes[n].suspended => {}
+            Kind::PauseBoth(n) => {
+                self.resume_guardian(n);
+                self.pause_agent(n, false);
+            }
+            Kind::KillBoth(_) => {}
+            Kind::Device(n, _) => self.set_quirk(n, Quirk::None),
         }
     }
 
@@ -182,6 +218,7 @@ impl World {
         let Some(process) = self.nodes[n].agent.take() else { return };
         self.end_program(process);
         self.nodes[n].paused_at = None;
+        self.nodes[n].paused = None;
         self.nodes[n].deadlines = None;
         self.nodes[n].job = None;
         self.nodes[n].checkpoint = None;
@@ -213,13 +250,15 @@ impl World {
         }
     }
 
-    fn power_off(&mut self, n: usize) {
+    pub(crate) fn power_off(&mut self, n: usize) {
         if self.nodes[n].off {
             return;
         }
         self.nodes[n].off = true;
         self.nodes[n].suspended = false;
         self.kill_agent(n);
+        self.guardian_dies(n);
+        self.nodes[n].device.counting = None;
         self.kill_server(n);
     }
 
@@ -244,6 +283,9 @@ impl World {
         }
         if let Some((from, _)) = self.nodes[n].paused_at {
             self.nodes[n].clock.suspended += self.now - from;
+            if let Some(counting) = &mut self.nodes[n].device.counting {
+                counting.pinged += self.now - from;
+            }
         }
         // What is overdue is killed before a client is answered (docs/safety.md: thawed nodes).
         self.resume_guardian(n);

@@ -12,6 +12,7 @@ use regent_agent::decide::view::{LeaderKey, View};
 use regent_agent::decide::{Action, Job};
 use regent_agent::fence::release::Release;
 use regent_agent::fence::renewal::Adopted;
+use regent_agent::fence::watchdog;
 use regent_dcs::{Change, Revision, Txn};
 use regent_proto::keys::SiteKey;
 use regent_proto::time::Deadline;
@@ -51,10 +52,12 @@ impl Agent {
     }
 
     pub(crate) async fn perform(&mut self, action: &Action, view: &View) -> Came {
+        self.sim.world().on_action(self.n, self.dynamic.pause, action);
         match action {
             Action::Exit(_) => Came::ToAnEnd,
-            Action::Run(job) => self.run_job(job),
-            Action::ArmWatchdog | Action::AskPeers => Came::About(Touched::Nothing),
+            Action::Run(job) => self.run_job(job, view),
+            Action::ArmWatchdog => self.arm_watchdog(view),
+            Action::AskPeers => Came::About(Touched::Nothing),
             Action::KeepEpoch(seen) => self.keep_epoch(seen),
             Action::EndTenure => {
                 self.marked_at = self.sim.world().wall(self.n);
@@ -86,11 +89,31 @@ impl Agent {
         }
     }
 
-    fn run_job(&self, job: &Job) -> Came {
-        let mut world = self.sim.world();
-        if matches!(job, Job::StartPrimary { .. }) {
-            world.arm(self.n);
+    fn arm_watchdog(&self, view: &View) -> Came {
+        let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, view);
+        match watchdog::want(self.deadlines.page(), &self.config, &shortest) {
+            Ok(()) => Came::About(Touched::Nothing),
+            Err(refused) => Came::ToNothing(format!("arming the watchdog: {refused}")),
         }
+    }
+
+    fn run_job(&self, job: &Job, view: &View) -> Came {
+        match job {
+            Job::StartPrimary { .. } => {
+                self.sim.world().arm(self.n);
+                if let refused @ Came::ToNothing(_) = self.arm_watchdog(view) {
+                    return refused;
+                }
+            }
+            Job::StartStandby(_) => watchdog::unwant(self.deadlines.page()),
+            Job::Initdb
+            | Job::Clone(_)
+            | Job::Stop
+            | Job::Rewind(_)
+            | Job::Checkpoint
+            | Job::CreateUsers => {}
+        }
+        let mut world = self.sim.world();
         world.begin_job(self.n, job.clone());
         Came::About(Touched::Nothing)
     }
@@ -257,6 +280,10 @@ impl Agent {
             }
             Action::Promote => {
                 world.arm(n);
+                if !watchdog::fires_in_time(self.deadlines.page()) {
+                    let problem = "the watchdog, as last pinged, would fire after the deadline";
+                    return Came::ToNothing(problem.to_owned());
+                }
                 world.promote_server(n);
             }
             Action::NamePromotion => {
@@ -278,6 +305,14 @@ impl Agent {
 
     /// SIGTERM: the server is stopped, then the key is given up.
     pub(crate) async fn shut_down(&mut self, view: &View) {
+        if self.suspended {
+            {
+                let mut world = self.sim.world();
+                world.counters.count("pause: stopped agent leaves its server");
+                world.agent_exits(self.n);
+            }
+            return std::future::pending::<()>().await;
+        }
         let early = self.sim.world().mutant == Mutant::LeaseDroppedBeforeTheStop;
         if early {
             // The product has no such call: only the renewal thread gives the key back.

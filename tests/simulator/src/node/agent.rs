@@ -19,16 +19,16 @@ use regent_agent::decide::view::{
     Process, SiteView, TenureView, View,
 };
 use regent_agent::decide::{Action, Decision, decide};
-use regent_agent::fence::Deadlines;
 use regent_agent::fence::renewal::{GlobalSide, RenewalThread, SiteSide, Tenures};
 use regent_agent::fence::rounds::SharedLeader;
+use regent_agent::fence::{Deadlines, watchdog};
 use regent_agent::observe::global::GlobalObserver;
 use regent_agent::observe::mirror::{self, Picture};
 use regent_agent::observe::postgres::Extra;
 use regent_agent::observe::site::SiteObserver;
 use regent_dcs::LeaseId;
 use regent_dcs::clock::BootClock;
-use regent_guardian::page::Page;
+use regent_guardian::page::{Page, WatchdogWanted};
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::{NodeName, OperationId};
 use regent_proto::record::Primary;
@@ -76,7 +76,7 @@ pub(crate) struct Agent {
     told: watch::Sender<Option<Arc<Told>>>,
     told_last: (Option<Word>, BootTime),
     opened: Option<regent_proto::record::Opened>,
-    suspended: bool,
+    pub(super) suspended: bool,
     repeated: u32,
 }
 
@@ -110,6 +110,7 @@ impl World {
         node.checkpoint = None;
         node.guard = super::GuardState::default();
         node.paused_at = None;
+        node.paused = None;
         if node.guardian.alive {
             // As `fence::successor`: what was granted stays, and counts as carried.
             node.page.carry();
@@ -142,7 +143,8 @@ impl World {
         if !self.nodes[n].server.standby_signal {
             self.adopt_server(n, bound);
         }
-        self.begin_guardian(n);
+        // Its device may be refused: what runs is not ended for that.
+        self.begin_guardian(n, false);
     }
 
     fn build_agent(
@@ -215,7 +217,7 @@ impl World {
         let publisher = Publisher::new(
             Arc::clone(&config),
             (site.clone(), global.clone()),
-            Keeper::new(SharedLeader::default()),
+            Keeper::new(SharedLeader::default(), clock.clone()),
         );
         self.spawned.push((process, Box::pin(publishes(publisher, pictures))));
         let tenures = renewal.tenures();
@@ -269,8 +271,10 @@ impl Agent {
                 self.renewal.renew_site(timing).await;
             }
             let view = self.observe();
-            let policy = self.policy();
+            let mut policy = self.policy();
+            self.sim.world().mutant.misread(&mut policy);
             let decision = decide(&policy, &self.memory, &view);
+            policy.paused = self.dynamic.pause;
             self.sim.world().decided(self.n, &view, &decision);
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
@@ -341,8 +345,21 @@ impl Agent {
         let (view, dynamic) = read?;
         self.site_seen = Some((view, now, lease));
         let dynamic = dynamic.filter(|dynamic| *dynamic != self.dynamic)?;
-        self.config.check_timing(&dynamic).ok()?;
+        let mut world = self.sim.world();
+        if let Err(problem) = self.config.check_timing(&dynamic) {
+            world.counters.count("configuration: timing refused");
+            world.explain(self.n, "agent", || format!("configuration not taken: {problem}"));
+            return None;
+        }
         let timing = self.config.site_timing(&dynamic);
+        if dynamic.ttl != self.dynamic.ttl {
+            world.counters.count("configuration: timing taken");
+        }
+        for problem in &dynamic.problems {
+            world.counters.count("configuration: timing refused");
+            world.explain(self.n, "agent", || format!("configuration: {problem}"));
+        }
+        drop(world);
         self.dynamic = dynamic;
         Some(timing)
     }
@@ -408,6 +425,10 @@ impl Agent {
             guardian: world.observe_guardian(self.n),
             failsafe: FailsafeView::default(),
         };
+        let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, &view);
+        let wanted = watchdog::mode(&self.config, &shortest);
+        view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;
+        view.guardian.watchdog.required = wanted == WatchdogWanted::Required;
         let mutant = world.mutant;
         if mutant == Mutant::TakeWithoutWalAndFloor {
             // What it writes is the record itself.
@@ -424,13 +445,24 @@ impl Agent {
 
     fn keep_fence(&mut self, policy: &Policy, view: &View) {
         let mut world = self.sim.world();
-        match paused::fence(policy, view) {
+        let fence = match paused::fence(policy, view) {
+            Fence::Stands if policy.paused && world.mutant == Mutant::PauseUnfencesAFederation => {
+                Fence::Suspended
+            }
+            fence => fence,
+        };
+        if view.site.is_some() {
+            world.nodes[self.n].paused = Some(policy.paused);
+        }
+        match fence {
             Fence::Suspended => {
                 self.suspended = true;
-                world.disarm(self.n);
+                world.unfence(self.n);
             }
             Fence::Stands => {
-                if std::mem::take(&mut self.suspended) {
+                if std::mem::take(&mut self.suspended)
+                    && world.mutant != Mutant::PauseEndsWithoutTheFence
+                {
                     self.fence_after_pause(&mut world, view);
                 }
                 let writable = view.postgres.status.as_ref().is_some_and(|s| !s.in_recovery);

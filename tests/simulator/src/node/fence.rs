@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use regent_agent::decide::demote::{self, Demote, DemoteView, Guarded};
 use regent_agent::decide::freeze::{self, ClockView, Freeze, Frozen, Reading};
-use regent_guardian::decide::{self as guardian, Processes, View, Watchdog};
-use regent_guardian::page::{self, Page, WatchdogWanted};
+use regent_agent::fence::guard::lead;
+use regent_guardian::decide::{self as guardian, Processes, View, WatchdogAct};
+use regent_guardian::page::{self, Flags, Page, Side, WatchdogWanted};
 use regent_proto::time::{BootTime, Deadline};
 
 use crate::event::Event;
@@ -66,6 +67,9 @@ impl World {
     /// From now on the server may be, or become, writable.
     pub(crate) fn arm(&mut self, n: usize) {
         let node = &mut self.nodes[n];
+        if std::mem::take(&mut node.unfenced) {
+            self.counters.count("pause: fence stands again");
+        }
         node.guard.stopping = false;
         node.guard.killing = false;
         node.page.set_guard(page::Guard::ByDeadline);
@@ -102,6 +106,16 @@ impl World {
         node.page.set_guard(page::Guard::Off);
         node.guard.stopping = false;
         node.guard.killing = false;
+    }
+
+    /// A pause takes the fence away.
+    pub(crate) fn unfence(&mut self, n: usize) {
+        self.disarm(n);
+        if self.nodes[n].server.writable() && !std::mem::replace(&mut self.nodes[n].unfenced, true)
+        {
+            self.counters.count("pause: fence taken away");
+            self.explain(n, "agent", || "NOT FENCED: PAUSED".to_owned());
+        }
     }
 
     fn thaw(&mut self, n: usize) {
@@ -141,7 +155,7 @@ impl World {
         let view = DemoteView {
             now,
             guarded: guarded(&self.nodes[n].page),
-            stop_budget: self.stop_budget(n),
+            stop_budget: lead(&self.nodes[n].page, self.stop_budget(n)),
             kill_budget: self.kill_budget(n),
             stopping: self.nodes[n].guard.stopping,
         };
@@ -224,21 +238,38 @@ impl World {
         }
     }
 
-    /// A guardian begins with every postmaster.
-    pub(crate) fn begin_guardian(&mut self, n: usize) {
+    /// A guardian begins with every postmaster: one that is to start, or one that runs. False: it
+    /// refuses to start PostgreSQL without the watchdog.
+    pub(crate) fn begin_guardian(&mut self, n: usize, starts: bool) -> bool {
         let kill_budget = self.kill_budget(n);
-        let node = &mut self.nodes[n];
-        node.guardian.alive = true;
-        node.guardian.paused = false;
-        node.guardian.killing = None;
-        node.page.set_kill_budget(kill_budget);
+        // One of before that hangs is ended by its agent.
+        self.guardian_dies(n);
+        let page = self.nodes[n].page.clone();
+        page.set_kill_budget(kill_budget);
+        page.enter(Side::Guardian);
+        page.forget(Side::Guardian);
+        let rights = [Flags::MEMORY_LOCKED, Flags::REALTIME, Flags::OOM_PROTECTED];
+        page.set_flags(rights.into_iter().fold(Flags(0), Flags::with));
+        let wanted = page.watchdog_wanted();
+        if wanted != WatchdogWanted::Off {
+            let (now, opener) = (self.node_boot(n), self.opener(n));
+            let tended = &mut self.nodes[n].guardian.tended;
+            let armed = tended.arm(&page, || now, |terms| opener.open(terms));
+            self.touched(n);
+            if !armed && wanted == WatchdogWanted::Required && starts {
+                self.counters.count("watchdog: no server without it");
+                return false;
+            }
+        }
+        self.nodes[n].guardian.alive = true;
         self.guardian_again(n, self.now + MS);
+        true
     }
 
-    /// It ends with it.
-    pub(crate) fn end_guardian(&mut self, n: usize) {
-        self.nodes[n].guardian.alive = false;
-        self.nodes[n].guardian.killing = None;
+    /// The postmaster has ended: its guardian sees it, unless it does not run either.
+    pub(crate) fn guardian_sees_the_end(&mut self, n: usize) {
+        let late = self.chance.below(GUARDIAN_TICK);
+        self.guardian_again(n, self.now + late / 4);
     }
 
     /// Rung 2 looks.
@@ -262,13 +293,7 @@ impl World {
                 (_, false) => Processes::Harmless,
             },
             killing: node.guardian.killing,
-            watchdog: Watchdog {
-                wanted: WatchdogWanted::Off,
-                open: false,
-                failed: false,
-                last_ping: BootTime::default(),
-                timeout: Duration::ZERO,
-            },
+            watchdog: node.guardian.tended.seen(&node.page),
         };
         let decision = guardian::decide(&view);
         if let Some(because) = decision.kill
@@ -278,25 +303,58 @@ impl World {
             self.counters.count("guardian: kill");
             self.explain(n, "guardian", || format!("kills PostgreSQL: {because:?}"));
             self.kill_server(n);
-            return;
         }
+        self.tend(n, &view, decision.watchdog);
         if decision.end {
-            self.end_guardian(n);
+            self.nodes[n].guardian.alive = false;
+            self.nodes[n].guardian.killing = None;
             return;
         }
         let orders = &view.orders;
         let kill_at = |deadline: Deadline| deadline.instant().minus(orders.kill_budget);
-        let next = match orders.guard {
-            page::Guard::Off => return,
-            page::Guard::ByDeadline | page::Guard::Unknown(_) => kill_at(orders.writing),
-            page::Guard::PlannedStop if now < kill_at(orders.bound) => kill_at(orders.bound),
-            page::Guard::PlannedStop => kill_at(orders.stop_until.raised(orders.bound)),
+        let kills = match orders.guard {
+            page::Guard::Off => None,
+            page::Guard::ByDeadline | page::Guard::Unknown(_) => Some(kill_at(orders.writing)),
+            page::Guard::PlannedStop if now < kill_at(orders.bound) => Some(kill_at(orders.bound)),
+            page::Guard::PlannedStop => Some(kill_at(orders.stop_until.raised(orders.bound))),
         };
+        // While it waits for a ping, for its reason, or for a refused device to be forgotten.
+        let tends = (view.watchdog.wanted != WatchdogWanted::Off || view.watchdog.open)
+            .then(|| self.next_ping(n, now));
+        let Some(next) = kills.into_iter().chain(tends).min() else { return };
         // Its sleep ends within a tick of the instant.
         let late = self.chance.below(GUARDIAN_TICK);
         let at = self.nodes[n].clock.when(next).max(self.now + MS) + late / 4;
-        self.nodes[n].guardian_due = at;
-        self.schedule_at(at, Event::Guardian(n));
+        self.guardian_again(n, at);
+    }
+}
+
+impl World {
+    fn tend(&mut self, n: usize, view: &View, act: Option<WatchdogAct>) {
+        let (page, now, opener) = (self.nodes[n].page.clone(), self.node_boot(n), self.opener(n));
+        let node = &mut self.nodes[n];
+        if self.mutant == Mutant::WatchdogStoppedWithTheServer
+            && node.server.process == Process::Stopping
+        {
+            node.guardian.tended.disarm(&page);
+            return self.touched(n);
+        }
+        let open = node.guardian.tended.is_open();
+        node.guardian.tended.tend(&page, (view, act), || now, |terms| opener.open(terms));
+        self.touched(n);
+        let since = now.since(page.watchdog_last_ping());
+        if self.mutant == Mutant::PingAfterTheDeadline && open && since >= view.watchdog.timeout / 4
+        {
+            self.ping_anyway(n);
+        }
+    }
+
+    /// When a ping is due, or may be allowed by a renewal meanwhile.
+    fn next_ping(&self, n: usize, now: BootTime) -> BootTime {
+        let node = &self.nodes[n];
+        let watchdog = node.guardian.tended.seen(&node.page);
+        let due = watchdog.last_ping.plus(watchdog.timeout / 4);
+        if watchdog.open && due > now { due } else { now.plus(Duration::from_millis(200)) }
     }
 }
 
