@@ -76,6 +76,12 @@ pub enum Mutant {
     PingAfterTheDeadline,
     /// A device is stopped when the stop of the server begins.
     WatchdogStoppedWithTheServer,
+    /// A member that does not answer its leader counts as one that agrees.
+    SilenceIsConsent,
+    /// A member takes the leader key though it has promised it.
+    WordNotKept,
+    /// An agent that is restarted has forgotten its word.
+    WordDiesWithItsAgent,
 }
 
 impl Mutant {
@@ -110,6 +116,9 @@ impl Mutant {
         Self::WatchdogLongerThanHalfTheLease,
         Self::PingAfterTheDeadline,
         Self::WatchdogStoppedWithTheServer,
+        Self::SilenceIsConsent,
+        Self::WordNotKept,
+        Self::WordDiesWithItsAgent,
     ];
 
     /// By its name.
@@ -151,7 +160,10 @@ impl Mutant {
             | Self::PauseEndsWithoutTheFence
             | Self::WatchdogLongerThanHalfTheLease
             | Self::PingAfterTheDeadline
-            | Self::WatchdogStoppedWithTheServer => false,
+            | Self::WatchdogStoppedWithTheServer
+            | Self::SilenceIsConsent
+            | Self::WordNotKept
+            | Self::WordDiesWithItsAgent => false,
         }
     }
 
@@ -188,6 +200,7 @@ impl Mutant {
                 }
             }
             Self::TakeWithoutWalAndFloor => has_all(view),
+            Self::WordNotKept => view.failsafe.promised = None,
             Self::KeyBoundBack => {
                 let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
                 if leader.is_some_and(|l| l.name == *me && !l.bound_to_my_lease) {

@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::faults::Extent;
 use crate::mutants::Mutant;
 use crate::node::device::Model;
+use crate::node::failsafe::Paper;
 use crate::node::observe::address;
 use crate::node::{GuardState, GuardianState, Mailbox, Node};
 use crate::postgres::Server;
@@ -48,15 +49,18 @@ fn config(
     n: usize,
     name: &str,
     site: &str,
-    (synchronous, federated): (bool, bool),
+    (synchronous, federated, failsafe): (bool, bool, bool),
     watchdog: &str,
 ) -> String {
     let (host, port) = address(n);
     // Small enough to be reached by the few rows of an hour, where it may bar anybody.
     let lag: u64 = if synchronous { 16 << 20 } else { 2 << 10 };
+    let promise =
+        if failsafe { format!(", promise: {{listen: '{host}:8010'}}") } else { String::new() };
     let federation = if federated {
         format!(
-            "federation: {{name: f, site: {site}, quorum: {{etcd3: {{hosts: ['127.0.0.1:2379']}}}}}}"
+            "federation: {{name: f, site: {site}, \
+             quorum: {{etcd3: {{hosts: ['127.0.0.1:2379']}}}}{promise}}}"
         )
     } else {
         String::new()
@@ -72,7 +76,7 @@ watchdog: {{{watchdog}}}
 {federation}
 bootstrap:
   dcs: {{ttl: 30, loop_wait: 10, retry_timeout: 10, synchronous_mode: {synchronous}, \
-         maximum_lag_on_failover: {lag}, postgresql: {{use_pg_rewind: true}}}}
+         failsafe_mode: {failsafe}, maximum_lag_on_failover: {lag}, postgresql: {{use_pg_rewind: true}}}}
 postgresql:
   listen: '{host}:{port}'
   connect_address: '{host}:{port}'
@@ -110,6 +114,7 @@ pub fn build(plan: &Plan) -> World {
     let mut world = World::new(plan.seed, Trace::new(plan.explain), plan.mutant);
     let federated;
     (world.synchronous, federated) = kind(&mut world.chance);
+    world.failsafe = world.chance.one_in(2);
     if federated {
         federate(&mut world);
     } else {
@@ -271,7 +276,8 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
         let n = world.nodes.len();
         let node_name = format!("{name}{}", i + 1);
         let watchdog = watchdog(&mut world.chance);
-        let text = config(n, &node_name, name, (world.synchronous, federated), watchdog);
+        let kind = (world.synchronous, federated, world.failsafe);
+        let text = config(n, &node_name, name, kind, watchdog);
         let config = parsed(text);
         let host = world.net.host(site);
         let ppm = i64::try_from(world.chance.below(1000)).unwrap_or(0) - 500;
@@ -290,6 +296,8 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             guardian: GuardianState::default(),
             device: Model::default(),
             agent: None,
+            door: None,
+            word: Paper::default(),
             wake: Arc::default(),
             mail: Mailbox::default(),
             job: None,

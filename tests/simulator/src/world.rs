@@ -165,6 +165,8 @@ pub struct World {
     pub last_operation: u64,
     /// Commits wait for a standby inside each site.
     pub synchronous: bool,
+    /// Members and sites are asked when a store does not answer.
+    pub failsafe: bool,
 }
 
 impl World {
@@ -213,6 +215,7 @@ impl World {
             topology: String::new(),
             last_operation: 0,
             synchronous: true,
+            failsafe: false,
         }
     }
 
@@ -370,6 +373,7 @@ impl World {
         if let Some(process) = self.nodes[n].agent.take() {
             self.end_program(process);
             self.nodes[n].deadlines = None;
+            self.nodes[n].door = None;
             self.nodes[n].paused = None;
         }
         self.explain(n, "agent", || "ends".to_owned());

@@ -7,6 +7,7 @@ use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::network::HostId;
 use crate::node::device::Quirk;
+use crate::node::fence::HANGS_AFTER;
 use crate::time::{MS, Nanos, SEC};
 use crate::world::World;
 
@@ -36,6 +37,7 @@ impl World {
             Kind::PauseGuardian(n) => {
                 if self.nodes[n].agent.is_some_and(|process| self.runs(process)) {
                     self.nodes[n].guardian.paused = true;
+                    self.schedule(HANGS_AFTER, Event::Pulse(n));
                 }
             }
             Kind::KillNode(n) => self.power_off(n),
@@ -64,7 +66,7 @@ impl World {
             Kind::Election(store) => self.stores[store].down = true,
             Kind::Compaction(store) => self.stores[store].compact(0),
             Kind::DeleteKey(store) => self.delete_key(store),
-            Kind::DiskFull(n) => self.server(n).full = true,
+            Kind::DiskFull(n) => self.disk_full(n, true),
             Kind::DiskSlow(n) => self.server(n).slow = 3 * SEC,
             Kind::Drift(n, ppm) => {
                 let now = self.now;
@@ -147,7 +149,7 @@ impl World {
             Kind::StoreDown(store) | Kind::Election(store) => self.store_is_back(store),
             Kind::StoreSlow(store) => self.stores[store].slow = 0,
             Kind::StoreFull(store) => self.stores[store].read_only = false,
-            Kind::DiskFull(n) => self.server(n).full = false,
+            Kind::DiskFull(n) => self.disk_full(n, false),
             Kind::DiskSlow(n) => self.server(n).slow = 0,
             Kind::Drift(n, _) => {
                 let now = self.now;
@@ -187,6 +189,11 @@ impl World {
         }
     }
 
+    fn disk_full(&mut self, n: usize, full: bool) {
+        self.server(n).full = full;
+        self.nodes[n].word.set_full(full);
+    }
+
     fn store_is_back(&mut self, store: usize) {
         let now = self.now;
         if self.stores[store].down {
@@ -220,6 +227,7 @@ impl World {
         self.nodes[n].paused_at = None;
         self.nodes[n].paused = None;
         self.nodes[n].deadlines = None;
+        self.nodes[n].door = None;
         self.nodes[n].job = None;
         self.nodes[n].checkpoint = None;
         let pause = self.chance.between(SEC, 8 * SEC);

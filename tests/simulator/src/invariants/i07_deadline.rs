@@ -35,7 +35,8 @@ pub(super) fn check(world: &mut World, n: usize) {
         // I18 is about those.
         return;
     }
-    if let Some(since) = world.checks.lapsed.get(&n) {
+    // What the members' word lets go on is I19's.
+    if let Some(since) = world.checks.lapsed.get(&n).filter(|_| !world.by_word(n)) {
         let over = world.now - since;
         let what = format!("{} acknowledges {over} ns after its lease ended", world.nodes[n].name);
         world.broken("I7", what);

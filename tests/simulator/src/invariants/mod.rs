@@ -8,6 +8,7 @@ mod i07_deadline;
 pub(crate) mod i08_watchdog;
 mod i14_history;
 mod i18_pause;
+mod i19_failsafe;
 mod i20_progress;
 mod i21_config;
 mod i27_opens_as_holder;
@@ -68,6 +69,7 @@ impl World {
         i01_single_acknowledger::check(self, n);
         i07_deadline::check(self, n);
         i08_watchdog::check(self, n, "acknowledges");
+        i19_failsafe::check(self, n);
     }
 
     /// An agent is about to do something.

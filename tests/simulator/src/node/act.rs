@@ -89,6 +89,14 @@ impl Agent {
         }
     }
 
+    /// From here on this node promises the leader key to nobody.
+    fn enter(&self) -> Result<(), String> {
+        match self.failsafe.enter(self.clock.now()) {
+            Err(_) if self.sim.world().mutant == Mutant::WordNotKept => Ok(()),
+            entered => entered,
+        }
+    }
+
     fn arm_watchdog(&self, view: &View) -> Came {
         let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, view);
         match watchdog::want(self.deadlines.page(), &self.config, &shortest) {
@@ -100,6 +108,9 @@ impl Agent {
     fn run_job(&self, job: &Job, view: &View) -> Came {
         match job {
             Job::StartPrimary { .. } => {
+                if let Err(problem) = self.enter() {
+                    return Came::ToNothing(problem);
+                }
                 self.sim.world().arm(self.n);
                 if let refused @ Came::ToNothing(_) = self.arm_watchdog(view) {
                     return refused;
@@ -132,7 +143,12 @@ impl Agent {
         let site = &self.site;
         let written: Written = match (action, Held::of(leader_key(view))) {
             (Action::ClaimInitialize, _) => site.claim_initialize(timeout).await,
-            (Action::AcquireLeader, _) => self.acquire_leader(view).await,
+            (Action::AcquireLeader, _) => {
+                if let Err(problem) = self.enter() {
+                    return Came::ToNothing(problem);
+                }
+                self.acquire_leader(view).await
+            }
             (_, None) => return Came::ToNothing("the leader key is not ours".to_owned()),
             (Action::RecordInitialize(id), Some(held)) => {
                 site.record_initialize(held, *id, timeout).await
@@ -214,7 +230,12 @@ impl Agent {
                 }
             }
             Action::Take { primary_revision } => {
-                match global.take(primary, *primary_revision, wall, timing).await {
+                let begun = self.failsafe.begin_take(primary, *primary_revision, self.clock.now());
+                if let Err(problem) = begun {
+                    return Came::ToNothing(problem);
+                }
+                let taken = global.take(primary, *primary_revision, wall, timing).await;
+                match self.failsafe.end_take(taken) {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),
                 }
@@ -264,11 +285,16 @@ impl Agent {
     }
 
     fn on_server(&self, action: &Action) -> Came {
-        let mut world = self.sim.world();
         let n = self.n;
-        if !world.nodes[n].server.answers() {
+        if !self.sim.world().nodes[n].server.answers() {
             return Came::ToNothing("PostgreSQL does not answer".to_owned());
         }
+        if *action == Action::Promote
+            && let Err(problem) = self.enter()
+        {
+            return Came::ToNothing(problem);
+        }
+        let mut world = self.sim.world();
         match action {
             Action::Follow(follow) => {
                 world.server(n).follow = Some(follow.clone());

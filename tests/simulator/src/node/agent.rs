@@ -6,22 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regent_agent::act::failsafe::record::Keeper;
+use regent_agent::act::failsafe::word::Word as MemberWord;
+use regent_agent::act::failsafe::{self, SharedGiven};
 use regent_agent::act::fence_report::RoundTrips;
 use regent_agent::act::global::GlobalStore;
 use regent_agent::act::publish::{self, Picture as Told, Publisher};
 use regent_agent::act::random::Ids;
 use regent_agent::act::site::SiteStore;
+use regent_agent::api;
 use regent_agent::config::Config;
 use regent_agent::config::dynamic::Dynamic;
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
-    FailsafeView, FederationView, FinishedJob, JobKind, LeaderKey, Memory, PeersView, Policy,
-    Process, SiteView, TenureView, View,
+    FederationView, FinishedJob, LeaderKey, Memory, PeersView, Policy, Process, SiteView,
+    TenureView, View,
 };
 use regent_agent::decide::{Action, Decision, decide};
 use regent_agent::fence::renewal::{GlobalSide, RenewalThread, SiteSide, Tenures};
-use regent_agent::fence::rounds::SharedLeader;
+use regent_agent::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
 use regent_agent::fence::{Deadlines, watchdog};
+use regent_agent::observe::failsafe::{FailsafeObserver, Seen};
 use regent_agent::observe::global::GlobalObserver;
 use regent_agent::observe::mirror::{self, Picture};
 use regent_agent::observe::postgres::Extra;
@@ -37,6 +41,7 @@ use regent_proto::timeline::TimelineId;
 use tokio::sync::{Notify, watch};
 
 use super::act::Came;
+use super::failsafe as questions;
 use crate::mutants::Mutant;
 use crate::postgres;
 use crate::store::client::SimStore;
@@ -74,6 +79,10 @@ pub(crate) struct Agent {
     wake: Arc<Notify>,
     tenures: watch::Receiver<Tenures>,
     told: watch::Sender<Option<Arc<Told>>>,
+    /// What the listeners read.
+    pictures: watch::Sender<Option<Arc<Told>>>,
+    pub(crate) failsafe: failsafe::Shared,
+    failsafe_observer: FailsafeObserver,
     told_last: (Option<Word>, BootTime),
     opened: Option<regent_proto::record::Opened>,
     pub(super) suspended: bool,
@@ -91,6 +100,7 @@ struct Word {
     checkpointed_for: Option<OperationId>,
     site: Option<(BTreeSet<NodeName>, usize)>,
     primary: Option<u64>,
+    failsafe: Option<u64>,
 }
 
 impl World {
@@ -168,13 +178,30 @@ impl World {
         let timing = config.site_timing(&dynamic);
         let (renewal, loops) =
             RenewalThread::wire(Arc::clone(&deadlines), self.federation.is_some());
+        if self.mutant == Mutant::WordDiesWithItsAgent {
+            node.word.lose();
+        }
+        let word = MemberWord::open(node.word.clone(), self.boot(process))
+            .expect("the model's paper can be read");
+        let failsafe = failsafe::Shared {
+            leader: SharedLeader::default(),
+            word: Arc::new(word),
+            given: SharedGiven::default(),
+        };
+        let promises = config.federation.as_ref().is_some_and(|f| f.promise.is_some());
+        let (targets, sought) = watch::channel(Targets::default());
+        let spawn = questions::beside(sim, process);
         let site_side = SiteSide {
             store: store(site_index),
             leader_key: keys.key(SiteKey::Leader),
             me: me.clone(),
             timing: timing.clone(),
             clock: clock.clone(),
-            failsafe: None,
+            failsafe: Some(SiteRounds {
+                leader: failsafe.leader.clone(),
+                ask: questions::members(sim, process, &config.name),
+                spawn: Arc::clone(&spawn),
+            }),
         };
         let ids = Ids::Counted(Arc::clone(&self.ids));
         let global = self.federation.as_ref().map(|federation| {
@@ -185,7 +212,11 @@ impl World {
                 site: site_name.clone(),
                 clock: clock.clone(),
                 ids: ids.clone(),
-                failsafe: None,
+                failsafe: promises.then(|| QuorumRounds {
+                    targets: sought.clone(),
+                    ask: questions::sites(sim, process),
+                    spawn: Arc::clone(&spawn),
+                }),
             };
             let store = GlobalStore {
                 store: store(federation.store),
@@ -217,10 +248,23 @@ impl World {
         let publisher = Publisher::new(
             Arc::clone(&config),
             (site.clone(), global.clone()),
-            Keeper::new(SharedLeader::default(), clock.clone()),
+            Keeper::new(failsafe.leader.clone(), clock.clone()),
         );
         self.spawned.push((process, Box::pin(publishes(publisher, pictures))));
         let tenures = renewal.tenures();
+        let (pictures, shown) = watch::channel(None);
+        self.nodes[n].door = Some(questions::Door {
+            shared: api::Shared {
+                config: Arc::clone(&config),
+                pictures: shown,
+                deadlines: Arc::clone(&deadlines),
+                site: site.clone(),
+                failsafe: failsafe.clone(),
+            },
+            clock: clock.clone(),
+            tenures: tenures.clone(),
+        });
+        let failsafe_observer = FailsafeObserver::new(&config, failsafe.clone(), targets);
         Agent {
             sim: sim.clone(),
             n,
@@ -247,6 +291,9 @@ impl World {
             wake,
             tenures,
             told,
+            pictures,
+            failsafe_observer,
+            failsafe,
             told_last: (None, BootTime::default()),
             opened: None,
             suspended: false,
@@ -398,12 +445,21 @@ impl Agent {
         let tenures = self.tenures.borrow_and_update().clone();
         let site = self.site_view(now);
         let federation = self.federation_view(now);
+        let job = self.sim.world().nodes[self.n].job.as_ref().map(|(kind, _)| kind.clone());
+        let postgres = self.sim.world().observe_postgres(self.n, job.as_ref());
+        let seen = Seen {
+            site: site.as_ref(),
+            federation: federation.as_ref(),
+            postgres: &postgres,
+            primary: tenures.primary.as_ref(),
+            dynamic: &self.dynamic,
+        };
+        let failsafe = self.failsafe_observer.read(&seen, now);
         let mut world = self.sim.world();
         let node = &mut world.nodes[self.n];
         if let Some(finished) = node.mail.finished.take() {
             self.finished = Some(finished);
         }
-        let job: Option<JobKind> = node.job.as_ref().map(|(kind, _)| kind.clone());
         let peers = node.mail.peers.as_ref();
         let peers = peers
             .map(|(asked, answers)| PeersView { age: now.since(*asked), answers: answers.clone() });
@@ -412,7 +468,7 @@ impl Agent {
             now,
             site,
             federation,
-            postgres: world.observe_postgres(self.n, job.as_ref()),
+            postgres,
             tenure: TenureView {
                 has_lease: tenures.lease.is_some(),
                 site: self.deadlines.site(),
@@ -423,7 +479,7 @@ impl Agent {
             finished: self.finished.clone(),
             peers,
             guardian: world.observe_guardian(self.n),
-            failsafe: FailsafeView::default(),
+            failsafe,
         };
         let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, &view);
         let wanted = watchdog::mode(&self.config, &shortest);
@@ -519,13 +575,16 @@ impl Agent {
             checkpointed_for: self.memory.checkpointed_for.clone(),
             site: view.site.as_ref().map(|s| (s.sync.standbys.clone(), s.members.len())),
             primary: view.federation.as_ref().and_then(|f| f.primary.as_ref()).map(|p| p.revision),
+            failsafe: view.site.as_ref().and_then(|s| s.failsafe.revision()),
         };
+        let asked = self.dynamic.failsafe_mode || self.promises();
         let (last, at) = &self.told_last;
         let every = if self.global.is_some() { 3 * SEC } else { 8 * SEC };
-        if last.as_ref() == Some(&word) && view.now.since(*at) < Duration::from_nanos(every) {
+        let old = last.as_ref() == Some(&word) && view.now.since(*at) < Duration::from_nanos(every);
+        // Whoever asks is answered from the last round.
+        if old && !asked {
             return;
         }
-        self.told_last = (Some(word), view.now);
         let wall = self.sim.world().wall(self.n);
         let picture = Told {
             view: view.clone(),
@@ -546,7 +605,18 @@ impl Agent {
             dcs_seen: wall,
             fences: self.site_observer.fences().clone(),
         };
-        self.told.send_replace(Some(Arc::new(picture)));
+        let picture = Some(Arc::new(picture));
+        if asked {
+            self.pictures.send_replace(picture.clone());
+        }
+        if !old {
+            self.told_last = (Some(word), view.now);
+            self.told.send_replace(picture);
+        }
+    }
+
+    fn promises(&self) -> bool {
+        self.config.federation.as_ref().is_some_and(|federation| federation.promise.is_some())
     }
 
     /// Performs in order; true when something was done.

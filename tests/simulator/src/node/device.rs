@@ -47,9 +47,15 @@ const EBUSY: i32 = 16;
 /// What is done to a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Touch {
-    Opened { granted: Duration, magic: bool },
+    Opened {
+        granted: Duration,
+        magic: bool,
+    },
     Pinged,
+    /// By magic close.
     Stopped,
+    /// As above, since what it granted will not do.
+    Declined,
 }
 
 /// The way to the device: what is done on it happens when the guardian has done its round.
@@ -150,7 +156,7 @@ impl Opener {
         match terms.accept(granted, magic).and_then(|()| handle.ping()) {
             Ok(()) => Ok(handle),
             Err(refused) => {
-                handle.disarm().ok();
+                handle.wire.touch(Touch::Declined);
                 Err(refused)
             }
         }
@@ -184,6 +190,10 @@ impl World {
                     }
                     self.counters.count("watchdog: ping");
                     i08_watchdog::check_ping(self, n);
+                }
+                Touch::Declined => {
+                    self.counters.count("watchdog: declined");
+                    self.nodes[n].device.counting = None;
                 }
                 Touch::Stopped => {
                     self.counters.count("watchdog: disarmed");

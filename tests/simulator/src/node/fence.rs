@@ -16,13 +16,15 @@ use regent_proto::time::{BootTime, Deadline};
 use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::postgres::Process;
-use crate::time::{MS, Nanos};
+use crate::time::{MS, Nanos, SEC};
 use crate::world::World;
 
 /// The longest that rung 1 sleeps while it guards.
 const GUARD_SLICE: Nanos = 50 * MS;
 /// As rung 2.
 const GUARDIAN_TICK: Nanos = 20 * MS;
+/// Twenty looks, ten a second.
+pub(crate) const HANGS_AFTER: Nanos = 2 * SEC;
 
 impl World {
     fn node_boot(&self, n: usize) -> BootTime {
@@ -264,6 +266,23 @@ impl World {
         self.nodes[n].guardian.alive = true;
         self.guardian_again(n, self.now + MS);
         true
+    }
+
+    /// As long as a guardian hangs: its agent, once it has looked for long enough, ends it and starts
+    /// another one beside the same server (ADR 24).
+    pub(crate) fn pulse(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        if !node.guardian.alive || !node.guardian.paused {
+            return;
+        }
+        if node.suspended || !node.agent.is_some_and(|process| self.runs(process)) {
+            // Whoever did not run has not looked.
+            self.schedule(HANGS_AFTER, Event::Pulse(n));
+            return;
+        }
+        self.counters.count("guardian: hangs, and is replaced");
+        self.explain(n, "agent", || "its guardian hangs: another one".to_owned());
+        self.begin_guardian(n, false);
     }
 
     /// The postmaster has ended: its guardian sees it, unless it does not run either.

@@ -3,6 +3,7 @@
 pub mod act;
 pub mod agent;
 pub mod device;
+pub mod failsafe;
 pub mod fence;
 pub mod observe;
 
@@ -91,6 +92,10 @@ pub struct Node {
     pub device: device::Model,
     /// The agent's process.
     pub agent: Option<ProcessId>,
+    /// Where it answers others.
+    pub door: Option<failsafe::Door>,
+    /// What keeps this member's word on disk.
+    pub word: failsafe::Paper,
     /// Wakes the agent's main loop.
     pub wake: Arc<Notify>,
     /// What it will find.

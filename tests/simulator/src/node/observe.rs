@@ -123,8 +123,7 @@ impl World {
     #[must_use]
     pub fn observe_guardian(&self, n: usize) -> GuardianView {
         let node = &self.nodes[n];
-        let beside =
-            Beside { pid: node.guardian.alive.then_some(1), problem: String::new(), hung: 0 };
+        let beside = Beside { pid: node.guardian.alive.then_some(1), ..Beside::default() };
         guardian::view(&node.page, &beside, Duration::ZERO, node.clock.boot(self.now))
     }
 }
