@@ -1,52 +1,39 @@
 //! An agent: the product's renewal loops, mirrors, observers, decision and publisher; only what
-//! `regent_agent::run` does between them is done here, in the same order.
+//! `regent_agent::run` does between them is done here, in the same order. `start` builds one, `act`
+//! performs what it decided, `tell` says what it saw.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use regent_agent::act::failsafe::record::Keeper;
-use regent_agent::act::failsafe::word::Word as MemberWord;
-use regent_agent::act::failsafe::{self, SharedGiven};
-use regent_agent::act::fence_report::RoundTrips;
+use regent_agent::act::failsafe;
 use regent_agent::act::global::GlobalStore;
-use regent_agent::act::publish::{self, Picture as Told, Publisher};
-use regent_agent::act::random::Ids;
+use regent_agent::act::publish::Picture as Told;
 use regent_agent::act::site::SiteStore;
-use regent_agent::api;
 use regent_agent::config::Config;
 use regent_agent::config::dynamic::Dynamic;
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
-    FederationView, FinishedJob, LeaderKey, Memory, PeersView, Policy, Process, SiteView,
-    TenureView, View,
+    FederationView, FinishedJob, Memory, PeersView, Policy, Process, SiteView, TenureView, View,
 };
-use regent_agent::decide::{Action, Decision, decide};
-use regent_agent::fence::renewal::{GlobalSide, RenewalThread, SiteSide, Tenures};
-use regent_agent::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
+use regent_agent::decide::{Action, decide};
+use regent_agent::fence::renewal::{RenewalThread, Tenures};
 use regent_agent::fence::{Deadlines, watchdog};
 use regent_agent::observe::failsafe::{FailsafeObserver, Seen};
 use regent_agent::observe::global::GlobalObserver;
-use regent_agent::observe::mirror::{self, Picture};
-use regent_agent::observe::postgres::Extra;
+use regent_agent::observe::mirror::Picture;
 use regent_agent::observe::site::SiteObserver;
 use regent_dcs::LeaseId;
 use regent_dcs::clock::BootClock;
-use regent_guardian::page::{Page, WatchdogWanted};
-use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
-use regent_proto::name::{NodeName, OperationId};
+use regent_guardian::page::WatchdogWanted;
 use regent_proto::record::Primary;
 use regent_proto::time::{BootTime, WallTime};
-use regent_proto::timeline::TimelineId;
 use tokio::sync::{Notify, watch};
 
 use super::act::Came;
-use super::failsafe as questions;
+use super::tell::Word;
 use crate::mutants::Mutant;
 use crate::postgres;
-use crate::store::client::SimStore;
-use crate::tasks::ProcessClock;
-use crate::time::{MS, SEC};
+use crate::time::MS;
 use crate::world::{ProcessId, Sim, World};
 
 /// Rounds in a row for the same actions, as in the product.
@@ -56,263 +43,41 @@ const SHORTEST: Duration = Duration::from_millis(20);
 
 /// One life of an agent.
 pub(crate) struct Agent {
-    pub(crate) sim: Sim,
-    pub(crate) n: usize,
-    pub(crate) process: ProcessId,
-    pub(crate) clock: BootClock,
-    pub(crate) config: Arc<Config>,
-    pub(crate) deadlines: Arc<Deadlines>,
-    pub(crate) renewal: RenewalThread,
-    pub(crate) site: SiteStore,
-    pub(crate) global: Option<GlobalStore>,
-    pub(crate) dynamic: Dynamic,
-    pub(crate) marked_at: WallTime,
-    pub(crate) primary_read: Option<Primary>,
-    site_pictures: watch::Receiver<Picture>,
-    global_pictures: Option<watch::Receiver<Picture>>,
-    site_observer: SiteObserver,
-    global_observer: Option<GlobalObserver>,
-    site_seen: Option<(SiteView, BootTime, Option<LeaseId>)>,
-    global_seen: Option<(FederationView, BootTime)>,
-    memory: Memory,
-    finished: Option<FinishedJob>,
-    wake: Arc<Notify>,
-    tenures: watch::Receiver<Tenures>,
-    told: watch::Sender<Option<Arc<Told>>>,
+    pub(super) sim: Sim,
+    pub(super) n: usize,
+    pub(super) process: ProcessId,
+    pub(super) clock: BootClock,
+    pub(super) config: Arc<Config>,
+    pub(super) deadlines: Arc<Deadlines>,
+    pub(super) renewal: RenewalThread,
+    pub(super) site: SiteStore,
+    pub(super) global: Option<GlobalStore>,
+    pub(super) dynamic: Dynamic,
+    pub(super) marked_at: WallTime,
+    pub(super) primary_read: Option<Primary>,
+    pub(super) site_pictures: watch::Receiver<Picture>,
+    pub(super) global_pictures: Option<watch::Receiver<Picture>>,
+    pub(super) site_observer: SiteObserver,
+    pub(super) global_observer: Option<GlobalObserver>,
+    pub(super) site_seen: Option<(SiteView, BootTime, Option<LeaseId>)>,
+    pub(super) global_seen: Option<(FederationView, BootTime)>,
+    pub(super) memory: Memory,
+    pub(super) finished: Option<FinishedJob>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) tenures: watch::Receiver<Tenures>,
+    pub(super) told: watch::Sender<Option<Arc<Told>>>,
     /// What the listeners read.
-    pictures: watch::Sender<Option<Arc<Told>>>,
-    pub(crate) failsafe: failsafe::Shared,
-    failsafe_observer: FailsafeObserver,
-    told_last: (Option<Word>, BootTime),
-    opened: Option<regent_proto::record::Opened>,
+    pub(super) pictures: watch::Sender<Option<Arc<Told>>>,
+    pub(super) failsafe: failsafe::Shared,
+    pub(super) failsafe_observer: FailsafeObserver,
+    pub(super) told_last: (Option<Word>, BootTime),
+    pub(super) opened: Option<regent_proto::record::Opened>,
     pub(super) suspended: bool,
-    repeated: u32,
-}
-
-/// What others are told of at once when it changes.
-#[derive(PartialEq)]
-struct Word {
-    state: &'static str,
-    server: Option<(bool, TimelineId, bool)>,
-    slots: Option<usize>,
-    leads: Option<LeaderKey>,
-    lease: Option<LeaseId>,
-    checkpointed_for: Option<OperationId>,
-    site: Option<(BTreeSet<NodeName>, usize)>,
-    primary: Option<u64>,
-    failsafe: Option<u64>,
-}
-
-impl World {
-    /// Starts the agent of node `n`, on whatever a former life left.
-    pub(crate) fn start_agent(&mut self, sim: &Sim, n: usize) {
-        if self.nodes[n].agent.is_some() || self.nodes[n].off {
-            return;
-        }
-        let process = self.new_process(n);
-        let wake = Arc::new(Notify::new());
-        let federated = self.federation.is_some();
-        let node = &mut self.nodes[n];
-        node.agent = Some(process);
-        node.wake = Arc::clone(&wake);
-        node.mail = super::Mailbox::default();
-        node.job = None;
-        node.checkpoint = None;
-        node.guard = super::GuardState::default();
-        node.paused_at = None;
-        node.paused = None;
-        if node.guardian.alive {
-            // As `fence::successor`: what was granted stays, and counts as carried.
-            node.page.carry();
-            if node.page.frozen() {
-                let now = node.clock.boot(self.now);
-                let until = now.plus(node.config.regent.stop_budget.0);
-                let frozen = regent_agent::decide::freeze::Frozen { since: now, until };
-                node.guard.frozen = Some(frozen);
-            }
-        } else if let Ok(page) = Page::create() {
-            page.set_kill_budget(node.config.regent.kill_budget.0);
-            node.page = page;
-        }
-        let deadlines = Arc::new(Deadlines::new(node.page.clone(), federated));
-        node.deadlines = Some(Arc::clone(&deadlines));
-        self.adopt_what_runs(n);
-        let agent = self.build_agent(sim, n, process, (deadlines, wake));
-        self.spawned.push((process, Box::pin(agent.run())));
-        self.explain(n, "agent", || "starts".to_owned());
-        self.wake_guard(n);
-    }
-
-    /// A server that nobody guards is frozen until its rights are known.
-    fn adopt_what_runs(&mut self, n: usize) {
-        let server = &self.nodes[n].server;
-        if server.process == postgres::Process::Stopped || self.nodes[n].guardian.alive {
-            return;
-        }
-        let bound = self.nodes[n].config.regent.stop_budget.0;
-        if !self.nodes[n].server.standby_signal {
-            self.adopt_server(n, bound);
-        }
-        // Its device may be refused: what runs is not ended for that.
-        self.begin_guardian(n, false);
-    }
-
-    fn build_agent(
-        &mut self,
-        sim: &Sim,
-        n: usize,
-        process: ProcessId,
-        (deadlines, wake): (Arc<Deadlines>, Arc<Notify>),
-    ) -> Agent {
-        let node = &self.nodes[n];
-        let (config, me) = (Arc::clone(&node.config), node.name.clone());
-        let site_index = self.sites[node.site].store;
-        let site_known = self.sites[node.site].known.clone();
-        let global_known = self.federation.as_ref().map(|f| f.known.clone()).unwrap_or_default();
-        let site_name = self.sites[node.site].name.clone();
-        let clock = ProcessClock::of(sim, process);
-        let keys = SiteKeys::new(&config.namespace, &config.scope);
-        let store = |index| Arc::new(SimStore::new(sim, process, index));
-        let site = SiteStore { store: store(site_index), keys: keys.clone(), me: me.clone() };
-        let dynamic = config.first_dynamic();
-        let timing = config.site_timing(&dynamic);
-        let (renewal, loops) =
-            RenewalThread::wire(Arc::clone(&deadlines), self.federation.is_some());
-        if self.mutant == Mutant::WordDiesWithItsAgent {
-            node.word.lose();
-        }
-        let word = MemberWord::open(node.word.clone(), self.boot(process))
-            .expect("the model's paper can be read");
-        let failsafe = failsafe::Shared {
-            leader: SharedLeader::default(),
-            word: Arc::new(word),
-            given: SharedGiven::default(),
-        };
-        let promises = config.federation.as_ref().is_some_and(|f| f.promise.is_some());
-        let (targets, sought) = watch::channel(Targets::default());
-        let spawn = questions::beside(sim, process);
-        let site_side = SiteSide {
-            store: store(site_index),
-            leader_key: keys.key(SiteKey::Leader),
-            me: me.clone(),
-            timing: timing.clone(),
-            clock: clock.clone(),
-            failsafe: Some(SiteRounds {
-                leader: failsafe.leader.clone(),
-                ask: questions::members(sim, process, &config.name),
-                spawn: Arc::clone(&spawn),
-            }),
-        };
-        let ids = Ids::Counted(Arc::clone(&self.ids));
-        let global = self.federation.as_ref().map(|federation| {
-            let keys = GlobalKeys::new(&federation.name);
-            let side = GlobalSide {
-                store: store(federation.store),
-                keys: keys.clone(),
-                site: site_name.clone(),
-                clock: clock.clone(),
-                ids: ids.clone(),
-                failsafe: promises.then(|| QuorumRounds {
-                    targets: sought.clone(),
-                    ask: questions::sites(sim, process),
-                    spawn: Arc::clone(&spawn),
-                }),
-            };
-            let store = GlobalStore {
-                store: store(federation.store),
-                keys,
-                site: site_name.clone(),
-                me: me.clone(),
-                clock: clock.clone(),
-                ids: ids.clone(),
-            };
-            (side, store)
-        });
-        let (global_side, global) = global.unzip();
-        let (publish, site_pictures) = watch::channel(Picture::default());
-        let prefix = keys.prefix().to_owned();
-        let mirrored =
-            mirror::keep(site.store.clone(), prefix, timing.call_timeout, clock.clone(), publish);
-        self.spawned.push((process, Box::pin(loops.run(site_side, global_side))));
-        self.spawned.push((process, Box::pin(mirrored)));
-        let global_pictures = global.as_ref().map(|global: &GlobalStore| {
-            let (publish, pictures) = watch::channel(Picture::default());
-            let prefix = global.keys.prefix().to_owned();
-            let patience = Duration::from_secs(2);
-            let mirrored =
-                mirror::keep(global.store.clone(), prefix, patience, clock.clone(), publish);
-            self.spawned.push((process, Box::pin(mirrored)));
-            pictures
-        });
-        let (told, pictures) = watch::channel(None);
-        let publisher = Publisher::new(
-            Arc::clone(&config),
-            (site.clone(), global.clone()),
-            Keeper::new(failsafe.leader.clone(), clock.clone()),
-        );
-        self.spawned.push((process, Box::pin(publishes(publisher, pictures))));
-        let tenures = renewal.tenures();
-        let (pictures, shown) = watch::channel(None);
-        self.nodes[n].door = Some(questions::Door {
-            shared: api::Shared {
-                config: Arc::clone(&config),
-                pictures: shown,
-                deadlines: Arc::clone(&deadlines),
-                site: site.clone(),
-                failsafe: failsafe.clone(),
-            },
-            clock: clock.clone(),
-            tenures: tenures.clone(),
-        });
-        let failsafe_observer = FailsafeObserver::new(&config, failsafe.clone(), targets);
-        Agent {
-            sim: sim.clone(),
-            n,
-            process,
-            clock,
-            config,
-            deadlines,
-            renewal,
-            site,
-            dynamic,
-            marked_at: WallTime::default(),
-            primary_read: None,
-            site_pictures,
-            global_pictures,
-            site_observer: SiteObserver::sharing(keys, me, site_known),
-            global_observer: global
-                .as_ref()
-                .map(|g| GlobalObserver::sharing(g.keys.clone(), g.site.clone(), global_known)),
-            global,
-            site_seen: None,
-            global_seen: None,
-            memory: Memory::default(),
-            finished: None,
-            wake,
-            tenures,
-            told,
-            pictures,
-            failsafe_observer,
-            failsafe,
-            told_last: (None, BootTime::default()),
-            opened: None,
-            suspended: false,
-            repeated: 0,
-        }
-    }
-}
-
-async fn publishes(mut publisher: Publisher, mut pictures: watch::Receiver<Option<Arc<Told>>>) {
-    while pictures.changed().await.is_ok() {
-        let picture = pictures.borrow_and_update().clone();
-        if let Some(picture) = picture {
-            publisher.publish(&picture).await;
-        }
-    }
+    pub(super) repeated: u32,
 }
 
 impl Agent {
-    async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         loop {
             if let Some(timing) = self.observe_dynamic() {
                 self.renewal.renew_site(timing).await;
@@ -559,64 +324,6 @@ impl Agent {
             let at = self.sim.world().wall(self.n);
             self.opened = Some(regent_proto::record::Opened { epoch: held.epoch, at });
         }
-    }
-
-    /// Told when something other than a position changed, and now and then.
-    fn tell(&mut self, view: &View, decision: &Decision) {
-        let status = view.postgres.status.as_ref();
-        let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
-        let lease = self.renewal.tenures().borrow().lease;
-        let word = Word {
-            state: publish::state(view),
-            server: status.map(|s| (s.in_recovery, s.ancestry.timeline, s.receiver.is_some())),
-            slots: status.map(|s| s.slots.len()),
-            leads: leads.cloned(),
-            lease,
-            checkpointed_for: self.memory.checkpointed_for.clone(),
-            site: view.site.as_ref().map(|s| (s.sync.standbys.clone(), s.members.len())),
-            primary: view.federation.as_ref().and_then(|f| f.primary.as_ref()).map(|p| p.revision),
-            failsafe: view.site.as_ref().and_then(|s| s.failsafe.revision()),
-        };
-        let asked = self.dynamic.failsafe_mode || self.promises();
-        let (last, at) = &self.told_last;
-        let every = if self.global.is_some() { 3 * SEC } else { 8 * SEC };
-        let old = last.as_ref() == Some(&word) && view.now.since(*at) < Duration::from_nanos(every);
-        // Whoever asks is answered from the last round.
-        if old && !asked {
-            return;
-        }
-        let wall = self.sim.world().wall(self.n);
-        let picture = Told {
-            view: view.clone(),
-            extra: Extra::default(),
-            dynamic: self.dynamic.clone(),
-            lease,
-            checkpointed_for: self.memory.checkpointed_for.clone(),
-            opened: self.opened,
-            reaches: self.sim.world().reaches(self.n),
-            warnings: Vec::new(),
-            reason: decision.reason.to_string(),
-            unreadable: BTreeSet::new(),
-            progress: None,
-            suspended: self.suspended,
-            writing: self.deadlines.writing(),
-            round_trips: RoundTrips::last(&self.deadlines),
-            at: wall,
-            dcs_seen: wall,
-            fences: self.site_observer.fences().clone(),
-        };
-        let picture = Some(Arc::new(picture));
-        if asked {
-            self.pictures.send_replace(picture.clone());
-        }
-        if !old {
-            self.told_last = (Some(word), view.now);
-            self.told.send_replace(picture);
-        }
-    }
-
-    fn promises(&self) -> bool {
-        self.config.federation.as_ref().is_some_and(|federation| federation.promise.is_some())
     }
 
     /// Performs in order; true when something was done.

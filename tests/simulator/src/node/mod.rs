@@ -6,6 +6,8 @@ pub mod device;
 pub mod failsafe;
 pub mod fence;
 pub mod observe;
+pub mod start;
+pub mod tell;
 
 use std::sync::Arc;
 
