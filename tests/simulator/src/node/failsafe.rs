@@ -2,29 +2,32 @@
 //! other sites (protocol.md rule 11), as messages between agents. Who is asked, when, and what an answer is
 //! are the product's; replaced are HTTP and the file that keeps a member's word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use regent_agent::act::failsafe::sites::Promised;
 use regent_agent::act::failsafe::word::Slip;
 use regent_agent::api::{self, failsafe, promise};
-use regent_agent::decide::failsafe::site::Answer;
+use regent_agent::decide::failsafe::site::{Answer, Members};
 use regent_agent::fence::renewal::Tenures;
 use regent_agent::fence::rounds::{AskMembers, AskSites, Spawn};
 use regent_dcs::clock::BootClock;
-use regent_proto::name::NodeName;
+use regent_proto::name::{NodeName, SiteName};
 use regent_proto::promise::PromiseRequest;
 use tokio::sync::{oneshot, watch};
 
 use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::network::HostId;
-use crate::tasks::ProcessClock;
+use crate::tasks::{ProcessClock, Task};
 use crate::world::{ProcessId, Sim, World};
+
+/// The addresses of other sites' nodes.
+type Urls = BTreeMap<SiteName, BTreeSet<String>>;
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -177,16 +180,16 @@ impl Sim {
 #[must_use]
 pub fn beside(sim: &Sim, process: ProcessId) -> Spawn {
     let sim = sim.clone();
-    Arc::new(move |question| sim.world().spawned.push((process, question)))
+    Arc::new(move |question: Task| sim.world().spawned.push((process, question)))
 }
 
 /// Asks the members of a site, in the name of one.
 #[must_use]
 pub fn members(sim: &Sim, process: ProcessId, me: &NodeName) -> AskMembers {
     let (sim, me) = (sim.clone(), me.clone());
-    Arc::new(move |members, bound| {
+    Arc::new(move |members: Members, bound: Duration| {
         let (sim, me) = (sim.clone(), me.clone());
-        Box::pin(async move {
+        async move {
             let questions = members.into_keys().map(|name| {
                 let (sim, asked) = (sim.clone(), Asked::Member(me.clone()));
                 async move {
@@ -205,7 +208,8 @@ pub fn members(sim: &Sim, process: ProcessId, me: &NodeName) -> AskMembers {
                 }
             });
             join_all(questions).await.into_iter().collect::<BTreeMap<_, _>>()
-        })
+        }
+        .boxed()
     })
 }
 
@@ -213,9 +217,9 @@ pub fn members(sim: &Sim, process: ProcessId, me: &NodeName) -> AskMembers {
 #[must_use]
 pub fn sites(sim: &Sim, process: ProcessId) -> AskSites {
     let sim = sim.clone();
-    Arc::new(move |request, urls, bound| {
+    Arc::new(move |request: PromiseRequest, urls: Urls, bound: Duration| {
         let sim = sim.clone();
-        Box::pin(async move {
+        async move {
             let questions = urls.into_iter().map(|(site, urls)| {
                 let (sim, request) = (sim.clone(), request.clone());
                 async move {
@@ -233,12 +237,12 @@ pub fn sites(sim: &Sim, process: ProcessId) -> AskSites {
                             break;
                         }
                     }
-                    drop(said);
                     (site, span)
                 }
             });
             join_all(questions).await.into_iter().collect::<BTreeMap<_, _>>()
-        })
+        }
+        .boxed()
     })
 }
 
