@@ -66,7 +66,7 @@ impl PrimaryLoop {
         let mut urls = failsafe.targets.borrow().urls.clone();
         urls.retain(|site, _| *site != self.side.site && held.electorate.contains(site));
         let ask = &failsafe.ask;
-        self.rounds.begin(now, || ask(request, urls, bound));
+        self.rounds.begin(now, &failsafe.spawn, || ask(request, urls, bound));
     }
 
     /// Rule 11: D = s + min(span) − ε, when every other site of the electorate has promised.

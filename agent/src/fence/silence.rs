@@ -79,7 +79,7 @@ impl SiteLoop {
         let Some(members) = failsafe.leader.lock().question(&self.side.me, now) else { return };
         let bound = self.side.timing.fence_at(self.deadlines.site()).since(now);
         if !bound.is_zero() {
-            self.rounds.begin(now, || (failsafe.ask)(members, bound));
+            self.rounds.begin(now, &failsafe.spawn, || (failsafe.ask)(members, bound));
         }
     }
 

@@ -86,7 +86,7 @@ impl Agent {
             peers,
             guardian: self.guardian_view(now),
         };
-        let shortest = self.actor.shortest_lease(&view);
+        let shortest = watchdog::shortest_lease(&self.config, &self.actor.dynamic, &view);
         watchdog::lower(self.deadlines.page(), &self.config, &shortest);
         view.guardian.watchdog.too_long = !watchdog::bears(self.deadlines.page(), &shortest);
         let wanted = watchdog::mode(&self.config, &shortest);

@@ -91,6 +91,11 @@ fn handle(sim: &Sim, event: Event) {
         Event::Job(n, number, job) => world.job(n, number, *job),
         Event::Guard(n) => world.guard(n),
         Event::Guardian(n) => world.guardian(n),
+        Event::Pulse(n) => world.pulse(n),
+        Event::Watchdog(n, number) => world.watchdog(n, number),
+        Event::Reset(n) => world.reset(n),
+        Event::Asked(n, question) => world.asked(sim, n, *question),
+        Event::Answer(reply) => reply.arrives(),
         Event::Peers(n, process, asked, members) => {
             if world.nodes[n].agent == Some(process) {
                 world.peers(n, asked, &members);

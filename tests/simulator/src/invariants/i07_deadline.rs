@@ -31,7 +31,12 @@ pub(super) fn note_leases(world: &mut World, store: usize) {
 }
 
 pub(super) fn check(world: &mut World, n: usize) {
-    if let Some(since) = world.checks.lapsed.get(&n) {
+    if world.nodes[n].unfenced && world.nodes[n].page.guard() == Guard::Off {
+        // I18 is about those.
+        return;
+    }
+    // What the members' word lets go on is I19's.
+    if let Some(since) = world.checks.lapsed.get(&n).filter(|_| !world.by_word(n)) {
         let over = world.now - since;
         let what = format!("{} acknowledges {over} ns after its lease ended", world.nodes[n].name);
         world.broken("I7", what);
