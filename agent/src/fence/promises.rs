@@ -11,7 +11,8 @@ use regent_proto::name::SiteName;
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 use tokio::sync::mpsc;
 
-use super::renewal::{Held, PrimaryCommand, PrimaryLoop, Woken};
+use super::primary_lease::{Held, PrimaryLoop};
+use super::renewal::{PrimaryCommand, Woken};
 use super::rounds::Finished;
 use crate::decide::failsafe::quorum;
 use crate::decide::renewal::PromiseUse;

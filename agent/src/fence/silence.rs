@@ -9,8 +9,9 @@ use regent_dcs::StoreError;
 use regent_proto::name::NodeName;
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 
-use super::renewal::{SiteCommand, SiteLoop, Woken};
+use super::renewal::{SiteCommand, Woken};
 use super::rounds::Finished;
+use super::site_lease::SiteLoop;
 use crate::decide::failsafe::site::Answer;
 
 impl SiteLoop {
