@@ -187,7 +187,8 @@ impl Actor {
     fn run(&mut self, job: &Job, view: &View) -> Outcome {
         match job {
             Job::StartPrimary { .. } => {
-                let lead = watchdog::lead_at_start(&self.config, &self.shortest_lease(view));
+                let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, view);
+                let lead = watchdog::lead_at_start(&self.config, &shortest);
                 if self.renewal.deadlines().writing().left(boot_time()) <= lead {
                     let problem =
                         "the deadline is too near: what starts now would be stopped at once";

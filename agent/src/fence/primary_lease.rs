@@ -63,7 +63,11 @@ pub(super) struct PrimaryLoop {
 }
 
 impl PrimaryLoop {
-    pub(super) fn new(side: GlobalSide, deadlines: Arc<Deadlines>, publish: watch::Sender<Tenures>) -> Self {
+    pub(super) fn new(
+        side: GlobalSide,
+        deadlines: Arc<Deadlines>,
+        publish: watch::Sender<Tenures>,
+    ) -> Self {
         Self { side, deadlines, publish, held: None, rounds: Rounds::new() }
     }
 
