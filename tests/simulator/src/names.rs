@@ -234,6 +234,7 @@ pub const OTHERS: &[&str] = &[
     "pause: outlived",
     "watchdog: armed",
     "watchdog: ping",
+    "watchdog: lowered",
     "watchdog: disarmed",
     "watchdog: declined",
     "watchdog: reset",

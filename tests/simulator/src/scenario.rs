@@ -312,7 +312,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             unfenced: false,
             paused: None,
             off: false,
-            suspended: false,
+            suspended: None,
         });
         members.push(n);
     }

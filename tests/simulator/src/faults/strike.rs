@@ -100,7 +100,7 @@ impl World {
     fn device_counts(&self, n: usize) -> bool {
         let node = &self.nodes[n];
         let counting = node.device.counting.as_ref().is_some_and(|counting| counting.magic);
-        counting && !node.off && !node.suspended && !node.server.paused
+        counting && !node.off && node.suspended.is_none() && !node.server.paused
     }
 
     /// Something of the node is stopped already, and no watchdog would end what goes on.
@@ -109,7 +109,10 @@ impl World {
         if self.device_counts(n) {
             return false;
         }
-        node.suspended || node.guardian.paused || node.server.paused || node.paused_at.is_some()
+        node.suspended.is_some()
+            || node.guardian.paused
+            || node.server.paused
+            || node.paused_at.is_some()
     }
 
     /// A fault ends.
@@ -121,7 +124,7 @@ impl World {
             Kind::KillAgent(_) | Kind::StopAgent(_) | Kind::KillPostgres(_) => {}
             Kind::Compaction(_) | Kind::DeleteKey(_) | Kind::WallStep(_) => {}
             Kind::PauseAgent(n) | Kind::PausePostgres(n) | Kind::PauseGuardian(n)
-                if self.nodes[n].suspended => {}
+                if self.nodes[n].suspended.is_some() => {}
             Kind::PauseAgent(n) => self.pause_agent(n, false),
             Kind::PausePostgres(n) => {
                 self.server(n).paused = false;
@@ -163,7 +166,7 @@ impl World {
             }
             Kind::Timing(s, _) => self.set_timing(s, None),
             Kind::PauseSite(s) => self.set_pause(s, false),
-            Kind::PauseBoth(n) if self.nodes[n].suspended => {}
+            Kind::PauseBoth(n) if self.nodes[n].suspended.is_some() => {}
             Kind::PauseBoth(n) => {
                 self.resume_guardian(n);
                 self.pause_agent(n, false);
@@ -263,7 +266,7 @@ impl World {
             return;
         }
         self.nodes[n].off = true;
-        self.nodes[n].suspended = false;
+        self.nodes[n].suspended = None;
         self.kill_agent(n);
         self.guardian_dies(n);
         self.nodes[n].device.counting = None;
@@ -279,21 +282,19 @@ impl World {
 
     /// Nothing of the machine runs; its boot clock goes on, its monotonic clock does not.
     fn suspend(&mut self, n: usize) {
-        self.nodes[n].suspended = true;
+        self.nodes[n].suspended = Some(self.now);
         self.pause_agent(n, true);
         self.nodes[n].guardian.paused = true;
         self.server(n).paused = true;
     }
 
     fn resume_node(&mut self, n: usize) {
-        if !std::mem::take(&mut self.nodes[n].suspended) {
-            return;
-        }
-        if let Some((from, _)) = self.nodes[n].paused_at {
-            self.nodes[n].clock.suspended += self.now - from;
-            if let Some(counting) = &mut self.nodes[n].device.counting {
-                counting.pinged += self.now - from;
-            }
+        let node = &mut self.nodes[n];
+        let Some(from) = node.suspended.take() else { return };
+        let stood = self.now - from;
+        node.clock.suspended += stood;
+        if let Some(counting) = &mut node.device.counting {
+            counting.pinged += stood;
         }
         // What is overdue is killed before a client is answered (docs/safety.md: thawed nodes).
         self.resume_guardian(n);

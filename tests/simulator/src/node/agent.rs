@@ -35,7 +35,7 @@ use super::tell::Word;
 use crate::mutants::Mutant;
 use crate::postgres;
 use crate::time::MS;
-use crate::world::{ProcessId, Sim, World};
+use crate::world::{ProcessId, Sim};
 
 /// Rounds in a row for the same actions, as in the product.
 const SAME_MOST: u32 = 5;
@@ -295,7 +295,10 @@ impl Agent {
                 Postmaster::Lives
             },
         };
-        if world.mutant == Mutant::PauseEndsWithoutTheFence && node.unfenced && fence == Fence::Stands {
+        if world.mutant == Mutant::PauseEndsWithoutTheFence
+            && node.unfenced
+            && fence == Fence::Stands
+        {
             return;
         }
         self.suspended = fence == Fence::Suspended;

@@ -80,7 +80,7 @@ impl Wire {
     }
 
     fn taken(&self) -> Vec<Touch> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -269,7 +269,7 @@ impl World {
         if counting.number != number {
             return;
         }
-        if self.nodes[n].suspended {
+        if self.nodes[n].suspended.is_some() {
             // The machine stands still, and so does what counts in it.
             self.schedule(SEC, Event::Watchdog(n, number));
             return;

@@ -277,7 +277,7 @@ impl World {
         if !node.guardian.alive || !node.guardian.paused {
             return;
         }
-        if node.suspended || node.agent.is_none_or(|process| !self.runs(process)) {
+        if node.suspended.is_some() || node.agent.is_none_or(|process| !self.runs(process)) {
             // Whoever did not run has not looked.
             self.schedule(HANGS_AFTER, Event::Pulse(n));
             return;

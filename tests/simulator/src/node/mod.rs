@@ -126,8 +126,8 @@ pub struct Node {
     pub paused: Option<bool>,
     /// The machine is off.
     pub off: bool,
-    /// The machine does not run, and will go on.
-    pub suspended: bool,
+    /// The machine does not run since then, and will go on.
+    pub suspended: Option<Nanos>,
 }
 
 impl Node {

@@ -20,6 +20,8 @@ use regent_agent::observe::failsafe::FailsafeObserver;
 use regent_agent::observe::global::GlobalObserver;
 use regent_agent::observe::mirror::{self, Picture};
 use regent_agent::observe::site::SiteObserver;
+use regent_dcs::Store;
+use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::time::{BootTime, WallTime};
@@ -87,6 +89,86 @@ impl World {
         self.begin_guardian(n, false);
     }
 
+    /// What failsafe binds this life to: first of all what a former one has promised.
+    fn open_failsafe(&self, n: usize, process: ProcessId) -> failsafe::Shared {
+        let paper = self.nodes[n].word.clone();
+        if self.mutant == Mutant::WordDiesWithItsAgent {
+            paper.lose();
+        }
+        let word = Word::open(paper, self.boot(process)).expect("the model's paper can be read");
+        failsafe::Shared {
+            leader: SharedLeader::default(),
+            word: Arc::new(word),
+            given: SharedGiven::default(),
+        }
+    }
+
+    /// What the renewal loops have: handles of their own, and whom they ask.
+    fn sides(
+        &self,
+        sim: &Sim,
+        n: usize,
+        process: ProcessId,
+        (leader, targets): (SharedLeader, watch::Receiver<Targets>),
+    ) -> (SiteSide, Option<GlobalSide>) {
+        let node = &self.nodes[n];
+        let (config, site) = (&node.config, &self.sites[node.site]);
+        let clock = ProcessClock::of(sim, process);
+        let spawn = questions::beside(sim, process);
+        let site_side = SiteSide {
+            store: Arc::new(SimStore::new(sim, process, site.store)),
+            leader_key: SiteKeys::new(&config.namespace, &config.scope).key(SiteKey::Leader),
+            me: node.name.clone(),
+            timing: config.site_timing(&config.first_dynamic()),
+            clock: clock.clone(),
+            failsafe: Some(SiteRounds {
+                leader,
+                ask: questions::members(sim, process, &config.name),
+                spawn: Arc::clone(&spawn),
+            }),
+        };
+        let promises = config.federation.as_ref().is_some_and(|f| f.promise.is_some());
+        let global_side = self.federation.as_ref().map(|federation| GlobalSide {
+            store: Arc::new(SimStore::new(sim, process, federation.store)),
+            keys: GlobalKeys::new(&federation.name),
+            site: site.name.clone(),
+            clock,
+            ids: Ids::Counted(Arc::clone(&self.ids)),
+            failsafe: promises.then(|| QuorumRounds {
+                targets,
+                ask: questions::sites(sim, process),
+                spawn,
+            }),
+        });
+        (site_side, global_side)
+    }
+
+    fn global_store(&self, sim: &Sim, n: usize, process: ProcessId) -> Option<GlobalStore> {
+        let node = &self.nodes[n];
+        self.federation.as_ref().map(|federation| GlobalStore {
+            store: Arc::new(SimStore::new(sim, process, federation.store)),
+            keys: GlobalKeys::new(&federation.name),
+            site: self.sites[node.site].name.clone(),
+            me: node.name.clone(),
+            clock: ProcessClock::of(sim, process),
+            ids: Ids::Counted(Arc::clone(&self.ids)),
+        })
+    }
+
+    /// A picture of what is below a prefix, kept by a task of the process.
+    fn mirror(
+        &mut self,
+        process: ProcessId,
+        store: Arc<dyn Store>,
+        (prefix, timeout): (&str, Duration),
+        clock: &BootClock,
+    ) -> watch::Receiver<Picture> {
+        let (publish, pictures) = watch::channel(Picture::default());
+        let mirrored = mirror::keep(store, prefix.to_owned(), timeout, clock.clone(), publish);
+        self.spawned.push((process, Box::pin(mirrored)));
+        pictures
+    }
+
     fn build_agent(
         &mut self,
         sim: &Sim,
@@ -99,80 +181,25 @@ impl World {
         let site_index = self.sites[node.site].store;
         let site_known = self.sites[node.site].known.clone();
         let global_known = self.federation.as_ref().map(|f| f.known.clone()).unwrap_or_default();
-        let site_name = self.sites[node.site].name.clone();
         let clock = ProcessClock::of(sim, process);
         let keys = SiteKeys::new(&config.namespace, &config.scope);
-        let store = |index| Arc::new(SimStore::new(sim, process, index));
-        let site = SiteStore { store: store(site_index), keys: keys.clone(), me: me.clone() };
+        let store = Arc::new(SimStore::new(sim, process, site_index));
+        let site = SiteStore { store, keys: keys.clone(), me: me.clone() };
+        let global = self.global_store(sim, n, process);
         let dynamic = config.first_dynamic();
-        let timing = config.site_timing(&dynamic);
+        let timeout = config.site_timing(&dynamic).call_timeout;
         let (renewal, loops) =
             RenewalThread::wire(Arc::clone(&deadlines), self.federation.is_some());
-        if self.mutant == Mutant::WordDiesWithItsAgent {
-            node.word.lose();
-        }
-        let word = Word::open(node.word.clone(), self.boot(process))
-            .expect("the model's paper can be read");
-        let failsafe = failsafe::Shared {
-            leader: SharedLeader::default(),
-            word: Arc::new(word),
-            given: SharedGiven::default(),
-        };
-        let promises = config.federation.as_ref().is_some_and(|f| f.promise.is_some());
+        let failsafe = self.open_failsafe(n, process);
         let (targets, sought) = watch::channel(Targets::default());
-        let spawn = questions::beside(sim, process);
-        let site_side = SiteSide {
-            store: store(site_index),
-            leader_key: keys.key(SiteKey::Leader),
-            me: me.clone(),
-            timing: timing.clone(),
-            clock: clock.clone(),
-            failsafe: Some(SiteRounds {
-                leader: failsafe.leader.clone(),
-                ask: questions::members(sim, process, &config.name),
-                spawn: Arc::clone(&spawn),
-            }),
-        };
-        let ids = Ids::Counted(Arc::clone(&self.ids));
-        let global = self.federation.as_ref().map(|federation| {
-            let keys = GlobalKeys::new(&federation.name);
-            let side = GlobalSide {
-                store: store(federation.store),
-                keys: keys.clone(),
-                site: site_name.clone(),
-                clock: clock.clone(),
-                ids: ids.clone(),
-                failsafe: promises.then(|| QuorumRounds {
-                    targets: sought.clone(),
-                    ask: questions::sites(sim, process),
-                    spawn: Arc::clone(&spawn),
-                }),
-            };
-            let store = GlobalStore {
-                store: store(federation.store),
-                keys,
-                site: site_name.clone(),
-                me: me.clone(),
-                clock: clock.clone(),
-                ids: ids.clone(),
-            };
-            (side, store)
-        });
-        let (global_side, global) = global.unzip();
-        let (publish, site_pictures) = watch::channel(Picture::default());
-        let prefix = keys.prefix().to_owned();
-        let mirrored =
-            mirror::keep(site.store.clone(), prefix, timing.call_timeout, clock.clone(), publish);
+        let (site_side, global_side) =
+            self.sides(sim, n, process, (failsafe.leader.clone(), sought));
         self.spawned.push((process, Box::pin(loops.run(site_side, global_side))));
-        self.spawned.push((process, Box::pin(mirrored)));
-        let global_pictures = global.as_ref().map(|global: &GlobalStore| {
-            let (publish, pictures) = watch::channel(Picture::default());
-            let prefix = global.keys.prefix().to_owned();
-            let patience = Duration::from_secs(2);
-            let mirrored =
-                mirror::keep(global.store.clone(), prefix, patience, clock.clone(), publish);
-            self.spawned.push((process, Box::pin(mirrored)));
-            pictures
+        let of_site = (keys.prefix(), timeout);
+        let site_pictures = self.mirror(process, Arc::clone(&site.store), of_site, &clock);
+        let global_pictures = global.as_ref().map(|global| {
+            let of_quorum = (global.keys.prefix(), Duration::from_secs(2));
+            self.mirror(process, Arc::clone(&global.store), of_quorum, &clock)
         });
         let (told, pictures) = watch::channel(None);
         let publisher = Publisher::new(

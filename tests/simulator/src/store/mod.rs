@@ -226,9 +226,10 @@ impl StoreModel {
         self.revision += 1;
         let modified = Revision(self.revision);
         let created = self.entries.get(key).map_or(modified, |entry| entry.created);
-        let entry = Entry { key: key.to_owned(), value, created, modified, lease: None };
+        let (key, value) = (key.to_owned(), value.into());
+        let entry = Entry { key: key.clone(), value, created, modified, lease: None };
         self.log.push(Event::Put(entry.clone()));
-        self.entries.insert(key.to_owned(), entry);
+        self.entries.insert(key, entry);
     }
 
     /// A lease ends before its time: no store may.
