@@ -36,7 +36,27 @@ pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
         Action::Run(Job::StartStandby(_) | Job::StartPrimary { .. }) => true,
         Action::Run(Job::Stop | Job::Checkpoint | Job::CreateUsers) => world.federation.is_none(),
         Action::Promote | Action::Follow(_) => world.federation.is_none(),
-        _ => false,
+        Action::RecordInitialize(_)
+        | Action::AcquireLeader
+        | Action::ReleaseLeader
+        | Action::WriteSync { .. }
+        | Action::ClearSync { .. }
+        | Action::WriteMark { .. }
+        | Action::EnterEpoch { .. }
+        | Action::KeepEpoch(_)
+        | Action::AcquirePrimary { .. }
+        | Action::EndTenure
+        | Action::PostToken { .. }
+        | Action::Take { .. }
+        | Action::RollBack { .. }
+        | Action::RecordIdentity { .. }
+        | Action::RecordPromotion { .. }
+        | Action::SetSynchronousNames(_)
+        | Action::NamePromotion
+        | Action::Slots { .. }
+        | Action::ArmWatchdog
+        | Action::RenewNow
+        | Action::Exit(_) => false,
     };
     if frozen {
         let what = format!("{} is paused, and does {action:?}", world.nodes[n].name);

@@ -52,7 +52,6 @@ impl Agent {
     }
 
     pub(crate) async fn perform(&mut self, action: &Action, view: &View) -> Came {
-        self.sim.world().on_action(self.n, self.dynamic.pause, action);
         match action {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job, view),
@@ -112,6 +111,13 @@ impl Agent {
     fn run_job(&self, job: &Job, view: &View) -> Came {
         match job {
             Job::StartPrimary { .. } => {
+                let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, view);
+                let lead = watchdog::lead_at_start(&self.config, &shortest);
+                if self.deadlines.writing().left(self.clock.now()) <= lead {
+                    let problem =
+                        "the deadline is too near: what starts now would be stopped at once";
+                    return Came::ToNothing(problem.to_owned());
+                }
                 if let Err(problem) = self.enter() {
                     return Came::ToNothing(problem);
                 }

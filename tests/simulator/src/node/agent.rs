@@ -325,6 +325,7 @@ impl Agent {
     async fn act(&mut self, actions: &[Action], view: &View) -> bool {
         let mut done = Vec::new();
         for action in actions {
+            self.sim.world().on_action(self.n, self.dynamic.pause, action);
             if *action == Action::AskPeers {
                 self.sim.world().ask_peers(self.n, self.process, view);
                 return false;

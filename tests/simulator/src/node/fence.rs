@@ -87,7 +87,9 @@ impl World {
         node.page.set_frozen(true);
         node.server.frozen = true;
         node.guard.frozen = Some(Frozen { since, until: since.plus(bound) });
-        node.page.set_carried(Deadline::at(since.plus(bound * 2)));
+        // Later than the freeze ends by what rung 1 stops earlier.
+        let lead = lead(&node.page, bound);
+        node.page.set_carried(Deadline::at(since.plus(bound + lead)));
         node.guard.adopted = true;
         self.arm(n);
         self.hurry(n);
@@ -114,11 +116,12 @@ impl World {
         node.guard.killing = false;
     }
 
-    /// A pause takes the fence away.
+    /// A pause takes the fence away, also from a server that only begins to write: one that recovers,
+    /// or is being promoted.
     pub(crate) fn unfence(&mut self, n: usize) {
         self.disarm(n);
-        if self.nodes[n].server.writable() && !std::mem::replace(&mut self.nodes[n].unfenced, true)
-        {
+        let node = &mut self.nodes[n];
+        if node.server.process != Process::Stopped && !std::mem::replace(&mut node.unfenced, true) {
             self.counters.count("pause: fence taken away");
             self.explain(n, "agent", || "NOT FENCED: PAUSED".to_owned());
         }
@@ -187,14 +190,18 @@ impl World {
     }
 
     fn guard_kills(&mut self, n: usize) {
-        if self.nodes[n].server.process == Process::Stopped {
-            let node = &mut self.nodes[n];
+        let node = &mut self.nodes[n];
+        if std::mem::take(&mut node.guard.adopted) {
+            // Nobody granted it: it does not outlive what it was for.
+            node.page.set_carried(Deadline::NEVER);
+        }
+        if node.server.process == Process::Stopped {
             node.guard.killing = false;
             node.guard.frozen = None;
             node.page.set_guard(page::Guard::Off);
             node.page.set_frozen(false);
         } else {
-            self.nodes[n].guard.killing = true;
+            node.guard.killing = true;
             self.counters.count("guard: kill");
             self.explain(n, "guard", || "the deadline has come: kills PostgreSQL".to_owned());
             self.kill_server(n);
