@@ -35,8 +35,11 @@ pub(super) fn check(world: &mut World, n: usize) {
         // I18 is about those.
         return;
     }
-    // What the members' word lets go on is I19's.
-    if let Some(since) = world.checks.lapsed.get(&n).filter(|_| !world.by_word(n)) {
+    // While every member keeps the key for it, nobody else takes it; also after its agent has ended,
+    // which knew of that.
+    if let Some(since) = world.checks.lapsed.get(&n)
+        && super::i19_failsafe::word_of_members(world, n).is_err()
+    {
         let over = world.now - since;
         let what = format!("{} acknowledges {over} ns after its lease ended", world.nodes[n].name);
         world.broken("I7", what);

@@ -21,11 +21,14 @@ fn last(world: &World, n: usize) -> Option<Deadline> {
     }
 }
 
-/// A device that fires by then, should nobody ping it any more.
+/// A device that fires by then, should nobody ping it any more. What goes on after it is I7's.
 fn fires_in_time(world: &mut World, n: usize, what: &str) {
     let node = &world.nodes[n];
     let now = node.clock.boot(world.now);
     let (Some(last), Some(counting)) = (last(world, n), &node.device.counting) else { return };
+    if !last.lies_ahead(now) {
+        return;
+    }
     let waited = Duration::from_nanos(world.now - counting.pinged);
     let fires = now.plus(Duration::from_nanos(counting.timeout)).plus(WatchdogTiming::RESET);
     let fires = fires.minus(waited);

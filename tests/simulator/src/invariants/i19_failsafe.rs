@@ -30,32 +30,42 @@ pub(super) fn check(world: &mut World, n: usize) {
     }
 }
 
-/// Each member of the record keeps the leader key for this node, now.
 fn members(world: &mut World, n: usize) {
-    let (store, me) = (world.sites[world.nodes[n].site].store, world.nodes[n].name.clone());
-    let Some(key) = world.site_key(world.nodes[n].site, SiteKey::Failsafe) else { return };
-    let record = world.stores[store].entry(&key);
+    if let Err(problem) = word_of_members(world, n) {
+        let me = &world.nodes[n].name;
+        let what = format!("{me} acknowledges by its members' word, and {problem}");
+        world.broken("I19", what);
+    }
+}
+
+/// Whether each other member of the record keeps the leader key for this node, now.
+pub(super) fn word_of_members(world: &World, n: usize) -> Result<(), String> {
+    let (site, me) = (world.nodes[n].site, &world.nodes[n].name);
+    let key = world.site_key(site, SiteKey::Failsafe).unwrap_or_default();
+    let record = world.stores[world.sites[site].store].entry(&key);
     let named: BTreeMap<String, String> =
         record.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default();
-    let others = named.keys().filter(|name| *name != me.as_str());
-    for name in others {
+    if !named.contains_key(me.as_str()) {
+        return Err("no record names it".to_owned());
+    }
+    for name in named.keys().filter(|name| *name != me.as_str()) {
         let Some(node) = world.nodes.iter().find(|node| node.name.as_str() == name) else {
             continue;
         };
         let now = node.clock.boot(world.now);
         let promised = match &node.door {
-            Some(door) => door.shared.failsafe.word.standing(now).map(|p| p.leader),
+            Some(door) => door.shared.failsafe.word.standing(now).map(|promised| promised.leader),
             // The agent is gone; the next one reads what it promised.
             None => {
                 let text = node.word.read().ok().flatten().unwrap_or_default();
                 text.split(' ').next().and_then(|leader| leader.parse().ok())
             }
         };
-        if promised.as_ref() != Some(&me) {
-            let what = format!("{me} acknowledges by its members' word, and {name} gave none");
-            return world.broken("I19", what);
+        if promised.as_ref() != Some(me) {
+            return Err(format!("{name} gave none"));
         }
     }
+    Ok(())
 }
 
 /// Each other site of the electorate has written down a promise to this tenure.
