@@ -72,8 +72,12 @@ pub fn run(plan: &Plan) -> Report {
         faults: world.plan.len(),
         lines: world.trace.lines().to_vec(),
     };
+    // Whoever is asked in a world knows it, and it would outlive its run, with its pages.
+    let doors: Vec<_> = world.nodes.iter_mut().map(|node| node.door.take()).collect();
+    let handles: Vec<_> = world.coordinators.iter_mut().map(|c| c.handle.take()).collect();
     drop(world);
     drop(tasks);
+    drop((doors, handles));
     report
 }
 
