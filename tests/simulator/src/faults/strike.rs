@@ -294,7 +294,7 @@ impl World {
         let stood = self.now - from;
         node.clock.suspended += stood;
         if let Some(counting) = &mut node.device.counting {
-            counting.pinged += stood;
+            counting.stood += self.now - from.max(counting.pinged);
         }
         // What is overdue is killed before a client is answered (docs/safety.md: thawed nodes).
         self.resume_guardian(n);

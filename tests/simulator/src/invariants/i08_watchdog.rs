@@ -21,7 +21,8 @@ fn last(world: &World, n: usize) -> Option<Deadline> {
     }
 }
 
-/// A device that fires by then, should nobody ping it any more. What goes on after it is I7's.
+/// A device that fires by then, should nobody ping it any more. What goes on after it is I7's; what a
+/// machine does that stood still meanwhile, and its device with it, is for the judgement of the clocks.
 fn fires_in_time(world: &mut World, n: usize, what: &str) {
     let node = &world.nodes[n];
     let now = node.clock.boot(world.now);

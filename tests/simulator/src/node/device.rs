@@ -139,6 +139,8 @@ pub struct Counting {
     pub magic: bool,
     /// When it was pinged last.
     pub pinged: Nanos,
+    /// How long the machine has stood still since, and its device with it.
+    pub stood: Nanos,
     number: u64,
 }
 
@@ -205,7 +207,7 @@ impl World {
                 Touch::Pinged => {
                     let now = self.now;
                     if let Some(counting) = &mut self.nodes[n].device.counting {
-                        counting.pinged = now;
+                        (counting.pinged, counting.stood) = (now, 0);
                     }
                     self.counters.count("watchdog: ping");
                     i08_watchdog::check_ping(self, n);
@@ -237,7 +239,7 @@ impl World {
         let device = &mut self.nodes[n].device;
         device.opened += 1;
         let number = device.opened;
-        device.counting = Some(Counting { timeout, magic, pinged, number });
+        device.counting = Some(Counting { timeout, magic, pinged, stood: 0, number });
         self.schedule(timeout, Event::Watchdog(n, number));
     }
 
@@ -245,7 +247,7 @@ impl World {
         let (now, timeout) = (self.now, nanos(granted));
         let patient = self.mutant == Mutant::WatchdogLongerThanHalfTheLease;
         let Some(counting) = &mut self.nodes[n].device.counting else { return };
-        counting.pinged = now;
+        (counting.pinged, counting.stood) = (now, 0);
         if !patient {
             counting.timeout = timeout;
             let number = counting.number;
@@ -274,7 +276,7 @@ impl World {
             self.schedule(SEC, Event::Watchdog(n, number));
             return;
         }
-        let due = counting.pinged + counting.timeout;
+        let due = counting.pinged + counting.stood + counting.timeout;
         if due > self.now {
             self.schedule_at(due, Event::Watchdog(n, number));
             return;
