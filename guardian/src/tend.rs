@@ -81,6 +81,9 @@ pub trait Device: Sized {
     fn disarm(self) -> Result<(), Failure>;
 }
 
+/// Two clocks that are read one after the other differ by less without a suspend.
+const STOOD_STILL: Duration = Duration::from_millis(10);
+
 /// The watchdog as the guardian has it: the device, while it is open.
 #[derive(Debug)]
 pub struct Tended<D>(Option<D>);
@@ -116,6 +119,14 @@ impl<D: Device> Tended<D> {
             last_ping: page.watchdog_last_ping(),
             timeout,
             longest: longest(page),
+        }
+    }
+
+    /// The machine stood still for this long, and its device did, too: it fires so much later than its
+    /// last ping would let one think, and a ping that is held up can land so much later.
+    pub fn stood_still(&self, page: &Page, span: Duration) {
+        if self.0.is_some() && span >= STOOD_STILL {
+            page.set_watchdog_last_ping(page.watchdog_last_ping().plus(span));
         }
     }
 
@@ -275,4 +286,47 @@ fn failed(page: &Page, failure: Failure) {
     page.set_watchdog_errno(failure.errno);
     page.set_watchdog_step(failure.step);
     page.set_watchdog_state(WatchdogState::Failed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device that grants what it is asked for.
+    struct Plain(Duration);
+
+    impl Device for Plain {
+        fn granted(&self) -> Duration {
+            self.0
+        }
+        fn magic_close(&self) -> bool {
+            true
+        }
+        fn set(&mut self, timeout: Duration) -> Result<(), Failure> {
+            self.0 = timeout;
+            Ok(())
+        }
+        fn ping(&self) -> Result<(), Failure> {
+            Ok(())
+        }
+        fn disarm(self) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_stood_still_is_pinged_as_if_its_last_ping_had_been_later() {
+        let second = Duration::from_secs(1);
+        let at = |s: u32| BootTime::default().plus(second * s);
+        let page = Page::create().expect("a page");
+        page.set_watchdog_timeout_s(5);
+        let mut tended = Tended::default();
+        tended.stood_still(&page, second);
+        assert_eq!(page.watchdog_last_ping(), BootTime::default(), "none is open");
+        assert!(tended.arm(&page, || at(100), |terms| Ok(Plain(terms.timeout))));
+        tended.stood_still(&page, Duration::from_millis(9));
+        assert_eq!(page.watchdog_last_ping(), at(100), "two clocks are not read at once");
+        tended.stood_still(&page, second * 20);
+        assert_eq!(page.watchdog_last_ping(), at(120));
+    }
 }

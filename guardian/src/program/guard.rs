@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use regent_proto::time::BootTime;
 
 use super::prepare::Waits;
-use crate::clock::boot_time;
+use crate::clock::{boot_time, monotonic};
 use crate::decide::{self, Decision, Look, Processes, View};
 use crate::page::{Because, Page, Phase, WatchdogStep};
 use crate::processes::scan::{Family, Scanner};
@@ -66,8 +66,12 @@ impl Guardian {
     /// Guards until nothing is left; the exit code of the program.
     pub(super) fn guard(mut self) -> u8 {
         self.page.set_phase(Phase::Guarding);
+        let mut before = (boot_time(), monotonic());
         loop {
             let now = boot_time();
+            let clocks = (now, monotonic());
+            self.watchdog.stood_still(&self.page, stood_still(before, clocks));
+            before = clocks;
             self.page.set_heartbeat(now);
             self.page.set_wakes(self.page.wakes().wrapping_add(1));
             self.reap();
@@ -186,6 +190,12 @@ impl Guardian {
     pub(super) fn disarm(&mut self) {
         self.watchdog.disarm(&self.page);
     }
+}
+
+/// For how long the monotonic clock stood while the boot clock ran.
+fn stood_still(before: (BootTime, u64), now: (BootTime, u64)) -> Duration {
+    let ran = Duration::from_nanos(now.1.saturating_sub(before.1));
+    now.0.since(before.0).saturating_sub(ran)
 }
 
 fn open(device: Option<&CString>, terms: &Terms) -> Result<Watchdog, Failure> {

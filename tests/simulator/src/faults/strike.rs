@@ -1,5 +1,7 @@
 //! What each fault does, and how it ends.
 
+use std::time::Duration;
+
 use regent_agent::decide::freeze::Reading;
 
 use super::{Fault, Kind, Way};
@@ -293,6 +295,8 @@ impl World {
         let Some(from) = node.suspended.take() else { return };
         let stood = self.now - from;
         node.clock.suspended += stood;
+        // Its guardian reads both clocks before anything else.
+        node.guardian.tended.stood_still(&node.page, Duration::from_nanos(stood));
         if let Some(counting) = &mut node.device.counting {
             counting.stood += self.now - from.max(counting.pinged);
         }
