@@ -19,6 +19,7 @@ use regent_tests::bed::{Bed, HEALTHY, TWO_SITES, explain};
 use regent_tests::program::{Finished, ours, run};
 use regent_tests::rest::ask;
 use regent_tests::say;
+use regent_tests::session::{restless, session};
 use regent_tests::wait::until;
 
 /// Longest wait for something that takes milliseconds.
@@ -85,15 +86,7 @@ struct Held(Arc<Mutex<Log>>);
 
 impl Held {
     async fn open(bed: &Bed, node: &NodeName) -> anyhow::Result<Self> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(bed.lab().postgres_port(node)?)
-            .user("postgres")
-            .password(&bed.lab().secrets().superuser)
-            .dbname("postgres");
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
+        let client = session(bed, node).await?;
         client.batch_execute("CREATE TABLE IF NOT EXISTS held (at timestamptz)").await?;
         let log: Arc<Mutex<Log>> = Arc::default();
         let writes = Arc::clone(&log);
@@ -181,6 +174,7 @@ async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
     let session = Held::open(&bed, &node.name).await?;
     session.goes_on("rows before the fault").await?;
     somebody_may_follow(&bed, &node.name).await?;
+    let restless = restless(&bed, &node.name).await?;
     let page = node.page()?;
     let stopped = match signal {
         Signal::SIGSTOP => Some(Stopped::these([Pid::from_raw(page.agent_pid())])?),
@@ -202,6 +196,7 @@ async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
     ));
     ensure!(deadline.lies_ahead(last), "a row was acknowledged after the deadline");
     ensure!(deadline.lies_ahead(gone), "a process lived at the deadline");
+    restless.await?.err().context("who is killed gets no answer")?;
     // Counted after the signals were sent.
     until("the guardian has counted its kill", SOON, async || match page.kills() {
         1 => Ok(()),

@@ -89,7 +89,7 @@ fn after_pause(view: &View, guards: Guards) -> Guarding {
 }
 
 /// A server that was found writable (adopted after a restart of the agent) is under the guard from
-/// its first acknowledged deadline on. One that writes while nothing is watched over, such as a
+/// its first acknowledged deadline on, or by what a former life left. One that writes while nothing is watched over, such as a
 /// standby that somebody promoted by hand, has no right that anybody knows. A job that runs has its
 /// own word with the guard.
 ///
@@ -103,7 +103,7 @@ fn while_it_stands(view: &View, guards: Guards) -> Guarding {
         || paused_for_all_we_know
     {
         Guarding::Keep
-    } else if guards.holds {
+    } else if guards.holds || (guards.watched == Watched::Nothing && guards.may_write) {
         Guarding::Arm
     } else if guards.watched == Watched::Nothing && guards.postmaster == Postmaster::Lives {
         Guarding::Freeze

@@ -101,7 +101,8 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_word();
     let choice = judge.judge();
     let choice = judge.without_hasty_retry(choice);
-    let wake_in = choice.wake_in.unwrap_or(policy.loop_wait);
+    // Never later: a loop that does not come round counts as one that hangs (ADR 28).
+    let wake_in = choice.wake_in.map_or(policy.loop_wait, |span| span.min(policy.loop_wait));
     Decision {
         memory: judge.memory,
         actions: choice.actions,

@@ -148,8 +148,8 @@ impl Deadlines {
     /// a longer one. A frozen server acknowledges nothing, and needs its time until it is judged; what
     /// it carries ends with the freeze.
     pub(crate) fn lower_carried(&self, to: Deadline) {
-        if self.page.carried() > to && !self.page.frozen() {
-            self.page.set_carried(to);
+        if !self.page.frozen() {
+            self.page.lower_carried(to);
         }
     }
 

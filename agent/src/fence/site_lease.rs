@@ -18,6 +18,7 @@ use super::Deadlines;
 use super::release::{FENCE_AGAIN, Release};
 use super::renewal::{SiteCommand, SiteSide, Tenures, Woken};
 use super::rounds::Rounds;
+use super::watchdog;
 use crate::decide::failsafe::site::Answer;
 use crate::decide::renewal::hangs;
 
@@ -162,9 +163,9 @@ impl SiteLoop {
     }
 
     async fn grant(&mut self, sent: BootTime, timeout: Duration) -> bool {
-        if self.borne() {
-            self.asked = self.side.timing.ttl;
-        }
+        // A new life begins with the TTL of its file, and a device may be armed for longer leases.
+        let borne = watchdog::borne_ttl(self.deadlines.page(), &self.side.timing);
+        self.asked = if self.borne() { borne } else { self.asked.max(borne) };
         match self.side.store.grant(self.asked, timeout).await {
             Ok(granted) => {
                 // Before anybody can bind the key to it.

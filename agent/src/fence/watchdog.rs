@@ -90,6 +90,19 @@ pub fn bears(page: &Page, lease: &LeaseTiming) -> bool {
     !counts(page) || WatchdogTiming::may_ping(granted, sent, Deadline::granted(sent, lease))
 }
 
+/// The TTL of a lease that the device bears as it is armed now; nothing less than `lease`'s.
+#[must_use]
+pub fn borne_ttl(page: &Page, lease: &LeaseTiming) -> Duration {
+    if bears(page, lease) {
+        return lease.ttl;
+    }
+    let granted = Duration::from_secs(page.watchdog_granted_s());
+    let bare = granted * 2 + WatchdogTiming::RESET;
+    // ε grows with the TTL, much more slowly than this does.
+    let longer = LeaseTiming { ttl: bare * 2, ..lease.clone() };
+    Duration::from_secs((bare + longer.epsilon()).as_secs() + 1).max(lease.ttl)
+}
+
 /// How long before the deadline the writing of a server that is started now would end again.
 #[must_use]
 pub fn lead_at_start(config: &Config, shortest: &LeaseTiming) -> Duration {

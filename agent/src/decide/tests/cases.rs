@@ -599,6 +599,7 @@ fn a_newer_epoch_on_disk_or_in_the_site_bars() {
 #[test]
 fn a_failed_job_is_tried_again_later_and_later() {
     let mut world = World::new();
+    world.policy.loop_wait = Duration::from_secs(60);
     world.leader(Some("a2"));
     world.view.tenure.primary = None;
     world.view.postgres.data = DataDirectory::Empty;

@@ -95,7 +95,7 @@ fn while_the_fence_stands_no_server_writes_unguarded() {
         let writes = matches!(server, Server::Writable | Server::Silent);
         let wanted = if !writes || job || guards.watched == Watched::ByDeadline {
             Guarding::Keep
-        } else if guards.holds {
+        } else if guards.holds || (guards.watched == Watched::Nothing && guards.may_write) {
             Guarding::Arm
         } else if guards.watched == Watched::Nothing && guards.postmaster == Postmaster::Lives {
             Guarding::Freeze

@@ -232,8 +232,9 @@ impl Guard {
     /// A planned stop begins: the deadline of now stays the bound for clients, and `stop_until` is
     /// the end of the stop's span, where there is one (protocol.md rule 5).
     pub fn plan_stop(&self, stop_until: Deadline) {
-        let state = self.state();
+        let mut state = self.state();
         if self.page().guard() == page::Guard::ByDeadline {
+            state.sessions.begin();
             let deadlines = &self.deadlines;
             // What an adopted one carries is time until it is judged, and no right.
             let bound = if state.adopted { deadlines.held() } else { deadlines.writing() };

@@ -249,7 +249,9 @@ impl Agent {
         };
         let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, &view);
         let page = self.deadlines.page();
-        watchdog::lower(page, &self.config, &shortest);
+        if view.site.is_some() {
+            watchdog::lower(page, &self.config, &shortest);
+        }
         view.guardian.watchdog.too_long = !watchdog::bears(page, &shortest);
         let wanted = watchdog::mode(&self.config, &shortest);
         view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;
