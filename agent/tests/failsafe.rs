@@ -13,7 +13,9 @@ use regent_agent::act::random::Ids;
 use regent_agent::decide::failsafe::site::{Answer, Members};
 use regent_agent::fence::Deadlines;
 use regent_agent::fence::renewal::{Adopted, GlobalSide, RenewalThread, SiteSide};
-use regent_agent::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
+use regent_agent::fence::rounds::{
+    QuorumRounds, SharedLeader, SiteRounds, Targets, on_this_runtime,
+};
 use regent_agent::observe::clock::boot_time;
 use regent_dcs::clock::BootClock;
 use regent_dcs::memory::{Call, Fault, MemoryStore};
@@ -201,7 +203,11 @@ impl Bed {
                 me: name("a1"),
                 timing: timing(),
                 clock: BootClock::kernel().expect("a boot id"),
-                failsafe: Some(SiteRounds { leader: leader.clone(), ask: ask_members }),
+                failsafe: Some(SiteRounds {
+                    leader: leader.clone(),
+                    ask: ask_members,
+                    spawn: on_this_runtime(),
+                }),
             },
             Some(GlobalSide {
                 store: Arc::new(thread_quorum.clone()),
@@ -209,7 +215,11 @@ impl Bed {
                 site: name("a"),
                 clock: BootClock::kernel().expect("a boot id"),
                 ids: Ids::Kernel,
-                failsafe: Some(QuorumRounds { targets: targets.subscribe(), ask: ask_sites }),
+                failsafe: Some(QuorumRounds {
+                    targets: targets.subscribe(),
+                    ask: ask_sites,
+                    spawn: on_this_runtime(),
+                }),
             }),
         );
         let open = Box::new(move || {

@@ -22,7 +22,7 @@ impl Judge<'_> {
         site: &SiteView,
         federation: &FederationView,
         primary: &At<Primary>,
-        (_, operation): (&SiteName, &OperationId),
+        (to, operation): (&SiteName, &OperationId),
     ) -> Choice {
         let roll_back = Choice::act(
             Reason::RollingBack,
@@ -46,9 +46,11 @@ impl Judge<'_> {
                 .as_ref()
                 .is_some_and(|held| held.epoch == primary.value.epoch);
             let unnamed = self.view.postgres.status.as_ref().is_some_and(Status::is_unnamed);
-            if !opened || !self.writable() || unnamed {
+            let may_take = primary.value.electorate.contains(to);
+            if !opened || !self.writable() || unnamed || !may_take {
                 // B could not tell a token without the promotion's id from another history's. Or:
-                // A's next leader: the one that was asked is gone (rule 10).
+                // A's next leader: the one that was asked is gone (rule 10). Or: B has left the
+                // electorate since, and would take nothing.
                 return roll_back;
             }
             self.memory.marked = Some(primary.revision);
@@ -151,14 +153,16 @@ impl Judge<'_> {
         &mut self,
         site: &SiteView,
         primary: &At<Primary>,
-        token: &Token,
+        (to, token): (&SiteName, &Token),
         status: &Status,
     ) -> Choice {
         // The token's own timeline and promotion, to the byte; an id that is missing is no proof.
         let exactly = status.ancestry.timeline == token.end.timeline
             && status.end == token.end.position
             && status.ancestry.contains(status.end, &token.end) == Containment::Contained;
-        if !exactly || !self.contains_floor(status) {
+        // Who has left the electorate meanwhile takes nothing; A rolls back.
+        let may_take = primary.value.electorate.contains(to);
+        if !exactly || !self.contains_floor(status) || !may_take {
             return Choice::wait_for(Reason::AwaitingToken, LOOK_AGAIN);
         }
         if self.policy.synchronous_mode {

@@ -7,7 +7,21 @@ use regent_guardian::page::{Page, WatchdogState, WatchdogStep, WatchdogWanted};
 use regent_proto::time::{BootTime, Deadline, LeaseTiming, WatchdogRefused, WatchdogTiming};
 
 use crate::config::Config;
+use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
+use crate::decide::view::View;
+
+/// Timing of the shorter of the leases that let this node write.
+#[must_use]
+pub fn shortest_lease(config: &Config, dynamic: &Dynamic, view: &View) -> LeaseTiming {
+    let site = config.site_timing(dynamic);
+    let federation = view.federation.as_ref();
+    let primary = federation.and_then(|federation| federation.primary.as_ref());
+    match primary.map(|primary| config.primary_timing(primary.value.ttl_max)) {
+        Some(primary) if primary.ttl < site.ttl => primary,
+        Some(_) | None => site,
+    }
+}
 
 /// Whether a server of this node is to have one under this timing, and how.
 #[must_use]

@@ -86,7 +86,7 @@ impl Agent {
             peers,
             guardian: self.guardian_view(now),
         };
-        let shortest = self.actor.shortest_lease(&view);
+        let shortest = watchdog::shortest_lease(&self.config, &self.actor.dynamic, &view);
         // Before the site was read the TTL in force is not known, only the file's.
         if view.site.is_some() {
             watchdog::lower(self.deadlines.page(), &self.config, &shortest);

@@ -260,6 +260,16 @@ fn the_next_leader_of_a_rolls_back() {
     assert_eq!(world.decide().reason, Reason::RollingBack);
 }
 
+#[test]
+fn nobody_stops_for_who_has_left_the_electorate() {
+    let mut world = World::new();
+    world.handover("b");
+    assert!(world.primary().electorate.remove(&name("b")));
+    let decision = world.decide();
+    assert_eq!(decision.reason, Reason::RollingBack);
+    assert!(!decision.actions.contains(&Action::Run(Job::Stop)), "{decision:?}");
+}
+
 /// This site is `to`; the token stands and everything is confirmed.
 fn about_to_take() -> World {
     let mut world = World::new();
@@ -274,8 +284,13 @@ fn about_to_take() -> World {
 fn the_target_takes_at_exactly_the_token() {
     assert_eq!(about_to_take().decide().reason, Reason::Taking);
     type Bend = fn(&mut World);
-    let cases: [(&str, Bend, Reason); 6] = [
+    let cases: [(&str, Bend, Reason); 7] = [
         ("behind", |w| w.standby(3, 519), Reason::AwaitingToken),
+        (
+            "no more in the electorate",
+            |w| assert!(w.primary().electorate.remove(&name("a"))),
+            Reason::AwaitingToken,
+        ),
         ("beyond", |w| w.standby(3, 521), Reason::AwaitingToken),
         ("another timeline", |w| w.standby(4, 520), Reason::AwaitingToken),
         (
