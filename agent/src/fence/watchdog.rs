@@ -163,7 +163,7 @@ postgresql:
 
     fn lease(config: &Config, ttl: u64) -> LeaseTiming {
         let ttl = Duration::from_secs(ttl);
-        config.site_timing(&crate::config::dynamic::Dynamic { ttl, ..config.first_dynamic() })
+        config.site_timing(&Dynamic { ttl, ..config.first_dynamic() })
     }
 
     fn armed(granted: u64) -> Page {
