@@ -72,9 +72,7 @@ async fn nothing_but_an_acknowledgement_raises() {
 /// call, the right neither grows nor ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_error_of_the_site_dcs_raises_or_ends_the_right() {
-    for fault in
-        [Fault::Refused, Fault::NotDone, Fault::UnknownNotApplied, Fault::UnknownApplied]
-    {
+    for fault in [Fault::Refused, Fault::NotDone, Fault::UnknownNotApplied, Fault::UnknownApplied] {
         let bed = Bed::new();
         bed.lead().await;
         let label = format!("{fault:?}");

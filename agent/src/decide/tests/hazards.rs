@@ -110,8 +110,7 @@ fn a_name_in_capitals_is_published_and_may_lead() {
     world.standby(3, 500);
     world.view.tenure.primary = None;
     world.site().leaderless = Duration::from_secs(1);
-    world.view.peers =
-        Some(PeersView { age: Duration::from_millis(10), answers: BTreeMap::new() });
+    world.view.peers = Some(PeersView { age: Duration::from_millis(10), answers: BTreeMap::new() });
     world.site().sync.standbys = eu;
     assert_eq!(world.decide().actions, vec![Action::AcquireLeader]);
     world.site().sync.standbys = BTreeSet::from([name("a2")]);
