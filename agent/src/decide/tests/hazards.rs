@@ -180,6 +180,20 @@ fn only_members_are_waited_for_whoever_streams() {
     assert_eq!(world.decide().actions, vec![holds]);
 }
 
+/// Row 55: no standby can come before the role that it connects with is there, so nothing else is first.
+#[test]
+fn users_are_made_before_anything_waits_for_a_standby() {
+    for strict in [false, true] {
+        let mut world = World::new();
+        world.policy.synchronous_mode_strict = strict;
+        world.view.postgres.users_exist = false;
+        world.site().sync = SyncView::default();
+        world.status().senders.clear();
+        world.status().synchronous_standby_names = NOBODY.to_owned();
+        assert_eq!(world.decide().actions, vec![Action::Run(Job::CreateUsers)], "strict: {strict}");
+    }
+}
+
 /// Row 74: the leader is the one of before, and its history is not.
 #[test]
 fn a_standby_that_follows_is_judged_anew_when_its_leader_has_promoted_itself() {
