@@ -68,7 +68,7 @@ fn interpret(body: &Body) -> PeerAnswer {
 }
 
 #[cfg(test)]
-mod tests {
+mod roles {
     use super::*;
 
     fn answer(body: serde_json::Value) -> PeerAnswer {
