@@ -66,3 +66,37 @@ fn interpret(body: &Body) -> PeerAnswer {
             || body.tags.get("nofailover").is_some_and(|v| *v == serde_json::Value::Bool(true)),
     }
 }
+
+#[cfg(test)]
+mod roles {
+    use super::*;
+
+    fn answer(body: serde_json::Value) -> PeerAnswer {
+        interpret(&serde_json::from_value(body).expect("a body of this form"))
+    }
+
+    /// hazards.md row 9: as agents of each version say it, and with everything else unknown.
+    #[test]
+    fn whoever_writes_is_a_primary_in_the_words_of_every_version() {
+        use serde_json::json;
+        for writes in [
+            json!({"role": "primary"}),
+            json!({"role": "master"}),
+            // It has been told to stop, or its role is a word of tomorrow.
+            json!({"role": "demoted", "state": "stopping", "xlog": {"location": 1}}),
+            json!({"role": "ruler", "xlog": {"location": 67_108_960}}),
+            json!({"xlog": {"location": 67_108_960}, "dcs_last_seen": 1}),
+            json!({"role": "primary", "xlog": {}, "timeline": null, "tags": {"nofailover": 1}}),
+        ] {
+            assert!(answer(writes.clone()).primary, "{writes}");
+        }
+        for reads in [
+            json!({}),
+            json!({"role": "replica", "xlog": {"received_location": 5, "replayed_location": 5}}),
+            json!({"role": "standby_leader", "xlog": {"location": 0}}),
+            json!({"role": "uninitialized"}),
+        ] {
+            assert!(!answer(reads.clone()).primary, "{reads}");
+        }
+    }
+}
