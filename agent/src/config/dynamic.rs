@@ -21,17 +21,17 @@ pub(super) const READ: &[&str] = &[
     "failsafe_mode",
     "pause",
     "postgresql",
+    "check_timeline",
+    "maximum_lag_on_syncnode",
 ];
 
 /// Patroni's keys that this version does not use yet.
 pub(super) const NOT_YET: &[&str] = &[
-    "maximum_lag_on_syncnode",
     "max_timelines_history",
     "primary_start_timeout",
     "master_start_timeout",
     "primary_stop_timeout",
     "master_stop_timeout",
-    "check_timeline",
     "member_slots_ttl",
     "slots",
     "permanent_slots",
@@ -68,6 +68,10 @@ pub struct Dynamic {
     pub pg_hba: Vec<String>,
     /// `pause`.
     pub pause: bool,
+    /// A node on an older timeline than the last leader's does not lead.
+    pub check_timeline: bool,
+    /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
+    pub maximum_lag_on_syncnode: Option<u64>,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
 }
@@ -92,6 +96,8 @@ impl Default for Dynamic {
             parameters: BTreeMap::new(),
             pg_hba: Vec::new(),
             pause: false,
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
             problems: Vec::new(),
         }
     }
@@ -132,6 +138,15 @@ impl Reader<'_> {
         }
     }
 
+    /// Bytes; zero and less, Patroni's -1 among it, are no limit.
+    fn limit(&mut self, key: &str, in_force: Option<u64>) -> Option<u64> {
+        let value = self.document.get(key).filter(|value| !value.is_null())?;
+        match value.as_i64().or_else(|| value.as_str()?.parse().ok()) {
+            Some(limit) => u64::try_from(limit).ok().filter(|limit| *limit > 0),
+            None => self.refuse(key, value, "a whole number of bytes, or -1", in_force),
+        }
+    }
+
     /// A boolean, or the words PostgreSQL takes for one.
     fn truth(&mut self, key: &str, value: Option<&serde_json::Value>, in_force: bool) -> bool {
         let Some(value) = value.filter(|value| !value.is_null()) else { return false };
@@ -154,7 +169,7 @@ impl Dynamic {
     pub fn policy(&self, config: &Config) -> Policy {
         Policy {
             me: config.name.clone(),
-            nofailover: config.tag("nofailover"),
+            nofailover: config.tagged.nofailover,
             loop_wait: self.loop_wait.min(Duration::from_secs(10)),
             maximum_lag_on_failover: self.maximum_lag_on_failover,
             synchronous_mode: self.synchronous_mode,
@@ -163,6 +178,9 @@ impl Dynamic {
             use_pg_rewind: self.use_pg_rewind,
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
+            failover_priority: config.tagged.failover_priority,
+            check_timeline: self.check_timeline,
+            maximum_lag_on_syncnode: self.maximum_lag_on_syncnode,
         }
     }
 
@@ -202,6 +220,10 @@ impl Dynamic {
         let pause = reader.truth("pause", document.get("pause"), in_force.pause);
         let failsafe = document.get("failsafe_mode");
         let failsafe_mode = reader.truth("failsafe_mode", failsafe, in_force.failsafe_mode);
+        let check_timeline =
+            reader.truth("check_timeline", document.get("check_timeline"), in_force.check_timeline);
+        let maximum_lag_on_syncnode =
+            reader.limit("maximum_lag_on_syncnode", in_force.maximum_lag_on_syncnode);
         let postgresql = document.get("postgresql");
         let inside = |key: &str| postgresql.and_then(|p| p.get(key));
         let use_pg_rewind = reader.truth(
@@ -247,6 +269,8 @@ impl Dynamic {
             parameters,
             pg_hba,
             pause,
+            check_timeline,
+            maximum_lag_on_syncnode,
             problems: reader.problems,
         }
     }

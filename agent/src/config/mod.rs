@@ -12,6 +12,7 @@ mod postgres;
 pub mod promise;
 mod regent;
 mod sections;
+pub mod tags;
 pub mod watchdog;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ use regent_proto::name::{FederationName, NodeName, Scope, SiteName};
 use regent_proto::time::LeaseTiming;
 use regent_proto::yaml;
 use serde::Deserialize;
+
+use crate::decide::view::Tags;
 
 pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
 pub use regent::RegentConfig;
@@ -112,8 +115,10 @@ pub struct Config {
     pub bootstrap: Bootstrap,
     /// `postgresql`.
     pub postgres: PostgresConfig,
-    /// `tags`.
+    /// `tags`, as they are written and told to others.
     pub tags: BTreeMap<String, serde_json::Value>,
+    /// What they mean.
+    pub tagged: Tags,
     /// `watchdog`.
     pub watchdog: WatchdogConfig,
     /// What a person should know: unknown keys, insecure listeners.
@@ -181,6 +186,7 @@ impl Config {
         let dcs = checks.store("sqlite / etcd3", file.sqlite, file.etcd3)?;
         let federation = checks.federation(file.federation, file.regent.insecure, &mut warnings)?;
         checks.postgres(&file.postgresql, &rest)?;
+        let tagged = checks.tags(&file.tags, &mut warnings)?;
         let config = Self {
             scope: file.scope,
             namespace: file.namespace,
@@ -192,6 +198,7 @@ impl Config {
             bootstrap: file.bootstrap,
             postgres: file.postgresql,
             tags: file.tags,
+            tagged,
             watchdog: file.watchdog,
             warnings,
         };
@@ -236,12 +243,6 @@ impl Config {
             stop_budget: self.regent.stop_budget.0,
             kill_budget: self.regent.kill_budget.0,
         }
-    }
-
-    /// A tag that is true.
-    #[must_use]
-    pub fn tag(&self, name: &str) -> bool {
-        self.tags.get(name).is_some_and(|v| *v == serde_json::Value::Bool(true))
     }
 }
 
@@ -296,6 +297,8 @@ postgresql:
             ("stop_budget: 1500ms", "stop_budget: 200ms", "is not below stop_budget 200ms"),
             ("stop_budget: 1500ms", "stop_budget: 2s, kill_budget: 99ms", "at least 100ms"),
             ("scope: eu", "scope: eu\nwatchdog: {mode: maybe}", "off, automatic or required"),
+            ("scope: eu", "scope: eu\ntags: {failover_priority: high}", "want a whole number"),
+            ("scope: eu", "scope: eu\ntags: {nosync: perhaps}", "want true or false"),
             (
                 "stop_budget: 1500ms}\nbootstrap: {dcs: {ttl: 5,",
                 "stop_budget: 500ms}\nwatchdog: {mode: required}\nbootstrap: {dcs: {ttl: 3,",

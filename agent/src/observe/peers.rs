@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
 
+use crate::config::tags;
 use crate::decide::view::{Member, PeerAnswer};
 
 /// The longest wait for one answer; all are asked at once.
@@ -26,6 +27,9 @@ struct Body {
     watchdog_failed: bool,
     #[serde(default)]
     tags: BTreeMap<String, serde_json::Value>,
+    /// Ours; a newer version's may be of another form.
+    #[serde(default)]
+    regent: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,6 +59,9 @@ pub async fn ask(
 }
 
 fn interpret(body: &Body) -> PeerAnswer {
+    // What is wrong with them is said where the member's record is read.
+    let tags = tags::read(&body.tags).tags;
+    let told = body.regent.as_ref().and_then(|regent| regent.get("ancestry"));
     let position = [body.xlog.location, body.xlog.received_location, body.xlog.replayed_location];
     PeerAnswer {
         primary: body.xlog.location.is_some_and(|at| at > 0)
@@ -62,7 +69,8 @@ fn interpret(body: &Body) -> PeerAnswer {
         position: Lsn::new(position.into_iter().flatten().max().unwrap_or(0)),
         timeline: body.timeline.map(TimelineId),
         // As in Patroni: who cannot lead for want of a watchdog is in nobody's way.
-        nofailover: body.watchdog_failed
-            || body.tags.get("nofailover").is_some_and(|v| *v == serde_json::Value::Bool(true)),
+        nofailover: body.watchdog_failed || tags.nofailover,
+        failover_priority: tags.failover_priority,
+        ancestry: told.and_then(|told| Ancestry::deserialize(told).ok()),
     }
 }

@@ -11,13 +11,14 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::record::{Mark, Promise, Promotions, Record, ReportedFence, SeenEpoch};
 use regent_proto::time::BootTime;
-use regent_proto::timeline::{Ancestry, TimelineId};
+use regent_proto::timeline::{Ancestry, Switch, TimelineId};
 use serde::Deserialize;
 
 use super::decoded::Decoded;
 use super::mirror::Picture;
 use super::unreadable::Unreadable;
 use crate::config::dynamic::Dynamic;
+use crate::config::tags;
 use crate::decide::view::{
     At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
     SyncView,
@@ -98,8 +99,8 @@ pub struct Known {
     epoch: Decoded<SeenEpoch>,
     failsafe: Decoded<BTreeMap<NodeName, String>>,
     promise: Decoded<Promise>,
-    /// `history` and `promotions`, of which only this is wanted: whether they can be read.
-    rest: Decoded<()>,
+    promotions: Decoded<Promotions>,
+    history: Decoded<Option<Ancestry>>,
 }
 
 /// A member's record.
@@ -108,6 +109,8 @@ struct KnownMember {
     member: Arc<Member>,
     ancestry: Option<Ancestry>,
     fence: Option<ReportedFence>,
+    /// What is wrong with its tags.
+    problems: Vec<String>,
 }
 
 impl SiteObserver {
@@ -141,7 +144,6 @@ impl SiteObserver {
         let answered = picture.answered?;
         self.unreadable.keep(&picture.entries);
         self.known.members.keep(&picture.entries);
-        self.look_at_the_rest(picture);
         let leader = self.leader(picture, my_lease);
         match (&leader, self.leaderless_since) {
             (Some(_), _) => self.leaderless_since = None,
@@ -171,6 +173,7 @@ impl SiteObserver {
             ),
             failsafe: self.failsafe(picture),
             promise: self.promise(picture),
+            last_history: self.last_history(picture),
             ancestry,
             leader,
             members,
@@ -257,24 +260,16 @@ impl SiteObserver {
         kind(&self.known).of(entry, record).is_err().then_some(entry.modified.0)
     }
 
-    /// Keys that only people and Patroni's tools read: garbage there is said like any other.
-    fn look_at_the_rest(&mut self, picture: &Picture) {
-        let history = |entry: &Entry| {
-            let lines = serde_json::from_slice::<Vec<serde_json::Value>>(&entry.value);
-            lines.map(drop).map_err(|error| error.to_string())
-        };
-        let promotions = |entry: &Entry| {
-            let record = Promotions::decode(&entry.key, &entry.value);
-            record.map(drop).map_err(|error| error.problem)
-        };
-        for (key, read) in [
-            (SiteKey::History, &history as &dyn Fn(&Entry) -> Result<(), String>),
-            (SiteKey::Promotions, &promotions),
-        ] {
-            let Some(entry) = self.entry(picture, key) else { continue };
-            if let Err(problem) = &*self.known.rest.of(entry, read) {
-                self.unreadable.report(entry, problem);
-            }
+    /// What the last leader left: `regent/promotions`, or Patroni's `history` where that tells of a
+    /// later timeline (a Patroni member has led since).
+    fn last_history(&mut self, picture: &Picture) -> Option<Ancestry> {
+        let told = self.entry(picture, SiteKey::History);
+        let told = told.and_then(|entry| self.read_as(|known| &known.history, entry, history));
+        let named = self.record(|known| &known.promotions, picture, SiteKey::Promotions);
+        match (told.flatten(), named.map(|(promotions, _)| promotions.ancestry)) {
+            (Some(told), Some(named)) if told.timeline > named.timeline => Some(told),
+            (_, Some(named)) => Some(named),
+            (told, None) => told,
         }
     }
 
@@ -337,6 +332,10 @@ impl SiteObserver {
                         ancestries.insert(name.clone(), ancestry.clone());
                     }
                     members.insert(name, Arc::clone(&known.member));
+                    if !known.problems.is_empty() {
+                        self.unreadable
+                            .report(entry, &format!("tags: {}", known.problems.join("; ")));
+                    }
                 }
                 Err(problem) => self.unreadable.report(entry, problem),
             }
@@ -406,19 +405,37 @@ fn record<R: Record>(entry: &Entry) -> Result<R, String> {
     R::decode(&entry.key, &entry.value).map_err(|error| error.problem)
 }
 
+/// Patroni's `history`: where each timeline was left. Lines of another form tell nothing.
+fn history(entry: &Entry) -> Result<Option<Ancestry>, String> {
+    let lines: Vec<serde_json::Value> =
+        serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
+    let switches: Option<Vec<Switch>> = lines
+        .iter()
+        .map(|line| {
+            let timeline = u32::try_from(line.get(0)?.as_u64()?).ok()?;
+            let end = Lsn::new(line.get(1)?.as_u64()?);
+            Some(Switch { timeline: TimelineId(timeline), end, promotion: None })
+        })
+        .collect();
+    Ok(switches.map(|switches| {
+        let timeline = switches.last().map_or(1, |last| last.timeline.0.saturating_add(1));
+        Ancestry { timeline: TimelineId(timeline), promotion: None, switches }
+    }))
+}
+
 fn known_member(entry: &Entry) -> Result<KnownMember, String> {
     let record: MemberRecord =
         serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
     let (host, port) = host_port(&record.conn_url)
         .ok_or_else(|| "conn_url is not postgres://HOST:PORT/DATABASE".to_owned())?;
-    let flag =
-        |tag: &str| record.tags.get(tag).is_some_and(|v| *v == serde_json::Value::Bool(true));
-    let priority = record.tags.get("failover_priority").and_then(|v| v.as_i64());
+    let tags::Read { tags, problems, contradictions: _ } = tags::read(&record.tags);
     let member = Arc::new(Member {
         host,
         port,
-        nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
-        nosync: flag("nosync"),
+        nofailover: tags.nofailover,
+        nosync: tags.nosync,
+        sync_priority: tags.sync_priority,
+        replicatefrom: tags.replicatefrom,
         api_url: record.api_url,
         promise_url: record.promise_url,
         streaming: record.replication_state == "streaming",
@@ -428,7 +445,7 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         position: record.xlog_location.map(Lsn::new),
     });
     let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
-    Ok(KnownMember { member, ancestry: record.ancestry, fence })
+    Ok(KnownMember { member, ancestry: record.ancestry, fence, problems })
 }
 
 /// Host and port of `postgres://HOST:PORT/DATABASE`.

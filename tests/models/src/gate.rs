@@ -103,6 +103,9 @@ fn policy() -> Policy {
         use_pg_rewind: true,
         may_bootstrap: false,
         paused: false,
+        failover_priority: 1,
+        check_timeline: false,
+        maximum_lag_on_syncnode: None,
     }
 }
 
@@ -159,6 +162,7 @@ fn view(facts: &Facts) -> View {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        last_history: None,
     };
     let federation = quorum.map(|quorum| FederationView {
         site: quorum.site.clone(),

@@ -224,6 +224,9 @@ impl Synchronous {
             use_pg_rewind: true,
             may_bootstrap: false,
             paused: false,
+            failover_priority: 1,
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
         }
     }
 
@@ -386,6 +389,8 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             position: None,
             nofailover: false,
             nosync: false,
+            sync_priority: 1,
+            replicatefrom: None,
         })
     };
     SiteView {
@@ -409,6 +414,7 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        last_history: None,
     }
 }
 

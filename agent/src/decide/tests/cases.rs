@@ -324,6 +324,8 @@ fn the_race_is_won_by_the_healthiest() {
         position: regent_proto::Lsn::new(position),
         timeline: Some(regent_proto::timeline::TimelineId(3)),
         nofailover: false,
+        failover_priority: 1,
+        ancestry: Some(history(3)),
     };
     let mut fit = World::new();
     fit.leader(None);

@@ -110,6 +110,8 @@ fn member(port: u16) -> Arc<Member> {
         position: None,
         nofailover: false,
         nosync: false,
+        sync_priority: 1,
+        replicatefrom: None,
     })
 }
 
@@ -205,6 +207,9 @@ impl World {
             use_pg_rewind: true,
             may_bootstrap: true,
             paused: false,
+            failover_priority: 1,
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -376,6 +381,7 @@ fn site_view() -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        last_history: Some(history(3)),
     }
 }
 

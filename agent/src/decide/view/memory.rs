@@ -16,7 +16,7 @@ use super::JobKind;
 pub struct Policy {
     /// This member.
     pub me: NodeName,
-    /// Tag `nofailover`.
+    /// Tag `nofailover`, or a failover priority of zero.
     pub nofailover: bool,
     /// The loop's period.
     pub loop_wait: Duration,
@@ -34,6 +34,12 @@ pub struct Policy {
     pub may_bootstrap: bool,
     /// `pause`.
     pub paused: bool,
+    /// Tag `failover_priority`.
+    pub failover_priority: i64,
+    /// `check_timeline`.
+    pub check_timeline: bool,
+    /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
+    pub maximum_lag_on_syncnode: Option<u64>,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -77,6 +83,8 @@ pub struct Memory {
     /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
     /// others needs (hazards.md section 4, fact 27).
     pub owes_checkpoint_since: Option<BootTime>,
+    /// The member whose name the leader key last carried.
+    pub last_leader: Option<NodeName>,
 }
 
 /// A job that failed.

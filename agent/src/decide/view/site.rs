@@ -44,6 +44,8 @@ pub struct SiteView {
     pub failsafe: FailsafeRecord,
     /// What the site has promised to the primary site.
     pub promise: PromiseRecord,
+    /// The history that the last leader left in the store; without ids where only Patroni's is there.
+    pub last_history: Option<Ancestry>,
 }
 
 /// `failsafe`: who may take the leader key, since its holder asks them all.
@@ -139,8 +141,12 @@ pub struct Member {
     pub position: Option<Lsn>,
     /// Tag `nofailover`, or a failover priority of zero.
     pub nofailover: bool,
-    /// Tag `nosync`.
+    /// Tag `nosync`, or a synchronous priority of zero.
     pub nosync: bool,
+    /// Tag `sync_priority`.
+    pub sync_priority: i64,
+    /// Tag `replicatefrom`.
+    pub replicatefrom: Option<NodeName>,
 }
 
 /// A switchover or failover request inside the site (Patroni's `failover` key).

@@ -348,6 +348,8 @@ impl World {
                     timeline: answers
                         .then_some(regent_proto::timeline::TimelineId(server.wal.timeline)),
                     nofailover: false,
+                    failover_priority: 1,
+                    ancestry: answers.then(|| server.wal.ancestry()),
                 };
                 (self.nodes[*m].name.clone(), answer)
             })
