@@ -9,7 +9,8 @@
 //!
 //! Bounds: rows, failovers, and how many standbys are to be synchronous, see [`Bounds`]; standbys
 //! disconnect and come back without end. The list is in force when the server says so. In it: lists
-//! of one and two, not strict. Not in it: cancelled waits, a change of mode.
+//! of one and two, not strict. Not in it: cancelled waits, a change of mode, members of different
+//! priorities (the agent's property tests have them).
 //!
 //! Distinct states: `make models` prints them.
 
