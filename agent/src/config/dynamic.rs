@@ -336,6 +336,23 @@ mod tests {
         assert_eq!(dynamic.parameters["fsync"], "on");
     }
 
+    #[test]
+    fn a_limit_of_zero_or_less_is_none() {
+        let in_force = Dynamic { maximum_lag_on_syncnode: Some(7), ..Dynamic::default() };
+        for (given, limit, problems) in [
+            (serde_json::json!(-1), None, 0),
+            (serde_json::json!(0), None, 0),
+            (serde_json::json!(null), None, 0),
+            (serde_json::json!("1048576"), Some(1 << 20), 0),
+            (serde_json::json!(1.5), Some(7), 1),
+        ] {
+            let document = serde_json::json!({"maximum_lag_on_syncnode": given});
+            let read = Dynamic::read(&document, &in_force);
+            assert_eq!((read.maximum_lag_on_syncnode, read.problems.len()), (limit, problems));
+        }
+        assert_eq!(Dynamic::read(&serde_json::json!({}), &in_force).maximum_lag_on_syncnode, None);
+    }
+
     proptest! {
         #[test]
         fn any_document_is_read(text in ".{0,80}") {

@@ -334,6 +334,27 @@ postgresql:
     }
 
     #[test]
+    fn the_own_tags_reach_decisions() {
+        let with = |tags: &str| {
+            let text = GOOD.replace("scope: eu\n", &format!("scope: eu\ntags: {tags}\n"));
+            let config = parse(&text).expect(tags);
+            (config.first_dynamic().policy(&config), config.warnings.len())
+        };
+        for (tags, nofailover, priority, warnings) in [
+            ("{}", false, 1, 0),
+            ("{failover_priority: 0}", true, 0, 0),
+            ("{failover_priority: 3, zone: b}", false, 3, 0),
+            ("{nofailover: true}", true, 1, 0),
+            ("{nofailover: true, failover_priority: 3}", true, 3, 1),
+            ("{nofailover: false, failover_priority: 0}", false, 0, 1),
+        ] {
+            let (policy, said) = with(tags);
+            let found = (policy.nofailover, policy.failover_priority, said);
+            assert_eq!(found, (nofailover, priority, warnings), "{tags}");
+        }
+    }
+
+    #[test]
     fn unknown_keys_of_patroni_are_a_warning_each() {
         let text = GOOD.replace("listen: 127.0.0.1:5501", "listen: 127.0.0.1:5501\n  comet: 1");
         let config = parse(&text).expect("still good");

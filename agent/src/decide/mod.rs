@@ -29,6 +29,7 @@ mod reason;
 mod rejoin;
 pub mod renewal;
 mod retry;
+pub mod standing;
 mod steady;
 pub mod synchronous;
 #[cfg(test)]
@@ -99,6 +100,7 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_finished_job();
     judge.remember_epoch();
     judge.remember_word();
+    judge.remember_leader();
     let choice = judge.judge();
     let choice = judge.without_hasty_retry(choice);
     let wake_in = choice.wake_in.unwrap_or(policy.loop_wait);
@@ -119,6 +121,14 @@ impl Judge<'_> {
         });
         let ahead = self.view.tenure.site.lies_ahead(self.view.now);
         self.memory.by_word = self.view.failsafe.stands || (self.memory.by_word && open && ahead);
+    }
+
+    /// Whoever led last is waited for by nobody when the key is free.
+    fn remember_leader(&mut self) {
+        let leader = self.view.site.as_ref().and_then(|site| site.leader.as_ref());
+        if let Some(leader) = leader.filter(|leader| !leader.unreadable) {
+            self.memory.last_leader = Some(leader.name.clone());
+        }
     }
 
     /// The order of judgement.

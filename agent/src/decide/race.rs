@@ -1,11 +1,16 @@
 //! The leader key is free: who takes it (Patroni's healthiest-node test, spec/patroni-compat.md
-//! 3.4). Preference only orders nodes that are already safe (I16); the store decides between
-//! equals.
+//! 3.4). First comes what is not safe, then who is ahead, then who is preferred: preference only
+//! orders nodes that are already safe (I16). The store decides between equals.
 
 use std::time::Duration;
 
+use regent_proto::name::NodeName;
+use regent_proto::timeline::Ancestry;
+
+use super::standing::{self, Newer, Standing, Wal};
 use super::view::{
-    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, Process, SiteView, Status,
+    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PeerAnswer, PeersView, Process,
+    SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
 
@@ -13,6 +18,8 @@ use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
 const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
 /// How soon a node that is no candidate looks again.
 const RACE_AGAIN: Duration = Duration::from_millis(300);
+/// How long a free key is left to an equal that is preferred: it takes it within a second, or never.
+const PREFERENCE_HOLDS: Duration = Duration::from_secs(5);
 
 impl Judge<'_> {
     pub(super) fn race(&mut self, site: &SiteView) -> Choice {
@@ -93,36 +100,88 @@ impl Judge<'_> {
                 Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
             };
         };
-        for (name, answer) in &peers.answers {
-            if answer.primary {
-                let reason = Reason::NotCandidate(Unfit::PrimaryAlive(name.clone()));
-                return Choice::wait_for(reason, RACE_AGAIN);
-            }
-            let ahead = !answer.nofailover
-                && answer.timeline.is_none_or(|t| t >= status.ancestry.timeline)
-                && (answer.position > status.end
-                    || answer.timeline.is_some_and(|t| t > status.ancestry.timeline));
-            // Only a synchronous standby may lead, so only one can be in the way.
-            let eligible = !self.synchronous_rule_applies(site)
-                || site.sync.standbys.contains(name)
-                || site.sync.leader.as_ref() == Some(name);
-            if ahead && eligible {
-                let reason = Reason::NotCandidate(Unfit::Behind(name.clone()));
-                return Choice::wait_for(reason, RACE_AGAIN);
-            }
+        match self.in_the_way(site, status, peers) {
+            Some(unfit) => Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN),
+            None => Choice::act(Reason::RaceWon, vec![Action::AcquireLeader]),
         }
-        Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
+    }
+
+    /// Who should have the key instead of this node, or bars it from everybody.
+    fn in_the_way(&self, site: &SiteView, status: &Status, peers: &PeersView) -> Option<Unfit> {
+        if let Some((name, _)) = peers.answers.iter().find(|(_, answer)| answer.primary) {
+            return Some(Unfit::PrimaryAlive(name.clone()));
+        }
+        let mine = Wal {
+            end: status.end,
+            timeline: Some(status.ancestry.timeline),
+            ancestry: Some(&status.ancestry),
+        };
+        let rivals: Vec<(&NodeName, i64, Standing)> = peers
+            .answers
+            .iter()
+            .filter(|(name, answer)| self.could_lead(site, name, answer))
+            .map(|(name, answer)| {
+                let theirs = Wal {
+                    end: answer.position,
+                    timeline: answer.timeline,
+                    ancestry: answer.ancestry.as_ref(),
+                };
+                let last = site.last_history.as_ref();
+                (name, answer.failover_priority, standing::compare(mine, theirs, last))
+            })
+            .collect();
+        let parted = rivals.iter().find_map(|(name, _, standing)| match standing {
+            Standing::Diverged(Newer::Theirs) => Some(Unfit::NewerHistory((*name).clone())),
+            Standing::Diverged(Newer::Undecidable) => Some(Unfit::HistoriesPart((*name).clone())),
+            Standing::Diverged(Newer::Mine)
+            | Standing::Behind
+            | Standing::Equal
+            | Standing::Ahead => None,
+        });
+        let synchronous = self.synchronous_rule_applies(site);
+        let ahead = || {
+            let (name, ..) = rivals.iter().find(|(name, _, standing)| {
+                // What the leader of before has more than its synchronous standbys, it never
+                // acknowledged.
+                *standing == Standing::Ahead
+                    && !(synchronous && site.sync.leader.as_ref() == Some(*name))
+            })?;
+            Some(Unfit::Behind((*name).clone()))
+        };
+        let former = if synchronous { &site.sync.leader } else { &self.memory.last_leader };
+        let preferred = || {
+            let (name, ..) = rivals.iter().find(|(name, priority, standing)| {
+                *standing == Standing::Equal
+                    && *priority > self.policy.failover_priority
+                    && former.as_ref() != Some(*name)
+                    && site.leaderless < PREFERENCE_HOLDS
+            })?;
+            Some(Unfit::Preferred((*name).clone()))
+        };
+        parted.or_else(ahead).or_else(preferred)
+    }
+
+    /// Whether a member that answered may take the key at all: only one that may is in the way.
+    fn could_lead(&self, site: &SiteView, name: &NodeName, answer: &PeerAnswer) -> bool {
+        let synchronous = !self.synchronous_rule_applies(site)
+            || site.sync.standbys.contains(name)
+            || site.sync.leader.as_ref() == Some(name);
+        synchronous && !answer.nofailover && answer.position.get() > 0
     }
 
     /// `sync` restricts who may lead while this site is, or is to be, writable. A standby site's
     /// record is of its last time as primary.
     fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
-        let primary_site = self.view.federation.as_ref().is_none_or(|federation| {
-            federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
-        });
         // The floor is what the record guarded until the record is written anew by an opening
         // leader; before that a node of the site that holds the floor may lead (rule 10).
-        primary_site && self.policy.synchronous_mode && site.sync.leader.is_some()
+        self.primary_site() && self.policy.synchronous_mode && site.sync.leader.is_some()
+    }
+
+    /// This site is, or is to be, writable, as far as is known.
+    fn primary_site(&self) -> bool {
+        self.view.federation.as_ref().is_none_or(|federation| {
+            federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
+        })
     }
 
     fn unfit_alone(&self, site: &SiteView, status: &Status) -> Option<Unfit> {
@@ -170,6 +229,13 @@ impl Judge<'_> {
         });
         if holder && !self.contains_floor(status) {
             return Some(Unfit::LacksFloor);
+        }
+        let older = |last: &Ancestry| status.ancestry.timeline < last.timeline;
+        if self.policy.check_timeline
+            && self.primary_site()
+            && site.last_history.as_ref().is_some_and(older)
+        {
+            return Some(Unfit::OlderTimeline);
         }
         let lag = site.optime.map_or(0, |optime| optime.bytes_since(status.end));
         (lag > self.policy.maximum_lag_on_failover).then_some(Unfit::Lagging)

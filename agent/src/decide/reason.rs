@@ -266,12 +266,20 @@ pub enum Unfit {
     Promised(NodeName),
     /// The `failsafe` record does not name it: its leader goes on without asking it.
     NotInFailsafe,
+    /// Another member has the newer of two histories that have parted.
+    NewerHistory(NodeName),
+    /// Its history and another member's have parted, and nobody can tell which of them counts.
+    HistoriesPart(NodeName),
+    /// Another member is as far, and preferred.
+    Preferred(NodeName),
+    /// `check_timeline`: the last leader was on a later timeline.
+    OlderTimeline,
 }
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoFailover => f.write_str("tag nofailover"),
+            Self::NoFailover => f.write_str("tag nofailover, or failover_priority 0"),
             Self::NotSynchronous => f.write_str("not a synchronous standby of the last leader"),
             Self::OldPicture => {
                 f.write_str("the site has seen a newer epoch than the quorum shows this node")
@@ -287,6 +295,18 @@ impl fmt::Display for Unfit {
             Self::NotInRecovery => f.write_str("PostgreSQL is not running in recovery"),
             Self::Promised(who) => write!(f, "failsafe: {who} was promised the leader key"),
             Self::NotInFailsafe => f.write_str("the `failsafe` record does not name this node"),
+            Self::NewerHistory(who) => {
+                write!(f, "{who} has the newer history, which parted from this")
+            }
+            Self::HistoriesPart(who) => write!(
+                f,
+                "{who} and this node have parted, and nobody can tell whose history counts: fail over \
+                 to one of them by hand, or stop the other"
+            ),
+            Self::Preferred(who) => write!(f, "{who} is as far and has a higher failover_priority"),
+            Self::OlderTimeline => {
+                f.write_str("check_timeline: the last leader's timeline is later")
+            }
         }
     }
 }

@@ -74,3 +74,50 @@ fn interpret(body: &Body) -> PeerAnswer {
         ancestry: told.and_then(|told| Ancestry::deserialize(told).ok()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: serde_json::Value) -> PeerAnswer {
+        interpret(&serde_json::from_value(body).expect("a body of ours"))
+    }
+
+    #[test]
+    fn a_peer_is_taken_for_what_it_takes_itself_for() {
+        use serde_json::json;
+        for (tags, nofailover, priority) in [
+            (json!({}), false, 1),
+            (json!({"failover_priority": 0}), true, 0),
+            (json!({"failover_priority": "4"}), false, 4),
+            (json!({"nofailover": true}), true, 1),
+            (json!({"nofailover": false, "failover_priority": 0}), false, 0),
+        ] {
+            let answer = answer(json!({"tags": tags}));
+            assert_eq!(
+                (answer.nofailover, answer.failover_priority),
+                (nofailover, priority),
+                "{tags}"
+            );
+        }
+        // Spec 3.4 d: without its watchdog it cannot lead.
+        assert!(answer(json!({"watchdog_failed": true})).nofailover);
+    }
+
+    #[test]
+    fn a_regent_peer_tells_its_ancestry_and_a_patroni_member_none() {
+        use serde_json::json;
+        let ancestry = json!({"timeline": 2, "promotion": "p2", "switches": [
+            {"timeline": 1, "end": "0/64"}]});
+        let told =
+            answer(json!({"role": "replica", "timeline": 2, "regent": {"ancestry": ancestry},
+            "xlog": {"received_location": 300, "replayed_location": 200}}));
+        assert_eq!((told.position, told.timeline), (Lsn::new(300), Some(TimelineId(2))));
+        assert_eq!(told.ancestry, serde_json::from_value(ancestry).ok());
+        assert!(told.ancestry.is_some() && !told.primary);
+        for regent in [json!(null), json!({}), json!({"ancestry": 7})] {
+            assert_eq!(answer(json!({"role": "replica", "regent": regent})).ancestry, None);
+        }
+        assert!(answer(json!({"xlog": {"location": 5}})).primary);
+    }
+}

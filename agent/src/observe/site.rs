@@ -456,3 +456,50 @@ fn host_port(url: &str) -> Option<(String, u16)> {
     let (host, port) = authority.rsplit_once(':')?;
     Some((host.to_owned(), port.parse().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use regent_dcs::Revision;
+
+    use super::*;
+
+    fn entry(value: &serde_json::Value) -> Entry {
+        Entry {
+            key: "k".to_owned(),
+            value: value.to_string().into(),
+            created: Revision(1),
+            modified: Revision(1),
+            lease: None,
+        }
+    }
+
+    #[test]
+    fn a_members_tags_are_read_as_its_own_agent_reads_them_and_what_is_wrong_is_said() {
+        let record = |tags| {
+            let url = "postgres://127.0.0.1:5432/postgres";
+            known_member(&entry(&serde_json::json!({"conn_url": url, "tags": tags})))
+                .expect("a member")
+        };
+        let known = record(serde_json::json!({"failover_priority": 0, "sync_priority": "2",
+            "replicatefrom": "a2", "zone": "b"}));
+        let member = &known.member;
+        assert!(member.nofailover && !member.nosync);
+        assert_eq!((member.sync_priority, &member.replicatefrom), (2, &"a2".parse().ok()));
+        assert_eq!(known.problems, Vec::<String>::new());
+        assert_eq!(record(serde_json::json!({"sync_priority": "much"})).problems.len(), 1);
+    }
+
+    #[test]
+    fn the_history_of_patroni_tells_the_last_timeline() {
+        let read = |value| history(&entry(&value)).expect("a list");
+        let told =
+            read(serde_json::json!([[1, 100, "no recovery target specified"], [2, 200, "x", "y"]]));
+        let told = told.expect("lines");
+        assert_eq!(told.timeline, TimelineId(3));
+        assert_eq!(told.left(TimelineId(2)), Some(Some(Lsn::new(200))));
+        assert_eq!(told.unnamed(), vec![TimelineId(3), TimelineId(2)]);
+        assert_eq!(read(serde_json::json!([])).map(|told| told.timeline), Some(TimelineId(1)));
+        assert_eq!(read(serde_json::json!([["one", 2]])), None);
+        assert!(history(&entry(&serde_json::json!({}))).is_err());
+    }
+}

@@ -101,6 +101,10 @@ names! {
         Unfit::WatchdogFailed => "unfit: WatchdogFailed",
         Unfit::Promised(_) => "unfit: Promised",
         Unfit::NotInFailsafe => "unfit: NotInFailsafe",
+        Unfit::NewerHistory(_) => "unfit: NewerHistory",
+        Unfit::HistoriesPart(_) => "unfit: HistoriesPart",
+        Unfit::Preferred(_) => "unfit: Preferred",
+        Unfit::OlderTimeline => "unfit: OlderTimeline",
     }
 }
 
