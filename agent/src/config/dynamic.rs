@@ -23,13 +23,13 @@ pub(super) const READ: &[&str] = &[
     "postgresql",
     "check_timeline",
     "maximum_lag_on_syncnode",
+    "primary_start_timeout",
+    "master_start_timeout",
 ];
 
 /// Patroni's keys that this version does not use yet.
 pub(super) const NOT_YET: &[&str] = &[
     "max_timelines_history",
-    "primary_start_timeout",
-    "master_start_timeout",
     "primary_stop_timeout",
     "master_stop_timeout",
     "member_slots_ttl",
@@ -72,6 +72,8 @@ pub struct Dynamic {
     pub check_timeline: bool,
     /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
     pub maximum_lag_on_syncnode: Option<u64>,
+    /// How long a leader's server may take to come up while another member could lead.
+    pub primary_start_timeout: Duration,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
 }
@@ -98,6 +100,7 @@ impl Default for Dynamic {
             pause: false,
             check_timeline: false,
             maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
             problems: Vec::new(),
         }
     }
@@ -125,6 +128,25 @@ impl Reader<'_> {
         match number.filter(|n| n.is_finite() && (0.1..=86_400.0).contains(n)) {
             Some(number) => Duration::from_secs_f64(number),
             None => self.refuse(key, value, "seconds as a number, from 0.1 to 86400", in_force),
+        }
+    }
+
+    /// The first of a key and its older name that is there; zero means not at all.
+    fn seconds_or_none(
+        &mut self,
+        keys: [&str; 2],
+        default: Duration,
+        in_force: Duration,
+    ) -> Duration {
+        let document = self.document;
+        let given = keys
+            .into_iter()
+            .find_map(|key| Some((key, document.get(key).filter(|value| !value.is_null())?)));
+        let Some((key, value)) = given else { return default };
+        let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
+        match number.filter(|n| n.is_finite() && (0.0..=86_400.0).contains(n)) {
+            Some(number) => Duration::from_secs_f64(number),
+            None => self.refuse(key, value, "seconds as a number, from 0 to 86400", in_force),
         }
     }
 
@@ -181,6 +203,8 @@ impl Dynamic {
             failover_priority: config.tagged.failover_priority,
             check_timeline: self.check_timeline,
             maximum_lag_on_syncnode: self.maximum_lag_on_syncnode,
+            primary_start_timeout: self.primary_start_timeout,
+            ttl: self.ttl,
         }
     }
 
@@ -224,6 +248,11 @@ impl Dynamic {
             reader.truth("check_timeline", document.get("check_timeline"), in_force.check_timeline);
         let maximum_lag_on_syncnode =
             reader.limit("maximum_lag_on_syncnode", in_force.maximum_lag_on_syncnode);
+        let primary_start_timeout = reader.seconds_or_none(
+            ["primary_start_timeout", "master_start_timeout"],
+            default.primary_start_timeout,
+            in_force.primary_start_timeout,
+        );
         let postgresql = document.get("postgresql");
         let inside = |key: &str| postgresql.and_then(|p| p.get(key));
         let use_pg_rewind = reader.truth(
@@ -271,6 +300,7 @@ impl Dynamic {
             pause,
             check_timeline,
             maximum_lag_on_syncnode,
+            primary_start_timeout,
             problems: reader.problems,
         }
     }

@@ -129,6 +129,9 @@ impl Judge<'_> {
                 .or_else(|| self.own_epoch(site, global))
                 .unwrap_or_else(|| self.steady_primary(site, global, status));
         }
+        if let Some(choice) = self.give_way(site) {
+            return choice;
+        }
         match (&postgres.data, postgres.process) {
             (DataDirectory::Empty | DataDirectory::Incomplete, _) => {
                 Choice::act(Reason::AwaitingSource, vec![Action::ReleaseLeader])

@@ -30,6 +30,7 @@ mod rejoin;
 pub mod renewal;
 mod retry;
 pub mod standing;
+mod start;
 mod steady;
 pub mod synchronous;
 #[cfg(test)]
@@ -101,9 +102,11 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_epoch();
     judge.remember_word();
     judge.remember_leader();
+    judge.remember_end_of_start();
+    judge.remember_start();
     let choice = judge.judge();
     let choice = judge.without_hasty_retry(choice);
-    let wake_in = choice.wake_in.unwrap_or(policy.loop_wait);
+    let wake_in = judge.before_overdue(choice.wake_in.unwrap_or(policy.loop_wait));
     Decision {
         memory: judge.memory,
         actions: choice.actions,

@@ -15,7 +15,7 @@ use super::view::{
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
 
 /// Answers of the other members older than this are asked for again.
-const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
+pub(super) const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
 /// How soon a node that is no candidate looks again.
 const RACE_AGAIN: Duration = Duration::from_millis(300);
 /// How long a free key is left to an equal that is preferred: it takes it within a second, or never.
@@ -51,6 +51,9 @@ impl Judge<'_> {
             }
             DataDirectory::Cluster(control) => control,
         };
+        if let Some(choice) = self.stands_back(site) {
+            return choice;
+        }
         if !self.view.tenure.has_lease {
             return Choice::wait(Reason::AwaitingRenewal);
         }
@@ -171,7 +174,7 @@ impl Judge<'_> {
 
     /// `sync` restricts who may lead while this site is, or is to be, writable. A standby site's
     /// record is of its last time as primary.
-    fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
+    pub(super) fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
         // The floor is what the record guarded until the record is written anew by an opening
         // leader; before that a node of the site that holds the floor may lead (rule 10).
         self.primary_site() && self.policy.synchronous_mode && site.sync.leader.is_some()

@@ -124,6 +124,8 @@ pub enum Reason {
     Checkpoint,
     /// The cluster is paused.
     Paused(PausedAs),
+    /// The leader's server has had its time to come up: another member is to lead.
+    StartOverdue,
 }
 
 /// What a node of a paused cluster is.
@@ -230,6 +232,10 @@ impl fmt::Display for Reason {
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
+            Self::StartOverdue => {
+                "PostgreSQL has not come up within primary_start_timeout: making room for a member \
+                 that can lead"
+            }
         };
         f.write_str(text)
     }
@@ -274,6 +280,8 @@ pub enum Unfit {
     Preferred(NodeName),
     /// `check_timeline`: the last leader was on a later timeline.
     OlderTimeline,
+    /// Its server did not come up while it led: others have the first turn.
+    CouldNotStart,
 }
 
 impl fmt::Display for Unfit {
@@ -304,6 +312,9 @@ impl fmt::Display for Unfit {
                  to one of them by hand, or stop the other"
             ),
             Self::Preferred(who) => write!(f, "{who} is as far and has a higher failover_priority"),
+            Self::CouldNotStart => {
+                f.write_str("its server did not come up while it led; others have the first turn")
+            }
             Self::OlderTimeline => {
                 f.write_str("check_timeline: the last leader's timeline is later")
             }

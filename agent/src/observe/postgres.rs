@@ -1,7 +1,7 @@
 //! This node's PostgreSQL: one query on an open connection, pg_control while it is stopped, and the
 //! agent's own notes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,11 @@ SELECT json_build_object(
  'version', current_setting('server_version_num')::int,
  'started', pg_postmaster_start_time(),
  'users', (SELECT count(*) FROM pg_roles WHERE rolname = ANY(USERS)))::text";
+
+/// Those for whom commits wait, of those that stream: [`Status::synchronous_now`] as one query.
+const SYNCHRONOUS: &str = "
+SELECT coalesce(json_agg(DISTINCT application_name), '[]')::text FROM pg_stat_replication
+WHERE state = 'streaming' AND sync_state IN ('sync', 'quorum')";
 
 /// What a switchover does not carry over; asked rarely.
 const OBJECTS: &str = "
@@ -434,6 +439,12 @@ impl PostgresObserver {
             Err(problem) => DataDirectory::Unreadable(problem),
         }
     }
+}
+
+/// Whom the server counts as synchronous at the moment; `None` where it does not answer.
+pub async fn synchronous_now(client: &Client) -> Option<BTreeSet<String>> {
+    let text = sql::text(client, SYNCHRONOUS).await.ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 fn is_empty(directory: &std::path::Path) -> std::io::Result<bool> {

@@ -1,12 +1,13 @@
 //! What wakes the loop, and how long it sleeps otherwise; jobs that ended and what the guard did are
 //! taken in here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
 use tokio::sync::watch;
+use tokio_postgres::Client;
 
 use super::Agent;
 use crate::act::postgres::server::{Beside, Postmaster};
@@ -15,11 +16,16 @@ use crate::decide::view::{PeerAnswer, Process, View};
 use crate::fence::renewal::Tenures;
 use crate::observe::clock::boot_time;
 use crate::observe::mirror::{Mirror, Picture};
-use crate::observe::postgres::ASK_AGAIN;
+use crate::observe::postgres::{self, ASK_AGAIN};
 
 /// The same actions for the same reason in a row, after which the loop waits a moment: an effect
 /// that does not show must not spin.
 const SAME_MOST: u32 = 5;
+
+/// How often a primary whose commits wait looks whether those that they wait for are still there: it
+/// is not told. One small query on the open connection, and a round only where it finds a change: a
+/// round would look at everything, tell the publisher, and write to the DCS what moved.
+const STANDBYS_AGAIN: Duration = Duration::from_millis(200);
 
 /// Everything that wakes the loop.
 pub(super) struct Wakes {
@@ -67,6 +73,26 @@ impl Wakes {
     }
 }
 
+/// Whom commits of this server wait for, as the round saw it; `None` where they wait for nobody.
+pub(super) fn waited_for(view: &View) -> Option<BTreeSet<String>> {
+    let status = view.postgres.status.as_ref()?;
+    let waits = !status.in_recovery && !status.synchronous_standby_names.is_empty();
+    waits.then(|| status.synchronous_now())
+}
+
+/// Ends once commits wait for others than these, or nobody can tell.
+async fn other_standbys(client: Option<&Client>, waited_for: Option<BTreeSet<String>>) {
+    let (Some(client), Some(waited_for)) = (client, waited_for) else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(STANDBYS_AGAIN).await;
+        if postgres::synchronous_now(client).await.as_ref() != Some(&waited_for) {
+            return;
+        }
+    }
+}
+
 impl Agent {
     /// True when rounds without a sleep between them have to end.
     pub(super) fn spinning(&mut self, actions: &[Action]) -> bool {
@@ -91,8 +117,15 @@ impl Agent {
     }
 
     /// Sleeps, and takes in what woke it.
-    pub(super) async fn wait(&mut self, wakes: &mut Wakes, wait: Duration) {
+    pub(super) async fn wait(
+        &mut self,
+        wakes: &mut Wakes,
+        wait: Duration,
+        waited_for: Option<BTreeSet<String>>,
+    ) {
+        let client = self.postgres.client();
         tokio::select! {
+            () = other_standbys(client, waited_for) => {}
             () = self.stop.cancelled() => {}
             Some(()) = self.upgrade.asked.recv() => self.upgrade_asked = true,
             () = tokio::time::sleep(wait) => {}

@@ -106,6 +106,8 @@ fn policy() -> Policy {
         failover_priority: 1,
         check_timeline: false,
         maximum_lag_on_syncnode: None,
+        primary_start_timeout: Duration::from_secs(300),
+        ttl: Duration::from_secs(5),
     }
 }
 

@@ -228,6 +228,8 @@ impl Synchronous {
             failover_priority: 1,
             check_timeline: false,
             maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
+            ttl: Duration::from_secs(5),
         }
     }
 

@@ -81,6 +81,7 @@ names! {
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
+        Reason::StartOverdue => "reason: StartOverdue",
     }
 }
 
@@ -105,6 +106,7 @@ names! {
         Unfit::HistoriesPart(_) => "unfit: HistoriesPart",
         Unfit::Preferred(_) => "unfit: Preferred",
         Unfit::OlderTimeline => "unfit: OlderTimeline",
+        Unfit::CouldNotStart => "unfit: CouldNotStart",
     }
 }
 

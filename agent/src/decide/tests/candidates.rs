@@ -57,11 +57,29 @@ fn led_by_a2(world: &mut World) {
     world.site().sync.standbys = [name("a1")].into();
 }
 
+type Bend = fn(&mut World);
+
+/// Each row bends the race of [`fit`]; `None`: this node takes the key.
+fn check<const N: usize>(rows: [(&str, Bend, Option<Unfit>); N]) {
+    for (row, bend, unfit) in rows {
+        let mut world = fit();
+        bend(&mut world);
+        let decision = world.decide();
+        let (actions, reason) = match unfit {
+            Some(unfit) => (vec![], Reason::NotCandidate(unfit)),
+            None => (vec![Action::AcquireLeader], Reason::RaceWon),
+        };
+        assert_eq!((decision.actions, decision.reason), (actions, reason), "{row}");
+    }
+}
+
+fn behind() -> Unfit {
+    Unfit::Behind(name("a2"))
+}
+
 #[test]
-fn the_rows_of_the_member_comparison() {
-    type Bend = fn(&mut World);
-    let behind = || Unfit::Behind(name("a2"));
-    let rows: [(&str, Bend, Option<Unfit>); 24] = [
+fn what_a_node_alone_needs_to_lead() {
+    check([
         ("13: as far, as good", |_| {}, None),
         ("7: nofailover", |w| w.policy.nofailover = true, Some(Unfit::NoFailover)),
         ("13a: lag", |w| w.site().optime = Some(Lsn::new((1 << 20) + 501)), Some(Unfit::Lagging)),
@@ -84,6 +102,12 @@ fn the_rows_of_the_member_comparison() {
             },
             None,
         ),
+    ]);
+}
+
+#[test]
+fn the_rows_of_the_member_comparison() {
+    check([
         (
             "13c: the other is nofailover",
             |w| {
@@ -101,6 +125,53 @@ fn the_rows_of_the_member_comparison() {
             Some(Unfit::PrimaryAlive(name("a2"))),
         ),
         ("13d: ahead", |w| peer(w).position = Lsn::new(501), Some(behind())),
+        (
+            "13d: the record's leader is ahead",
+            |w| {
+                led_by_a2(w);
+                peer(w).position = Lsn::new(501);
+            },
+            None,
+        ),
+        (
+            "13d: ... and the mode is off",
+            |w| {
+                led_by_a2(w);
+                w.policy.synchronous_mode = false;
+                peer(w).position = Lsn::new(501);
+            },
+            Some(behind()),
+        ),
+        (
+            "13d: no position",
+            |w| {
+                peer_has(w, history(4));
+                peer(w).position = Lsn::new(0);
+            },
+            None,
+        ),
+        (
+            "12: ahead, and not in the record",
+            |w| {
+                w.site().sync.standbys.clear();
+                peer(w).position = Lsn::new(501);
+            },
+            None,
+        ),
+        (
+            "a Patroni member, by its number",
+            |w| {
+                peer_has(w, history(4));
+                peer(w).ancestry = None;
+            },
+            Some(behind()),
+        ),
+    ]);
+}
+
+#[test]
+fn preference_counts_between_equals_only() {
+    check([
         (
             "13d: ahead, and preferred less",
             |w| {
@@ -147,47 +218,12 @@ fn the_rows_of_the_member_comparison() {
             },
             None,
         ),
-        (
-            "13d: the record's leader is ahead",
-            |w| {
-                led_by_a2(w);
-                peer(w).position = Lsn::new(501);
-            },
-            None,
-        ),
-        (
-            "13d: ... and the mode is off",
-            |w| {
-                led_by_a2(w);
-                w.policy.synchronous_mode = false;
-                peer(w).position = Lsn::new(501);
-            },
-            Some(behind()),
-        ),
-        (
-            "13d: no position",
-            |w| {
-                peer_has(w, history(4));
-                peer(w).position = Lsn::new(0);
-            },
-            None,
-        ),
-        (
-            "12: ahead, and not in the record",
-            |w| {
-                w.site().sync.standbys.clear();
-                peer(w).position = Lsn::new(501);
-            },
-            None,
-        ),
-        (
-            "a Patroni member, by its number",
-            |w| {
-                peer_has(w, history(4));
-                peer(w).ancestry = None;
-            },
-            Some(behind()),
-        ),
+    ]);
+}
+
+#[test]
+fn of_two_histories_the_last_leaders_counts() {
+    check([
         ("a higher number that never led", |w| peer_has(w, another(7)), None),
         (
             "... and nobody knows who led",
@@ -205,17 +241,7 @@ fn the_rows_of_the_member_comparison() {
             },
             Some(Unfit::NewerHistory(name("a2"))),
         ),
-    ];
-    for (row, bend, unfit) in rows {
-        let mut world = fit();
-        bend(&mut world);
-        let decision = world.decide();
-        let (actions, reason) = match unfit {
-            Some(unfit) => (vec![], Reason::NotCandidate(unfit)),
-            None => (vec![Action::AcquireLeader], Reason::RaceWon),
-        };
-        assert_eq!((decision.actions, decision.reason), (actions, reason), "{row}");
-    }
+    ]);
 }
 
 #[test]
@@ -233,7 +259,6 @@ fn the_leader_of_before_is_remembered_when_the_key_is_free() {
 
 /// One node of a race.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "independent dimensions of a random node")]
 struct Node {
     history: usize,
     more: u64,

@@ -12,5 +12,6 @@ mod paused;
 mod preconditions;
 mod promotions;
 mod properties;
+mod start;
 mod synchronous;
 pub(crate) mod world;

@@ -210,6 +210,8 @@ impl World {
             failover_priority: 1,
             check_timeline: false,
             maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
+            ttl: Duration::from_secs(5),
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);

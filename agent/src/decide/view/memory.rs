@@ -40,6 +40,10 @@ pub struct Policy {
     pub check_timeline: bool,
     /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
     pub maximum_lag_on_syncnode: Option<u64>,
+    /// `primary_start_timeout`; zero: another member leads at once.
+    pub primary_start_timeout: Duration,
+    /// TTL of the leader key.
+    pub ttl: Duration,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -85,6 +89,14 @@ pub struct Memory {
     pub owes_checkpoint_since: Option<BootTime>,
     /// The member whose name the leader key last carried.
     pub last_leader: Option<NodeName>,
+    /// Since when the server answers; forgotten when it stops.
+    pub answers_since: Option<BootTime>,
+    /// Since when this leader waits for a server that stays up.
+    pub start_since: Option<BootTime>,
+    /// A start was done, and the server has neither answered nor ended since.
+    pub start_unanswered: bool,
+    /// Until when this node leaves a free leader key to others.
+    pub stands_back_until: Option<BootTime>,
 }
 
 /// A job that failed.

@@ -1,6 +1,6 @@
 //! This node's PostgreSQL: its data directory, its process, and what the server says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use regent_proto::lsn::Lsn;
@@ -113,6 +113,14 @@ impl Status {
     #[must_use]
     pub fn is_unnamed(&self) -> bool {
         !self.in_recovery && self.ancestry.timeline.0 > 1 && self.ancestry.promotion.is_none()
+    }
+
+    /// Who streams, and is counted as synchronous.
+    #[must_use]
+    pub fn synchronous_now(&self) -> BTreeSet<String> {
+        let senders =
+            self.senders.iter().filter(|(_, sender)| sender.streaming && sender.synchronous);
+        senders.map(|(name, _)| name.clone()).collect()
     }
 }
 

@@ -1,0 +1,236 @@
+//! A leader whose server does not come up (spec/patroni-compat.md 3.8, 3.9): when it makes room, for
+//! whom, and how it goes on where there is nobody.
+
+use std::time::Duration;
+
+use regent_proto::lsn::Lsn;
+use regent_proto::name::NodeName;
+use regent_proto::time::Deadline;
+use regent_proto::timeline::TimelineId;
+
+use super::world::{NOW, World, history, name};
+use crate::decide::view::*;
+use crate::decide::{Action, Decision, Job, PausedAs, Reason, Unfit};
+
+/// The server of this leader is down, for as long, and its synchronous standby has answered.
+fn down(for_seconds: u64) -> World {
+    let mut world = World::new();
+    world.stopped(ControlState::InProduction, 3, 400);
+    world.memory.start_since = Some(NOW.minus(Duration::from_secs(for_seconds)));
+    let answer = PeerAnswer {
+        primary: false,
+        position: Lsn::new(500),
+        timeline: Some(TimelineId(3)),
+        nofailover: false,
+        failover_priority: 1,
+        ancestry: Some(history(3)),
+    };
+    world.view.peers = Some(PeersView {
+        age: Duration::from_millis(10),
+        answers: [(name("a2"), answer)].into(),
+    });
+    world
+}
+
+/// The same, and a start is under way.
+fn starting(for_seconds: u64) -> World {
+    let mut world = down(for_seconds);
+    world.view.postgres.process = Process::Starting;
+    world
+}
+
+fn peer(world: &mut World) -> &mut PeerAnswer {
+    let peers = world.view.peers.as_mut().expect("asked");
+    peers.answers.get_mut(&name::<NodeName>("a2")).expect("a2 answers")
+}
+
+fn starts(decision: &Decision) -> bool {
+    matches!(decision.actions[..], [Action::Run(Job::StartPrimary { .. })])
+}
+
+fn makes_room() -> (Vec<Action>, Reason) {
+    (vec![Action::ReleaseLeader], Reason::StartOverdue)
+}
+
+fn stops() -> (Vec<Action>, Reason) {
+    (vec![Action::EndTenure, Action::Run(Job::Stop)], Reason::StartOverdue)
+}
+
+fn decides(world: &World) -> (Vec<Action>, Reason) {
+    let decision = world.decide();
+    (decision.actions, decision.reason)
+}
+
+#[test]
+fn once_it_has_had_its_time_the_server_stops_and_the_key_is_given_up() {
+    assert_eq!(decides(&starting(299)), (vec![], Reason::AwaitingServer));
+    assert_eq!(decides(&starting(300)), stops());
+    assert!(starts(&down(299).decide()));
+    let decision = down(300).decide();
+    assert_eq!((decision.actions, decision.reason), makes_room());
+    assert_eq!(decision.memory.stands_back_until, Some(NOW.plus(Duration::from_secs(5))));
+    // The time runs from the first look at a server that is down.
+    let mut fresh = down(0);
+    fresh.memory.start_since = None;
+    assert_eq!(fresh.decide().memory.start_since, Some(NOW));
+    // It is looked at again when its time is over, not a period later.
+    let mut late = starting(0);
+    late.memory.start_since = Some(NOW.minus(Duration::from_millis(299_900)));
+    assert_eq!(late.decide().wake_at.since(NOW), Duration::from_millis(100));
+}
+
+#[test]
+fn it_makes_room_only_for_one_that_may_lead() {
+    type Bend = fn(&mut World);
+    let rows: [(&str, Bend); 11] = [
+        ("nobody else", |w| drop(w.site().members.remove(&name::<NodeName>("a2")))),
+        ("it does not run", |w| w.member("a2").state = "stopped".to_owned()),
+        ("nofailover", |w| w.member("a2").nofailover = true),
+        ("not in the record", |w| w.site().sync.standbys.clear()),
+        ("nobody knows who is", |w| w.site().sync.unreadable = true),
+        ("it does not answer", |w| w.view.peers.as_mut().expect("asked").answers.clear()),
+        ("its watchdog failed", |w| peer(w).nofailover = true),
+        ("its server does not answer", |w| peer(w).position = Lsn::new(0)),
+        ("it lags", |w| w.site().optime = Some(Lsn::new((1 << 20) + 501))),
+        ("it writes", |w| peer(w).primary = true),
+        ("a new cluster", |w| {
+            w.site().initialize = Initialize::Running;
+            w.stopped(ControlState::ShutDown, 3, 400);
+        }),
+    ];
+    for (row, bend) in rows {
+        let mut world = down(1000);
+        bend(&mut world);
+        let decision = world.decide();
+        assert!(starts(&decision), "{row}: {decision:?}");
+        world.view.postgres.process = Process::Starting;
+        assert_eq!(decides(&world), (vec![], Reason::AwaitingServer), "{row}");
+    }
+    let mut asynchronous = down(1000);
+    asynchronous.site().sync.standbys.clear();
+    asynchronous.policy.synchronous_mode = false;
+    assert_eq!(decides(&asynchronous), makes_room(), "without the mode anybody will do");
+}
+
+#[test]
+fn the_others_are_asked_before_it_makes_room() {
+    for world in [down(300), starting(300)] {
+        for peers in [None, Some(Duration::from_secs(2))] {
+            let mut world = world.clone();
+            world.view.peers = world.view.peers.filter(|_| peers.is_some());
+            if let (Some(view), Some(age)) = (&mut world.view.peers, peers) {
+                view.age = age;
+            }
+            assert_eq!(decides(&world), (vec![Action::AskPeers], Reason::StartOverdue));
+        }
+    }
+}
+
+#[test]
+fn a_timeout_of_zero_fails_over_at_once() {
+    let at_once = |mut world: World| {
+        world.policy.primary_start_timeout = Duration::ZERO;
+        world
+    };
+    let mut crashed = at_once(down(0));
+    crashed.memory.start_since = None;
+    assert_eq!(decides(&crashed), makes_room());
+    crashed.site().members.remove(&name::<NodeName>("a2"));
+    assert!(starts(&crashed.decide()), "alone it is started again");
+    // What another life of this agent has started may answer any moment.
+    assert_eq!(decides(&at_once(starting(0))), (vec![], Reason::AwaitingServer));
+    assert_eq!(decides(&at_once(starting(1))), stops());
+    // A server that has answered is slow, not down.
+    let mut slow = at_once(starting(1000));
+    slow.memory.start_since = None;
+    slow.memory.answers_since = Some(NOW.minus(Duration::from_secs(60)));
+    assert_eq!(decides(&slow), (vec![], Reason::AwaitingServer));
+}
+
+#[test]
+fn paused_it_waits_and_counts_anew_afterwards() {
+    for mut world in [down(1000), starting(1000)] {
+        world.policy.paused = true;
+        let decision = world.decide();
+        assert_eq!(decision.actions, vec![], "{:?}", decision.reason);
+        assert_eq!(decision.memory.start_since, None);
+    }
+    let mut world = down(1000);
+    world.policy.paused = true;
+    assert_eq!(world.decide().reason, Reason::Paused(PausedAs::Automation));
+    let mut alone = starting(1000);
+    alone.policy.paused = true;
+    alone.view.federation = None;
+    assert_eq!(decides(&alone), (vec![], Reason::AwaitingServer));
+}
+
+#[test]
+fn who_made_room_leaves_the_key_to_others_for_a_ttl() {
+    let mut world = down(300);
+    world.memory = world.decide().memory;
+    world.view.tenure.primary = None;
+    // The key is on its way out, then gone.
+    world.view.tenure.site = Deadline::NEVER;
+    let stays_out = (vec![], Reason::NotCandidate(Unfit::CouldNotStart));
+    assert_eq!(decides(&world), stays_out);
+    world.leader(None);
+    let decision = world.decide();
+    assert_eq!((decision.actions, decision.reason), stays_out);
+    assert_eq!(decision.wake_at.since(NOW), Duration::from_secs(5));
+    let again = vec![Action::Run(Job::StartStandby(Follow::Nobody))];
+    let mut alone = world.clone();
+    alone.site().members.remove(&name::<NodeName>("a2"));
+    assert_eq!(alone.decide().actions, again, "nobody is left to take it");
+    let mut later = world.clone();
+    later.view.now = NOW.plus(Duration::from_secs(5));
+    assert_eq!(later.decide().actions, again);
+    // It follows whoever has taken it.
+    world.leader(Some("a2"));
+    assert_ne!(world.decide().reason, Reason::NotCandidate(Unfit::CouldNotStart));
+    assert_eq!(world.decide().memory.start_since, None);
+}
+
+#[test]
+fn a_server_that_falls_again_soon_goes_on_with_the_time_it_had() {
+    let since = Some(NOW.minus(Duration::from_secs(200)));
+    for (up_for, kept) in [(29, since), (30, None)] {
+        let mut world = World::new();
+        world.memory.start_since = since;
+        world.memory.answers_since = Some(NOW.minus(Duration::from_secs(up_for)));
+        let decision = world.decide();
+        assert_eq!(decision.memory.start_since, kept, "{up_for}");
+        world.memory = decision.memory;
+        world.stopped(ControlState::InProduction, 3, 400);
+        assert_eq!(world.decide().memory.start_since, kept.or(Some(NOW)));
+        assert_eq!(world.decide().memory.answers_since, None);
+    }
+}
+
+#[test]
+fn a_server_that_ends_before_it_answers_is_started_again_later_and_later() {
+    let mut world = down(0);
+    for pause in [1, 2, 4].map(Duration::from_secs) {
+        world.view.postgres.process = Process::Starting;
+        world.view.finished =
+            Some(FinishedJob { job: JobKind::Start, problem: None, untouched: false });
+        world.memory = world.decide().memory;
+        world.view.finished = None;
+        world.view.postgres.process = Process::Stopped;
+        let decision = world.decide();
+        assert_eq!(decision.reason, Reason::Backoff(JobKind::Start));
+        assert_eq!(decision.wake_at.since(NOW), pause);
+        world.memory = decision.memory;
+    }
+    // What was stopped on purpose is no failed start.
+    let mut stopped = down(0);
+    stopped.memory.start_unanswered = true;
+    stopped.view.finished =
+        Some(FinishedJob { job: JobKind::Stop, problem: None, untouched: false });
+    assert!(starts(&stopped.decide()));
+    // Once it answers, all is forgotten.
+    let failed = world.memory.failed.clone();
+    assert_eq!(failed.as_ref().map(|failed| failed.times), Some(3));
+    let mut up = World::new();
+    up.memory.failed = failed;
+    assert_eq!(up.decide().memory.failed, None);
+}
