@@ -11,11 +11,12 @@ use std::time::Duration;
 use regent_proto::name::NodeName;
 
 use super::race::ANSWERS_FRESH;
-use super::view::{DataDirectory, Initialize, PeersView, Process, SiteView};
+use super::view::{ControlState, DataDirectory, Initialize, PeersView, Process, SiteView};
 use super::{Action, Choice, Job, Judge, Reason, Unfit};
 
-/// What a server that was found starting may need for its first answer, whatever the timeout.
-const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// What a server that was found starting, or was stopped in order and is to open again, may need for
+/// its first answer, whatever the timeout.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// A server that falls sooner after it came up goes on with the time that it had.
 const STEADY: Duration = Duration::from_secs(30);
 
@@ -53,16 +54,16 @@ impl Judge<'_> {
     /// can lead is to lead.
     pub(super) fn give_way(&mut self, site: &SiteView) -> Option<Choice> {
         let postgres = &self.view.postgres;
+        let DataDirectory::Cluster(control) = &postgres.data else { return None };
         let stopped = postgres.process == Process::Stopped;
         let down = stopped || self.memory.answers_since.is_none();
-        let made = matches!(postgres.data, DataDirectory::Cluster(_))
-            && site.initialize != Initialize::Running;
-        if !down || !made || self.policy.paused {
+        if !down || site.initialize == Initialize::Running || self.policy.paused {
             return None;
         }
         let since = *self.memory.start_since.get_or_insert(self.view.now);
+        let died = stopped && control.state != ControlState::ShutDown;
         let timeout = self.policy.primary_start_timeout;
-        let timeout = if stopped { timeout } else { timeout.max(FIRST_ANSWER) };
+        let timeout = if died { timeout } else { timeout.max(FIRST_ANSWER) };
         if self.view.now.since(since) < timeout {
             return None;
         }

@@ -138,8 +138,17 @@ fn a_timeout_of_zero_fails_over_at_once() {
     crashed.site().members.remove(&name::<NodeName>("a2"));
     assert!(starts(&crashed.decide()), "alone it is started again");
     // What another life of this agent has started may answer any moment.
-    assert_eq!(decides(&at_once(starting(0))), (vec![], Reason::AwaitingServer));
-    assert_eq!(decides(&at_once(starting(1))), stops());
+    assert_eq!(decides(&at_once(starting(4))), (vec![], Reason::AwaitingServer));
+    assert_eq!(decides(&at_once(starting(5))), stops());
+    // It was stopped in order: by this agent, to open again, or by a person.
+    for (seconds, actions) in [
+        (4, vec![Action::Run(Job::StartStandby(Follow::Nobody))]),
+        (5, vec![Action::ReleaseLeader]),
+    ] {
+        let mut stopped = at_once(down(seconds));
+        stopped.stopped(ControlState::ShutDown, 3, 500);
+        assert_eq!(stopped.decide().actions, actions, "{seconds} s");
+    }
     // A server that has answered is slow, not down.
     let mut slow = at_once(starting(1000));
     slow.memory.start_since = None;
