@@ -115,7 +115,7 @@ pub struct Config {
     pub bootstrap: Bootstrap,
     /// `postgresql`.
     pub postgres: PostgresConfig,
-    /// `tags`, as they are written and told to others.
+    /// `tags`, as they are told to others.
     pub tags: BTreeMap<String, serde_json::Value>,
     /// What they mean.
     pub tagged: Tags,
@@ -197,7 +197,7 @@ impl Config {
             regent: file.regent,
             bootstrap: file.bootstrap,
             postgres: file.postgresql,
-            tags: file.tags,
+            tags: tags::told(&file.tags),
             tagged,
             watchdog: file.watchdog,
             warnings,

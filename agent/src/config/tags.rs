@@ -41,6 +41,24 @@ pub fn read(written: &BTreeMap<String, Value>) -> Read {
     Read { tags, problems: reader.problems, contradictions: reader.contradictions }
 }
 
+/// The tags as others are told: Patroni's in the types that it takes, for to a member of Patroni the
+/// text `off` is something, and so true. Everything else as it is written.
+#[must_use]
+pub fn told(written: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let mut reader = Reader { written, problems: Vec::new(), contradictions: Vec::new() };
+    let plain = |(tag, value): (&String, &Value)| {
+        let plain = match tag.as_str() {
+            "nofailover" | "nosync" | "clonefrom" | "nostream" | "noloadbalance" => {
+                reader.switch(tag).map(Value::Bool)
+            }
+            "failover_priority" | "sync_priority" => reader.number(tag).map(Value::from),
+            _ => None,
+        };
+        (tag.clone(), plain.unwrap_or_else(|| value.clone()))
+    };
+    written.iter().map(plain).collect()
+}
+
 /// The most characters of a value that a message shows.
 const SHOWN: usize = 60;
 
@@ -179,6 +197,18 @@ mod tests {
         let named = of(json!({"replicatefrom": "eu-2", "clonefrom": true, "zone": "b"}));
         assert_eq!(named.tags.replicatefrom, "eu-2".parse().ok());
         assert!(named.tags.clonefrom && named.problems.is_empty());
+    }
+
+    #[test]
+    fn others_are_told_types_that_patroni_takes() {
+        use serde_json::json;
+        let written = json!({"nofailover": "off", "nosync": true, "sync_priority": "3", "zone": "no",
+            "replicatefrom": "a2", "clonefrom": null, "rack": 4});
+        let told = told(&serde_json::from_value(written).expect("an object"));
+        let wanted = json!({"nofailover": false, "nosync": true, "sync_priority": 3, "zone": "no",
+            "replicatefrom": "a2", "clonefrom": null, "rack": 4});
+        assert_eq!(json!(told), wanted);
+        assert_eq!(of(json!(told)), of(wanted), "and it means the same");
     }
 
     proptest! {
