@@ -183,9 +183,9 @@ mod tests {
     fn wrong_types_are_said_with_the_value_and_what_is_wanted() {
         use serde_json::json;
         let strange = of(json!({
-            "nofailover": "perhaps", "failover_priority": "high", "nosync": [], "sync_priority": 1.5,
-            "replicatefrom": "two words", "clonefrom": {"a": 1}, "nostream": 2, "noloadbalance": 0,
-            "zone": ["b"],
+            "nofailover": "perhaps", "failover_priority": "high", "nosync": [],
+            "sync_priority": 1.5, "replicatefrom": "two words", "clonefrom": {"a": 1},
+            "nostream": 2, "noloadbalance": 0, "zone": ["b"],
         }));
         let expected =
             Tags { nofailover: true, clonefrom: true, nostream: true, ..Tags::default() };
@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn others_are_told_types_that_patroni_takes() {
         use serde_json::json;
-        let written = json!({"nofailover": "off", "nosync": true, "sync_priority": "3", "zone": "no",
-            "replicatefrom": "a2", "clonefrom": null, "rack": 4});
+        let written = json!({"nofailover": "off", "nosync": true, "sync_priority": "3",
+            "zone": "no", "replicatefrom": "a2", "clonefrom": null, "rack": 4});
         let told = told(&serde_json::from_value(written).expect("an object"));
         let wanted = json!({"nofailover": false, "nosync": true, "sync_priority": 3, "zone": "no",
             "replicatefrom": "a2", "clonefrom": null, "rack": 4});

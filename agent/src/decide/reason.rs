@@ -308,8 +308,8 @@ impl fmt::Display for Unfit {
             }
             Self::HistoriesPart(who) => write!(
                 f,
-                "{who} and this node have parted, and nobody can tell whose history counts: fail over \
-                 to one of them by hand, or stop the other"
+                "{who} and this node have parted, and nobody can tell whose history counts: stop \
+                 the one whose rows are to go"
             ),
             Self::Preferred(who) => write!(f, "{who} is as far and has a higher failover_priority"),
             Self::CouldNotStart => {
