@@ -333,8 +333,8 @@ impl SiteObserver {
                     }
                     members.insert(name, Arc::clone(&known.member));
                     if !known.problems.is_empty() {
-                        self.unreadable
-                            .report(entry, &format!("tags: {}", known.problems.join("; ")));
+                        let problems = known.problems.join("; ");
+                        self.unreadable.doubt(entry, &format!("tags: {problems}"));
                     }
                 }
                 Err(problem) => self.unreadable.report(entry, problem),
