@@ -100,7 +100,7 @@ impl Agent {
             }
             let undone = !again && !decision.actions.is_empty();
             let most = self.sleeps_at_most(decision.wake_at, undone, &view);
-            self.wait(&mut wakes, most, waited_for(&view)).await;
+            self.wait(&mut wakes, most, waited_for(&policy, &view)).await;
         }
     }
 

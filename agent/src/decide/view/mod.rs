@@ -23,7 +23,7 @@ pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
 pub use memory::{FailedJob, Memory, Policy};
 pub use postgres::{
     Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
-    Status,
+    Status, senders_by_name,
 };
 pub use site::{
     FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
