@@ -278,11 +278,14 @@ impl Judge<'_> {
         &self,
         site: &SiteView,
         status: &Status,
-        end: regent_proto::Lsn,
+        end: Lsn,
     ) -> BTreeSet<NodeName> {
-        site.members
+        let mut confirmed: Vec<(&NodeName, i64)> = site
+            .members
             .iter()
-            .filter(|(name, member)| **name != self.policy.me && !member.nosync)
+            .filter(|(name, member)| {
+                synchronous::may_be_waited_for(self.policy, site, name, member)
+            })
             .filter(|(name, _)| {
                 status
                     .senders

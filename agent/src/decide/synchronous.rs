@@ -185,8 +185,7 @@ fn candidates<'a>(policy: &Policy, site: &'a SiteView, status: &Status) -> Vec<C
     let candidates: Vec<Candidate<'_>> = site
         .members
         .iter()
-        .filter(|(name, member)| **name != policy.me && !member.nosync && !member.nofailover)
-        .filter(|(_, member)| !cascades(policy, site, member))
+        .filter(|(name, member)| may_be_waited_for(policy, site, name, member))
         .filter_map(|(name, member)| {
             let sender = status.senders.get(name.as_str()).filter(|s| s.streaming)?;
             let named = site.sync.standbys.contains(name);
@@ -202,6 +201,16 @@ fn candidates<'a>(policy: &Policy, site: &'a SiteView, status: &Status) -> Vec<C
     };
     let near = |candidate: &Candidate<'_>| furthest.bytes_since(candidate.flushed) <= limit;
     candidates.into_iter().filter(near).collect()
+}
+
+/// A member whose tags let commits wait for it: one that may lead, and is to stream from the leader.
+pub(super) fn may_be_waited_for(
+    policy: &Policy,
+    site: &SiteView,
+    name: &NodeName,
+    member: &Member,
+) -> bool {
+    *name != policy.me && !member.nosync && !member.nofailover && !cascades(policy, site, member)
 }
 
 /// It streams from another standby, or turns to it any moment: the leader would wait for nobody.
