@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use regent_proto::name::NodeName;
-use regent_proto::timeline::Ancestry;
 
-use super::standing::{self, Newer, Standing, Wal};
+use super::candidate::Candidate;
+use super::standing::{self, Last, Newer, Standing, Wal};
 use super::view::{
     ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PeerAnswer, PeersView, Process,
     SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit};
 
 /// Answers of the other members older than this are asked for again.
 pub(super) const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
@@ -114,26 +114,23 @@ impl Judge<'_> {
         if let Some((name, _)) = peers.answers.iter().find(|(_, answer)| answer.primary) {
             return Some(Unfit::PrimaryAlive(name.clone()));
         }
-        let mine = Wal {
-            end: status.end,
-            timeline: Some(status.ancestry.timeline),
-            ancestry: Some(&status.ancestry),
-        };
+        let mine = self.own_wal(status);
         let rivals: Vec<(&NodeName, i64, Standing)> = peers
             .answers
             .iter()
             .filter(|(name, answer)| self.could_lead(site, name, answer))
             .map(|(name, answer)| {
-                let theirs = Wal {
-                    end: answer.position,
-                    timeline: answer.timeline,
-                    ancestry: answer.ancestry.as_ref(),
-                };
-                let last = site.last_history.as_ref();
-                (name, answer.failover_priority, standing::compare(mine, theirs, last))
+                let theirs = Candidate::of(name, answer).wal;
+                let standing = standing::compare(mine, theirs, Last::of(site));
+                (name, answer.failover_priority, standing)
             })
             .collect();
-        let parted = rivals.iter().find_map(|(name, _, standing)| match standing {
+        let synchronous = self.synchronous_rule_applies(site);
+        // What the leader of before has more than its synchronous standbys, it never acknowledged:
+        // neither a tail on this history nor one that has parted from it.
+        let passed_over = |name: &NodeName| synchronous && site.sync.leader.as_ref() == Some(name);
+        let waited_for: Vec<_> = rivals.iter().filter(|(name, ..)| !passed_over(name)).collect();
+        let parted = waited_for.iter().find_map(|(name, _, standing)| match standing {
             Standing::Diverged(Newer::Theirs) => Some(Unfit::NewerHistory((*name).clone())),
             Standing::Diverged(Newer::Undecidable) => Some(Unfit::HistoriesPart((*name).clone())),
             Standing::Diverged(Newer::Mine)
@@ -141,14 +138,9 @@ impl Judge<'_> {
             | Standing::Equal
             | Standing::Ahead => None,
         });
-        let synchronous = self.synchronous_rule_applies(site);
         let ahead = || {
-            let (name, ..) = rivals.iter().find(|(name, _, standing)| {
-                // What the leader of before has more than its synchronous standbys, it never
-                // acknowledged.
-                *standing == Standing::Ahead
-                    && !(synchronous && site.sync.leader.as_ref() == Some(*name))
-            })?;
+            let (name, ..) =
+                waited_for.iter().find(|(_, _, standing)| *standing == Standing::Ahead)?;
             Some(Unfit::Behind((*name).clone()))
         };
         let former = if synchronous { &site.sync.leader } else { &self.memory.last_leader };
@@ -166,10 +158,17 @@ impl Judge<'_> {
 
     /// Whether a member that answered may take the key at all: only one that may is in the way.
     fn could_lead(&self, site: &SiteView, name: &NodeName, answer: &PeerAnswer) -> bool {
-        let synchronous = !self.synchronous_rule_applies(site)
-            || site.sync.standbys.contains(name)
-            || site.sync.leader.as_ref() == Some(name);
-        synchronous && !answer.nofailover && answer.position.get() > 0
+        let candidate = Candidate::of(name, answer);
+        answer.position.get() > 0 && self.disqualified(site, candidate).is_none()
+    }
+
+    fn own_wal<'s>(&'s self, status: &'s Status) -> Wal<'s> {
+        Wal {
+            name: &self.policy.me,
+            end: status.end,
+            timeline: Some(status.ancestry.timeline),
+            ancestry: Some(&status.ancestry),
+        }
     }
 
     /// `sync` restricts who may lead while this site is, or is to be, writable. A standby site's
@@ -181,7 +180,7 @@ impl Judge<'_> {
     }
 
     /// This site is, or is to be, writable, as far as is known.
-    fn primary_site(&self) -> bool {
+    pub(super) fn primary_site(&self) -> bool {
         self.view.federation.as_ref().is_none_or(|federation| {
             federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
         })
@@ -195,9 +194,6 @@ impl Judge<'_> {
             && self.view.now < promised.until
         {
             return Some(Unfit::Promised(promised.leader.clone()));
-        }
-        if failsafe::site::barred(&site.failsafe, &self.policy.me) {
-            return Some(Unfit::NotInFailsafe);
         }
         if !status.in_recovery {
             return Some(Unfit::NotInRecovery);
@@ -217,30 +213,7 @@ impl Judge<'_> {
             // It could lead, but never open.
             return Some(Unfit::EpochUnreadable);
         }
-        if site.sync.unreadable && self.policy.synchronous_mode {
-            // Unknown is not "anybody": the record may name others (I3, I9).
-            return Some(Unfit::SyncUnreadable);
-        }
-        if self.synchronous_rule_applies(site)
-            && site.sync.leader.as_ref() != Some(&self.policy.me)
-            && !site.sync.standbys.contains(&self.policy.me)
-        {
-            return Some(Unfit::NotSynchronous);
-        }
-        let holder = self.view.federation.as_ref().is_some_and(|federation| {
-            federation.primary.as_ref().is_some_and(|p| p.value.holder == federation.site)
-        });
-        if holder && !self.contains_floor(status) {
-            return Some(Unfit::LacksFloor);
-        }
-        let older = |last: &Ancestry| status.ancestry.timeline < last.timeline;
-        if self.policy.check_timeline
-            && self.primary_site()
-            && site.last_history.as_ref().is_some_and(older)
-        {
-            return Some(Unfit::OlderTimeline);
-        }
-        let lag = site.optime.map_or(0, |optime| optime.bytes_since(status.end));
-        (lag > self.policy.maximum_lag_on_failover).then_some(Unfit::Lagging)
+        let own = Candidate { wal: self.own_wal(status), nofailover: self.policy.nofailover };
+        self.disqualified(site, own)
     }
 }

@@ -126,6 +126,8 @@ pub enum Reason {
     Paused(PausedAs),
     /// The leader's server has had its time to come up: another member is to lead.
     StartOverdue,
+    /// Writes down which history it is about to open.
+    RecordingOpening,
 }
 
 /// What a node of a paused cluster is.
@@ -232,6 +234,7 @@ impl fmt::Display for Reason {
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
+            Self::RecordingOpening => "writing down the history that it is about to promote",
             Self::StartOverdue => {
                 "PostgreSQL has not come up within primary_start_timeout: making room for a member \
                  that can lead"

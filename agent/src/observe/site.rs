@@ -173,7 +173,10 @@ impl SiteObserver {
             ),
             failsafe: self.failsafe(picture),
             promise: self.promise(picture),
-            last_history: self.last_history(picture),
+            promotions: self
+                .record(|known| &known.promotions, picture, SiteKey::Promotions)
+                .map(|(value, entry)| At { value, revision: entry.modified.0 }),
+            history: self.history(picture),
             ancestry,
             leader,
             members,
@@ -260,17 +263,10 @@ impl SiteObserver {
         kind(&self.known).of(entry, record).is_err().then_some(entry.modified.0)
     }
 
-    /// What the last leader left: `regent/promotions`, or Patroni's `history` where that tells of a
-    /// later timeline (a Patroni member has led since).
-    fn last_history(&mut self, picture: &Picture) -> Option<Ancestry> {
-        let told = self.entry(picture, SiteKey::History);
-        let told = told.and_then(|entry| self.read_as(|known| &known.history, entry, history));
-        let named = self.record(|known| &known.promotions, picture, SiteKey::Promotions);
-        match (told.flatten(), named.map(|(promotions, _)| promotions.ancestry)) {
-            (Some(told), Some(named)) if told.timeline > named.timeline => Some(told),
-            (_, Some(named)) => Some(named),
-            (told, None) => told,
-        }
+    fn history(&mut self, picture: &Picture) -> Option<At<Ancestry>> {
+        let entry = self.entry(picture, SiteKey::History)?;
+        let value = self.read_as(|known| &known.history, entry, history).flatten()?;
+        Some(At { value, revision: entry.modified.0 })
     }
 
     fn failsafe(&mut self, picture: &Picture) -> FailsafeRecord {
@@ -487,6 +483,49 @@ mod tests {
         assert_eq!((member.sync_priority, &member.replicatefrom), (2, &"a2".parse().ok()));
         assert_eq!(known.problems, Vec::<String>::new());
         assert_eq!(record(serde_json::json!({"sync_priority": "much"})).problems.len(), 1);
+    }
+
+    #[test]
+    fn both_histories_are_read_with_the_revisions_that_tell_which_is_later() {
+        let keys = SiteKeys::new("/service", &"eu".parse().expect("a scope"));
+        let record = serde_json::json!({"version": 1, "node": "a2", "promotes_at": "0/C8",
+            "ancestry": {"timeline": 2, "switches": [{"timeline": 1, "end": "0/64"}]}});
+        let mut picture = Picture { answered: Some(BootTime::from_nanos(1)), ..Picture::default() };
+        let values = [
+            (SiteKey::Promotions, record, 7),
+            (SiteKey::History, serde_json::json!([[1, 100], [2, 200]]), 8),
+        ];
+        for (key, value, revision) in values {
+            let key = keys.key(key);
+            let entry = Entry { key: key.clone(), modified: Revision(revision), ..entry(&value) };
+            picture.entries.insert(key, entry);
+        }
+        let mut observer = SiteObserver::new(keys.clone(), "a1".parse().expect("a name"));
+        let mut read = |picture: &Picture| {
+            let now = BootTime::from_nanos(2);
+            let read = observer.read(picture, None, now, &Dynamic::default());
+            let (site, _) = read.expect("it answered");
+            (site.promotions, site.history, observer.unreadable().count())
+        };
+        let (promotions, history, unreadable) = read(&picture);
+        let promotions = promotions.expect("a record");
+        assert_eq!((promotions.revision, promotions.value.node.as_str()), (7, "a2"));
+        assert_eq!(promotions.value.promotes_at, Some(Lsn::new(200)));
+        let history = history.expect("a list");
+        assert_eq!((history.revision, history.value.timeline), (8, TimelineId(3)));
+        assert_eq!(unreadable, 0);
+        // An older version's record names no promotion that was to come.
+        let key = keys.key(SiteKey::Promotions);
+        let older = serde_json::json!({"version": 1, "node": "a2", "ancestry": {"timeline": 1}});
+        let older = Entry { key: key.clone(), modified: Revision(9), ..entry(&older) };
+        picture.entries.insert(key.clone(), older);
+        let promotes_at = read(&picture).0.map(|record| record.value.promotes_at);
+        assert_eq!(promotes_at, Some(None));
+        // Garbage tells nothing, and is said.
+        let garbage = entry(&serde_json::json!({"node": 7}));
+        picture.entries.insert(key.clone(), Entry { key, modified: Revision(10), ..garbage });
+        let (promotions, history, unreadable) = read(&picture);
+        assert_eq!((promotions, history.is_some(), unreadable), (None, true, 1));
     }
 
     #[test]

@@ -164,7 +164,8 @@ fn view(facts: &Facts) -> View {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
-        last_history: None,
+        promotions: None,
+        history: None,
     };
     let federation = quorum.map(|quorum| FederationView {
         site: quorum.site.clone(),

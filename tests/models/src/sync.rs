@@ -417,7 +417,8 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
-        last_history: None,
+        promotions: None,
+        history: None,
     }
 }
 

@@ -82,6 +82,7 @@ names! {
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
         Reason::StartOverdue => "reason: StartOverdue",
+        Reason::RecordingOpening => "reason: RecordingOpening",
     }
 }
 
@@ -144,6 +145,7 @@ names! {
         Action::Follow(_) => "action: Follow",
         Action::SetSynchronousNames(_) => "action: SetSynchronousNames",
         Action::Promote => "action: Promote",
+        Action::WritePromotions { .. } => "action: WritePromotions",
         Action::NamePromotion => "action: NamePromotion",
         Action::RecordPromotion { .. } => "action: RecordPromotion",
         Action::Slots { .. } => "action: Slots",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SystemIdentifier};
-use regent_proto::record::{Mark, Promise, SeenEpoch};
+use regent_proto::record::{Mark, Promise, Promotions, SeenEpoch};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::At;
@@ -44,8 +44,10 @@ pub struct SiteView {
     pub failsafe: FailsafeRecord,
     /// What the site has promised to the primary site.
     pub promise: PromiseRecord,
-    /// The history that the last leader left in the store; without ids where only Patroni's is there.
-    pub last_history: Option<Ancestry>,
+    /// `regent/promotions`: whoever last opened here, or was about to.
+    pub promotions: Option<At<Promotions>>,
+    /// Patroni's `history`, which has no ids.
+    pub history: Option<At<Ancestry>>,
 }
 
 /// `failsafe`: who may take the leader key, since its holder asks them all.

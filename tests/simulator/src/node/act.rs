@@ -73,6 +73,7 @@ impl Agent {
             | Action::AcquireLeader
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
+            | Action::WritePromotions { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
             | Action::EnterEpoch { .. } => self.on_site(action, view).await,
@@ -130,6 +131,9 @@ impl Agent {
             }
             (Action::ClearSync { revision }, Some(held)) => {
                 site.clear_sync(held, *revision, timeout).await
+            }
+            (Action::WritePromotions { ancestry, end }, Some(held)) => {
+                site.write_promotions(held, ancestry, *end, timeout).await
             }
             (Action::WriteMark { operation, primary_revision }, Some(held)) => {
                 site.write_mark(held, operation, *primary_revision, timeout).await
