@@ -9,14 +9,22 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use regent_proto::name::NodeName;
+use regent_proto::timeline::{Ancestry, Following};
 
+use super::candidate::Candidate;
 use super::race::ANSWERS_FRESH;
-use super::view::{ControlState, DataDirectory, Initialize, PeersView, Process, SiteView};
+use super::view::{
+    Control, ControlState, DataDirectory, FailedJob, Initialize, JobKind, PeerAnswer, PeersView,
+    Process, SiteView,
+};
 use super::{Action, Choice, Job, Judge, Reason, Unfit};
 
 /// What a server that was found starting, or was stopped in order and is to open again, may need for
 /// its first answer, whatever the timeout.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// How old the picture of the site may be by which a leader makes room. It is read anew every five
+/// seconds: an older one means that the store does not answer, and then nobody could take the key.
+const PICTURE_FRESH: Duration = Duration::from_secs(6);
 /// A server that falls sooner after it came up goes on with the time that it had.
 const STEADY: Duration = Duration::from_secs(30);
 
@@ -39,6 +47,7 @@ impl Judge<'_> {
         let steady = self.memory.answers_since.is_some_and(|since| now.since(since) >= STEADY);
         if steady || !leads || self.policy.paused {
             self.memory.start_since = None;
+            self.memory.successors_asked = None;
         }
     }
 
@@ -62,9 +71,7 @@ impl Judge<'_> {
         }
         let since = *self.memory.start_since.get_or_insert(self.view.now);
         let died = stopped && control.state != ControlState::ShutDown;
-        let timeout = self.policy.primary_start_timeout;
-        let timeout = if died { timeout } else { timeout.max(FIRST_ANSWER) };
-        if self.view.now.since(since) < timeout {
+        if self.view.now.since(since) < self.may_take(stopped, died) || site.age > PICTURE_FRESH {
             return None;
         }
         let successors = self.successors(site);
@@ -73,9 +80,10 @@ impl Judge<'_> {
         }
         let Some(peers) = self.view.peers.as_ref().filter(|peers| peers.age <= ANSWERS_FRESH)
         else {
-            return Some(Choice::act(Reason::StartOverdue, vec![Action::AskPeers]));
+            return self.ask_successors(stopped);
         };
-        if !self.can_take_over(site, &successors, peers) {
+        self.memory.successors_asked = None;
+        if !self.can_take_over(site, &successors, peers, control) {
             return None;
         }
         if !stopped {
@@ -84,6 +92,46 @@ impl Judge<'_> {
         }
         self.memory.stands_back_until = Some(self.view.now.plus(self.policy.ttl));
         Some(Choice::act(Reason::StartOverdue, vec![Action::ReleaseLeader]))
+    }
+
+    /// How long the server may take.
+    fn may_take(&self, stopped: bool, died: bool) -> Duration {
+        let timeout = self.policy.primary_start_timeout;
+        if died {
+            timeout
+        } else if stopped || self.memory.start_unanswered {
+            timeout.max(FIRST_ANSWER)
+        } else {
+            // This process did not start it, so it may have been open for long and only be slow to
+            // answer: an agent that was started again is no reason to end it.
+            timeout.max(FIRST_ANSWER).max(self.policy.ttl)
+        }
+    }
+
+    /// Asks the others, and asks again only once their answers are in, or late. Meanwhile what is on
+    /// its way up goes on, and what is down is not started.
+    fn ask_successors(&mut self, stopped: bool) -> Option<Choice> {
+        let now = self.view.now;
+        let waits = |failed: &FailedJob| failed.job == JobKind::Start && now < failed.retry_at;
+        // The reason that it would wait for without the question: none comes and goes with it.
+        let reason = if !stopped {
+            Reason::AwaitingServer
+        } else if self.memory.failed.as_ref().is_some_and(waits) {
+            Reason::Backoff(JobKind::Start)
+        } else {
+            Reason::StartOverdue
+        };
+        let Some(asked) = self.memory.successors_asked else {
+            self.memory.successors_asked = Some(now);
+            return Some(Choice::act(reason, vec![Action::AskPeers]));
+        };
+        let left = ANSWERS_FRESH.saturating_sub(now.since(asked));
+        if left.is_zero() {
+            // No word of any answer, not even that there is none: it goes on alone, and asks again.
+            self.memory.successors_asked = None;
+            return None;
+        }
+        stopped.then(|| Choice::wait_for(reason, left))
     }
 
     /// It gave the key up a moment ago: nothing is started meanwhile either, for whose WAL is known is
@@ -99,7 +147,9 @@ impl Judge<'_> {
 
     /// Members that may lead, as far as the site DCS tells.
     fn successors<'s>(&self, site: &'s SiteView) -> BTreeSet<&'s NodeName> {
-        if site.sync.unreadable && self.policy.synchronous_mode {
+        let unknown = site.sync.unreadable || site.sync.leader.is_none();
+        if unknown && self.policy.synchronous_mode && self.primary_site() {
+            // Nobody is known to have what this node acknowledged (I3): missing is not "anybody".
             return BTreeSet::new();
         }
         let restricted = self.synchronous_rule_applies(site);
@@ -113,21 +163,46 @@ impl Judge<'_> {
             .collect()
     }
 
-    /// Whether one of them says that it can.
+    /// Whether one of them says what lets it win the race.
     fn can_take_over(
         &self,
         site: &SiteView,
         successors: &BTreeSet<&NodeName>,
         peers: &PeersView,
+        control: &Control,
     ) -> bool {
         let bars_all = peers.answers.values().any(|answer| answer.primary);
+        let own = self.own_history(site, control);
         let able = peers.answers.iter().any(|(name, answer)| {
-            let lag = site.optime.map_or(0, |optime| optime.bytes_since(answer.position));
             successors.contains(name)
-                && !answer.nofailover
                 && answer.position.get() > 0
-                && lag <= self.policy.maximum_lag_on_failover
+                && self.disqualified(site, Candidate::of(name, answer)).is_none()
+                && self.continues(answer, own)
         });
         able && !bars_all
+    }
+
+    /// What this node opened with, where it wrote that down: after a promotion pg_control has the
+    /// timeline of before until the next checkpoint.
+    fn own_history<'s>(&self, site: &'s SiteView, control: &'s Control) -> &'s Ancestry {
+        let record = site.promotions.as_ref().map(|at| &at.value);
+        let opened = record.filter(|record| record.node == self.policy.me);
+        let opened = opened.map(|record| &record.ancestry);
+        opened.filter(|told| told.timeline > control.ancestry.timeline).unwrap_or(&control.ancestry)
+    }
+
+    /// Whether it goes on from this node's history, and has what this site's primacy demands. What a
+    /// Patroni member, which tells no ancestry, has of a floor nobody knows.
+    fn continues(&self, answer: &PeerAnswer, own: &Ancestry) -> bool {
+        let Some(told) = &answer.ancestry else {
+            let primary = self.view.federation.as_ref().and_then(|f| f.primary.as_ref());
+            let floor = primary.is_some_and(|primary| primary.value.floor.is_some());
+            return !(self.holds_primacy() && floor);
+        };
+        match told.following(answer.position, own) {
+            // Where an id is missing the race goes by numbers.
+            Following::Streams | Following::Unknown => true,
+            Following::Rewinds | Following::Copies => false,
+        }
     }
 }

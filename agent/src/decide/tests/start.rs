@@ -8,7 +8,7 @@ use regent_proto::name::NodeName;
 use regent_proto::time::Deadline;
 use regent_proto::timeline::TimelineId;
 
-use super::world::{NOW, World, history, name};
+use super::world::{NOW, World, history, name, point, promotions};
 use crate::decide::view::*;
 use crate::decide::{Action, Decision, Job, PausedAs, Reason, Unfit};
 
@@ -82,12 +82,37 @@ fn once_it_has_had_its_time_the_server_stops_and_the_key_is_given_up() {
 #[test]
 fn it_makes_room_only_for_one_that_may_lead() {
     type Bend = fn(&mut World);
-    let rows: [(&str, Bend); 11] = [
+    let rows: [(&str, Bend); 20] = [
         ("nobody else", |w| drop(w.site().members.remove(&name::<NodeName>("a2")))),
         ("it does not run", |w| w.member("a2").state = "stopped".to_owned()),
         ("nofailover", |w| w.member("a2").nofailover = true),
         ("not in the record", |w| w.site().sync.standbys.clear()),
         ("nobody knows who is", |w| w.site().sync.unreadable = true),
+        ("the record was deleted", |w| w.site().sync = SyncView::default()),
+        ("the record names no leader", |w| w.site().sync.leader = None),
+        ("not in the failsafe record", |w| {
+            let members = [(name("a1"), String::new())].into();
+            w.site().failsafe = FailsafeRecord::Read { members, revision: 1 };
+        }),
+        ("it lacks the floor", |w| {
+            w.primary().floor = Some(point(3, 450));
+            peer(w).position = Lsn::new(449);
+        }),
+        ("nobody can tell of the floor", |w| peer(w).ancestry = None),
+        ("its history has parted from this one", |w| {
+            let mut other = history(3);
+            other.promotion = Some(name("q3"));
+            peer(w).ancestry = Some(other);
+        }),
+        ("it was promoted beside this one", |w| {
+            peer(w).ancestry = Some(history(4));
+        }),
+        ("check_timeline", |w| {
+            w.policy.check_timeline = true;
+            peer(w).ancestry = Some(history(2));
+            peer(w).position = Lsn::new(200);
+        }),
+        ("the picture is old", |w| w.site().age = Duration::from_secs(7)),
         ("it does not answer", |w| w.view.peers.as_mut().expect("asked").answers.clear()),
         ("its watchdog failed", |w| peer(w).nofailover = true),
         ("its server does not answer", |w| peer(w).position = Lsn::new(0)),
@@ -110,18 +135,152 @@ fn it_makes_room_only_for_one_that_may_lead() {
     asynchronous.site().sync.standbys.clear();
     asynchronous.policy.synchronous_mode = false;
     assert_eq!(decides(&asynchronous), makes_room(), "without the mode anybody will do");
+    asynchronous.site().sync = SyncView::default();
+    assert_eq!(decides(&asynchronous), makes_room(), "and there is no record");
+    // A Patroni member tells no ancestry; without a floor it may have all that there is.
+    let mut patroni = down(1000);
+    patroni.primary().floor = None;
+    peer(&mut patroni).ancestry = None;
+    assert_eq!(decides(&patroni), makes_room());
+    // It has not received the last promotion yet: then it is behind, and has not parted.
+    let mut behind = down(1000);
+    peer(&mut behind).ancestry = Some(history(2));
+    peer(&mut behind).position = Lsn::new(200);
+    assert_eq!(decides(&behind), makes_room());
+    let mut near = down(1000);
+    near.site().age = Duration::from_secs(6);
+    assert_eq!(decides(&near), makes_room());
+}
+
+/// Before the first checkpoint pg_control has the timeline from which the server was promoted.
+#[test]
+fn what_this_node_opened_with_tells_its_history_before_the_first_checkpoint() {
+    let mut world = down(1000);
+    world.stopped(ControlState::InProduction, 2, 190);
+    world.site().promotions = Some(promotions("a1", history(3), None));
+    assert_eq!(decides(&world), makes_room());
+    world.site().promotions = Some(promotions("a2", history(3), None));
+    assert!(starts(&world.decide()), "the record is of another");
+}
+
+#[test]
+fn from_the_overdue_start_to_the_free_key() {
+    let answers = down(300).view.peers;
+    let mut world = starting(300);
+    world.view.peers = None;
+    let step = |world: &mut World| {
+        let decision = world.decide();
+        world.memory = decision.memory;
+        world.view.now = world.view.now.plus(Duration::from_millis(20));
+        (decision.actions, decision.reason)
+    };
+    // The others are asked once, and it goes on while they answer.
+    assert_eq!(step(&mut world), (vec![Action::AskPeers], Reason::AwaitingServer));
+    for _ in 0..20 {
+        assert_eq!(step(&mut world), (vec![], Reason::AwaitingServer));
+    }
+    world.view.peers = answers.clone();
+    assert_eq!(step(&mut world), stops());
+    world.view.tenure.primary = None;
+    world.view.job = Some(JobKind::Stop);
+    assert_eq!(step(&mut world), (vec![], Reason::Busy(JobKind::Stop)));
+    // That took a while: what they answered is old, and nothing is started before they have again.
+    world.view.job = None;
+    world.view.finished =
+        Some(FinishedJob { job: JobKind::Stop, problem: None, untouched: false });
+    world.stopped(ControlState::InProduction, 3, 400);
+    world.view.peers.as_mut().expect("asked").age = Duration::from_secs(3);
+    assert_eq!(step(&mut world), (vec![Action::AskPeers], Reason::StartOverdue));
+    world.view.finished = None;
+    assert_eq!(step(&mut world), (vec![], Reason::StartOverdue));
+    world.view.peers = answers;
+    assert_eq!(step(&mut world), makes_room());
+    world.leader(None);
+    assert_eq!(step(&mut world), (vec![], Reason::NotCandidate(Unfit::CouldNotStart)));
+}
+
+#[test]
+fn nobody_is_asked_again_before_the_answers_are_late() {
+    let asks = |world: &mut World, milliseconds: u64| {
+        let mut asked = 0;
+        for _ in 0..milliseconds / 20 {
+            let decision = world.decide();
+            asked += usize::from(decision.actions.contains(&Action::AskPeers));
+            assert_eq!(decision.reason, Reason::AwaitingServer, "one reason all along");
+            world.memory = decision.memory;
+            world.view.now = world.view.now.plus(Duration::from_millis(20));
+            if let Some(peers) = &mut world.view.peers {
+                peers.age += Duration::from_millis(20);
+            }
+        }
+        asked
+    };
+    let mut silent = starting(300);
+    silent.view.tenure.site = Deadline::at(NOW.plus(Duration::from_secs(60)));
+    silent.view.peers = None;
+    assert_eq!(asks(&mut silent, 1_000), 1);
+    assert_eq!(asks(&mut silent, 9_000), 6);
+    // They answer that they cannot lead: they are asked again once that is old.
+    let mut unable = starting(300);
+    peer(&mut unable).position = Lsn::new(0);
+    assert_eq!(asks(&mut unable, 1_400), 0);
+    assert_eq!(asks(&mut unable, 1_400), 1);
+    // What is down is started after all, where no answer comes at all.
+    let mut down = down(300);
+    down.view.peers = None;
+    let decision = down.decide();
+    assert_eq!(decision.actions, vec![Action::AskPeers]);
+    down.memory = decision.memory;
+    down.view.now = down.view.now.plus(Duration::from_millis(1_499));
+    let waits = down.decide();
+    assert_eq!((waits.actions, waits.reason), (vec![], Reason::StartOverdue));
+    assert_eq!(waits.wake_at.since(down.view.now), Duration::from_millis(1));
+    down.view.now = down.view.now.plus(Duration::from_millis(1));
+    assert!(starts(&down.decide()));
+    // While it is not to be started yet, the reason for that stays.
+    let mut backoff = down.clone();
+    backoff.memory.successors_asked = None;
+    backoff.memory.failed = Some(FailedJob {
+        job: JobKind::Start,
+        times: 3,
+        retry_at: backoff.view.now.plus(Duration::from_secs(4)),
+    });
+    let decision = backoff.decide();
+    let reason = Reason::Backoff(JobKind::Start);
+    assert_eq!((&decision.actions[..], &decision.reason), (&[Action::AskPeers][..], &reason));
+    backoff.memory = decision.memory;
+    assert_eq!(decides(&backoff), (vec![], reason));
+}
+
+/// An agent that was started again must not end a server that is open and slow.
+#[test]
+fn a_server_that_this_process_did_not_start_has_a_ttl_at_least() {
+    for timeout in [Duration::ZERO, Duration::from_secs(20)] {
+        for (seconds, started_here, ends) in
+            [(29, false, false), (30, false, true), (20, true, true), (4, true, false)]
+        {
+            let mut world = starting(seconds);
+            world.policy.ttl = Duration::from_secs(30);
+            world.policy.primary_start_timeout = timeout;
+            world.memory.start_unanswered = started_here;
+            let wanted = if ends { stops() } else { (vec![], Reason::AwaitingServer) };
+            assert_eq!(decides(&world), wanted, "{timeout:?} {seconds} s");
+        }
+    }
 }
 
 #[test]
 fn the_others_are_asked_before_it_makes_room() {
-    for world in [down(300), starting(300)] {
+    for (world, reason) in
+        [(down(300), Reason::StartOverdue), (starting(300), Reason::AwaitingServer)]
+    {
         for peers in [None, Some(Duration::from_secs(2))] {
             let mut world = world.clone();
             world.view.peers = world.view.peers.filter(|_| peers.is_some());
             if let (Some(view), Some(age)) = (&mut world.view.peers, peers) {
                 view.age = age;
             }
-            assert_eq!(decides(&world), (vec![Action::AskPeers], Reason::StartOverdue));
+            assert_eq!(decides(&world), (vec![Action::AskPeers], reason.clone()));
         }
     }
 }

@@ -95,6 +95,8 @@ pub struct Memory {
     pub start_since: Option<BootTime>,
     /// A start was done, and the server has neither answered nor ended since.
     pub start_unanswered: bool,
+    /// When this leader asked whether another could lead, until the answers are in.
+    pub successors_asked: Option<BootTime>,
     /// Until when this node leaves a free leader key to others.
     pub stands_back_until: Option<BootTime>,
 }
