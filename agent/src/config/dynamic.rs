@@ -383,6 +383,48 @@ mod tests {
         assert_eq!(Dynamic::read(&serde_json::json!({}), &in_force).maximum_lag_on_syncnode, None);
     }
 
+    #[test]
+    fn a_start_timeout_may_be_zero_and_has_an_older_name() {
+        use serde_json::json;
+        let seconds = Duration::from_secs;
+        let in_force = Dynamic { primary_start_timeout: seconds(7), ..Dynamic::default() };
+        for (document, timeout, problems) in [
+            (json!({}), seconds(300), 0),
+            (json!({"primary_start_timeout": 0}), Duration::ZERO, 0),
+            (json!({"primary_start_timeout": "60"}), seconds(60), 0),
+            (json!({"primary_start_timeout": 0.5}), Duration::from_millis(500), 0),
+            (json!({"master_start_timeout": 10}), seconds(10), 0),
+            (json!({"master_start_timeout": 10, "primary_start_timeout": 20}), seconds(20), 0),
+            (json!({"master_start_timeout": 10, "primary_start_timeout": null}), seconds(10), 0),
+            (json!({"primary_start_timeout": null}), seconds(300), 0),
+            (json!({"primary_start_timeout": -1}), seconds(7), 1),
+            (json!({"primary_start_timeout": 86_401}), seconds(7), 1),
+            (json!({"primary_start_timeout": "soon"}), seconds(7), 1),
+            (json!({"primary_start_timeout": "NaN"}), seconds(7), 1),
+            (json!({"master_start_timeout": []}), seconds(7), 1),
+        ] {
+            let read = Dynamic::read(&document, &in_force);
+            let found = (read.primary_start_timeout, read.problems.len());
+            assert_eq!(found, (timeout, problems), "{document}");
+        }
+    }
+
+    #[test]
+    fn check_timeline_is_off_until_it_is_turned_on() {
+        use serde_json::json;
+        let in_force = Dynamic { check_timeline: true, ..Dynamic::default() };
+        for (document, on, problems) in [
+            (json!({}), false, 0),
+            (json!({"check_timeline": true}), true, 0),
+            (json!({"check_timeline": "on"}), true, 0),
+            (json!({"check_timeline": false}), false, 0),
+            (json!({"check_timeline": "perhaps"}), true, 1),
+        ] {
+            let read = Dynamic::read(&document, &in_force);
+            assert_eq!((read.check_timeline, read.problems.len()), (on, problems), "{document}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_document_is_read(text in ".{0,80}") {

@@ -334,6 +334,21 @@ postgresql:
     }
 
     #[test]
+    fn the_dynamic_keys_of_candidates_reach_decisions() {
+        let with = |keys: &str| {
+            let text = GOOD.replace("dcs: {ttl: 5,", &format!("dcs: {{{keys}ttl: 5,"));
+            assert_eq!(keys.is_empty(), text == GOOD);
+            let config = parse(&text).expect(keys);
+            let policy = config.first_dynamic().policy(&config);
+            assert_eq!(policy.ttl, Duration::from_secs(5));
+            (policy.check_timeline, policy.primary_start_timeout, policy.maximum_lag_on_syncnode)
+        };
+        assert_eq!(with(""), (false, Duration::from_secs(300), None));
+        let keys = "check_timeline: true, primary_start_timeout: 0, maximum_lag_on_syncnode: 64, ";
+        assert_eq!(with(keys), (true, Duration::ZERO, Some(64)));
+    }
+
+    #[test]
     fn the_own_tags_reach_decisions() {
         let with = |tags: &str| {
             let text = GOOD.replace("scope: eu\n", &format!("scope: eu\ntags: {tags}\n"));
