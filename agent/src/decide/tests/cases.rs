@@ -362,6 +362,17 @@ fn a_target_without_other_members_takes_alone() {
     world.site().members.remove(&name::<NodeName>("a2"));
     world.status().senders.clear();
     assert_eq!(world.decide().reason, Reason::Taking);
+    // Nor does it wait for one that commits will never wait for.
+    for bend in [
+        (|w: &mut World| w.member("a2").nofailover = true) as fn(&mut World),
+        |w| w.member("a2").nosync = true,
+    ] {
+        let mut world = about_to_take();
+        world.status().senders.clear();
+        assert_eq!(world.decide().reason, Reason::AwaitingConfirmation);
+        bend(&mut world);
+        assert_eq!(world.decide().reason, Reason::Taking);
+    }
 }
 
 #[test]

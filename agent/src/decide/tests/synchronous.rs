@@ -337,6 +337,47 @@ fn whom_commits_wait_for() {
     }
 }
 
+/// The same members as later on: of those that have confirmed what this node opens with.
+#[test]
+fn whom_the_first_commits_wait_for() {
+    type Bend = fn(&mut World);
+    let rows: [(&str, Bend, &[&str]); 8] = [
+        ("by name", |_| {}, &["a2"]),
+        ("as many as are wanted", |w| w.policy.synchronous_node_count = 2, &["a2", "a3"]),
+        ("sync_priority first", |w| w.member("a4").sync_priority = 2, &["a4"]),
+        ("nofailover", |w| w.member("a2").nofailover = true, &["a3"]),
+        ("nosync", |w| w.member("a2").nosync = true, &["a3"]),
+        ("another's", |w| w.member("a2").replicatefrom = Some(name("a3")), &["a3"]),
+        (
+            "not confirmed",
+            |w| {
+                w.member("a2").sync_priority = 2;
+                w.status().senders.insert("a2".to_owned(), sender(499));
+            },
+            &["a3"],
+        ),
+        ("nobody", |w| w.status().senders.clear(), &[]),
+    ];
+    for (row, bend, wanted) in rows {
+        let mut world = World::new();
+        world.standby(3, 500);
+        let member = world.site().members[&name::<NodeName>("a2")].clone();
+        for other in NAMES {
+            world.site().members.insert(name(other), member.clone());
+            world.status().senders.insert(other.to_owned(), sender(500));
+        }
+        // Of a leader before, whose standby this node was.
+        world.site().sync.leader = Some(name("a5"));
+        world.site().sync.standbys = BTreeSet::from([name("a1")]);
+        bend(&mut world);
+        let decision = world.decide();
+        let standbys: BTreeSet<NodeName> = wanted.iter().map(|who| name(who)).collect();
+        let revision = world.site().sync.revision;
+        let writes = Action::WriteSync { standbys, revision };
+        assert_eq!(decision.actions.first(), Some(&writes), "{row}");
+    }
+}
+
 #[test]
 fn names_are_always_quoted() {
     let policy = World::new().policy;
