@@ -154,7 +154,9 @@ impl Sender {
 
 /// Senders by name, each name once.
 #[must_use]
-pub fn senders_by_name(senders: impl IntoIterator<Item = (String, Sender)>) -> BTreeMap<String, Sender> {
+pub fn senders_by_name(
+    senders: impl IntoIterator<Item = (String, Sender)>,
+) -> BTreeMap<String, Sender> {
     let mut found: BTreeMap<String, Sender> = BTreeMap::new();
     for (name, sender) in senders {
         let known = found.remove(&name);
