@@ -167,6 +167,7 @@ impl Actor {
             | Action::AcquireLeader
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
+            | Action::WritePromotions { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
             | Action::EnterEpoch { .. } => self.on_site(action, view).await,
@@ -294,6 +295,9 @@ impl Actor {
                 site.write_sync(held, standbys, *revision, timeout).await
             }
             Action::ClearSync { revision } => site.clear_sync(held, *revision, timeout).await,
+            Action::WritePromotions { ancestry, end } => {
+                site.write_promotions(held, ancestry, *end, timeout).await
+            }
             Action::WriteMark { operation, primary_revision } => {
                 site.write_mark(held, operation, *primary_revision, timeout).await
             }

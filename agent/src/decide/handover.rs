@@ -10,7 +10,7 @@ use regent_proto::timeline::{Containment, HistoryPoint};
 use super::view::{
     At, ControlState, DataDirectory, FederationView, Follow, Process, SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, rejoin};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, rejoin, synchronous};
 
 /// How long A, stopped, waits for B's take before it starts in recovery to serve B a missing tail.
 const TAKE_AT_ONCE: Duration = Duration::from_millis(300);
@@ -167,7 +167,8 @@ impl Judge<'_> {
         }
         if self.policy.synchronous_mode {
             let running = site.members.iter().filter(|(name, member)| {
-                **name != self.policy.me && member.state == "running" && !member.nosync
+                synchronous::may_be_waited_for(self.policy, site, name, member)
+                    && member.state == "running"
             });
             let wanted = self.policy.synchronous_node_count.min(running.count());
             if self.confirmed(site, status, token.end.position).len() < wanted {

@@ -81,6 +81,8 @@ names! {
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
+        Reason::StartOverdue => "reason: StartOverdue",
+        Reason::RecordingOpening => "reason: RecordingOpening",
     }
 }
 
@@ -101,6 +103,11 @@ names! {
         Unfit::WatchdogFailed => "unfit: WatchdogFailed",
         Unfit::Promised(_) => "unfit: Promised",
         Unfit::NotInFailsafe => "unfit: NotInFailsafe",
+        Unfit::NewerHistory(_) => "unfit: NewerHistory",
+        Unfit::HistoriesPart(_) => "unfit: HistoriesPart",
+        Unfit::Preferred(_) => "unfit: Preferred",
+        Unfit::OlderTimeline => "unfit: OlderTimeline",
+        Unfit::CouldNotStart => "unfit: CouldNotStart",
     }
 }
 
@@ -138,6 +145,7 @@ names! {
         Action::Follow(_) => "action: Follow",
         Action::SetSynchronousNames(_) => "action: SetSynchronousNames",
         Action::Promote => "action: Promote",
+        Action::WritePromotions { .. } => "action: WritePromotions",
         Action::NamePromotion => "action: NamePromotion",
         Action::RecordPromotion { .. } => "action: RecordPromotion",
         Action::Slots { .. } => "action: Slots",

@@ -40,6 +40,7 @@ pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
         | Action::AcquireLeader
         | Action::ReleaseLeader
         | Action::WriteSync { .. }
+        | Action::WritePromotions { .. }
         | Action::ClearSync { .. }
         | Action::WriteMark { .. }
         | Action::EnterEpoch { .. }

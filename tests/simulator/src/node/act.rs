@@ -75,6 +75,7 @@ impl Agent {
             | Action::AcquireLeader
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
+            | Action::WritePromotions { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
             | Action::EnterEpoch { .. } => self.on_site(action, view).await,
@@ -175,6 +176,9 @@ impl Agent {
             }
             (Action::ClearSync { revision }, Some(held)) => {
                 site.clear_sync(held, *revision, timeout).await
+            }
+            (Action::WritePromotions { ancestry, end }, Some(held)) => {
+                site.write_promotions(held, ancestry, *end, timeout).await
             }
             (Action::WriteMark { operation, primary_revision }, Some(held)) => {
                 site.write_mark(held, operation, *primary_revision, timeout).await
@@ -415,6 +419,8 @@ impl World {
                     timeline: answers
                         .then_some(regent_proto::timeline::TimelineId(server.wal.timeline)),
                     nofailover: false,
+                    failover_priority: 1,
+                    ancestry: answers.then(|| server.wal.ancestry()),
                 };
                 (self.nodes[*m].name.clone(), answer)
             })
