@@ -169,7 +169,8 @@ impl Actor {
             | Action::WriteSync { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
-            | Action::EnterEpoch { .. } => self.on_site(action, view).await,
+            | Action::EnterEpoch { .. }
+            | Action::ClearFailover { .. } => self.on_site(action, view).await,
             Action::AcquirePrimary { .. }
             | Action::PostToken { .. }
             | Action::Take { .. }
@@ -315,6 +316,9 @@ impl Actor {
                     .write(seen)
                     .map_err(|error| format!("writing the epoch to disk: {error}"))?;
                 site.enter_epoch(held, seen, *revision, *clear_mark, timeout).await
+            }
+            Action::ClearFailover { revision } => {
+                site.clear_failover(held, *revision, timeout).await
             }
             other => return Err(format!("{other:?} is not of the site DCS")),
         })

@@ -148,6 +148,15 @@ impl SiteStore {
         self.txn(txn, timeout).await
     }
 
+    /// Empties `failover`, where it is still the request that was read.
+    pub async fn clear_failover(&self, held: Held, revision: u64, timeout: Duration) -> Written {
+        let txn = Txn::new()
+            .when(self.while_leading(held))
+            .when(self.as_read(SiteKey::Failover, Some(revision)))
+            .then(Change::put(self.key(SiteKey::Failover), "{}"));
+        self.txn(txn, timeout).await
+    }
+
     /// Writes the mark of a handover under the leader key.
     pub async fn write_mark(
         &self,

@@ -92,6 +92,7 @@ impl<'a> Judge<'a> {
         primary: &At<Primary>,
     ) -> Choice {
         self.memory.promoting_since = None;
+        self.memory.switching = None;
         if let Some(choice) = self.stop_writer() {
             return choice;
         }

@@ -132,7 +132,9 @@ impl Judge<'_> {
                 return choice;
             }
         }
-        Choice::wait(Reason::Paused(PausedAs::Leader))
+        // Nobody could open: a request to switch over ends.
+        self.manual_as_leader(site, status)
+            .unwrap_or(Choice::wait(Reason::Paused(PausedAs::Leader)))
     }
 
     /// In a federation: the site's own automation stops, nothing that ends or moves a right does.
@@ -168,7 +170,8 @@ impl Judge<'_> {
             | Action::ArmWatchdog
             | Action::RenewNow
             | Action::Promote
-            | Action::Slots { .. } => false,
+            | Action::Slots { .. }
+            | Action::ClearFailover { .. } => false,
         });
         if automatic { Choice::wait(Reason::Paused(PausedAs::Automation)) } else { choice }
     }

@@ -10,7 +10,7 @@ use super::view::{
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
 
 /// Answers of the other members older than this are asked for again.
-const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
+pub(super) const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
 /// How soon a node that is no candidate looks again.
 const RACE_AGAIN: Duration = Duration::from_millis(300);
 
@@ -46,6 +46,9 @@ impl Judge<'_> {
         };
         if !self.view.tenure.has_lease {
             return Choice::wait(Reason::AwaitingRenewal);
+        }
+        if let Some(choice) = self.makes_room(site) {
+            return choice;
         }
         match self.view.postgres.process {
             Process::Stopped => match &site.initialize {
@@ -93,6 +96,7 @@ impl Judge<'_> {
                 Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
             };
         };
+        let wanted = self.is_wanted(site);
         for (name, answer) in &peers.answers {
             if answer.primary {
                 let reason = Reason::NotCandidate(Unfit::PrimaryAlive(name.clone()));
@@ -106,17 +110,20 @@ impl Judge<'_> {
             let eligible = !self.synchronous_rule_applies(site)
                 || site.sync.standbys.contains(name)
                 || site.sync.leader.as_ref() == Some(name);
-            if ahead && eligible {
+            if ahead && eligible && !wanted {
                 let reason = Reason::NotCandidate(Unfit::Behind(name.clone()));
                 return Choice::wait_for(reason, RACE_AGAIN);
             }
+        }
+        if let Some(unfit) = self.other_is_wanted(site, peers) {
+            return Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN);
         }
         Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
     }
 
     /// `sync` restricts who may lead while this site is, or is to be, writable. A standby site's
     /// record is of its last time as primary.
-    fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
+    pub(super) fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
         let primary_site = self.view.federation.as_ref().is_none_or(|federation| {
             federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
         });
@@ -170,6 +177,10 @@ impl Judge<'_> {
         });
         if holder && !self.contains_floor(status) {
             return Some(Unfit::LacksFloor);
+        }
+        if self.is_wanted(site) {
+            // A person chose it, and knows what it has.
+            return None;
         }
         let lag = site.optime.map_or(0, |optime| optime.bytes_since(status.end));
         (lag > self.policy.maximum_lag_on_failover).then_some(Unfit::Lagging)

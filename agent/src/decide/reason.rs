@@ -6,6 +6,7 @@ use std::fmt;
 use regent_proto::name::NodeName;
 
 use super::epoch::EpochUnknown;
+use super::manual::Manual;
 use super::preconditions::Precondition;
 use super::view::JobKind;
 
@@ -124,6 +125,8 @@ pub enum Reason {
     Checkpoint,
     /// The cluster is paused.
     Paused(PausedAs),
+    /// A person asked for a switchover inside the site.
+    Manual(Manual),
 }
 
 /// What a node of a paused cluster is.
@@ -230,6 +233,7 @@ impl fmt::Display for Reason {
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
+            Self::Manual(what) => return what.fmt(f),
         };
         f.write_str(text)
     }
@@ -266,6 +270,8 @@ pub enum Unfit {
     Promised(NodeName),
     /// The `failsafe` record does not name it: its leader goes on without asking it.
     NotInFailsafe,
+    /// A person asked for another member, which seems fit.
+    OtherWanted(NodeName),
 }
 
 impl fmt::Display for Unfit {
@@ -287,6 +293,7 @@ impl fmt::Display for Unfit {
             Self::NotInRecovery => f.write_str("PostgreSQL is not running in recovery"),
             Self::Promised(who) => write!(f, "failsafe: {who} was promised the leader key"),
             Self::NotInFailsafe => f.write_str("the `failsafe` record does not name this node"),
+            Self::OtherWanted(who) => write!(f, "{who} was asked for"),
         }
     }
 }

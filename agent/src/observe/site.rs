@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use regent_dcs::{Entry, LeaseId};
+use regent_dcs::{Entry, LeaseId, Revision};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
@@ -14,13 +14,15 @@ use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
 
+use super::clock::wall_time;
 use super::decoded::Decoded;
 use super::mirror::Picture;
+use super::schedule;
 use super::unreadable::Unreadable;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{
-    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
-    SyncView,
+    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, Schedule,
+    SiteView, SyncView,
 };
 
 /// Patroni's member record, the fields that are used.
@@ -72,6 +74,8 @@ struct FailoverRecord {
     leader: Option<NodeName>,
     #[serde(default)]
     member: Option<NodeName>,
+    #[serde(default)]
+    scheduled_at: Option<String>,
 }
 
 /// Reads the site's keys.
@@ -80,6 +84,8 @@ pub struct SiteObserver {
     keys: SiteKeys,
     me: NodeName,
     leaderless_since: Option<BootTime>,
+    /// When the request of this revision is due.
+    scheduled: Option<(Revision, Schedule)>,
     unreadable: Unreadable,
     fences: BTreeMap<NodeName, ReportedFence>,
     known: Known,
@@ -124,6 +130,7 @@ impl SiteObserver {
             keys,
             me,
             leaderless_since: None,
+            scheduled: None,
             unreadable: Unreadable::default(),
             fences: BTreeMap::new(),
             known,
@@ -156,7 +163,7 @@ impl SiteObserver {
             initialize: self.initialize(picture),
             sync: self.sync(picture),
             optime: self.optime(picture),
-            failover: self.failover(picture),
+            failover: self.failover(picture, now),
             mark: self
                 .record(|known| &known.mark, picture, SiteKey::Mark)
                 .map(|(value, entry)| At { value, revision: entry.modified.0 }),
@@ -365,16 +372,37 @@ impl SiteObserver {
         self.json(|known| &known.status, entry)?.optime.map(Lsn::new)
     }
 
-    fn failover(&mut self, picture: &Picture) -> Option<At<FailoverRequest>> {
+    /// A request whose time cannot be read is none: it must not be acted upon at once.
+    fn failover(&mut self, picture: &Picture, now: BootTime) -> Option<At<FailoverRequest>> {
         let entry = self.entry(picture, SiteKey::Failover)?;
         let record = self.json(|known| &known.failover, entry)?;
         if record.leader.is_none() && record.member.is_none() {
             return None;
         }
+        let scheduled = match &record.scheduled_at {
+            None => None,
+            Some(text) => Some(self.schedule(entry, text, now)?),
+        };
         Some(At {
-            value: FailoverRequest { leader: record.leader, candidate: record.member },
+            value: FailoverRequest { leader: record.leader, candidate: record.member, scheduled },
             revision: entry.modified.0,
         })
+    }
+
+    /// Once for each revision of the request: from then on only the boot clock counts (I11).
+    fn schedule(&mut self, entry: &Entry, text: &str, now: BootTime) -> Option<Schedule> {
+        let known = self.scheduled.as_ref().filter(|(revision, _)| *revision == entry.modified);
+        if let Some((_, schedule)) = known {
+            return Some(schedule.clone());
+        }
+        let Ok(instant) = schedule::read(text) else {
+            self.unreadable.report(entry, "scheduled_at is no date and time with a time zone");
+            return None;
+        };
+        let due = schedule::due(instant, wall_time(), now);
+        let schedule = Schedule { due, text: text.to_owned() };
+        self.scheduled = Some((entry.modified, schedule.clone()));
+        Some(schedule)
     }
 
     fn dynamic(&mut self, picture: &Picture, in_force: &Dynamic) -> Option<Dynamic> {

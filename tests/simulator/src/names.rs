@@ -81,6 +81,7 @@ names! {
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
+        Reason::Manual(_) => "reason: Manual",
     }
 }
 
@@ -101,6 +102,7 @@ names! {
         Unfit::WatchdogFailed => "unfit: WatchdogFailed",
         Unfit::Promised(_) => "unfit: Promised",
         Unfit::NotInFailsafe => "unfit: NotInFailsafe",
+        Unfit::OtherWanted(_) => "unfit: OtherWanted",
     }
 }
 
@@ -146,6 +148,7 @@ names! {
         Action::RenewNow => "action: RenewNow",
         Action::AskPeers => "action: AskPeers",
         Action::Exit(_) => "action: Exit",
+        Action::ClearFailover { .. } => "action: ClearFailover",
     }
 }
 

@@ -9,6 +9,7 @@ use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 
 use super::JobKind;
+use crate::decide::manual::Switching;
 
 /// What does not change from round to round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub struct Memory {
     /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
     /// others needs (hazards.md section 4, fact 27).
     pub owes_checkpoint_since: Option<BootTime>,
+    /// The switchover inside the site that this process has begun.
+    pub switching: Option<Switching>,
 }
 
 /// A job that failed.

@@ -25,8 +25,8 @@ pub use postgres::{
     Status,
 };
 pub use site::{
-    FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
-    SyncView,
+    Due, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, Schedule,
+    SiteView, SyncView,
 };
 
 /// Everything a decision may look at.

@@ -75,7 +75,8 @@ impl Agent {
             | Action::WriteSync { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
-            | Action::EnterEpoch { .. } => self.on_site(action, view).await,
+            | Action::EnterEpoch { .. }
+            | Action::ClearFailover { .. } => self.on_site(action, view).await,
             Action::AcquirePrimary { .. }
             | Action::PostToken { .. }
             | Action::Take { .. }
@@ -139,6 +140,9 @@ impl Agent {
                     return refused;
                 }
                 site.enter_epoch(held, seen, *revision, *clear_mark, timeout).await
+            }
+            (Action::ClearFailover { revision }, Some(held)) => {
+                site.clear_failover(held, *revision, timeout).await
             }
             (other, Some(_)) => return Came::ToNothing(format!("{other:?} is not of the site")),
         };

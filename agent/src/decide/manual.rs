@@ -1,0 +1,545 @@
+//! A switchover or failover inside the site that a person asks for: Patroni's `failover` key
+//! (spec/patroni-compat.md 3.6).
+//!
+//! The leader asks the candidates, checkpoints, stops its server in order, and gives the key up only
+//! to a candidate that has confirmed the end of the shutdown checkpoint (I12; hazards.md rows 45 and
+//! 46). Where none has within a bound, it opens its server again under the same key: nothing is lost,
+//! and the request ends. In the race that follows the request only chooses between nodes that may
+//! lead anyway (I16); each of them still tests for itself whether it may. Whoever has the key and is
+//! not open yet ends the request before anything else.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use regent_proto::lsn::Lsn;
+use regent_proto::name::NodeName;
+use regent_proto::time::BootTime;
+
+use super::race::ANSWERS_FRESH;
+use super::view::{
+    At, Control, ControlState, DataDirectory, Due, FailoverRequest, LeaderKey, PeerAnswer,
+    PeersView, Process, SiteView, Status,
+};
+use super::{Action, Choice, Job, Judge, Reason, Unfit, synchronous};
+
+/// The longest that the checkpoint before the stop may take. Nothing is interrupted by it.
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
+/// How long the stopped leader waits for a candidate to confirm its WAL, before it opens again.
+const CONFIRMS_WITHIN: Duration = Duration::from_secs(2);
+/// How soon a candidate that has not confirmed yet is asked again.
+const CONFIRMS_AGAIN: Duration = Duration::from_millis(50);
+/// How long whoever gave the key up leaves it, and this machine, to the next leader.
+const MAKES_ROOM: Duration = Duration::from_secs(2);
+/// How long others stand back for a candidate that seems fit: should it not take the key for a reason
+/// that only it knows, somebody else has to (I20).
+const STANDS_BACK: Duration = Duration::from_secs(5);
+/// How soon a member looks at its own server again while the leader's is stopped for a switchover:
+/// nobody tells it when the last WAL has come.
+const LOOKS_AGAIN: Duration = Duration::from_millis(20);
+
+/// A switchover inside the site that this process, as its leader, has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switching {
+    /// Revision of the `failover` key that asks for it.
+    pub revision: u64,
+    /// Who is to lead; `None`: whoever is fit.
+    pub candidate: Option<NodeName>,
+    /// Revision of the leader key under which it was begun.
+    pub leader_revision: u64,
+    /// How far it is.
+    pub step: SwitchingStep,
+}
+
+/// How far a switchover is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwitchingStep {
+    /// The checkpoint runs.
+    Checkpointing {
+        /// Since when.
+        since: BootTime,
+    },
+    /// The server was told to stop.
+    Stopping,
+    /// It has stopped; the candidates are asked.
+    Stopped {
+        /// Since when.
+        since: BootTime,
+    },
+    /// The leader key was given up.
+    Released {
+        /// Since when.
+        since: BootTime,
+    },
+    /// The server opens again, and the request ends.
+    GivenUp(Dropped),
+}
+
+/// What is done about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manual {
+    /// The candidates are asked.
+    AskingCandidates,
+    /// The checkpoint that makes the stop short.
+    Checkpoint,
+    /// The server stops.
+    Stopping,
+    /// Stopped: waits for a candidate to have all WAL.
+    AwaitingCandidate,
+    /// The candidate, which has all WAL, becomes one of whom `sync` names.
+    Recording,
+    /// The leader key is given up.
+    Releasing,
+    /// Left to the next leader.
+    MakingRoom,
+    /// The request ends.
+    Dropped(Dropped),
+}
+
+/// Why a request ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// The cluster is paused: nobody could open.
+    Paused,
+    /// It was due too long ago.
+    Missed,
+    /// An operation of the federation runs.
+    OperationRuns,
+    /// It is for another leader.
+    OtherLeader,
+    /// It names the leader as its candidate.
+    LeadsAlready,
+    /// Nobody it could choose is fit.
+    NoCandidate,
+    /// The checkpoint took too long.
+    CheckpointSlow,
+    /// The server did not stop in order.
+    StoppedUncleanly,
+    /// It was taken back, or changed, while the server stopped.
+    Cancelled,
+    /// The leader key is not the one under which the server was stopped.
+    KeyMoved,
+    /// No candidate confirmed all WAL in time.
+    NotConfirmed,
+    /// The leader key has changed hands, or its holder is about to open again.
+    Outlived,
+}
+
+impl fmt::Display for Manual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AskingCandidates => "switchover: asking the candidates",
+            Self::Checkpoint => "switchover: checkpointing first",
+            Self::Stopping => "switchover: stopping PostgreSQL",
+            Self::AwaitingCandidate => {
+                "switchover: stopped, waiting for a candidate to have all WAL"
+            }
+            Self::Recording => "switchover: the candidate has all WAL, naming it in `sync`",
+            Self::Releasing => "switchover: a candidate has all WAL, giving the leader key up",
+            Self::MakingRoom => "switchover: leaving the leader key to the next leader",
+            Self::Dropped(why) => return write!(f, "switchover request dropped: {why}"),
+        })
+    }
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Paused => "the cluster is paused",
+            Self::Missed => "it was due too long ago",
+            Self::OperationRuns => "an operation of the federation runs",
+            Self::OtherLeader => "it names another leader",
+            Self::LeadsAlready => "its candidate leads already",
+            Self::NoCandidate => "no good candidates have been found",
+            Self::CheckpointSlow => "the checkpoint took too long",
+            Self::StoppedUncleanly => "PostgreSQL did not stop in order",
+            Self::Cancelled => "it was taken back while PostgreSQL stopped",
+            Self::KeyMoved => "the leader key has moved while PostgreSQL stopped",
+            Self::NotConfirmed => "no candidate had all WAL in time: opening again",
+            Self::Outlived => "it has had its effect",
+        })
+    }
+}
+
+/// When a request is to be acted upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Later(Duration),
+    Now,
+    Missed,
+}
+
+fn is_scheduled(request: &FailoverRequest) -> bool {
+    request.scheduled.is_some()
+}
+
+/// Whether a peer may be chosen at all: it answers, is no primary, and may lead.
+fn may_be_chosen(answer: &PeerAnswer) -> bool {
+    !answer.primary && !answer.nofailover
+}
+
+impl<'a> Judge<'a> {
+    /// Spec 3.6.1, while the server writes. `None`: nothing to do about a request.
+    pub(super) fn manual_as_leader(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
+        let Some(request) = &site.failover else {
+            self.memory.switching = None;
+            return None;
+        };
+        let begun = self.memory.switching.take_if(|begun| begun.revision == request.revision);
+        self.memory.switching = None;
+        if self.policy.paused {
+            // A schedule waits for the end of the pause, and is missed if that takes too long.
+            return (!is_scheduled(&request.value)).then(|| dropped(request, Dropped::Paused));
+        }
+        match self.when(&request.value) {
+            When::Later(_) => return None,
+            When::Now => {}
+            When::Missed if begun.is_some() => {}
+            When::Missed => return Some(dropped(request, Dropped::Missed)),
+        }
+        if let Some(why) = self.refused(site, request, begun.as_ref()) {
+            return Some(dropped(request, why));
+        }
+        if status.is_unnamed() {
+            // The next leader's nodes could not tell its history from another's: the name first.
+            self.memory.switching = begun;
+            return None;
+        }
+        if let Some(begun) = &begun
+            && let SwitchingStep::Checkpointing { since } = begun.step
+            && self.view.checkpoint_runs
+        {
+            if self.view.now.since(since) > CHECKPOINT_WITHIN {
+                return Some(dropped(request, Dropped::CheckpointSlow));
+            }
+            self.memory.switching = Some(begun.clone());
+            return None;
+        }
+        let Some(peers) = self.answers_since(None) else {
+            self.memory.switching = begun;
+            return Some(ask());
+        };
+        let most = self.policy.maximum_lag_on_failover;
+        let fit = self.candidates(site, &request.value).into_iter().any(|name| {
+            peers.answers.get(name).is_some_and(|answer| {
+                may_be_chosen(answer)
+                    && answer.timeline.is_none_or(|t| t == status.ancestry.timeline)
+                    && status.end.bytes_since(answer.position) <= most
+            })
+        });
+        if !fit {
+            return Some(dropped(request, Dropped::NoCandidate));
+        }
+        let leader_revision = site.leader.as_ref().map_or(0, |leader| leader.revision);
+        let switching = |step| Switching {
+            revision: request.revision,
+            candidate: request.value.candidate.clone(),
+            leader_revision,
+            step,
+        };
+        if begun.is_none() {
+            self.memory.switching =
+                Some(switching(SwitchingStep::Checkpointing { since: self.view.now }));
+            let checkpoint = vec![Action::Run(Job::Checkpoint)];
+            let actions = if self.view.checkpoint_runs { Vec::new() } else { checkpoint };
+            return Some(Choice::act(Reason::Manual(Manual::Checkpoint), actions));
+        }
+        self.memory.switching = Some(switching(SwitchingStep::Stopping));
+        // The tenure ends first: no answer to an earlier request may raise a deadline once the next
+        // leader may have its own.
+        Some(Choice::act(
+            Reason::Manual(Manual::Stopping),
+            vec![Action::EndTenure, Action::Run(Job::Stop)],
+        ))
+    }
+
+    /// A leader waits no longer than until a schedule is due.
+    pub(super) fn until_due(&self, site: &SiteView, mut choice: Choice) -> Choice {
+        if let Some(request) = &site.failover
+            && !self.policy.paused
+            && let When::Later(left) = self.when(&request.value)
+            && left <= self.policy.loop_wait
+        {
+            choice.wake_in = Some(choice.wake_in.map_or(left, |wake_in| wake_in.min(left)));
+        }
+        choice
+    }
+
+    /// What ends a request at once.
+    fn refused(
+        &self,
+        site: &SiteView,
+        request: &At<FailoverRequest>,
+        begun: Option<&Switching>,
+    ) -> Option<Dropped> {
+        if let Some(SwitchingStep::GivenUp(why)) = begun.map(|begun| begun.step) {
+            return Some(why);
+        }
+        if self.view.federation.as_ref().is_some_and(|federation| federation.operation_runs) {
+            return Some(Dropped::OperationRuns);
+        }
+        let FailoverRequest { leader, candidate, .. } = &request.value;
+        if leader.as_ref().is_some_and(|leader| *leader != self.policy.me) {
+            return Some(Dropped::OtherLeader);
+        }
+        if candidate.as_ref() == Some(&self.policy.me) {
+            return Some(Dropped::LeadsAlready);
+        }
+        self.candidates(site, &request.value).is_empty().then_some(Dropped::NoCandidate)
+    }
+
+    fn when(&self, request: &FailoverRequest) -> When {
+        let (now, loop_wait) = (self.view.now, self.policy.loop_wait);
+        match request.scheduled.as_ref().map(|schedule| schedule.due) {
+            None => When::Now,
+            Some(Due::BeforeBoot) => When::Missed,
+            Some(Due::At(due)) if due > now => When::Later(due.since(now)),
+            Some(Due::At(due)) if now.since(due) > loop_wait + loop_wait / 2 => When::Missed,
+            Some(Due::At(_)) => When::Now,
+        }
+    }
+
+    /// Members that the request could choose: in sync mode those that `sync` names, because nobody
+    /// else could lead afterwards. A manual failover may name another, which becomes one of them once
+    /// it has all WAL.
+    fn candidates<'s>(&self, site: &'s SiteView, request: &FailoverRequest) -> Vec<&'s NodeName> {
+        let synchronous = self.synchronous_rule_applies(site);
+        let of_sync = |name: &NodeName| match &request.leader {
+            Some(_) => site.sync.standbys.contains(name),
+            None => true,
+        };
+        if self.policy.synchronous_mode && site.sync.unreadable {
+            // Unknown is not "anybody" (I9).
+            return Vec::new();
+        }
+        let named = |name: &NodeName| request.candidate.as_ref().is_none_or(|c| c == name);
+        site.members
+            .iter()
+            .filter(|(name, member)| **name != self.policy.me && !member.nofailover)
+            .map(|(name, _)| name)
+            .filter(|name| named(name) && (!synchronous || of_sync(name)))
+            .collect()
+    }
+
+    /// The members' answers, where they are fresh; given after this instant, where there is one.
+    fn answers_since(&self, since: Option<BootTime>) -> Option<&'a PeersView> {
+        let view = self.view;
+        let peers = view.peers.as_ref()?;
+        let asked = view.now.minus(peers.age);
+        let fresh = peers.age <= ANSWERS_FRESH && since.is_none_or(|since| asked >= since);
+        fresh.then_some(peers)
+    }
+
+    /// The server that this process stopped for a request. `None`: there is none, or it is to be
+    /// started as ever.
+    pub(super) fn switched_off(&mut self, site: &SiteView, control: &Control) -> Option<Choice> {
+        let mut switching = self.memory.switching.clone()?;
+        let since = match switching.step {
+            SwitchingStep::GivenUp(_) | SwitchingStep::Released { .. } => return None,
+            SwitchingStep::Checkpointing { .. } => {
+                // It ended by itself.
+                self.memory.switching = None;
+                return None;
+            }
+            SwitchingStep::Stopping => {
+                switching.step = SwitchingStep::Stopped { since: self.view.now };
+                self.view.now
+            }
+            SwitchingStep::Stopped { since } => since,
+        };
+        self.memory.switching = Some(switching.clone());
+        let Some(request) =
+            site.failover.as_ref().filter(|request| request.revision == switching.revision)
+        else {
+            return Some(self.give_up(switching, Dropped::Cancelled, None));
+        };
+        let leader_revision = site.leader.as_ref().map(|leader| leader.revision);
+        if leader_revision != Some(switching.leader_revision) {
+            return Some(self.give_up(switching, Dropped::KeyMoved, Some(request)));
+        }
+        if control.state != ControlState::ShutDown {
+            return Some(self.give_up(switching, Dropped::StoppedUncleanly, Some(request)));
+        }
+        if self.policy.paused {
+            return Some(self.give_up(switching, Dropped::Paused, Some(request)));
+        }
+        let waited = self.view.now.since(since);
+        let peers = self.answers_since(Some(since));
+        let ready: BTreeSet<NodeName> = match peers {
+            None => BTreeSet::new(),
+            Some(peers) => self
+                .candidates(site, &request.value)
+                .into_iter()
+                .filter(|name| {
+                    peers.answers.get(*name).is_some_and(|answer| has_all(answer, control))
+                })
+                .cloned()
+                .collect(),
+        };
+        if !ready.is_empty() {
+            return Some(self.hand_the_key_over(site, switching, &ready));
+        }
+        if waited >= CONFIRMS_WITHIN {
+            return Some(self.give_up(switching, Dropped::NotConfirmed, Some(request)));
+        }
+        let left = CONFIRMS_WITHIN - waited;
+        let reason = Reason::Manual(Manual::AwaitingCandidate);
+        match peers.map(|peers| peers.age).filter(|age| *age < CONFIRMS_AGAIN) {
+            Some(age) => Some(Choice::wait_for(reason, (CONFIRMS_AGAIN - age).min(left))),
+            None => Some(Choice { actions: vec![Action::AskPeers], reason, wake_in: Some(left) }),
+        }
+    }
+
+    /// They have everything that was ever acknowledged here: nothing writes any more.
+    fn hand_the_key_over(
+        &mut self,
+        site: &SiteView,
+        mut switching: Switching,
+        ready: &BTreeSet<NodeName>,
+    ) -> Choice {
+        let known = |name: &NodeName| site.sync.standbys.contains(name);
+        if self.synchronous_rule_applies(site) && !ready.iter().any(known) {
+            // The server is stopped and they have flushed all of it: that is the evidence which `sync`
+            // asks for (I5). Should this server open again, it waits for them as well (I4).
+            let standbys = site.sync.standbys.union(ready).cloned().collect();
+            let memory = &mut self.memory;
+            let write = synchronous::record_at_opening(self.policy, memory, site, standbys);
+            return Choice::act(Reason::Manual(Manual::Recording), write.into_iter().collect());
+        }
+        switching.step = SwitchingStep::Released { since: self.view.now };
+        self.memory.switching = Some(switching);
+        Choice::act(Reason::Manual(Manual::Releasing), vec![Action::ReleaseLeader])
+    }
+
+    /// The server opens again, under the key that was never given up.
+    fn give_up(
+        &mut self,
+        mut switching: Switching,
+        why: Dropped,
+        request: Option<&At<FailoverRequest>>,
+    ) -> Choice {
+        switching.step = SwitchingStep::GivenUp(why);
+        self.memory.switching = Some(switching);
+        match request {
+            Some(request) => dropped(request, why),
+            None => Choice::wait_for(Reason::Manual(Manual::Dropped(why)), Duration::ZERO),
+        }
+    }
+
+    /// This process stopped the server in order, under this very key, and has held it since: nobody
+    /// else can have opened, and what is there is all there is.
+    pub(super) fn opens_again(&self, site: &SiteView, control: &Control) -> bool {
+        let leader_revision = site.leader.as_ref().map(|leader| leader.revision);
+        control.state == ControlState::ShutDown
+            && self.memory.switching.as_ref().is_some_and(|switching| {
+                matches!(switching.step, SwitchingStep::GivenUp(_))
+                    && leader_revision == Some(switching.leader_revision)
+            })
+    }
+
+    /// The leader key has just been taken, or its holder opens anew: a request has had its effect.
+    pub(super) fn end_request(&mut self, site: &SiteView) -> Option<Choice> {
+        self.memory.switching = None;
+        let request = site.failover.as_ref()?;
+        Some(dropped(request, Dropped::Outlived))
+    }
+
+    /// A request that counts in a race: one that is not for later.
+    fn wanted_now<'s>(&self, site: &'s SiteView) -> Option<&'s FailoverRequest> {
+        let request = &site.failover.as_ref()?.value;
+        let counts = match request.scheduled.as_ref().map(|schedule| schedule.due) {
+            None => true,
+            Some(Due::BeforeBoot) => false,
+            // Two machines' clocks differ a little. The leader may have acted on it since.
+            Some(Due::At(due)) => due.since(self.view.now) <= self.policy.loop_wait,
+        };
+        counts.then_some(request)
+    }
+
+    /// Spec 3.6.2: this node was chosen.
+    pub(super) fn is_wanted(&self, site: &SiteView) -> bool {
+        self.wanted_now(site)
+            .is_some_and(|request| request.candidate.as_ref() == Some(&self.policy.me))
+    }
+
+    /// Spec 3.6.2: another one was chosen, and seems fit.
+    pub(super) fn other_is_wanted(&self, site: &SiteView, peers: &PeersView) -> Option<Unfit> {
+        let wanted = self.wanted_now(site)?.candidate.as_ref()?;
+        let may_lead = !self.synchronous_rule_applies(site)
+            || site.sync.standbys.contains(wanted)
+            || site.sync.leader.as_ref() == Some(wanted);
+        let fit = *wanted != self.policy.me
+            && may_lead
+            && site.members.get(wanted).is_some_and(|member| !member.nofailover)
+            && peers.answers.get(wanted).is_some_and(may_be_chosen);
+        (fit && site.leaderless < STANDS_BACK).then(|| Unfit::OtherWanted(wanted.clone()))
+    }
+
+    /// The free key is left to the next leader for a while by whoever gave it up.
+    pub(super) fn makes_room(&self, site: &SiteView) -> Option<Choice> {
+        let named = self.wanted_now(site)?.leader.as_ref() == Some(&self.policy.me);
+        let gave_up = site.failover.as_ref().is_some_and(|request| {
+            self.memory.switching.as_ref().is_some_and(|s| s.revision == request.revision)
+        });
+        let left = MAKES_ROOM.saturating_sub(site.leaderless);
+        ((named || gave_up) && !left.is_zero())
+            .then(|| Choice::wait_for(Reason::Manual(Manual::MakingRoom), left))
+    }
+
+    /// Another member has the key. Whoever gave it up for that one starts straight under it, once it
+    /// is open; and while a leader stops for a request, the others look soon, because they are asked
+    /// how far they are.
+    pub(super) fn beside_a_switchover(
+        &mut self,
+        site: &SiteView,
+        leader: &LeaderKey,
+        mut choice: Choice,
+    ) -> Choice {
+        let postgres = &self.view.postgres;
+        let open = site.members.get(&leader.name).is_some_and(|member| member.role == "primary");
+        let waits = matches!(postgres.data, DataDirectory::Cluster(_))
+            && postgres.process == Process::Stopped
+            && !open;
+        match self.memory.switching.as_ref().map(|switching| switching.step) {
+            Some(SwitchingStep::Released { since }) if waits => {
+                let left = MAKES_ROOM.saturating_sub(self.view.now.since(since));
+                if !left.is_zero() {
+                    return Choice::wait_for(Reason::Manual(Manual::MakingRoom), left);
+                }
+            }
+            Some(
+                SwitchingStep::Released { .. }
+                | SwitchingStep::Checkpointing { .. }
+                | SwitchingStep::Stopping
+                | SwitchingStep::Stopped { .. }
+                | SwitchingStep::GivenUp(_),
+            ) => self.memory.switching = None,
+            None => {}
+        }
+        let stops = site.members.get(&leader.name).is_some_and(|member| member.state != "running");
+        if stops && choice.actions.is_empty() && self.wanted_now(site).is_some() {
+            let soon = choice.wake_in.map_or(LOOKS_AGAIN, |wake_in| wake_in.min(LOOKS_AGAIN));
+            choice.wake_in = Some(soon);
+        }
+        choice
+    }
+}
+
+/// All WAL of a server that stopped in order, to the end of its shutdown checkpoint.
+fn has_all(answer: &PeerAnswer, control: &Control) -> bool {
+    may_be_chosen(answer)
+        && answer.timeline == Some(control.ancestry.timeline)
+        && answer.position > Lsn::new(0)
+        && answer.position >= control.end
+}
+
+fn ask() -> Choice {
+    Choice::act(Reason::Manual(Manual::AskingCandidates), vec![Action::AskPeers])
+}
+
+fn dropped(request: &At<FailoverRequest>, why: Dropped) -> Choice {
+    Choice::act(
+        Reason::Manual(Manual::Dropped(why)),
+        vec![Action::ClearFailover { revision: request.revision }],
+    )
+}
