@@ -30,9 +30,9 @@ use crate::fence::rounds::SharedLeader;
 const CALL: Duration = Duration::from_secs(5);
 
 /// Node `a1` and its site's store.
-struct Asked {
-    store: MemoryStore,
-    shared: Shared,
+pub(super) struct Asked {
+    pub(super) store: MemoryStore,
+    pub(super) shared: Shared,
     pictures: watch::Sender<Option<Arc<Picture>>>,
     picture: Picture,
     dir: tempfile::TempDir,
@@ -60,7 +60,7 @@ postgresql:
 
 impl Asked {
     /// `a1` runs in recovery; site `b` is the primary site.
-    fn new(extra: &str) -> Self {
+    pub(super) fn new(extra: &str) -> Self {
         let mut world = World::new();
         world.standby(3, 500);
         world.held_by_b();
@@ -102,12 +102,13 @@ impl Asked {
                 word: Arc::new(word),
                 given: SharedGiven::default(),
             },
+            http: reqwest::Client::new(),
             config,
         };
         Self { store, shared, pictures, picture, dir }
     }
 
-    fn see(&mut self, change: impl FnOnce(&mut Picture)) {
+    pub(super) fn see(&mut self, change: impl FnOnce(&mut Picture)) {
         change(&mut self.picture);
         self.pictures.send_replace(Some(Arc::new(self.picture.clone())));
     }

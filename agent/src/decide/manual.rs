@@ -6,7 +6,7 @@
 //! 46). Where none has within a bound, it opens its server again under the same key: nothing is lost,
 //! and the request ends. In the race that follows the request only chooses between nodes that may
 //! lead anyway (I16); each of them still tests for itself whether it may. Whoever has the key and is
-//! not open yet ends the request before anything else.
+//! not open yet ends the request before anything else. The leader of a standby site stops nothing.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -219,38 +219,87 @@ impl<'a> Judge<'a> {
             self.memory.switching = begun;
             return Some(ask());
         };
-        let most = self.policy.maximum_lag_on_failover;
-        let fit = self.candidates(site, &request.value).into_iter().any(|name| {
-            peers.answers.get(name).is_some_and(|answer| {
-                may_be_chosen(answer)
-                    && answer.timeline.is_none_or(|t| t == status.ancestry.timeline)
-                    && status.end.bytes_since(answer.position) <= most
-            })
-        });
-        if !fit {
+        if !self.one_is_fit(site, &request.value, peers, status) {
             return Some(dropped(request, Dropped::NoCandidate));
         }
-        let leader_revision = site.leader.as_ref().map_or(0, |leader| leader.revision);
-        let switching = |step| Switching {
-            revision: request.revision,
-            candidate: request.value.candidate.clone(),
-            leader_revision,
-            step,
-        };
         if begun.is_none() {
-            self.memory.switching =
-                Some(switching(SwitchingStep::Checkpointing { since: self.view.now }));
+            let step = SwitchingStep::Checkpointing { since: self.view.now };
+            self.memory.switching = Some(begin(site, request, step));
             let checkpoint = vec![Action::Run(Job::Checkpoint)];
             let actions = if self.view.checkpoint_runs { Vec::new() } else { checkpoint };
             return Some(Choice::act(Reason::Manual(Manual::Checkpoint), actions));
         }
-        self.memory.switching = Some(switching(SwitchingStep::Stopping));
+        self.memory.switching = Some(begin(site, request, SwitchingStep::Stopping));
         // The tenure ends first: no answer to an earlier request may raise a deadline once the next
         // leader may have its own.
         Some(Choice::act(
             Reason::Manual(Manual::Stopping),
             vec![Action::EndTenure, Action::Run(Job::Stop)],
         ))
+    }
+
+    /// The same for the leader of a standby site, which stops nothing: its nodes go on receiving.
+    pub(super) fn manual_as_standby_leader(
+        &mut self,
+        site: &SiteView,
+        status: &Status,
+    ) -> Option<Choice> {
+        let request = site.failover.as_ref()?;
+        let begun = self.memory.switching.as_ref().filter(|b| b.revision == request.revision);
+        if begun.is_some() {
+            // Nobody else took the key.
+            return Some(dropped(request, Dropped::NoCandidate));
+        }
+        if self.policy.paused {
+            return (!is_scheduled(&request.value)).then(|| dropped(request, Dropped::Paused));
+        }
+        match self.when(&request.value) {
+            When::Later(left) if left > self.policy.loop_wait => return None,
+            When::Later(left) => {
+                return Some(Choice::wait_for(Reason::LeadingStandby, left));
+            }
+            When::Now => {}
+            When::Missed => return Some(dropped(request, Dropped::Missed)),
+        }
+        if let Some(why) = self.refused(site, request, None) {
+            return Some(dropped(request, why));
+        }
+        let Some(peers) = self.answers_since(None) else { return Some(ask()) };
+        if !self.one_is_fit(site, &request.value, peers, status) {
+            return Some(dropped(request, Dropped::NoCandidate));
+        }
+        let step = SwitchingStep::Released { since: self.view.now };
+        self.memory.switching = Some(begin(site, request, step));
+        Some(Choice::act(Reason::Manual(Manual::Releasing), vec![Action::ReleaseLeader]))
+    }
+
+    /// In a standby site nothing was stopped for a request.
+    pub(super) fn forget_stopped(&mut self) {
+        self.memory.switching.take_if(|switching| match switching.step {
+            SwitchingStep::Released { .. } => false,
+            SwitchingStep::Checkpointing { .. }
+            | SwitchingStep::Stopping
+            | SwitchingStep::Stopped { .. }
+            | SwitchingStep::GivenUp(_) => true,
+        });
+    }
+
+    /// Whether somebody whom the request could choose answers, and is near enough.
+    fn one_is_fit(
+        &self,
+        site: &SiteView,
+        request: &FailoverRequest,
+        peers: &PeersView,
+        status: &Status,
+    ) -> bool {
+        let most = self.policy.maximum_lag_on_failover;
+        self.candidates(site, request).into_iter().any(|name| {
+            peers.answers.get(name).is_some_and(|answer| {
+                may_be_chosen(answer)
+                    && answer.timeline.is_none_or(|t| t == status.ancestry.timeline)
+                    && status.end.bytes_since(answer.position) <= most
+            })
+        })
     }
 
     /// A leader waits no longer than until a schedule is due.
@@ -531,6 +580,15 @@ fn has_all(answer: &PeerAnswer, control: &Control) -> bool {
         && answer.timeline == Some(control.ancestry.timeline)
         && answer.position > Lsn::new(0)
         && answer.position >= control.end
+}
+
+fn begin(site: &SiteView, request: &At<FailoverRequest>, step: SwitchingStep) -> Switching {
+    Switching {
+        revision: request.revision,
+        candidate: request.value.candidate.clone(),
+        leader_revision: site.leader.as_ref().map_or(0, |leader| leader.revision),
+        step,
+    }
 }
 
 fn ask() -> Choice {

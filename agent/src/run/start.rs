@@ -128,6 +128,7 @@ impl Agent {
             deadlines: Arc::clone(&deadlines),
             site: site_store.clone(),
             failsafe: failsafe.clone(),
+            http: http.clone(),
         };
         listeners.serve(&shared);
         let reaches = watch::Sender::new(BTreeMap::new());
