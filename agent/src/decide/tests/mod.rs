@@ -7,6 +7,7 @@ mod cases;
 mod epochs;
 mod failsafe;
 mod guarding;
+mod manual;
 mod paused;
 mod preconditions;
 mod promotions;
