@@ -222,6 +222,7 @@ pub const OTHERS: &[&str] = &[
     "operator: begin the operation",
     "operator: ask for the operation's end",
     "operator: refused",
+    "operator: asks inside a site",
     "asynchronous loss",
     "opened",
 ];

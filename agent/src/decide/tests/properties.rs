@@ -69,7 +69,7 @@ fn draw() -> impl Strategy<Value = Draw> {
         prop_oneof![Just(1u64), Just(20)],
     );
     let manual = (
-        0u8..6,
+        0u8..10,
         0u8..6,
         prop_oneof![Just(None), Just(Some(500u64)), Just(Some(520)), Just(Some(901))],
         prop_oneof![Just(0u64), Just(10), Just(2000)],
@@ -194,11 +194,11 @@ fn switching(world: &mut World, draw: &Draw) {
         scheduled: None,
     };
     let value = match draw.request {
-        0 => None,
-        1 => Some(request(Some("a1"), None)),
-        2 => Some(request(Some("a2"), Some("a1"))),
-        3 => Some(request(None, Some("a2"))),
-        _ => Some(request(Some("a1"), Some("a2"))),
+        0 => Some(request(Some("a1"), None)),
+        1 => Some(request(Some("a2"), Some("a1"))),
+        2 => Some(request(None, Some("a2"))),
+        3 | 4 => Some(request(Some("a1"), Some("a2"))),
+        _ => None,
     };
     world.site().failover = value.map(|value| At { value, revision: 90 });
     let since = NOW.minus(Duration::from_millis(100));

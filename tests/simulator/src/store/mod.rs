@@ -221,6 +221,17 @@ impl StoreModel {
         }
     }
 
+    /// A key is written, by a person's hand.
+    pub fn put(&mut self, key: &str, value: &[u8]) {
+        self.revision += 1;
+        let modified = Revision(self.revision);
+        let created = self.entries.get(key).map_or(modified, |entry| entry.created);
+        let value = value.to_vec().into();
+        let entry = Entry { key: key.to_owned(), value, created, modified, lease: None };
+        self.log.push(Event::Put(entry.clone()));
+        self.entries.insert(key.to_owned(), entry);
+    }
+
     /// A lease ends before its time: no store may.
     pub fn expire_early(&mut self, now: Nanos, chance: &mut Chance) {
         let ids: Vec<i64> = self.leases.keys().copied().collect();
