@@ -145,7 +145,7 @@ impl Actor {
             Action::Exit(text) => Outcome::Exit(text.clone()),
             Action::Run(job) => self.run(job, view),
             Action::ArmWatchdog => self.arm_watchdog(view),
-            Action::AskPeers => Outcome::Done(Touched::Nothing),
+            Action::AskPeers | Action::AskCandidates(_) => Outcome::Done(Touched::Nothing),
             Action::RenewNow => {
                 self.renewal.deadlines().hurry();
                 Outcome::Done(Touched::Nothing)

@@ -130,6 +130,8 @@ pub enum Action {
         /// Revision of the key that was read.
         revision: u64,
     },
+    /// Ask these members for their state, and wait for no other's answer.
+    AskCandidates(BTreeSet<NodeName>),
 }
 
 /// A long act with what it needs.

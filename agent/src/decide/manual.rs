@@ -217,7 +217,7 @@ impl<'a> Judge<'a> {
         }
         let Some(peers) = self.answers_since(None) else {
             self.memory.switching = begun;
-            return Some(ask());
+            return Some(self.ask(site, &request.value));
         };
         if !self.one_is_fit(site, &request.value, peers, status) {
             return Some(dropped(request, Dropped::NoCandidate));
@@ -264,7 +264,9 @@ impl<'a> Judge<'a> {
         if let Some(why) = self.refused(site, request, None) {
             return Some(dropped(request, why));
         }
-        let Some(peers) = self.answers_since(None) else { return Some(ask()) };
+        let Some(peers) = self.answers_since(None) else {
+            return Some(self.ask(site, &request.value));
+        };
         if !self.one_is_fit(site, &request.value, peers, status) {
             return Some(dropped(request, Dropped::NoCandidate));
         }
@@ -370,6 +372,13 @@ impl<'a> Judge<'a> {
             .collect()
     }
 
+    /// Nobody else's answer is waited for, as that of a member that has just died would be.
+    fn ask(&self, site: &SiteView, request: &FailoverRequest) -> Choice {
+        let names = self.candidates(site, request).into_iter().cloned().collect();
+        let actions = vec![Action::AskCandidates(names)];
+        Choice::act(Reason::Manual(Manual::AskingCandidates), actions)
+    }
+
     /// The members' answers, where they are fresh; given after this instant, where there is one.
     fn answers_since(&self, since: Option<BootTime>) -> Option<&'a PeersView> {
         let view = self.view;
@@ -435,7 +444,10 @@ impl<'a> Judge<'a> {
         let reason = Reason::Manual(Manual::AwaitingCandidate);
         match peers.map(|peers| peers.age).filter(|age| *age < CONFIRMS_AGAIN) {
             Some(age) => Some(Choice::wait_for(reason, (CONFIRMS_AGAIN - age).min(left))),
-            None => Some(Choice { actions: vec![Action::AskPeers], reason, wake_in: Some(left) }),
+            None => {
+                let asked = self.ask(site, &request.value);
+                Some(Choice { reason, wake_in: Some(left), ..asked })
+            }
         }
     }
 
@@ -589,10 +601,6 @@ fn begin(site: &SiteView, request: &At<FailoverRequest>, step: SwitchingStep) ->
         leader_revision: site.leader.as_ref().map_or(0, |leader| leader.revision),
         step,
     }
-}
-
-fn ask() -> Choice {
-    Choice::act(Reason::Manual(Manual::AskingCandidates), vec![Action::AskPeers])
 }
 
 fn dropped(request: &At<FailoverRequest>, why: Dropped) -> Choice {

@@ -149,7 +149,10 @@ impl Judge<'_> {
                 JobKind::Stop | JobKind::Checkpoint | JobKind::CreateUsers => false,
                 JobKind::Initdb | JobKind::Clone | JobKind::Start | JobKind::Rewind => true,
             },
-            Action::ClaimInitialize | Action::AskPeers | Action::Exit(_) => true,
+            Action::ClaimInitialize
+            | Action::AskPeers
+            | Action::AskCandidates(_)
+            | Action::Exit(_) => true,
             Action::RecordInitialize(_)
             | Action::ReleaseLeader
             | Action::WriteSync { .. }

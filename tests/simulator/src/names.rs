@@ -149,6 +149,7 @@ names! {
         Action::AskPeers => "action: AskPeers",
         Action::Exit(_) => "action: Exit",
         Action::ClearFailover { .. } => "action: ClearFailover",
+        Action::AskCandidates(_) => "action: AskCandidates",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Performing decisions: the product's transactions on the simulated stores, and effects on the
 //! model of PostgreSQL. As `regent_agent::act`: in the given order, without choices.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use regent_agent::fence::release::Release;
 use regent_agent::fence::renewal::Adopted;
 use regent_dcs::{Change, Revision, Txn};
 use regent_proto::keys::SiteKey;
+use regent_proto::name::NodeName;
 use regent_proto::time::Deadline;
 
 use super::agent::Agent;
@@ -54,7 +56,9 @@ impl Agent {
         match action {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job),
-            Action::ArmWatchdog | Action::AskPeers => Came::About(Touched::Nothing),
+            Action::ArmWatchdog | Action::AskPeers | Action::AskCandidates(_) => {
+                Came::About(Touched::Nothing)
+            }
             Action::RenewNow => {
                 self.sim.world().hurry(self.n);
                 Came::About(Touched::Nothing)
@@ -316,11 +320,18 @@ impl Agent {
 }
 
 impl World {
-    /// The other members are asked for their state.
-    pub(crate) fn ask_peers(&mut self, n: usize, process: ProcessId, view: &View) {
+    /// The other members, or those that are named, are asked for their state.
+    pub(crate) fn ask_peers(
+        &mut self,
+        n: usize,
+        process: ProcessId,
+        view: &View,
+        names: Option<&BTreeSet<NodeName>>,
+    ) {
         let members = view.site.as_ref().map(|site| &site.members);
         let members: Vec<usize> = (0..self.nodes.len())
             .filter(|m| *m != n && members.is_some_and(|k| k.contains_key(&self.nodes[*m].name)))
+            .filter(|m| names.is_none_or(|names| names.contains(&self.nodes[*m].name)))
             .collect();
         let all = members.iter().all(|m| self.agent_answers(n, *m));
         // Those that do not answer are waited for.

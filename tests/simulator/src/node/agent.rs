@@ -509,7 +509,11 @@ impl Agent {
         let mut done = Vec::new();
         for action in actions {
             if *action == Action::AskPeers {
-                self.sim.world().ask_peers(self.n, self.process, view);
+                self.sim.world().ask_peers(self.n, self.process, view, None);
+                return false;
+            }
+            if let Action::AskCandidates(names) = action {
+                self.sim.world().ask_peers(self.n, self.process, view, Some(names));
                 return false;
             }
             match self.perform(action, view).await {
