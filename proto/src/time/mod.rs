@@ -110,7 +110,8 @@ impl Deadline {
     }
 }
 
-/// Milliseconds since the Unix epoch, for people: shown, never compared.
+/// Milliseconds since the Unix epoch, for people: shown, and compared with nothing but a time that a
+/// person has given.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
