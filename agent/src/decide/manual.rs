@@ -519,8 +519,15 @@ impl<'a> Judge<'a> {
 
     /// Spec 3.6.2: this node was chosen.
     pub(super) fn is_wanted(&self, site: &SiteView) -> bool {
-        self.wanted_now(site)
-            .is_some_and(|request| request.candidate.as_ref() == Some(&self.policy.me))
+        let wanted = self.wanted_now(site).and_then(|request| request.candidate.as_ref());
+        wanted == Some(&self.policy.me)
+    }
+
+    /// It was chosen whatever others have. A switchover, which names the leader, is to lose nothing:
+    /// carried out as planned it leaves nobody ahead, and where the leader died instead, it is a race.
+    pub(super) fn is_wanted_though_behind(&self, site: &SiteView) -> bool {
+        self.is_wanted(site)
+            && self.wanted_now(site).is_some_and(|request| request.leader.is_none())
     }
 
     /// Spec 3.6.2: another one was chosen, and seems fit.

@@ -96,7 +96,7 @@ impl Judge<'_> {
                 Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
             };
         };
-        let wanted = self.is_wanted(site);
+        let wanted = self.is_wanted_though_behind(site);
         for (name, answer) in &peers.answers {
             if answer.primary {
                 let reason = Reason::NotCandidate(Unfit::PrimaryAlive(name.clone()));

@@ -456,10 +456,21 @@ fn the_candidate_takes_the_key_also_where_it_lags() {
     assert!(takes(&world));
     world.site().optime = Some(Lsn::new(501 + (1 << 20)));
     assert!(takes(&world), "a person chose it");
-    peer(&mut world, "a2").position = Lsn::new(501);
-    assert!(takes(&world), "also before one that is ahead");
     world.site().failover = None;
     assert_eq!(world.decide().reason, Reason::NotCandidate(Unfit::Lagging));
+}
+
+/// What a switchover promises is that nothing is lost; a failover to one by name promises less.
+#[test]
+fn only_a_failover_takes_the_key_before_one_that_is_ahead() {
+    let behind = |leader| {
+        let mut world = race(leader, Some("a1"));
+        peer(&mut world, "a2").position = Lsn::new(501);
+        world
+    };
+    assert!(takes(&behind(None)));
+    let reason = behind(Some("a2")).decide().reason;
+    assert_eq!(reason, Reason::NotCandidate(Unfit::Behind(name("a2"))));
 }
 
 #[test]
