@@ -8,8 +8,9 @@
 //! lead anyway (I16); each of them still tests for itself whether it may. Whoever has the key and is
 //! not open yet ends the request before anything else. The leader of a standby site stops nothing.
 
+mod words;
+
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
@@ -18,10 +19,11 @@ use regent_proto::time::BootTime;
 
 use super::race::ANSWERS_FRESH;
 use super::view::{
-    At, Control, ControlState, DataDirectory, Due, FailoverRequest, LeaderKey, PeerAnswer,
-    PeersView, Process, SiteView, Status,
+    At, Control, ControlState, Due, FailoverRequest, PeerAnswer, PeersView, SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, Reason, Unfit, synchronous};
+use super::{Action, Choice, Job, Judge, Reason, synchronous};
+
+pub use words::{Dropped, Manual};
 
 /// The longest that the checkpoint before the stop may take. Nothing is interrupted by it.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
@@ -29,14 +31,6 @@ const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
 const CONFIRMS_WITHIN: Duration = Duration::from_secs(2);
 /// How soon a candidate that has not confirmed yet is asked again.
 const CONFIRMS_AGAIN: Duration = Duration::from_millis(50);
-/// How long whoever gave the key up leaves it, and this machine, to the next leader.
-const MAKES_ROOM: Duration = Duration::from_secs(2);
-/// How long others stand back for a candidate that seems fit: should it not take the key for a reason
-/// that only it knows, somebody else has to (I20).
-const STANDS_BACK: Duration = Duration::from_secs(5);
-/// How soon a member looks at its own server again while the leader's is stopped for a switchover:
-/// nobody tells it when the last WAL has come.
-const LOOKS_AGAIN: Duration = Duration::from_millis(20);
 
 /// A switchover inside the site that this process, as its leader, has begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,92 +69,6 @@ pub enum SwitchingStep {
     GivenUp(Dropped),
 }
 
-/// What is done about a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manual {
-    /// The candidates are asked.
-    AskingCandidates,
-    /// The checkpoint that makes the stop short.
-    Checkpoint,
-    /// The server stops.
-    Stopping,
-    /// Stopped: waits for a candidate to have all WAL.
-    AwaitingCandidate,
-    /// The candidate, which has all WAL, becomes one of whom `sync` names.
-    Recording,
-    /// The leader key is given up.
-    Releasing,
-    /// Left to the next leader.
-    MakingRoom,
-    /// The request ends.
-    Dropped(Dropped),
-}
-
-/// Why a request ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// The cluster is paused: nobody could open.
-    Paused,
-    /// It was due too long ago.
-    Missed,
-    /// An operation of the federation runs.
-    OperationRuns,
-    /// It is for another leader.
-    OtherLeader,
-    /// It names the leader as its candidate.
-    LeadsAlready,
-    /// Nobody it could choose is fit.
-    NoCandidate,
-    /// The checkpoint took too long.
-    CheckpointSlow,
-    /// The server did not stop in order.
-    StoppedUncleanly,
-    /// It was taken back, or changed, while the server stopped.
-    Cancelled,
-    /// The leader key is not the one under which the server was stopped.
-    KeyMoved,
-    /// No candidate confirmed all WAL in time.
-    NotConfirmed,
-    /// The leader key has changed hands, or its holder is about to open again.
-    Outlived,
-}
-
-impl fmt::Display for Manual {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::AskingCandidates => "switchover: asking the candidates",
-            Self::Checkpoint => "switchover: checkpointing first",
-            Self::Stopping => "switchover: stopping PostgreSQL",
-            Self::AwaitingCandidate => {
-                "switchover: stopped, waiting for a candidate to have all WAL"
-            }
-            Self::Recording => "switchover: the candidate has all WAL, naming it in `sync`",
-            Self::Releasing => "switchover: a candidate has all WAL, giving the leader key up",
-            Self::MakingRoom => "switchover: leaving the leader key to the next leader",
-            Self::Dropped(why) => return write!(f, "switchover request dropped: {why}"),
-        })
-    }
-}
-
-impl fmt::Display for Dropped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Paused => "the cluster is paused",
-            Self::Missed => "it was due too long ago",
-            Self::OperationRuns => "an operation of the federation runs",
-            Self::OtherLeader => "it names another leader",
-            Self::LeadsAlready => "its candidate leads already",
-            Self::NoCandidate => "no good candidates have been found",
-            Self::CheckpointSlow => "the checkpoint took too long",
-            Self::StoppedUncleanly => "PostgreSQL did not stop in order",
-            Self::Cancelled => "it was taken back while PostgreSQL stopped",
-            Self::KeyMoved => "the leader key has moved while PostgreSQL stopped",
-            Self::NotConfirmed => "no candidate had all WAL in time: opening again",
-            Self::Outlived => "it has had its effect",
-        })
-    }
-}
-
 /// When a request is to be acted upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum When {
@@ -174,7 +82,7 @@ fn is_scheduled(request: &FailoverRequest) -> bool {
 }
 
 /// Whether a peer may be chosen at all: it answers, is no primary, and may lead.
-fn may_be_chosen(answer: &PeerAnswer) -> bool {
+pub(super) fn may_be_chosen(answer: &PeerAnswer) -> bool {
     !answer.primary && !answer.nofailover
 }
 
@@ -503,93 +411,6 @@ impl<'a> Judge<'a> {
         self.memory.switching = None;
         let request = site.failover.as_ref()?;
         Some(dropped(request, Dropped::Outlived))
-    }
-
-    /// A request that counts in a race: one that is not for later.
-    fn wanted_now<'s>(&self, site: &'s SiteView) -> Option<&'s FailoverRequest> {
-        let request = &site.failover.as_ref()?.value;
-        let counts = match request.scheduled.as_ref().map(|schedule| schedule.due) {
-            None => true,
-            Some(Due::BeforeBoot) => false,
-            // Two machines' clocks differ a little. The leader may have acted on it since.
-            Some(Due::At(due)) => due.since(self.view.now) <= self.policy.loop_wait,
-        };
-        counts.then_some(request)
-    }
-
-    /// Spec 3.6.2: this node was chosen.
-    pub(super) fn is_wanted(&self, site: &SiteView) -> bool {
-        let wanted = self.wanted_now(site).and_then(|request| request.candidate.as_ref());
-        wanted == Some(&self.policy.me)
-    }
-
-    /// It was chosen whatever others have. A switchover, which names the leader, is to lose nothing:
-    /// carried out as planned it leaves nobody ahead, and where the leader died instead, it is a race.
-    pub(super) fn is_wanted_though_behind(&self, site: &SiteView) -> bool {
-        self.is_wanted(site)
-            && self.wanted_now(site).is_some_and(|request| request.leader.is_none())
-    }
-
-    /// Spec 3.6.2: another one was chosen, and seems fit.
-    pub(super) fn other_is_wanted(&self, site: &SiteView, peers: &PeersView) -> Option<Unfit> {
-        let wanted = self.wanted_now(site)?.candidate.as_ref()?;
-        let may_lead = !self.synchronous_rule_applies(site)
-            || site.sync.standbys.contains(wanted)
-            || site.sync.leader.as_ref() == Some(wanted);
-        let fit = *wanted != self.policy.me
-            && may_lead
-            && site.members.get(wanted).is_some_and(|member| !member.nofailover)
-            && peers.answers.get(wanted).is_some_and(may_be_chosen);
-        (fit && site.leaderless < STANDS_BACK).then(|| Unfit::OtherWanted(wanted.clone()))
-    }
-
-    /// The free key is left to the next leader for a while by whoever gave it up.
-    pub(super) fn makes_room(&self, site: &SiteView) -> Option<Choice> {
-        let named = self.wanted_now(site)?.leader.as_ref() == Some(&self.policy.me);
-        let gave_up = site.failover.as_ref().is_some_and(|request| {
-            self.memory.switching.as_ref().is_some_and(|s| s.revision == request.revision)
-        });
-        let left = MAKES_ROOM.saturating_sub(site.leaderless);
-        ((named || gave_up) && !left.is_zero())
-            .then(|| Choice::wait_for(Reason::Manual(Manual::MakingRoom), left))
-    }
-
-    /// Another member has the key. Whoever gave it up for that one starts straight under it, once it
-    /// is open; and while a leader stops for a request, the others look soon, because they are asked
-    /// how far they are.
-    pub(super) fn beside_a_switchover(
-        &mut self,
-        site: &SiteView,
-        leader: &LeaderKey,
-        mut choice: Choice,
-    ) -> Choice {
-        let postgres = &self.view.postgres;
-        let open = site.members.get(&leader.name).is_some_and(|member| member.role == "primary");
-        let waits = matches!(postgres.data, DataDirectory::Cluster(_))
-            && postgres.process == Process::Stopped
-            && !open;
-        match self.memory.switching.as_ref().map(|switching| switching.step) {
-            Some(SwitchingStep::Released { since }) if waits => {
-                let left = MAKES_ROOM.saturating_sub(self.view.now.since(since));
-                if !left.is_zero() {
-                    return Choice::wait_for(Reason::Manual(Manual::MakingRoom), left);
-                }
-            }
-            Some(
-                SwitchingStep::Released { .. }
-                | SwitchingStep::Checkpointing { .. }
-                | SwitchingStep::Stopping
-                | SwitchingStep::Stopped { .. }
-                | SwitchingStep::GivenUp(_),
-            ) => self.memory.switching = None,
-            None => {}
-        }
-        let stops = site.members.get(&leader.name).is_some_and(|member| member.state != "running");
-        if stops && choice.actions.is_empty() && self.wanted_now(site).is_some() {
-            let soon = choice.wake_in.map_or(LOOKS_AGAIN, |wake_in| wake_in.min(LOOKS_AGAIN));
-            choice.wake_in = Some(soon);
-        }
-        choice
     }
 }
 

@@ -35,6 +35,7 @@ pub mod synchronous;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod view;
+mod wanted;
 
 use std::time::Duration;
 

@@ -467,3 +467,86 @@ fn host_port(url: &str) -> Option<(String, u16)> {
     let (host, port) = authority.rsplit_once(':')?;
     Some((host.to_owned(), port.parse().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use regent_proto::time::WallTime;
+
+    use super::*;
+    use crate::decide::view::Due;
+
+    const KEY: &str = "/service/a/failover";
+
+    fn observer() -> SiteObserver {
+        let keys = SiteKeys::new("/service", &"a".parse().expect("a label"));
+        SiteObserver::new(keys, "a1".parse().expect("a label"))
+    }
+
+    fn request(
+        observer: &mut SiteObserver,
+        value: &str,
+        revision: u64,
+        now: BootTime,
+    ) -> Option<FailoverRequest> {
+        let entry = Entry {
+            key: KEY.to_owned(),
+            value: value.as_bytes().to_vec().into(),
+            created: Revision(1),
+            modified: Revision(revision),
+            lease: None,
+        };
+        let entries = [(KEY.to_owned(), entry)].into();
+        let picture = Picture { entries, revision: Revision(revision), answered: Some(now) };
+        let (view, _) = observer.read(&picture, None, now, &Dynamic::default()).expect("answered");
+        let request = view.failover?;
+        assert_eq!(request.revision, revision);
+        Some(request.value)
+    }
+
+    #[test]
+    fn a_schedule_is_put_on_the_boot_clock_once_for_each_revision() {
+        let mut observer = observer();
+        let hour = Duration::from_secs(3600);
+        let (now, then) = (BootTime::from_nanos(7_000_000_000_000), Duration::from_secs(10));
+        let at = WallTime(wall_time().0 + 3_600_000);
+        let text = format!(r#"{{"leader":"a1","scheduled_at":"{at}"}}"#);
+        let mut due = |revision, now| {
+            let request = request(&mut observer, &text, revision, now).expect("readable");
+            let schedule = request.scheduled.expect("scheduled");
+            assert_eq!(schedule.text, at.to_string());
+            let Due::At(due) = schedule.due else { panic!("{schedule:?}") };
+            due
+        };
+        let first = due(3, now);
+        assert!(first <= now.plus(hour) && first > now.plus(hour - Duration::from_secs(60)));
+        // The wall clock still says nearly the same, the boot clock does not: nothing is computed anew.
+        assert_eq!(due(3, now.plus(then)), first);
+        assert!(due(4, now.plus(then)) > first, "another request is");
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_none() {
+        let now = BootTime::from_nanos(7_000_000_000_000);
+        for value in ["{}", "null", r#"{"leader":null,"member":null}"#] {
+            let mut observer = observer();
+            assert_eq!(request(&mut observer, value, 3, now), None, "{value}: idle");
+        }
+        for value in [
+            "x",
+            r#"{"leader":7}"#,
+            r#"{"leader":"a1","scheduled_at":"soon"}"#,
+            r#"{"leader":"a1","scheduled_at":"2026-11-30T10:00:00"}"#,
+            r#"{"leader":"a1","scheduled_at":7}"#,
+        ] {
+            let mut observer = observer();
+            assert_eq!(request(&mut observer, value, 3, now), None, "{value}");
+            assert_eq!(observer.unreadable().collect::<Vec<_>>(), [KEY], "{value}");
+        }
+        let mut observer = observer();
+        let read = request(&mut observer, r#"{"leader":"a1","member":"a2"}"#, 3, now);
+        let read = read.expect("readable");
+        let names = (read.leader.expect("named"), read.candidate.expect("named"));
+        assert_eq!((names.0.as_str(), names.1.as_str()), ("a1", "a2"));
+        assert_eq!(read.scheduled, None, "for now");
+    }
+}
