@@ -135,7 +135,8 @@ impl Judge<'_> {
         }
         if let (DataDirectory::Cluster(control), Process::Stopped) =
             (&postgres.data, postgres.process)
-            && let Some(choice) = self.switched_off(site, control)
+            && let Some(choice) =
+                self.switched_off(site, control).or_else(|| self.not_starting(site))
         {
             return choice;
         }

@@ -19,7 +19,8 @@ use regent_proto::time::BootTime;
 
 use super::race::ANSWERS_FRESH;
 use super::view::{
-    At, Control, ControlState, Due, FailoverRequest, PeerAnswer, PeersView, SiteView, Status,
+    At, Control, ControlState, Due, FailoverRequest, JobKind, PeerAnswer, PeersView, SiteView,
+    Status,
 };
 use super::{Action, Choice, Job, Judge, Reason, synchronous};
 
@@ -357,6 +358,44 @@ impl<'a> Judge<'a> {
                 Some(Choice { reason, wake_in: Some(left), ..asked })
             }
         }
+    }
+
+    /// The server does not start, whatever is tried. A failover by name lets the candidate lead all the
+    /// same: one whom `sync` names, or without it one that is near what was last published.
+    pub(super) fn not_starting(&mut self, site: &SiteView) -> Option<Choice> {
+        let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Start);
+        let request = site.failover.as_ref().filter(|_| failed && !self.policy.paused)?;
+        match self.when(&request.value) {
+            When::Later(_) => return None,
+            When::Now => {}
+            When::Missed => return Some(dropped(request, Dropped::Missed)),
+        }
+        if let Some(why) = self.refused(site, request, None) {
+            return Some(dropped(request, why));
+        }
+        if request.value.leader.is_some() {
+            return Some(dropped(request, Dropped::NotRunning));
+        }
+        let Some(peers) = self.answers_since(None) else {
+            return Some(self.ask(site, &request.value));
+        };
+        let (synchronous, most) =
+            (self.synchronous_rule_applies(site), self.policy.maximum_lag_on_failover);
+        let fit = self.candidates(site, &request.value).into_iter().any(|name| {
+            peers.answers.get(name).filter(|answer| may_be_chosen(answer)).is_some_and(|answer| {
+                if synchronous {
+                    site.sync.standbys.contains(name)
+                } else {
+                    site.optime.is_none_or(|optime| optime.bytes_since(answer.position) <= most)
+                }
+            })
+        });
+        if !fit {
+            return Some(dropped(request, Dropped::NoCandidate));
+        }
+        let step = SwitchingStep::Released { since: self.view.now };
+        self.memory.switching = Some(begin(site, request, step));
+        Some(Choice::act(Reason::Manual(Manual::Releasing), vec![Action::ReleaseLeader]))
     }
 
     /// They have everything that was ever acknowledged here: nothing writes any more.

@@ -50,6 +50,8 @@ pub enum Dropped {
     NotConfirmed,
     /// The leader key has changed hands, or its holder is about to open again.
     Outlived,
+    /// The server does not start, so nothing can be handed over in order.
+    NotRunning,
 }
 
 impl fmt::Display for Manual {
@@ -84,6 +86,7 @@ impl fmt::Display for Dropped {
             Self::KeyMoved => "the leader key has moved while PostgreSQL stopped",
             Self::NotConfirmed => "no candidate had all WAL in time: opening again",
             Self::Outlived => "it has had its effect",
+            Self::NotRunning => "PostgreSQL does not start: a failover to a candidate can be asked for",
         })
     }
 }

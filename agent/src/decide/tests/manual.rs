@@ -437,6 +437,47 @@ fn a_server_that_ended_by_itself_is_started_as_ever() {
     assert!(matches!(actions[..], [Action::Run(Job::StartPrimary { .. })]), "{actions:?}");
 }
 
+/// Its server does not start.
+fn broken(leader: Option<&str>, candidate: Option<&str>) -> World {
+    let mut world = asked(leader, candidate);
+    world.stopped(ControlState::InProduction, 3, 400);
+    let retry_at = NOW.plus(Duration::from_secs(8));
+    world.memory.failed = Some(FailedJob { job: JobKind::Start, times: 4, retry_at });
+    world
+}
+
+#[test]
+fn a_leader_whose_server_does_not_start_gives_the_key_up_for_a_failover_by_name() {
+    let mut world = broken(None, Some("a2"));
+    let (reason, actions) = step(&mut world);
+    assert_eq!(reason, Reason::Manual(Manual::Releasing));
+    assert_eq!(actions, vec![Action::ReleaseLeader]);
+    ends(&broken(None, Some("a3")), Dropped::NoCandidate);
+    ends(&broken(Some("a1"), Some("a2")), Dropped::NotRunning);
+    let mut old = broken(None, Some("a2"));
+    old.view.peers = None;
+    assert_eq!(old.decide().actions, asks("a2"));
+    let mut silent = broken(None, Some("a2"));
+    silent.view.peers.as_mut().expect("they answered").answers.clear();
+    ends(&silent, Dropped::NoCandidate);
+    let mut starts = broken(None, Some("a2"));
+    starts.memory.failed = None;
+    let actions = starts.decide().actions;
+    assert!(matches!(actions[..], [Action::Run(Job::StartPrimary { .. })]), "{actions:?}");
+    let mut later = broken(None, Some("a2"));
+    schedule(&mut later, Due::At(NOW.plus(Duration::from_secs(60))));
+    assert_eq!(later.decide().reason, Reason::Backoff(JobKind::Start));
+    schedule(&mut later, Due::BeforeBoot);
+    ends(&later, Dropped::Missed);
+    // Without a synchronous standby: one that is near what was last published.
+    for (optime, releases) in [(500 + (1 << 20), true), (501 + (1 << 20), false)] {
+        let mut world = broken(None, Some("a3"));
+        world.policy.synchronous_mode = false;
+        world.site().optime = Some(Lsn::new(optime));
+        assert_eq!(world.decide().actions.contains(&Action::ReleaseLeader), releases, "{optime}");
+    }
+}
+
 /// A standby that may take the free key: `a1`, which led before, as `sync` says.
 fn race(leader: Option<&str>, candidate: Option<&str>) -> World {
     let mut world = asked(leader, candidate);

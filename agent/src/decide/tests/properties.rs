@@ -256,6 +256,7 @@ fn check_switching(world: &World, decision: &Decision) -> Result<(), TestCaseErr
             prop_assert!(mine, "opens what it did not stop");
         }
     }
+    // Nothing is drawn that has failed before, so every release is of a server that stopped in order.
     if decision.reason == Reason::Manual(Manual::Releasing) && primary_site {
         prop_assert_eq!(view.postgres.process, Process::Stopped);
         prop_assert_eq!(control.state, ControlState::ShutDown);
