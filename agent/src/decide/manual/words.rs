@@ -86,7 +86,7 @@ impl fmt::Display for Dropped {
             Self::KeyMoved => "the leader key has moved while PostgreSQL stopped",
             Self::NotConfirmed => "no candidate had all WAL in time: opening again",
             Self::Outlived => "it has had its effect",
-            Self::NotRunning => "PostgreSQL does not start: a failover to a candidate can be asked for",
+            Self::NotRunning => "PostgreSQL does not start; ask for a failover by name",
         })
     }
 }
