@@ -107,6 +107,8 @@ impl<'a> Judge<'a> {
             When::Missed => return Some(dropped(request, Dropped::Missed)),
         }
         if let Some(why) = self.refused(site, request, begun.as_ref()) {
+            // Where the write is not done, it is tried again, and the switchover is not.
+            self.memory.switching = begun;
             return Some(dropped(request, why));
         }
         if status.is_unnamed() {
@@ -119,7 +121,7 @@ impl<'a> Judge<'a> {
             && self.view.checkpoint_runs
         {
             if self.view.now.since(since) > CHECKPOINT_WITHIN {
-                return Some(dropped(request, Dropped::CheckpointSlow));
+                return Some(self.give_up(begun.clone(), Dropped::CheckpointSlow, Some(request)));
             }
             self.memory.switching = Some(begun.clone());
             return None;
@@ -419,7 +421,8 @@ impl<'a> Judge<'a> {
         Choice::act(Reason::Manual(Manual::Releasing), vec![Action::ReleaseLeader])
     }
 
-    /// The server opens again, under the key that was never given up.
+    /// The request ends, and is not begun again; a server that was stopped for it opens again, under the
+    /// key that was never given up.
     fn give_up(
         &mut self,
         mut switching: Switching,

@@ -265,6 +265,9 @@ fn the_checkpoint_comes_before_the_stop_and_is_bounded() {
     slow.view.tenure.site = Deadline::at(slow.view.now.plus(MS));
     slow.view.tenure.primary.as_mut().expect("held").deadline = slow.view.tenure.site;
     ends(&slow, Dropped::CheckpointSlow);
+    step(&mut slow);
+    slow.view.checkpoint_runs = false;
+    ends(&slow, Dropped::CheckpointSlow);
     world.view.checkpoint_runs = false;
     let (reason, actions) = step(&mut world);
     assert_eq!(reason, Reason::Manual(Manual::Stopping));
@@ -423,6 +426,9 @@ fn a_request_that_failed_is_not_tried_again() {
         leader_revision: 12,
         step: SwitchingStep::GivenUp(Dropped::NotConfirmed),
     });
+    ends(&world, Dropped::NotConfirmed);
+    // That write may not be done.
+    step(&mut world);
     ends(&world, Dropped::NotConfirmed);
     world.site().failover.as_mut().expect("asked").revision += 1;
     assert!(begins(&world), "a new one is");
