@@ -82,9 +82,9 @@ fn is_scheduled(request: &FailoverRequest) -> bool {
     request.scheduled.is_some()
 }
 
-/// Whether a peer may be chosen at all: it answers, is no primary, and may lead.
+/// Whether a peer may be chosen at all: its server answers, is no primary, and may lead.
 pub(super) fn may_be_chosen(answer: &PeerAnswer) -> bool {
-    !answer.primary && !answer.nofailover
+    !answer.primary && !answer.nofailover && answer.position > Lsn::new(0)
 }
 
 impl<'a> Judge<'a> {
@@ -460,7 +460,6 @@ impl<'a> Judge<'a> {
 fn has_all(answer: &PeerAnswer, control: &Control) -> bool {
     may_be_chosen(answer)
         && answer.timeline == Some(control.ancestry.timeline)
-        && answer.position > Lsn::new(0)
         && answer.position >= control.end
 }
 

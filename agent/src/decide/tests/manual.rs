@@ -557,13 +557,14 @@ fn others_stand_back_for_a_candidate_that_is_fit_and_for_no_longer_than_a_while(
     let world = || race(Some("a3"), Some("a2"));
     assert_eq!(world().decide().reason, wanted("a2"));
     type Bend = fn(&mut World);
-    let cases: [(&str, Bend); 6] = [
+    let cases: [(&str, Bend); 7] = [
         ("silent", |w| {
             let peers = w.view.peers.as_mut().expect("they answered");
             peers.answers.remove(&name::<NodeName>("a2"));
         }),
         ("tag", |w| w.member("a2").nofailover = true),
         ("tag by its answer", |w| peer(w, "a2").nofailover = true),
+        ("its server does not run", |w| peer(w, "a2").position = Lsn::new(0)),
         ("gone", |w| drop(w.site().members.remove(&name::<NodeName>("a2")))),
         ("it could not lead", |w| w.site().sync.standbys = BTreeSet::from([name("a3")])),
         ("it has not come", |w| w.site().leaderless = Duration::from_secs(5)),
