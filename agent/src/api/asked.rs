@@ -89,6 +89,9 @@ impl Asked {
         let (pictures, receiver) = watch::channel(Some(Arc::new(picture.clone())));
         let dir = tempfile::tempdir().expect("a directory");
         let word = Word::open(dir.path().join("word"), boot_time()).expect("nothing there");
+        // As `main` does: without a provider no client can be built. Another test may have been faster.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         let shared = Shared {
             site: SiteStore {
                 store: Arc::new(store.process("agent")),
@@ -102,7 +105,7 @@ impl Asked {
                 word: Arc::new(word),
                 given: SharedGiven::default(),
             },
-            http: reqwest::Client::new(),
+            http,
             config,
         };
         Self { store, shared, pictures, picture, dir }
