@@ -88,11 +88,16 @@ impl Judge<'_> {
         Choice::wait(Reason::Paused(PausedAs::NoLeader))
     }
 
-    /// The key is ours: kept by a primary, given up by anything else.
+    /// The key is ours: kept by a primary, also by one that a switchover has stopped, and given up by
+    /// anything else.
     fn keep_leading(&mut self, site: &SiteView) -> Choice {
         let not_primary =
             Choice::act(Reason::Paused(PausedAs::NoPrimaryAnyMore), vec![Action::ReleaseLeader]);
         match (self.view.postgres.process, &self.view.postgres.status) {
+            // Nobody can have opened since, nor can anybody now; after the pause it opens again.
+            (Process::Stopped, _) if self.is_switched_off(site) => {
+                Choice::wait(Reason::Paused(PausedAs::Leader))
+            }
             (Process::Stopped, _) => not_primary,
             (Process::Starting, _) | (Process::Running, None) => {
                 Choice::wait(Reason::AwaitingServer)

@@ -80,22 +80,24 @@ impl Judge<'_> {
         let waits = matches!(postgres.data, DataDirectory::Cluster(_))
             && postgres.process == Process::Stopped
             && !open;
-        match self.memory.switching.as_ref().map(|switching| switching.step) {
-            Some(SwitchingStep::Released { since }) if waits => {
-                let left = MAKES_ROOM.saturating_sub(self.view.now.since(since));
-                if !left.is_zero() {
-                    return Choice::wait_for(Reason::Manual(Manual::MakingRoom), left);
-                }
+        let step = self.memory.switching.as_ref().map(|switching| switching.step);
+        if let Some(SwitchingStep::Released { since }) = step
+            && waits
+        {
+            let left = MAKES_ROOM.saturating_sub(self.view.now.since(since));
+            if !left.is_zero() {
+                return Choice::wait_for(Reason::Manual(Manual::MakingRoom), left);
             }
-            Some(
-                SwitchingStep::Released { .. }
-                | SwitchingStep::Checkpointing { .. }
-                | SwitchingStep::Stopping
-                | SwitchingStep::Stopped { .. }
-                | SwitchingStep::GivenUp(_),
-            ) => self.memory.switching = None,
-            None => {}
         }
+        let request = site.failover.as_ref().map(|request| request.revision);
+        self.memory.switching.take_if(|switching| match switching.step {
+            // Once for each request: two nodes of a standby site would pass the key to and fro.
+            SwitchingStep::Released { .. } => request != Some(switching.revision),
+            SwitchingStep::Checkpointing { .. }
+            | SwitchingStep::Stopping
+            | SwitchingStep::Stopped { .. }
+            | SwitchingStep::GivenUp(_) => true,
+        });
         let stops = site.members.get(&leader.name).is_some_and(|member| member.state != "running");
         if stops && choice.actions.is_empty() && self.wanted_now(site).is_some() {
             let soon = choice.wake_in.map_or(LOOKS_AGAIN, |wake_in| wake_in.min(LOOKS_AGAIN));

@@ -8,22 +8,22 @@
 //! lead anyway (I16); each of them still tests for itself whether it may. Whoever has the key and is
 //! not open yet ends the request before anything else. The leader of a standby site stops nothing.
 
+mod candidates;
 mod words;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
 
-use super::race::ANSWERS_FRESH;
 use super::view::{
-    At, Control, ControlState, Due, FailoverRequest, JobKind, PeerAnswer, PeersView, SiteView,
-    Status,
+    At, Control, ControlState, DataDirectory, Due, FailoverRequest, JobKind, SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, Reason, synchronous};
 
+pub(super) use candidates::may_be_chosen;
+use candidates::{has_all, streaming};
 pub use words::{Dropped, Manual};
 
 /// The longest that the checkpoint before the stop may take. Nothing is interrupted by it.
@@ -42,6 +42,9 @@ pub struct Switching {
     pub candidate: Option<NodeName>,
     /// Revision of the leader key under which it was begun.
     pub leader_revision: u64,
+    /// Who streamed from this server when it was told to stop: what they have is of its history, which
+    /// the number of a timeline alone does not tell (I14).
+    pub streamed: BTreeSet<NodeName>,
     /// How far it is.
     pub step: SwitchingStep,
 }
@@ -82,12 +85,7 @@ fn is_scheduled(request: &FailoverRequest) -> bool {
     request.scheduled.is_some()
 }
 
-/// Whether a peer may be chosen at all: its server answers, is no primary, and may lead.
-pub(super) fn may_be_chosen(answer: &PeerAnswer) -> bool {
-    !answer.primary && !answer.nofailover && answer.position > Lsn::new(0)
-}
-
-impl<'a> Judge<'a> {
+impl Judge<'_> {
     /// Spec 3.6.1, while the server writes. `None`: nothing to do about a request.
     pub(super) fn manual_as_leader(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
         let Some(request) = &site.failover else {
@@ -99,6 +97,11 @@ impl<'a> Judge<'a> {
         if self.policy.paused {
             // A schedule waits for the end of the pause, and is missed if that takes too long.
             return (!is_scheduled(&request.value)).then(|| dropped(request, Dropped::Paused));
+        }
+        if self.view.failsafe.stands {
+            // The store is away: nobody could take the key, and the server would stay stopped.
+            self.memory.switching = begun;
+            return None;
         }
         match self.when(&request.value) {
             When::Later(_) => return None,
@@ -118,19 +121,28 @@ impl<'a> Judge<'a> {
         }
         if let Some(begun) = &begun
             && let SwitchingStep::Checkpointing { since } = begun.step
-            && self.view.checkpoint_runs
         {
-            if self.view.now.since(since) > CHECKPOINT_WITHIN {
+            let runs = self.view.checkpoint_runs;
+            let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Checkpoint);
+            if runs && self.view.now.since(since) > CHECKPOINT_WITHIN {
                 return Some(self.give_up(begun.clone(), Dropped::CheckpointSlow, Some(request)));
             }
-            self.memory.switching = Some(begun.clone());
-            return None;
+            if runs {
+                self.memory.switching = Some(begun.clone());
+                return None;
+            }
+            if failed {
+                // The stop would have to make it, while nobody writes.
+                return Some(self.give_up(begun.clone(), Dropped::CheckpointFailed, Some(request)));
+            }
         }
         let Some(peers) = self.answers_since(None) else {
             self.memory.switching = begun;
             return Some(self.ask(site, &request.value));
         };
-        if !self.one_is_fit(site, &request.value, peers, status) {
+        let mut streamed = self.fit(site, &request.value, peers, status);
+        streamed.retain(|name| streaming(status, name).is_some());
+        if streamed.is_empty() {
             return Some(dropped(request, Dropped::NoCandidate));
         }
         if begun.is_none() {
@@ -140,7 +152,8 @@ impl<'a> Judge<'a> {
             let actions = if self.view.checkpoint_runs { Vec::new() } else { checkpoint };
             return Some(Choice::act(Reason::Manual(Manual::Checkpoint), actions));
         }
-        self.memory.switching = Some(begin(site, request, SwitchingStep::Stopping));
+        let stopping = begin(site, request, SwitchingStep::Stopping);
+        self.memory.switching = Some(Switching { streamed, ..stopping });
         // The tenure ends first: no answer to an earlier request may raise a deadline once the next
         // leader may have its own.
         Some(Choice::act(
@@ -178,7 +191,7 @@ impl<'a> Judge<'a> {
         let Some(peers) = self.answers_since(None) else {
             return Some(self.ask(site, &request.value));
         };
-        if !self.one_is_fit(site, &request.value, peers, status) {
+        if self.fit(site, &request.value, peers, status).is_empty() {
             return Some(dropped(request, Dropped::NoCandidate));
         }
         let step = SwitchingStep::Released { since: self.view.now };
@@ -195,24 +208,6 @@ impl<'a> Judge<'a> {
             | SwitchingStep::Stopped { .. }
             | SwitchingStep::GivenUp(_) => true,
         });
-    }
-
-    /// Whether somebody whom the request could choose answers, and is near enough.
-    fn one_is_fit(
-        &self,
-        site: &SiteView,
-        request: &FailoverRequest,
-        peers: &PeersView,
-        status: &Status,
-    ) -> bool {
-        let most = self.policy.maximum_lag_on_failover;
-        self.candidates(site, request).into_iter().any(|name| {
-            peers.answers.get(name).is_some_and(|answer| {
-                may_be_chosen(answer)
-                    && answer.timeline.is_none_or(|t| t == status.ancestry.timeline)
-                    && status.end.bytes_since(answer.position) <= most
-            })
-        })
     }
 
     /// A leader waits no longer than until a schedule is due.
@@ -240,6 +235,10 @@ impl<'a> Judge<'a> {
         if self.view.federation.as_ref().is_some_and(|federation| federation.operation_runs) {
             return Some(Dropped::OperationRuns);
         }
+        if self.view.tenure.primary.as_ref().is_some_and(|held| held.by_promise) {
+            // The quorum is away: the next leader could not acquire the primary lease.
+            return Some(Dropped::ByPromise);
+        }
         let FailoverRequest { leader, candidate, .. } = &request.value;
         if leader.as_ref().is_some_and(|leader| *leader != self.policy.me) {
             return Some(Dropped::OtherLeader);
@@ -259,44 +258,6 @@ impl<'a> Judge<'a> {
             Some(Due::At(due)) if now.since(due) > loop_wait + loop_wait / 2 => When::Missed,
             Some(Due::At(_)) => When::Now,
         }
-    }
-
-    /// Members that the request could choose: in sync mode those that `sync` names, because nobody
-    /// else could lead afterwards. A manual failover may name another, which becomes one of them once
-    /// it has all WAL.
-    fn candidates<'s>(&self, site: &'s SiteView, request: &FailoverRequest) -> Vec<&'s NodeName> {
-        let synchronous = self.synchronous_rule_applies(site);
-        let of_sync = |name: &NodeName| match &request.leader {
-            Some(_) => site.sync.standbys.contains(name),
-            None => true,
-        };
-        if self.policy.synchronous_mode && site.sync.unreadable {
-            // Unknown is not "anybody" (I9).
-            return Vec::new();
-        }
-        let named = |name: &NodeName| request.candidate.as_ref().is_none_or(|c| c == name);
-        site.members
-            .iter()
-            .filter(|(name, member)| **name != self.policy.me && !member.nofailover)
-            .map(|(name, _)| name)
-            .filter(|name| named(name) && (!synchronous || of_sync(name)))
-            .collect()
-    }
-
-    /// Nobody else's answer is waited for, as that of a member that has just died would be.
-    fn ask(&self, site: &SiteView, request: &FailoverRequest) -> Choice {
-        let names = self.candidates(site, request).into_iter().cloned().collect();
-        let actions = vec![Action::AskCandidates(names)];
-        Choice::act(Reason::Manual(Manual::AskingCandidates), actions)
-    }
-
-    /// The members' answers, where they are fresh; given after this instant, where there is one.
-    fn answers_since(&self, since: Option<BootTime>) -> Option<&'a PeersView> {
-        let view = self.view;
-        let peers = view.peers.as_ref()?;
-        let asked = view.now.minus(peers.age);
-        let fresh = peers.age <= ANSWERS_FRESH && since.is_none_or(|since| asked >= since);
-        fresh.then_some(peers)
     }
 
     /// The server that this process stopped for a request. `None`: there is none, or it is to be
@@ -339,6 +300,7 @@ impl<'a> Judge<'a> {
             Some(peers) => self
                 .candidates(site, &request.value)
                 .into_iter()
+                .filter(|name| switching.streamed.contains(*name))
                 .filter(|name| {
                     peers.answers.get(*name).is_some_and(|answer| has_all(answer, control))
                 })
@@ -448,6 +410,23 @@ impl<'a> Judge<'a> {
             })
     }
 
+    /// The server was stopped in order for a request, under this very key, and has not opened since.
+    pub(super) fn is_switched_off(&self, site: &SiteView) -> bool {
+        let leader_revision = site.leader.as_ref().map(|leader| leader.revision);
+        let in_order = matches!(&self.view.postgres.data,
+            DataDirectory::Cluster(control) if control.state == ControlState::ShutDown);
+        let for_a_request = self.memory.switching.as_ref().is_some_and(|switching| {
+            leader_revision == Some(switching.leader_revision)
+                && match switching.step {
+                    SwitchingStep::Stopping
+                    | SwitchingStep::Stopped { .. }
+                    | SwitchingStep::GivenUp(_) => true,
+                    SwitchingStep::Checkpointing { .. } | SwitchingStep::Released { .. } => false,
+                }
+        });
+        in_order && for_a_request
+    }
+
     /// The leader key has just been taken, or its holder opens anew: a request has had its effect.
     pub(super) fn end_request(&mut self, site: &SiteView) -> Option<Choice> {
         self.memory.switching = None;
@@ -456,18 +435,12 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// All WAL of a server that stopped in order, to the end of its shutdown checkpoint.
-fn has_all(answer: &PeerAnswer, control: &Control) -> bool {
-    may_be_chosen(answer)
-        && answer.timeline == Some(control.ancestry.timeline)
-        && answer.position >= control.end
-}
-
 fn begin(site: &SiteView, request: &At<FailoverRequest>, step: SwitchingStep) -> Switching {
     Switching {
         revision: request.revision,
         candidate: request.value.candidate.clone(),
         leader_revision: site.leader.as_ref().map_or(0, |leader| leader.revision),
+        streamed: BTreeSet::new(),
         step,
     }
 }

@@ -32,6 +32,8 @@ pub enum Dropped {
     Missed,
     /// An operation of the federation runs.
     OperationRuns,
+    /// The quorum is away: the leader goes on by the other sites' promises.
+    ByPromise,
     /// It is for another leader.
     OtherLeader,
     /// It names the leader as its candidate.
@@ -40,6 +42,8 @@ pub enum Dropped {
     NoCandidate,
     /// The checkpoint took too long.
     CheckpointSlow,
+    /// The checkpoint failed.
+    CheckpointFailed,
     /// The server did not stop in order.
     StoppedUncleanly,
     /// It was taken back, or changed, while the server stopped.
@@ -77,10 +81,12 @@ impl fmt::Display for Dropped {
             Self::Paused => "the cluster is paused",
             Self::Missed => "it was due too long ago",
             Self::OperationRuns => "an operation of the federation runs",
+            Self::ByPromise => "the global quorum is away: nobody could open",
             Self::OtherLeader => "it names another leader",
             Self::LeadsAlready => "its candidate leads already",
             Self::NoCandidate => "no good candidates have been found",
             Self::CheckpointSlow => "the checkpoint took too long",
+            Self::CheckpointFailed => "the checkpoint failed",
             Self::StoppedUncleanly => "PostgreSQL did not stop in order",
             Self::Cancelled => "it was taken back while PostgreSQL stopped",
             Self::KeyMoved => "the leader key has moved while PostgreSQL stopped",

@@ -12,7 +12,7 @@ use regent_proto::timeline::TimelineId;
 use super::world::{NOW, World, history, name, sender};
 use crate::decide::manual::{Switching, SwitchingStep};
 use crate::decide::view::*;
-use crate::decide::{Action, Dropped, Job, Manual, Reason, Unfit};
+use crate::decide::{Action, Dropped, Job, Manual, PausedAs, Reason, Unfit};
 
 /// Revision of the request in these worlds.
 const REQUEST: u64 = 90;
@@ -99,13 +99,17 @@ fn pass(world: &mut World, span: Duration) {
 /// Stopped in order for a request, its end at 520; nobody has been asked since.
 fn stopped(leader: Option<&str>, candidate: Option<&str>) -> World {
     let mut world = asked(leader, candidate);
-    assert_eq!(step(&mut world).0, Reason::Manual(Manual::Checkpoint));
-    let (reason, actions) = step(&mut world);
+    stops(&mut world);
+    world
+}
+
+fn stops(world: &mut World) {
+    assert_eq!(step(world).0, Reason::Manual(Manual::Checkpoint));
+    let (reason, actions) = step(world);
     assert_eq!(reason, Reason::Manual(Manual::Stopping));
     assert_eq!(actions, vec![Action::EndTenure, Action::Run(Job::Stop)]);
     world.stopped(ControlState::ShutDown, 3, 520);
-    pass(&mut world, MS);
-    world
+    pass(world, MS);
 }
 
 /// They are asked and answer.
@@ -113,6 +117,10 @@ fn answered(world: &mut World, positions: [u64; 2]) {
     let (reason, actions) = step(world);
     assert_eq!(reason, Reason::Manual(Manual::AwaitingCandidate));
     assert!(matches!(actions[..], [Action::AskCandidates(_)]), "{actions:?}");
+    answered_again(world, positions);
+}
+
+fn answered_again(world: &mut World, positions: [u64; 2]) {
     let answers = [(name("a2"), answer(positions[0])), (name("a3"), answer(positions[1]))];
     world.view.peers = Some(PeersView { age: Duration::ZERO, answers: answers.into() });
 }
@@ -184,6 +192,35 @@ fn near_enough_is_near_enough() {
     let mut world = asked(Some("a1"), Some("a2"));
     world.status().end = Lsn::new(500 + (1 << 20));
     assert!(begins(&world));
+    // It told of itself a while ago; what it confirms, this server knows at once.
+    peer(&mut world, "a2").position = Lsn::new(1);
+    assert!(begins(&world));
+}
+
+/// The number of a timeline does not tell whose it is (I14): what was not streamed from this server may
+/// be another history's, however far it goes.
+#[test]
+fn whoever_does_not_stream_from_the_leader_is_no_candidate() {
+    for (leader, candidate) in [(Some("a1"), "a2"), (None, "a3")] {
+        let mut catches_up = asked(leader, Some(candidate));
+        assert!(begins(&catches_up));
+        let mut away = catches_up.clone();
+        away.status().senders.remove(candidate);
+        ends(&away, Dropped::NoCandidate);
+        catches_up.status().senders.get_mut(candidate).expect("it streams").streaming = false;
+        ends(&catches_up, Dropped::NoCandidate);
+    }
+    let mut world = asked(Some("a1"), None);
+    world.policy.synchronous_mode = false;
+    world.site().sync = SyncView::default();
+    world.status().senders.remove("a3");
+    stops(&mut world);
+    answered(&mut world, [519, 900]);
+    let decision = world.decide();
+    assert_eq!(decision.reason, Reason::Manual(Manual::AwaitingCandidate));
+    assert_eq!(decision.actions, vec![]);
+    answered_again(&mut world, [520, 900]);
+    assert_eq!(world.decide().actions, vec![Action::ReleaseLeader]);
 }
 
 #[test]
@@ -269,6 +306,10 @@ fn the_checkpoint_comes_before_the_stop_and_is_bounded() {
     slow.view.checkpoint_runs = false;
     ends(&slow, Dropped::CheckpointSlow);
     world.view.checkpoint_runs = false;
+    let mut failed = world.clone();
+    let retry_at = NOW.plus(MS);
+    failed.memory.failed = Some(FailedJob { job: JobKind::Checkpoint, times: 1, retry_at });
+    ends(&failed, Dropped::CheckpointFailed);
     let (reason, actions) = step(&mut world);
     assert_eq!(reason, Reason::Manual(Manual::Stopping));
     assert_eq!(actions, vec![Action::EndTenure, Action::Run(Job::Stop)]);
@@ -325,12 +366,13 @@ fn the_key_is_kept_until_the_very_candidate_has_the_very_end() {
     let mut early = stopped(Some("a1"), Some("a2"));
     peer(&mut early, "a2").position = Lsn::new(900);
     assert_eq!(early.decide().actions, asks("a2"), "that was before the stop");
-    for bend in [
-        (|a: &mut PeerAnswer| a.timeline = Some(TimelineId(2))) as fn(&mut PeerAnswer),
+    let bends: [fn(&mut PeerAnswer); 4] = [
+        |a| a.timeline = Some(TimelineId(2)),
         |a| a.timeline = None,
         |a| a.primary = true,
         |a| a.nofailover = true,
-    ] {
+    ];
+    for bend in bends {
         let mut world = stopped(Some("a1"), Some("a2"));
         answered(&mut world, [520, 520]);
         bend(peer(&mut world, "a2"));
@@ -417,6 +459,41 @@ fn whatever_else_comes_between_stop_and_release_opens_again_too() {
     }
 }
 
+/// A pause in the middle gives the key to nobody who has less: nobody can open while it lasts.
+#[test]
+fn a_pause_in_between_keeps_the_key_and_the_server_opens_again_after_it() {
+    let mut world = stopped(Some("a1"), Some("a2"));
+    world.view.federation = None;
+    answered(&mut world, [519, 0]);
+    world.policy.paused = true;
+    let decision = world.decide();
+    assert_eq!((decision.reason, decision.actions), (Reason::Paused(PausedAs::Leader), vec![]));
+    let mut crashed = world.clone();
+    crashed.stopped(ControlState::InProduction, 3, 520);
+    assert_eq!(crashed.decide().actions, vec![Action::ReleaseLeader], "as in Patroni");
+    let mut moved = world.clone();
+    moved.site().leader.as_mut().expect("held").revision += 1;
+    assert_eq!(moved.decide().actions, vec![Action::ReleaseLeader], "another key");
+    world.policy.paused = false;
+    pass(&mut world, Duration::from_secs(3));
+    assert_eq!(step(&mut world).0, Reason::Manual(Manual::Dropped(Dropped::NotConfirmed)));
+    world.site().failover = None;
+    let actions = world.decide().actions;
+    assert!(matches!(actions[..], [Action::Run(Job::StartPrimary { .. })]), "{actions:?}");
+}
+
+/// By the word of others a server goes on; nothing opens by it.
+#[test]
+fn a_leader_that_goes_on_by_others_word_stops_for_no_request() {
+    let mut away = asked(Some("a1"), Some("a2"));
+    away.view.failsafe.stands = true;
+    let decision = away.decide();
+    assert_eq!((decision.reason, decision.actions), (Reason::Leading, vec![]));
+    let mut promised = asked(Some("a1"), Some("a2"));
+    promised.view.tenure.primary.as_mut().expect("held").by_promise = true;
+    ends(&promised, Dropped::ByPromise);
+}
+
 #[test]
 fn a_request_that_failed_is_not_tried_again() {
     let mut world = asked(Some("a1"), Some("a2"));
@@ -424,6 +501,7 @@ fn a_request_that_failed_is_not_tried_again() {
         revision: REQUEST,
         candidate: Some(name("a2")),
         leader_revision: 12,
+        streamed: BTreeSet::new(),
         step: SwitchingStep::GivenUp(Dropped::NotConfirmed),
     });
     ends(&world, Dropped::NotConfirmed);
@@ -614,6 +692,7 @@ fn released(since: BootTime) -> Switching {
         revision: REQUEST,
         candidate: Some(name("a2")),
         leader_revision: 12,
+        streamed: BTreeSet::new(),
         step: SwitchingStep::Released { since },
     }
 }
@@ -708,6 +787,13 @@ fn the_leader_of_a_standby_site_only_gives_the_key_up() {
     let (reason, actions) = step(&mut world);
     assert_eq!(reason, Reason::Manual(Manual::Releasing), "{actions:?}");
     assert_eq!(actions, vec![Action::ReleaseLeader]);
+    ends(&world, Dropped::NoCandidate);
+    // Nor is it given up again once another one has led in between.
+    let held = world.view.tenure.site;
+    world.leader(Some("a2"));
+    step(&mut world);
+    world.leader(Some("a1"));
+    world.view.tenure.site = held;
     ends(&world, Dropped::NoCandidate);
     let mut old = standby_site();
     old.view.peers = None;

@@ -214,6 +214,7 @@ fn switching(world: &mut World, draw: &Draw) {
         revision: 90,
         candidate: None,
         leader_revision: if draw.peers_age == 10 { 11 } else { 12 },
+        streamed: (draw.request != 4).then(|| name("a2")).into_iter().collect(),
         step,
     });
     world.view.peers = draw.peers.map(|position| PeersView {
@@ -268,6 +269,7 @@ fn check_switching(world: &World, decision: &Decision) -> Result<(), TestCaseErr
             answer.position >= control.end && answer.timeline == Some(control.ancestry.timeline)
         });
         prop_assert!(has_all, "nobody has it all");
+        prop_assert!(!begun.streamed.is_empty(), "whoever has it may have it from another");
         if world.policy.synchronous_mode && site.sync.leader.is_some() {
             prop_assert!(!site.sync.standbys.is_empty(), "nobody could lead");
         }
