@@ -7,10 +7,10 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
 
-use super::Manual;
+use super::{Dropped, Manual, dropped};
 use crate::decide::race::ANSWERS_FRESH;
 use crate::decide::view::{
-    Control, FailoverRequest, PeerAnswer, PeersView, Sender, SiteView, Status,
+    At, Control, FailoverRequest, PeerAnswer, PeersView, Sender, SiteView, Status,
 };
 use crate::decide::{Action, Choice, Judge, Reason};
 
@@ -59,10 +59,30 @@ impl<'a> Judge<'a> {
     }
 
     /// Nobody else's answer is waited for, as that of a member that has just died would be.
-    pub(super) fn ask(&self, site: &SiteView, request: &FailoverRequest) -> Choice {
-        let names = self.candidates(site, request).into_iter().cloned().collect();
+    pub(super) fn ask(&mut self, site: &SiteView, request: &At<FailoverRequest>) -> Choice {
+        let now = self.view.now;
+        self.memory.asked_for.take_if(|(revision, _)| *revision != request.revision);
+        self.memory.asked_for.get_or_insert((request.revision, now));
+        let names = self.candidates(site, &request.value).into_iter().cloned().collect();
         let actions = vec![Action::AskCandidates(names)];
         Choice::act(Reason::Manual(Manual::AskingCandidates), actions)
+    }
+
+    /// Nobody is fit, so the request ends; but where the answers are those to another question, its
+    /// candidates are asked first.
+    pub(super) fn nobody(&mut self, site: &SiteView, request: &At<FailoverRequest>) -> Choice {
+        match self.memory.asked_for {
+            Some((revision, _)) if revision == request.revision => {
+                dropped(request, Dropped::NoCandidate)
+            }
+            Some(_) | None => self.ask(site, request),
+        }
+    }
+
+    /// The answers that count for this request: none from before its candidates were asked.
+    pub(super) fn answers_to(&self, request: &At<FailoverRequest>) -> Option<&'a PeersView> {
+        let asked = self.memory.asked_for.filter(|(revision, _)| *revision == request.revision);
+        self.answers_since(asked.map(|(_, at)| at))
     }
 
     /// The members' answers, where they are fresh; given after this instant, where there is one.

@@ -136,14 +136,15 @@ impl Judge<'_> {
                 return Some(self.give_up(begun.clone(), Dropped::CheckpointFailed, Some(request)));
             }
         }
-        let Some(peers) = self.answers_since(None) else {
+        let Some(peers) = self.answers_to(request) else {
             self.memory.switching = begun;
-            return Some(self.ask(site, &request.value));
+            return Some(self.ask(site, request));
         };
         let mut streamed = self.fit(site, &request.value, peers, status);
         streamed.retain(|name| streaming(status, name).is_some());
         if streamed.is_empty() {
-            return Some(dropped(request, Dropped::NoCandidate));
+            self.memory.switching = begun;
+            return Some(self.nobody(site, request));
         }
         if begun.is_none() {
             let step = SwitchingStep::Checkpointing { since: self.view.now };
@@ -188,11 +189,11 @@ impl Judge<'_> {
         if let Some(why) = self.refused(site, request, None) {
             return Some(dropped(request, why));
         }
-        let Some(peers) = self.answers_since(None) else {
-            return Some(self.ask(site, &request.value));
+        let Some(peers) = self.answers_to(request) else {
+            return Some(self.ask(site, request));
         };
         if self.fit(site, &request.value, peers, status).is_empty() {
-            return Some(dropped(request, Dropped::NoCandidate));
+            return Some(self.nobody(site, request));
         }
         let step = SwitchingStep::Released { since: self.view.now };
         self.memory.switching = Some(begin(site, request, step));
@@ -318,7 +319,7 @@ impl Judge<'_> {
         match peers.map(|peers| peers.age).filter(|age| *age < CONFIRMS_AGAIN) {
             Some(age) => Some(Choice::wait_for(reason, (CONFIRMS_AGAIN - age).min(left))),
             None => {
-                let asked = self.ask(site, &request.value);
+                let asked = self.ask(site, request);
                 Some(Choice { reason, wake_in: Some(left), ..asked })
             }
         }
@@ -340,8 +341,8 @@ impl Judge<'_> {
         if request.value.leader.is_some() {
             return Some(dropped(request, Dropped::NotRunning));
         }
-        let Some(peers) = self.answers_since(None) else {
-            return Some(self.ask(site, &request.value));
+        let Some(peers) = self.answers_to(request) else {
+            return Some(self.ask(site, request));
         };
         let (synchronous, most) =
             (self.synchronous_rule_applies(site), self.policy.maximum_lag_on_failover);
@@ -355,7 +356,7 @@ impl Judge<'_> {
             })
         });
         if !fit {
-            return Some(dropped(request, Dropped::NoCandidate));
+            return Some(self.nobody(site, request));
         }
         let step = SwitchingStep::Released { since: self.view.now };
         self.memory.switching = Some(begin(site, request, step));

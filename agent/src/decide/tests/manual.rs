@@ -53,6 +53,7 @@ fn request(leader: Option<&str>, candidate: Option<&str>) -> FailoverRequest {
 
 fn ask(world: &mut World, value: FailoverRequest) {
     world.site().failover = Some(At { value, revision: REQUEST });
+    world.memory.asked_for = Some((REQUEST, NOW));
 }
 
 fn asked(leader: Option<&str>, candidate: Option<&str>) -> World {
@@ -287,6 +288,20 @@ fn the_candidates_are_asked_first_and_again_when_their_answers_are_old() {
     let mut old = asked(Some("a1"), Some("a2"));
     old.view.peers.as_mut().expect("asked").age = Duration::from_millis(1501);
     assert_eq!(old.decide().actions, asks("a2"));
+}
+
+/// The answers of a moment ago are to another request's question: that one is missing says nothing.
+#[test]
+fn the_candidates_of_each_request_are_asked_before_it_ends_for_want_of_one() {
+    let mut world = asked(None, Some("a3"));
+    world.memory.asked_for = None;
+    let peers = world.view.peers.as_mut().expect("they answered");
+    peers.answers.remove(&name::<NodeName>("a3"));
+    pass(&mut world, MS);
+    assert_eq!(step(&mut world).1, asks("a3"));
+    assert_eq!(step(&mut world).1, asks("a3"), "these are the same answers");
+    world.view.peers.as_mut().expect("they answered").age = Duration::ZERO;
+    ends(&world, Dropped::NoCandidate);
 }
 
 #[test]

@@ -80,6 +80,8 @@ pub struct Memory {
     pub owes_checkpoint_since: Option<BootTime>,
     /// The switchover inside the site that this process has begun.
     pub switching: Option<Switching>,
+    /// The request, by revision of its key, whose candidates were asked, and since when.
+    pub asked_for: Option<(u64, BootTime)>,
 }
 
 /// A job that failed.
