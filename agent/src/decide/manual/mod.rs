@@ -318,9 +318,10 @@ impl Judge<'_> {
         let reason = Reason::Manual(Manual::AwaitingCandidate);
         match peers.map(|peers| peers.age).filter(|age| *age < CONFIRMS_AGAIN) {
             Some(age) => Some(Choice::wait_for(reason, (CONFIRMS_AGAIN - age).min(left))),
+            // No other could be chosen, and one that is away would hold up the answers of the rest.
             None => {
-                let asked = self.ask(site, request);
-                Some(Choice { reason, wake_in: Some(left), ..asked })
+                let actions = vec![Action::AskCandidates(switching.streamed)];
+                Some(Choice { actions, reason, wake_in: Some(left) })
             }
         }
     }

@@ -216,6 +216,7 @@ fn whoever_does_not_stream_from_the_leader_is_no_candidate() {
     world.site().sync = SyncView::default();
     world.status().senders.remove("a3");
     stops(&mut world);
+    assert_eq!(world.decide().actions, asks("a2"), "the other is not even waited for");
     answered(&mut world, [519, 900]);
     let decision = world.decide();
     assert_eq!(decision.reason, Reason::Manual(Manual::AwaitingCandidate));
