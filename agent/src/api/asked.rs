@@ -89,7 +89,8 @@ impl Asked {
         let (pictures, receiver) = watch::channel(Some(Arc::new(picture.clone())));
         let dir = tempfile::tempdir().expect("a directory");
         let word = Word::open(dir.path().join("word"), boot_time()).expect("nothing there");
-        // As `main` does: without a provider no client can be built. Another test may have been faster.
+        // As `main` does: without a provider no client can be built. Another test may have been
+        // faster.
         drop(rustls::crypto::ring::default_provider().install_default());
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         let shared = Shared {
