@@ -145,7 +145,7 @@ impl Actor {
             Action::Exit(text) => Outcome::Exit(text.clone()),
             Action::Run(job) => self.run(job, view),
             Action::ArmWatchdog => self.arm_watchdog(view),
-            Action::AskPeers => Outcome::Done(Touched::Nothing),
+            Action::AskPeers | Action::AskCandidates(_) => Outcome::Done(Touched::Nothing),
             Action::RenewNow => {
                 self.renewal.deadlines().hurry();
                 Outcome::Done(Touched::Nothing)
@@ -170,7 +170,8 @@ impl Actor {
             | Action::WritePromotions { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
-            | Action::EnterEpoch { .. } => self.on_site(action, view).await,
+            | Action::EnterEpoch { .. }
+            | Action::ClearFailover { .. } => self.on_site(action, view).await,
             Action::AcquirePrimary { .. }
             | Action::PostToken { .. }
             | Action::Take { .. }
@@ -306,6 +307,9 @@ impl Actor {
                     .write(seen)
                     .map_err(|error| format!("writing the epoch to disk: {error}"))?;
                 site.enter_epoch(held, seen, *revision, *clear_mark, timeout).await
+            }
+            Action::ClearFailover { revision } => {
+                site.clear_failover(held, *revision, timeout).await
             }
             other => return Err(format!("{other:?} is not of the site DCS")),
         })

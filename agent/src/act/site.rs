@@ -168,6 +168,15 @@ impl SiteStore {
         self.publish(held, SiteKey::Promotions, record.encode(), timeout).await
     }
 
+    /// Empties `failover`, where it is still the request that was read.
+    pub async fn clear_failover(&self, held: Held, revision: u64, timeout: Duration) -> Written {
+        let txn = Txn::new()
+            .when(self.while_leading(held))
+            .when(self.as_read(SiteKey::Failover, Some(revision)))
+            .then(Change::put(self.key(SiteKey::Failover), "{}"));
+        self.txn(txn, timeout).await
+    }
+
     /// Writes the mark of a handover under the leader key.
     pub async fn write_mark(
         &self,
@@ -345,5 +354,31 @@ mod tests {
         let bound =
             store.acquire_leader(next, Some(ours), (Some(read), None), CALL).await.expect("well");
         assert!(bound.is_some());
+    }
+
+    /// A request that came meanwhile is another one, and only the leader ends any.
+    #[tokio::test]
+    async fn a_request_ends_only_as_it_was_read_and_only_by_the_leader() {
+        let memory = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let store = SiteStore {
+            store: Arc::new(memory.clone()),
+            keys: SiteKeys::new("/service", &name("a")),
+            me: name("a1"),
+        };
+        let lease = memory.grant(CALL * 30, CALL).await.expect("well").id;
+        let taken = store.acquire_leader(lease, None, (None, None), CALL).await.expect("well");
+        let held = Held(taken.expect("nobody has it"));
+        let key = store.key(SiteKey::Failover);
+        let put = Change::put(key.clone(), r#"{"leader":"a1"}"#);
+        let read = memory.txn(Txn::new().then(put), CALL).await.expect("well");
+        let read = read.applied().expect("unconditional").0;
+        let of_before = Held(Revision(held.0.0 - 1));
+        for (held, read) in [(held, read - 1), (held, read + 1), (of_before, read)] {
+            let cleared = store.clear_failover(held, read, CALL).await.expect("well");
+            assert_eq!(cleared, None, "{held:?} {read}");
+        }
+        assert!(store.clear_failover(held, read, CALL).await.expect("well").is_some());
+        let left = memory.get(&key, CALL).await.expect("well").expect("it stays");
+        assert_eq!(&left.value[..], b"{}");
     }
 }

@@ -30,9 +30,9 @@ use crate::fence::rounds::SharedLeader;
 const CALL: Duration = Duration::from_secs(5);
 
 /// Node `a1` and its site's store.
-struct Asked {
-    store: MemoryStore,
-    shared: Shared,
+pub(super) struct Asked {
+    pub(super) store: MemoryStore,
+    pub(super) shared: Shared,
     pictures: watch::Sender<Option<Arc<Picture>>>,
     picture: Picture,
     dir: tempfile::TempDir,
@@ -60,7 +60,7 @@ postgresql:
 
 impl Asked {
     /// `a1` runs in recovery; site `b` is the primary site.
-    fn new(extra: &str) -> Self {
+    pub(super) fn new(extra: &str) -> Self {
         let mut world = World::new();
         world.standby(3, 500);
         world.held_by_b();
@@ -89,6 +89,10 @@ impl Asked {
         let (pictures, receiver) = watch::channel(Some(Arc::new(picture.clone())));
         let dir = tempfile::tempdir().expect("a directory");
         let word = Word::open(dir.path().join("word"), boot_time()).expect("nothing there");
+        // As `main` does: without a provider no client can be built. Another test may have been
+        // faster.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         let shared = Shared {
             site: SiteStore {
                 store: Arc::new(store.process("agent")),
@@ -102,12 +106,13 @@ impl Asked {
                 word: Arc::new(word),
                 given: SharedGiven::default(),
             },
+            http: Some(http),
             config,
         };
         Self { store, shared, pictures, picture, dir }
     }
 
-    fn see(&mut self, change: impl FnOnce(&mut Picture)) {
+    pub(super) fn see(&mut self, change: impl FnOnce(&mut Picture)) {
         change(&mut self.picture);
         self.pictures.send_replace(Some(Arc::new(self.picture.clone())));
     }

@@ -105,6 +105,18 @@ pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
     if picture.dynamic.pause {
         cluster["pause"] = json!(true);
     }
+    let request = picture.view.site.as_ref().and_then(|site| site.failover.as_ref());
+    if let Some(request) = request.map(|at| &at.value)
+        && let Some(schedule) = &request.scheduled
+    {
+        let mut scheduled = json!({"at": schedule.text});
+        for (what, name) in [("from", &request.leader), ("to", &request.candidate)] {
+            if let Some(name) = name {
+                scheduled[what] = json!(name.as_str());
+            }
+        }
+        cluster["scheduled_switchover"] = scheduled;
+    }
     cluster
 }
 

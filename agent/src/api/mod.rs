@@ -1,5 +1,5 @@
-//! Patroni's REST API: health checks and read endpoints, answered from the last view in memory, and
-//! the dynamic configuration, read from and written to the site DCS.
+//! Patroni's REST API: health checks and read endpoints, answered from the last view in memory; the
+//! dynamic configuration, read from and written to the site DCS; requests to switch over.
 //!
 //! No check touches PostgreSQL or a store (`/cluster` neither), so it can neither hang nor slow
 //! anything. "Primary" is said only while the writing deadline lies ahead (I17).
@@ -11,6 +11,7 @@ pub mod failsafe;
 mod health;
 mod metrics;
 pub mod promise;
+mod switchover;
 pub mod tls;
 mod write;
 
@@ -46,6 +47,8 @@ pub struct Shared {
     pub site: SiteStore,
     /// This member's word to its leader.
     pub failsafe: crate::act::failsafe::Shared,
+    /// To ask the other members; `None`: nobody is asked, as in the simulator.
+    pub http: Option<reqwest::Client>,
 }
 
 /// Bound listeners, so that a port in use is an error of the start and not of a request.
@@ -117,6 +120,18 @@ async fn answer(
                 None => failsafe::post(&shared, &picture, &body).await,
             };
         }
+        Method::POST if uri.path().trim_matches('/') == "switchover" => {
+            return switch(&shared, &picture, switchover::Verb::Switchover, &headers, &body).await;
+        }
+        Method::POST if uri.path().trim_matches('/') == "failover" => {
+            return switch(&shared, &picture, switchover::Verb::Failover, &headers, &body).await;
+        }
+        Method::DELETE if uri.path().trim_matches('/') == "switchover" => {
+            return match write::refused(&shared.config.rest, &headers) {
+                Some(refused) => refused,
+                None => switchover::delete(&shared).await,
+            };
+        }
         _ => return StatusCode::NOT_IMPLEMENTED.into_response(),
     };
     let facts = Facts::new(&picture, &shared.config, &shared.deadlines);
@@ -181,6 +196,19 @@ async fn change(
     let key = shared.site.keys.key(SiteKey::Config);
     let place = (&*shared.site.store, key.as_str());
     write::config(place, &shared.config, &picture.dynamic, how, body).await
+}
+
+async fn switch(
+    shared: &Shared,
+    picture: &Picture,
+    verb: switchover::Verb,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Response {
+    match write::refused(&shared.config.rest, headers) {
+        Some(refused) => refused,
+        None => switchover::post(shared, picture, verb, headers, body).await,
+    }
 }
 
 fn json(code: StatusCode, value: &serde_json::Value) -> Response {

@@ -133,6 +133,13 @@ pub enum Action {
     RenewNow,
     /// Stop the agent: a person must look.
     Exit(String),
+    /// Empty the `failover` key: the request in it has had its effect, or has none.
+    ClearFailover {
+        /// Revision of the key that was read.
+        revision: u64,
+    },
+    /// Ask these members for their state, and wait for no other's answer.
+    AskCandidates(BTreeSet<NodeName>),
 }
 
 /// A long act with what it needs.

@@ -92,6 +92,7 @@ impl<'a> Judge<'a> {
         primary: &At<Primary>,
     ) -> Choice {
         self.memory.promoting_since = None;
+        self.forget_stopped();
         if let Some(choice) = self.stop_writer() {
             return choice;
         }
@@ -136,6 +137,7 @@ impl<'a> Judge<'a> {
                 .filter(|_| unknown.is_none())
                 .or_else(|| self.record_identity(site, None))
                 .or_else(|| self.clear_sync(site, unknown.is_none()))
+                .or_else(|| self.manual_as_standby_leader(site, status))
                 .or_else(|| self.keep_slots(site, status))
                 .or_else(|| self.restartpoint(status))
                 .or_else(|| self.checkpoint())

@@ -128,7 +128,18 @@ impl Judge<'_> {
             return self
                 .own_lease(global)
                 .or_else(|| self.own_epoch(site, global))
-                .unwrap_or_else(|| self.steady_primary(site, global, status));
+                .or_else(|| self.manual_as_leader(site, status))
+                .unwrap_or_else(|| {
+                    let choice = self.steady_primary(site, global, status);
+                    self.until_due(site, choice)
+                });
+        }
+        if let (DataDirectory::Cluster(control), Process::Stopped) =
+            (&postgres.data, postgres.process)
+            && let Some(choice) =
+                self.switched_off(site, control).or_else(|| self.not_starting(site))
+        {
+            return choice;
         }
         if let Some(choice) = self.give_way(site) {
             return choice;
@@ -145,12 +156,14 @@ impl Judge<'_> {
                     && control.state == ControlState::ShutDown;
                 // What crashed while it was open under this very epoch contains what this epoch
                 // demands; anything else goes through recovery, where the floor is tested.
-                let crashed = control.state == ControlState::InProduction
-                    && global.is_none_or(|(federation, primary)| {
-                        matches!(&federation.disk_epoch,
-                            DiskEpoch::Seen(seen) if seen.epoch == primary.value.epoch)
-                    });
-                if fresh || crashed {
+                let of_this_epoch = global.is_none_or(|(federation, primary)| {
+                    matches!(&federation.disk_epoch,
+                        DiskEpoch::Seen(seen) if seen.epoch == primary.value.epoch)
+                });
+                let crashed = control.state == ControlState::InProduction && of_this_epoch;
+                // No new timeline where nobody else can have opened since it stopped in order.
+                let again = self.opens_again(site, control) && of_this_epoch;
+                if fresh || crashed || again {
                     // It opens where it stopped, in the same order as a promotion.
                     // It waits for whom the record names: nothing else may be acknowledged (I3).
                     let synchronous =
@@ -181,6 +194,9 @@ impl Judge<'_> {
         status: &Status,
         clear_mark: Option<u64>,
     ) -> Choice {
+        if let Some(choice) = self.end_request(site) {
+            return choice;
+        }
         if let Some(since) = self.memory.promoting_since
             && self.view.now.since(since) < PROMOTE_AGAIN
         {

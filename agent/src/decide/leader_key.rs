@@ -12,7 +12,10 @@ impl Judge<'_> {
         match &site.leader {
             Some(leader) if leader.unreadable => self.leader_unreadable(),
             Some(leader) if leader.name == self.policy.me => self.hold_leader_key(site, leader),
-            Some(leader) => self.follow_leader(site, leader),
+            Some(leader) => {
+                let choice = self.follow_leader(site, leader);
+                self.beside_a_switchover(site, leader, choice)
+            }
             None => self.race(site),
         }
     }

@@ -22,6 +22,7 @@ pub mod guarding;
 mod handover;
 mod lead;
 mod leader_key;
+pub mod manual;
 pub mod margins;
 pub mod paused;
 pub mod preconditions;
@@ -37,12 +38,14 @@ pub mod synchronous;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod view;
+mod wanted;
 
 use std::time::Duration;
 
 use regent_proto::time::BootTime;
 
 pub use action::{Action, Job};
+pub use manual::{Dropped, Manual};
 pub use reason::{PausedAs, Reason, Unfit};
 
 use view::{DataDirectory, Initialize, Memory, Policy, Process, SiteView, View};

@@ -88,11 +88,16 @@ impl Judge<'_> {
         Choice::wait(Reason::Paused(PausedAs::NoLeader))
     }
 
-    /// The key is ours: kept by a primary, given up by anything else.
+    /// The key is ours: kept by a primary, also by one that a switchover has stopped, and given up by
+    /// anything else.
     fn keep_leading(&mut self, site: &SiteView) -> Choice {
         let not_primary =
             Choice::act(Reason::Paused(PausedAs::NoPrimaryAnyMore), vec![Action::ReleaseLeader]);
         match (self.view.postgres.process, &self.view.postgres.status) {
+            // Nobody can have opened since, nor can anybody now; after the pause it opens again.
+            (Process::Stopped, _) if self.is_switched_off(site) => {
+                Choice::wait(Reason::Paused(PausedAs::Leader))
+            }
             (Process::Stopped, _) => not_primary,
             (Process::Starting, _) | (Process::Running, None) => {
                 Choice::wait(Reason::AwaitingServer)
@@ -132,7 +137,9 @@ impl Judge<'_> {
                 return choice;
             }
         }
-        Choice::wait(Reason::Paused(PausedAs::Leader))
+        // Nobody could open: a request to switch over ends.
+        self.manual_as_leader(site, status)
+            .unwrap_or(Choice::wait(Reason::Paused(PausedAs::Leader)))
     }
 
     /// In a federation: the site's own automation stops, nothing that ends or moves a right does.
@@ -147,7 +154,10 @@ impl Judge<'_> {
                 JobKind::Stop | JobKind::Checkpoint | JobKind::CreateUsers => false,
                 JobKind::Initdb | JobKind::Clone | JobKind::Start | JobKind::Rewind => true,
             },
-            Action::ClaimInitialize | Action::AskPeers | Action::Exit(_) => true,
+            Action::ClaimInitialize
+            | Action::AskPeers
+            | Action::AskCandidates(_)
+            | Action::Exit(_) => true,
             Action::RecordInitialize(_)
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
@@ -169,7 +179,8 @@ impl Judge<'_> {
             | Action::ArmWatchdog
             | Action::RenewNow
             | Action::Promote
-            | Action::Slots { .. } => false,
+            | Action::Slots { .. }
+            | Action::ClearFailover { .. } => false,
         });
         if automatic { Choice::wait(Reason::Paused(PausedAs::Automation)) } else { choice }
     }

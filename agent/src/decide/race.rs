@@ -57,6 +57,9 @@ impl Judge<'_> {
         if !self.view.tenure.has_lease {
             return Choice::wait(Reason::AwaitingRenewal);
         }
+        if let Some(choice) = self.makes_room(site) {
+            return choice;
+        }
         match self.view.postgres.process {
             Process::Stopped => match &site.initialize {
                 // The node that made, or copied, the first data of this cluster leads it. Where a
@@ -148,12 +151,16 @@ impl Judge<'_> {
             let (name, ..) = rivals.iter().find(|(name, priority, standing)| {
                 *standing == Standing::Equal
                     && *priority > self.policy.failover_priority
+                    // Whom a person asked for goes before whom the tags prefer.
+                    && !self.is_wanted(site)
                     && former.as_ref() != Some(*name)
                     && site.leaderless < PREFERENCE_HOLDS
             })?;
             Some(Unfit::Preferred((*name).clone()))
         };
-        parted.or_else(ahead).or_else(preferred)
+        // A person has chosen this node whatever others have, be it on another history.
+        let has_other_wal = parted.or_else(ahead).filter(|_| !self.is_wanted_though_behind(site));
+        has_other_wal.or_else(|| self.other_is_wanted(site, peers)).or_else(preferred)
     }
 
     /// Whether a member that answered may take the key at all: only one that may is in the way.
@@ -214,6 +221,8 @@ impl Judge<'_> {
             return Some(Unfit::EpochUnreadable);
         }
         let own = Candidate { wal: self.own_wal(status), nofailover: self.policy.nofailover };
-        self.disqualified(site, own)
+        // A person chose it, and knows what it has. The lag is what is looked at last.
+        let waived = |unfit: &Unfit| *unfit == Unfit::Lagging && self.is_wanted(site);
+        self.disqualified(site, own).filter(|unfit| !waived(unfit))
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use regent_proto::name::NodeName;
 
 use super::epoch::EpochUnknown;
+use super::manual::Manual;
 use super::preconditions::Precondition;
 use super::view::JobKind;
 
@@ -128,6 +129,8 @@ pub enum Reason {
     StartOverdue,
     /// Writes down which history it is about to open.
     RecordingOpening,
+    /// A person asked for a switchover inside the site.
+    Manual(Manual),
 }
 
 /// What a node of a paused cluster is.
@@ -239,6 +242,7 @@ impl fmt::Display for Reason {
                 "PostgreSQL has not come up within primary_start_timeout: making room for a member \
                  that can lead"
             }
+            Self::Manual(what) => return what.fmt(f),
         };
         f.write_str(text)
     }
@@ -285,6 +289,8 @@ pub enum Unfit {
     OlderTimeline,
     /// Its server did not come up while it led: others have the first turn.
     CouldNotStart,
+    /// A person asked for another member, which seems fit.
+    OtherWanted(NodeName),
 }
 
 impl fmt::Display for Unfit {
@@ -321,6 +327,7 @@ impl fmt::Display for Unfit {
             Self::OlderTimeline => {
                 f.write_str("check_timeline: the last leader's timeline is later")
             }
+            Self::OtherWanted(who) => write!(f, "{who} was asked for"),
         }
     }
 }

@@ -14,7 +14,7 @@ pub fn monotonic() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec()).unwrap_or(0))
 }
 
-/// The wall clock, for people: shown, never compared.
+/// The wall clock, for people: shown, and compared with nothing but a time that a person has given.
 #[must_use]
 pub fn wall_time() -> WallTime {
     let now = clock_gettime(ClockId::CLOCK_REALTIME).expect("CLOCK_REALTIME always exists");

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use regent_dcs::Entry;
 use regent_proto::keys::{GlobalKey, GlobalKeys};
 use regent_proto::name::SiteName;
-use regent_proto::record::{Assignment, EpochHistory, Lease, Primary, Record, Report};
+use regent_proto::record::{
+    Assignment, EpochHistory, Lease, Primary, Record, Report, RunningOperation,
+};
 use regent_proto::time::BootTime;
 
 use super::decoded::Decoded;
@@ -32,6 +34,7 @@ pub struct Known {
     assignment: Decoded<Assignment>,
     history: Decoded<EpochHistory>,
     reports: Decoded<Arc<Report>>,
+    running: Decoded<RunningOperation>,
 }
 
 impl GlobalObserver {
@@ -70,7 +73,9 @@ impl GlobalObserver {
             let key = keys.history(primary.value.epoch);
             record(&known.history, bad, picture, &key)
         });
+        let running = record(&known.running, bad, picture, &keys.running_operation());
         FederationView {
+            operation_runs: running.is_some_and(|at| at.value.id.is_some()),
             history,
             site: self.site.clone(),
             age: picture.answered.map(|answered| now.since(answered)),

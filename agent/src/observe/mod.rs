@@ -11,5 +11,6 @@ pub mod peers;
 pub mod postgres;
 pub mod promotions;
 pub mod reach;
+pub mod schedule;
 pub mod site;
 pub mod unreadable;

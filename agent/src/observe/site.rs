@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use regent_dcs::{Entry, LeaseId};
+use regent_dcs::{Entry, LeaseId, Revision};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
@@ -14,14 +14,16 @@ use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, Switch, TimelineId};
 use serde::Deserialize;
 
+use super::clock::wall_time;
 use super::decoded::Decoded;
 use super::mirror::Picture;
+use super::schedule;
 use super::unreadable::Unreadable;
 use crate::config::dynamic::Dynamic;
 use crate::config::tags;
 use crate::decide::view::{
-    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
-    SyncView,
+    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, Schedule,
+    SiteView, SyncView,
 };
 
 /// Patroni's member record, the fields that are used.
@@ -73,6 +75,8 @@ struct FailoverRecord {
     leader: Option<NodeName>,
     #[serde(default)]
     member: Option<NodeName>,
+    #[serde(default)]
+    scheduled_at: Option<String>,
 }
 
 /// Reads the site's keys.
@@ -81,6 +85,8 @@ pub struct SiteObserver {
     keys: SiteKeys,
     me: NodeName,
     leaderless_since: Option<BootTime>,
+    /// When the request of this revision is due.
+    scheduled: Option<(Revision, Schedule)>,
     unreadable: Unreadable,
     fences: BTreeMap<NodeName, ReportedFence>,
     known: Known,
@@ -127,6 +133,7 @@ impl SiteObserver {
             keys,
             me,
             leaderless_since: None,
+            scheduled: None,
             unreadable: Unreadable::default(),
             fences: BTreeMap::new(),
             known,
@@ -158,7 +165,7 @@ impl SiteObserver {
             initialize: self.initialize(picture),
             sync: self.sync(picture),
             optime: self.optime(picture),
-            failover: self.failover(picture),
+            failover: self.failover(picture, now),
             mark: self
                 .record(|known| &known.mark, picture, SiteKey::Mark)
                 .map(|(value, entry)| At { value, revision: entry.modified.0 }),
@@ -360,16 +367,37 @@ impl SiteObserver {
         self.json(|known| &known.status, entry)?.optime.map(Lsn::new)
     }
 
-    fn failover(&mut self, picture: &Picture) -> Option<At<FailoverRequest>> {
+    /// A request whose time cannot be read is none: it must not be acted upon at once.
+    fn failover(&mut self, picture: &Picture, now: BootTime) -> Option<At<FailoverRequest>> {
         let entry = self.entry(picture, SiteKey::Failover)?;
         let record = self.json(|known| &known.failover, entry)?;
         if record.leader.is_none() && record.member.is_none() {
             return None;
         }
+        let scheduled = match &record.scheduled_at {
+            None => None,
+            Some(text) => Some(self.schedule(entry, text, now)?),
+        };
         Some(At {
-            value: FailoverRequest { leader: record.leader, candidate: record.member },
+            value: FailoverRequest { leader: record.leader, candidate: record.member, scheduled },
             revision: entry.modified.0,
         })
+    }
+
+    /// Once for each revision of the request: from then on only the boot clock counts (I11).
+    fn schedule(&mut self, entry: &Entry, text: &str, now: BootTime) -> Option<Schedule> {
+        let known = self.scheduled.as_ref().filter(|(revision, _)| *revision == entry.modified);
+        if let Some((_, schedule)) = known {
+            return Some(schedule.clone());
+        }
+        let Ok(instant) = schedule::read(text) else {
+            self.unreadable.report(entry, "scheduled_at is no date and time with a time zone");
+            return None;
+        };
+        let due = schedule::due(instant, wall_time(), now);
+        let schedule = Schedule { due, text: text.to_owned() };
+        self.scheduled = Some((entry.modified, schedule.clone()));
+        Some(schedule)
     }
 
     fn dynamic(&mut self, picture: &Picture, in_force: &Dynamic) -> Option<Dynamic> {
@@ -455,9 +483,12 @@ fn host_port(url: &str) -> Option<(String, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use regent_dcs::Revision;
+    use regent_proto::time::WallTime;
 
     use super::*;
+    use crate::decide::view::Due;
+
+    const KEY: &str = "/service/a/failover";
 
     fn entry(value: &serde_json::Value) -> Entry {
         Entry {
@@ -540,5 +571,78 @@ mod tests {
         assert_eq!(read(serde_json::json!([])).map(|told| told.timeline), Some(TimelineId(1)));
         assert_eq!(read(serde_json::json!([["one", 2]])), None);
         assert!(history(&entry(&serde_json::json!({}))).is_err());
+    }
+
+    fn observer() -> SiteObserver {
+        let keys = SiteKeys::new("/service", &"a".parse().expect("a label"));
+        SiteObserver::new(keys, "a1".parse().expect("a label"))
+    }
+
+    fn request(
+        observer: &mut SiteObserver,
+        value: &str,
+        revision: u64,
+        now: BootTime,
+    ) -> Option<FailoverRequest> {
+        let entry = Entry {
+            key: KEY.to_owned(),
+            value: value.as_bytes().to_vec().into(),
+            created: Revision(1),
+            modified: Revision(revision),
+            lease: None,
+        };
+        let entries = [(KEY.to_owned(), entry)].into();
+        let picture = Picture { entries, revision: Revision(revision), answered: Some(now) };
+        let (view, _) = observer.read(&picture, None, now, &Dynamic::default()).expect("answered");
+        let request = view.failover?;
+        assert_eq!(request.revision, revision);
+        Some(request.value)
+    }
+
+    #[test]
+    fn a_schedule_is_put_on_the_boot_clock_once_for_each_revision() {
+        let mut observer = observer();
+        let hour = Duration::from_secs(3600);
+        let (now, then) = (BootTime::from_nanos(7_000_000_000_000), Duration::from_secs(10));
+        let at = WallTime(wall_time().0 + 3_600_000);
+        let text = format!(r#"{{"leader":"a1","scheduled_at":"{at}"}}"#);
+        let mut due = |revision, now| {
+            let request = request(&mut observer, &text, revision, now).expect("readable");
+            let schedule = request.scheduled.expect("scheduled");
+            assert_eq!(schedule.text, at.to_string());
+            let Due::At(due) = schedule.due else { panic!("{schedule:?}") };
+            due
+        };
+        let first = due(3, now);
+        assert!(first <= now.plus(hour) && first > now.plus(hour - Duration::from_secs(60)));
+        // The wall clock still says nearly the same, the boot clock does not: nothing is computed anew.
+        assert_eq!(due(3, now.plus(then)), first);
+        assert!(due(4, now.plus(then)) > first, "another request is");
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_none() {
+        let now = BootTime::from_nanos(7_000_000_000_000);
+        for value in ["{}", "null", r#"{"leader":null,"member":null}"#] {
+            let mut observer = observer();
+            assert_eq!(request(&mut observer, value, 3, now), None, "{value}: idle");
+        }
+        for value in [
+            "x",
+            r#"{"leader":7}"#,
+            r#"{"leader":"a1","scheduled_at":"soon"}"#,
+            r#"{"leader":"a1","scheduled_at":"2026-11-30T10:00:00"}"#,
+            r#"{"leader":"a1","scheduled_at":7}"#,
+        ] {
+            let mut observer = observer();
+            assert_eq!(request(&mut observer, value, 3, now), None, "{value}");
+            assert_eq!(observer.unreadable().collect::<Vec<_>>(), [KEY], "{value}");
+        }
+        let mut observer = observer();
+        let read = request(&mut observer, r#"{"leader":"a1","member":"a2"}"#, 3, now);
+        let read = read.expect("readable");
+        let names = (read.leader.expect("named"), read.candidate.expect("named"));
+        assert_eq!((names.0.as_str(), names.1.as_str()), ("a1", "a2"));
+        assert_eq!(read.scheduled, None, "for now");
     }
 }

@@ -1,5 +1,9 @@
 //! Performs what was decided, and waits for its own writes in the pictures.
 
+use std::collections::BTreeSet;
+
+use regent_proto::name::NodeName;
+
 use super::Agent;
 use crate::act::{Outcome, Touched};
 use crate::decide::Action;
@@ -12,7 +16,11 @@ impl Agent {
         let mut touched = Vec::new();
         for action in actions {
             if *action == Action::AskPeers {
-                self.ask_peers(view);
+                self.ask_peers(view, None);
+                return Ok(false);
+            }
+            if let Action::AskCandidates(names) = action {
+                self.ask_peers(view, Some(names));
                 return Ok(false);
             }
             let client = self.postgres.client();
@@ -45,9 +53,11 @@ impl Agent {
         Ok(actions.iter().any(|action| *action != Action::RenewNow))
     }
 
-    fn ask_peers(&self, view: &View) {
+    /// All of them, or those that are named.
+    fn ask_peers(&self, view: &View, names: Option<&BTreeSet<NodeName>>) {
         let mut members = view.site.as_ref().map(|s| s.members.clone()).unwrap_or_default();
         members.remove(&self.config.name);
+        members.retain(|name, _| names.is_none_or(|names| names.contains(name)));
         let (client, answers) = (self.http.clone(), self.peer_answers.clone());
         let asked = view.now;
         tokio::spawn(async move {

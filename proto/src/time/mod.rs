@@ -2,7 +2,7 @@
 //!
 //! Types only; nothing here reads a clock. `BootTime` is CLOCK_BOOTTIME (it counts suspend and is
 //! not stepped), so a deadline is the same instant for every process of one boot. Wall-clock
-//! stamps ([`WallTime`]) exist for people and are never compared (I11).
+//! stamps ([`WallTime`]) exist for people and decide about no right (I11).
 //! The arithmetic is in [`lease`] and [`watchdog`] (hazards.md section 3); keeps I7 and I21.
 
 pub mod lease;
@@ -110,7 +110,8 @@ impl Deadline {
     }
 }
 
-/// Milliseconds since the Unix epoch, for people: shown, never compared.
+/// Milliseconds since the Unix epoch, for people: shown, and compared with nothing but a time that a
+/// person has given.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]

@@ -185,6 +185,7 @@ fn view(facts: &Facts) -> View {
             Some(epoch) => DiskEpoch::Seen(seen(uuid::Uuid::nil(), epoch)),
             None => DiskEpoch::Absent,
         },
+        operation_runs: false,
     });
     let tenure = TenureView {
         has_lease: true,

@@ -71,6 +71,8 @@ pub enum Event {
     StartCoordinator(usize),
     /// An operator asks for something.
     Operator(Verb),
+    /// Somebody asks for a switchover or failover inside a site.
+    AskInSite(usize),
     /// The faults end here.
     Heal,
 }
@@ -104,6 +106,7 @@ impl fmt::Debug for Event {
             Self::StartAgent(n) => write!(f, "StartAgent({n})"),
             Self::StartCoordinator(c) => write!(f, "StartCoordinator({c})"),
             Self::Operator(verb) => write!(f, "Operator({verb:?})"),
+            Self::AskInSite(site) => write!(f, "AskInSite({site})"),
             Self::Heal => write!(f, "Heal"),
         }
     }

@@ -13,6 +13,7 @@ pub mod event;
 pub mod explain;
 pub mod faults;
 pub mod history;
+pub mod in_site;
 pub mod invariants;
 pub mod minimise;
 pub mod mutants;

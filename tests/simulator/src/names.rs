@@ -83,6 +83,7 @@ names! {
         Reason::Paused(_) => "reason: Paused",
         Reason::StartOverdue => "reason: StartOverdue",
         Reason::RecordingOpening => "reason: RecordingOpening",
+        Reason::Manual(_) => "reason: Manual",
     }
 }
 
@@ -108,6 +109,7 @@ names! {
         Unfit::Preferred(_) => "unfit: Preferred",
         Unfit::OlderTimeline => "unfit: OlderTimeline",
         Unfit::CouldNotStart => "unfit: CouldNotStart",
+        Unfit::OtherWanted(_) => "unfit: OtherWanted",
     }
 }
 
@@ -154,6 +156,8 @@ names! {
         Action::RenewNow => "action: RenewNow",
         Action::AskPeers => "action: AskPeers",
         Action::Exit(_) => "action: Exit",
+        Action::ClearFailover { .. } => "action: ClearFailover",
+        Action::AskCandidates(_) => "action: AskCandidates",
     }
 }
 
@@ -255,6 +259,7 @@ pub const OTHERS: &[&str] = &[
     "failsafe: a site refuses",
     "failsafe: acknowledged by the members' word",
     "failsafe: acknowledged by promise",
+    "operator: asks inside a site",
     "asynchronous loss",
     "opened",
 ];

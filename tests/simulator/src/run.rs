@@ -114,6 +114,7 @@ fn handle(sim: &Sim, event: Event) {
         Event::StartAgent(n) => world.start_agent(sim, n),
         Event::StartCoordinator(c) => world.start_coordinator(sim, c),
         Event::Operator(verb) => world.operator(sim, verb),
+        Event::AskInSite(site) => world.ask_in_site(site),
         Event::Heal => world.heal(),
     }
 }

@@ -146,6 +146,7 @@ pub fn build(plan: &Plan) -> World {
             world.schedule_at(at, Event::Fault(index));
         }
     }
+    world.draw_requests(plan.seed);
     world.schedule_at(HARSH, Event::Heal);
     world
 }

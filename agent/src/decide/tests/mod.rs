@@ -9,6 +9,7 @@ mod epochs;
 mod failsafe;
 mod guarding;
 mod hazards;
+mod manual;
 mod paused;
 mod preconditions;
 mod promotions;

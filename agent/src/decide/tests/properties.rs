@@ -9,9 +9,10 @@ use regent_proto::record::PrimaryState;
 use regent_proto::time::Deadline;
 use regent_proto::timeline::Containment;
 
-use super::world::{NOW, PRIMARY_REVISION, World, mark, name, point, seen, sender};
+use super::world::{NOW, PRIMARY_REVISION, World, history, mark, name, point, seen, sender};
+use crate::decide::manual::{Switching, SwitchingStep};
 use crate::decide::view::*;
-use crate::decide::{Action, Decision, Job};
+use crate::decide::{Action, Decision, Dropped, Job, Manual, Reason};
 
 /// Draws every dimension on its own, so that also impossible and half-changed worlds come up.
 #[derive(Debug, Clone)]
@@ -37,6 +38,10 @@ struct Draw {
     initialize: u8,
     job: bool,
     primary_age: u64,
+    request: u8,
+    step: u8,
+    peers: Option<u64>,
+    peers_age: u64,
 }
 
 fn draw() -> impl Strategy<Value = Draw> {
@@ -63,7 +68,13 @@ fn draw() -> impl Strategy<Value = Draw> {
         prop::bool::weighted(0.1),
         prop_oneof![Just(1u64), Just(20)],
     );
-    (identity, rest).prop_map(|(i, r)| Draw {
+    let manual = (
+        0u8..10,
+        0u8..6,
+        prop_oneof![Just(None), Just(Some(500u64)), Just(Some(520)), Just(Some(901))],
+        prop_oneof![Just(0u64), Just(10), Just(2000)],
+    );
+    (identity, rest, manual).prop_map(|(i, r, m)| Draw {
         leader: i.0,
         site_deadline: i.1,
         primary: i.2,
@@ -84,6 +95,10 @@ fn draw() -> impl Strategy<Value = Draw> {
         initialize: r.8,
         job: r.9,
         primary_age: r.10,
+        request: m.0,
+        step: m.1,
+        peers: m.2,
+        peers_age: m.3,
     })
 }
 
@@ -167,7 +182,104 @@ fn world(draw: &Draw) -> World {
     };
     world.view.job = draw.job.then_some(JobKind::Start);
     world.federation().primary_age = Duration::from_secs(draw.primary_age);
+    switching(&mut world, draw);
     world
+}
+
+/// A request to switch over inside the site, and how far it is.
+fn switching(world: &mut World, draw: &Draw) {
+    let request = |leader: Option<&str>, candidate: Option<&str>| FailoverRequest {
+        leader: leader.map(name),
+        candidate: candidate.map(name),
+        scheduled: None,
+    };
+    let value = match draw.request {
+        0 => Some(request(Some("a1"), None)),
+        1 => Some(request(Some("a2"), Some("a1"))),
+        2 => Some(request(None, Some("a2"))),
+        3 | 4 => Some(request(Some("a1"), Some("a2"))),
+        _ => None,
+    };
+    world.site().failover = value.map(|value| At { value, revision: 90 });
+    let since = NOW.minus(Duration::from_millis(100));
+    let step = match draw.step {
+        0 => None,
+        1 => Some(SwitchingStep::Checkpointing { since }),
+        2 => Some(SwitchingStep::Stopping),
+        3 => Some(SwitchingStep::Stopped { since }),
+        4 => Some(SwitchingStep::Released { since }),
+        _ => Some(SwitchingStep::GivenUp(Dropped::NotConfirmed)),
+    };
+    world.memory.switching = step.map(|step| Switching {
+        revision: 90,
+        candidate: None,
+        leader_revision: if draw.peers_age == 10 { 11 } else { 12 },
+        streamed: (draw.request != 4).then(|| name("a2")).into_iter().collect(),
+        step,
+    });
+    world.view.peers = draw.peers.map(|position| PeersView {
+        age: Duration::from_millis(draw.peers_age),
+        answers: [(
+            name("a2"),
+            PeerAnswer {
+                primary: false,
+                position: regent_proto::Lsn::new(position),
+                timeline: Some(regent_proto::timeline::TimelineId(draw.timeline)),
+                nofailover: false,
+                failover_priority: 1,
+                ancestry: Some(history(draw.timeline)),
+            },
+        )]
+        .into(),
+    });
+}
+
+/// What is done for a request alone (I12): the key is given up by a primary only once it has stopped
+/// in order and a candidate has all of its WAL; a server that stopped in order opens without a
+/// promotion only where this process stopped it, under this very key.
+fn check_switching(world: &World, decision: &Decision) -> Result<(), TestCaseError> {
+    let view = &world.view;
+    let site = view.site.as_ref().expect("site");
+    let holder = view.federation.as_ref().and_then(|f| f.primary.as_ref());
+    let primary_site = holder.is_some_and(|primary| primary.value.holder.as_str() == "a");
+    let DataDirectory::Cluster(control) = &view.postgres.data else { return Ok(()) };
+    let key = site.leader.as_ref().map(|leader| leader.revision);
+    for action in &decision.actions {
+        if let Action::ClearFailover { revision } = action {
+            prop_assert_eq!(site.failover.as_ref().map(|at| at.revision), Some(*revision));
+            prop_assert!(site.leader.as_ref().is_some_and(|leader| leader.bound_to_my_lease));
+        }
+        if matches!(action, Action::Run(Job::StartPrimary { .. }))
+            && control.state == ControlState::ShutDown
+            && site.initialize != Initialize::Running
+        {
+            let mine = world.memory.switching.as_ref().is_some_and(|s| {
+                matches!(s.step, SwitchingStep::GivenUp(_)) && Some(s.leader_revision) == key
+            });
+            prop_assert!(mine, "opens what it did not stop");
+        }
+    }
+    // Nothing is drawn that has failed before, so every release is of a server that stopped in order.
+    if decision.reason == Reason::Manual(Manual::Releasing) && primary_site {
+        prop_assert_eq!(view.postgres.process, Process::Stopped);
+        prop_assert_eq!(control.state, ControlState::ShutDown);
+        prop_assert!(site.failover.as_ref().is_some_and(|at| at.revision == 90), "asked for");
+        let begun = world.memory.switching.as_ref().expect("begun");
+        prop_assert_eq!(Some(begun.leader_revision), key);
+        let peers = view.peers.as_ref().expect("asked");
+        let has_all = peers.answers.values().any(|answer| {
+            answer.position >= control.end && answer.timeline == Some(control.ancestry.timeline)
+        });
+        prop_assert!(has_all, "nobody has it all");
+        prop_assert!(!begun.streamed.is_empty(), "whoever has it may have it from another");
+        if world.policy.synchronous_mode && site.sync.leader.is_some() {
+            prop_assert!(!site.sync.standbys.is_empty(), "nobody could lead");
+        }
+    }
+    if decision.reason == Reason::Manual(Manual::Stopping) {
+        prop_assert_eq!(&decision.actions[..], &[Action::EndTenure, Action::Run(Job::Stop)]);
+    }
+    Ok(())
 }
 
 /// The whole of rule 8, read off the view independently of the decider.
@@ -315,6 +427,7 @@ proptest! {
         let world = world(&draw);
         let decision = world.decide();
         check(&world, &decision)?;
+        check_switching(&world, &decision)?;
     }
 
     #[test]

@@ -461,5 +461,6 @@ fn federation_view() -> FederationView {
         }),
         reports: BTreeMap::from([(b.clone(), Arc::new(report("b", 3)))]),
         disk_epoch: DiskEpoch::Seen(seen(3)),
+        operation_runs: false,
     }
 }

@@ -34,6 +34,8 @@ pub struct FederationView {
     pub reports: BTreeMap<SiteName, Arc<Report>>,
     /// Highest epoch on this node's disk.
     pub disk_epoch: DiskEpoch,
+    /// An operation of the federation runs.
+    pub operation_runs: bool,
 }
 
 /// The epoch file beside the data directory (rung 4).

@@ -9,6 +9,7 @@ use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 
 use super::JobKind;
+use crate::decide::manual::Switching;
 
 /// What does not change from round to round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +100,10 @@ pub struct Memory {
     pub successors_asked: Option<BootTime>,
     /// Until when this node leaves a free leader key to others.
     pub stands_back_until: Option<BootTime>,
+    /// The switchover inside the site that this process has begun.
+    pub switching: Option<Switching>,
+    /// The request, by revision of its key, whose candidates were asked, and since when.
+    pub asked_for: Option<(u64, BootTime)>,
 }
 
 /// A job that failed.

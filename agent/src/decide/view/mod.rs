@@ -26,8 +26,8 @@ pub use postgres::{
     Status, senders_by_name,
 };
 pub use site::{
-    FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
-    SyncView,
+    Due, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, Schedule,
+    SiteView, SyncView,
 };
 pub use tags::Tags;
 

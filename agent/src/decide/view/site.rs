@@ -7,6 +7,7 @@ use std::time::Duration;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SystemIdentifier};
 use regent_proto::record::{Mark, Promise, Promotions, SeenEpoch};
+use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::At;
@@ -158,6 +159,26 @@ pub struct FailoverRequest {
     pub leader: Option<NodeName>,
     /// Who should lead.
     pub candidate: Option<NodeName>,
+    /// When, where it is not for now.
+    pub scheduled: Option<Schedule>,
+}
+
+/// When a request is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// On the boot clock, as the wall clock was when this process first saw the request.
+    pub due: Due,
+    /// As it stands in the request, for people.
+    pub text: String,
+}
+
+/// An instant of a wall clock on the boot clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Since this machine was booted, or to come.
+    At(BootTime),
+    /// Before this machine was booted.
+    BeforeBoot,
 }
 
 /// `sync`.

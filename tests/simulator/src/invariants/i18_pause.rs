@@ -31,7 +31,7 @@ pub(super) fn check(world: &mut World, n: usize) {
 /// it starts and copies nothing.
 pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
     let frozen = match action {
-        Action::ClaimInitialize | Action::AskPeers => true,
+        Action::ClaimInitialize | Action::AskPeers | Action::AskCandidates(_) => true,
         Action::Run(Job::Initdb | Job::Clone(_) | Job::Rewind(_)) => true,
         Action::Run(Job::StartStandby(_) | Job::StartPrimary { .. }) => true,
         Action::Run(Job::Stop | Job::Checkpoint | Job::CreateUsers) => world.federation.is_none(),
@@ -44,6 +44,7 @@ pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
         | Action::ClearSync { .. }
         | Action::WriteMark { .. }
         | Action::EnterEpoch { .. }
+        | Action::ClearFailover { .. }
         | Action::KeepEpoch(_)
         | Action::AcquirePrimary { .. }
         | Action::EndTenure

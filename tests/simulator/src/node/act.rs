@@ -1,6 +1,7 @@
 //! Performing decisions: the product's transactions on the simulated stores, and effects on the
 //! model of PostgreSQL. As `regent_agent::act`: in the given order, without choices.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use regent_agent::fence::renewal::Adopted;
 use regent_agent::fence::watchdog;
 use regent_dcs::{Change, Revision, Txn};
 use regent_proto::keys::SiteKey;
+use regent_proto::name::NodeName;
 use regent_proto::time::Deadline;
 
 use super::agent::Agent;
@@ -56,7 +58,7 @@ impl Agent {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job, view),
             Action::ArmWatchdog => self.arm_watchdog(view),
-            Action::AskPeers => Came::About(Touched::Nothing),
+            Action::AskPeers | Action::AskCandidates(_) => Came::About(Touched::Nothing),
             Action::RenewNow => {
                 self.sim.world().hurry(self.n);
                 Came::About(Touched::Nothing)
@@ -78,7 +80,8 @@ impl Agent {
             | Action::WritePromotions { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
-            | Action::EnterEpoch { .. } => self.on_site(action, view).await,
+            | Action::EnterEpoch { .. }
+            | Action::ClearFailover { .. } => self.on_site(action, view).await,
             Action::AcquirePrimary { .. }
             | Action::PostToken { .. }
             | Action::Take { .. }
@@ -188,6 +191,9 @@ impl Agent {
                     return refused;
                 }
                 site.enter_epoch(held, seen, *revision, *clear_mark, timeout).await
+            }
+            (Action::ClearFailover { revision }, Some(held)) => {
+                site.clear_failover(held, *revision, timeout).await
             }
             (other, Some(_)) => return Came::ToNothing(format!("{other:?} is not of the site")),
         };
@@ -383,11 +389,18 @@ impl Agent {
 }
 
 impl World {
-    /// The other members are asked for their state.
-    pub(crate) fn ask_peers(&mut self, n: usize, process: ProcessId, view: &View) {
+    /// The other members, or those that are named, are asked for their state.
+    pub(crate) fn ask_peers(
+        &mut self,
+        n: usize,
+        process: ProcessId,
+        view: &View,
+        names: Option<&BTreeSet<NodeName>>,
+    ) {
         let members = view.site.as_ref().map(|site| &site.members);
         let members: Vec<usize> = (0..self.nodes.len())
             .filter(|m| *m != n && members.is_some_and(|k| k.contains_key(&self.nodes[*m].name)))
+            .filter(|m| names.is_none_or(|names| names.contains(&self.nodes[*m].name)))
             .collect();
         let all = members.iter().all(|m| self.agent_answers(n, *m));
         // Those that do not answer are waited for.

@@ -329,7 +329,11 @@ impl Agent {
         for action in actions {
             self.sim.world().on_action(self.n, self.dynamic.pause, action);
             if *action == Action::AskPeers {
-                self.sim.world().ask_peers(self.n, self.process, view);
+                self.sim.world().ask_peers(self.n, self.process, view, None);
+                return false;
+            }
+            if let Action::AskCandidates(names) = action {
+                self.sim.world().ask_peers(self.n, self.process, view, Some(names));
                 return false;
             }
             match self.perform(action, view).await {

@@ -217,6 +217,7 @@ impl World {
                 deadlines: Arc::clone(&deadlines),
                 site: site.clone(),
                 failsafe: failsafe.clone(),
+                http: None,
             },
             clock: clock.clone(),
             tenures: tenures.clone(),
