@@ -86,11 +86,15 @@ const STOOD_STILL: Duration = Duration::from_millis(10);
 
 /// The watchdog as the guardian has it: the device, while it is open.
 #[derive(Debug)]
-pub struct Tended<D>(Option<D>);
+pub struct Tended<D> {
+    device: Option<D>,
+    /// When it was last tried to arm it, in vain.
+    failed_at: BootTime,
+}
 
 impl<D> Default for Tended<D> {
     fn default() -> Self {
-        Self(None)
+        Self { device: None, failed_at: BootTime::default() }
     }
 }
 
@@ -98,23 +102,24 @@ impl<D: Device> Tended<D> {
     /// Whether it is open, hence counting.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.0.is_some()
+        self.device.is_some()
     }
 
     /// For the next decision.
     #[must_use]
     pub fn seen(&self, page: &Page, now: BootTime) -> decide::Watchdog {
         let ordered = Duration::from_secs(page.watchdog_timeout_s());
-        let left = self.0.is_none() && decide::still_counts(page, now);
-        let timeout = match &self.0 {
+        let left = self.device.is_none() && decide::still_counts(page, now);
+        let timeout = match &self.device {
             Some(device) => device.granted(),
             None if left => ordered.max(Duration::from_secs(page.watchdog_granted_s())),
             None => ordered,
         };
         decide::Watchdog {
             wanted: page.watchdog_wanted(),
-            open: self.0.is_some(),
-            failed: page.watchdog_state() == WatchdogState::Failed,
+            open: self.device.is_some(),
+            failed: (page.watchdog_state() == WatchdogState::Failed)
+                .then(|| now.since(self.failed_at)),
             left,
             last_ping: page.watchdog_last_ping(),
             timeout,
@@ -125,7 +130,7 @@ impl<D: Device> Tended<D> {
     /// The machine stood still for this long, and its device did, too: it fires so much later than its
     /// last ping would let one think, and a ping that is held up can land so much later.
     pub fn stood_still(&self, page: &Page, span: Duration) {
-        if self.0.is_some() && span >= STOOD_STILL {
+        if self.device.is_some() && span >= STOOD_STILL {
             page.set_watchdog_last_ping(page.watchdog_last_ping().plus(span));
         }
     }
@@ -195,10 +200,11 @@ impl<D: Device> Tended<D> {
                 page.set_watchdog_errno(0);
                 page.set_watchdog_step(step_of(&device));
                 page.set_watchdog_state(WatchdogState::Armed);
-                self.0 = Some(device);
+                self.device = Some(device);
                 true
             }
             Err(failure) => {
+                self.failed_at = now();
                 page.set_watchdog_granted_s(failure.granted.as_secs());
                 failed(page, failure);
                 false
@@ -209,7 +215,7 @@ impl<D: Device> Tended<D> {
     /// Sets the timeout that is ordered by now. Where the device does not take it, it is pinged on
     /// with the one that it has, the page says that, and the next ping tries again.
     fn lower(&mut self, page: &Page, now: impl Fn() -> BootTime) {
-        let Some(device) = &mut self.0 else { return };
+        let Some(device) = &mut self.device else { return };
         match device.set(Duration::from_secs(page.watchdog_timeout_s())) {
             Ok(()) => {
                 // The ping that it is counts first: nobody may see the shorter one with an older ping.
@@ -228,7 +234,7 @@ impl<D: Device> Tended<D> {
     }
 
     fn ping(&self, page: &Page, now: impl Fn() -> BootTime) {
-        let Some(device) = &self.0 else { return };
+        let Some(device) = &self.device else { return };
         match device.ping() {
             Ok(()) => {
                 // Read afterwards: the next ping's bound counts from the latest this one can have been.
@@ -245,7 +251,7 @@ impl<D: Device> Tended<D> {
 
     /// Stops it. Only where nothing of the data directory is left, or nothing was started.
     pub fn disarm(&mut self, page: &Page) {
-        let Some(device) = self.0.take() else { return };
+        let Some(device) = self.device.take() else { return };
         match device.disarm() {
             Ok(()) => page.set_watchdog_state(WatchdogState::Disarmed),
             Err(failure) => failed(page, failure),
@@ -319,6 +325,8 @@ mod tests {
         let second = Duration::from_secs(1);
         let at = |s: u32| BootTime::default().plus(second * s);
         let page = Page::create().expect("a page");
+        page.enter(Side::Guardian);
+        page.enter(Side::Agent);
         page.set_watchdog_timeout_s(5);
         let mut tended = Tended::default();
         tended.stood_still(&page, second);
