@@ -1,19 +1,22 @@
 //! Long acts: one at a time on the data directory and the server, a checkpoint beside it. Decisions
 //! go on meanwhile; how a job ended is the next observation.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::postgres::configuration::{Wanted, examine};
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
 use super::postgres::server::Server;
-use super::postgres::{copy, sql};
+use super::postgres::{control, copy, sql};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::Job;
+use crate::decide::parameters::effective;
 use crate::decide::view::{FinishedJob, Follow, JobKind};
 use crate::fence::guard::Guard;
 
@@ -178,6 +181,7 @@ impl Context {
     async fn launch(&self, how: Start) -> anyhow::Result<()> {
         let standby = matches!(how, Start::Standby(_));
         self.files.set_standby_signal(standby)?;
+        let arguments = self.prepare(standby).await?;
         let in_force = {
             let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
             match how {
@@ -191,7 +195,6 @@ impl Context {
             in_force.clone()
         };
         self.files.write_configuration(&self.config, &self.dynamic, &in_force)?;
-        let arguments = self.files.arguments(&self.config, &self.dynamic);
         if standby {
             self.guard.disarm();
         } else {
@@ -204,6 +207,37 @@ impl Context {
             self.guard.arm(Some(postmaster.pid));
         }
         Ok(())
+    }
+
+    /// The command line of a server about to start, and its files as far as its role does not matter.
+    async fn prepare(&self, standby: bool) -> anyhow::Result<Vec<String>> {
+        let wanted = Wanted::of(&self.config, &self.dynamic);
+        let control = if standby {
+            control::settings(&self.programs, &self.files.data_dir).await.unwrap_or_default()
+        } else {
+            BTreeMap::new()
+        };
+        let effective = effective(&wanted.parameters, &control, standby);
+        for (name, difference) in &effective.raised {
+            tracing::warn!(
+                name,
+                wanted = difference.new,
+                started_with = difference.old,
+                "its WAL was written with more: a standby is not started with less"
+            );
+        }
+        self.files.strip_auto_conf()?;
+        let known = self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // What was put into the files while the server ran was judged then: a start after a crash, which
+        // clients wait for, does not ask again.
+        if known.fingerprint != wanted.fingerprint() {
+            let judged = (&*self.config, &wanted);
+            let refused = examine(&self.programs, &self.files, judged, &known).await;
+            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            in_force.refused = refused;
+            in_force.fingerprint = wanted.fingerprint();
+        }
+        Ok(self.files.arguments(&self.config, &effective.values))
     }
 
     async fn stop(&self) -> anyhow::Result<()> {

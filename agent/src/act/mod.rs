@@ -33,7 +33,8 @@ use crate::observe::clock::{boot_time, wall_time};
 use epoch_file::EpochFile;
 use global::{GlobalError, GlobalStore};
 use jobs::Jobs;
-use postgres::files::{Files, InForce};
+use postgres::configuration::{Wanted, examine};
+use postgres::files::{Files, InForce, Refused, write_atomically};
 use postgres::programs::Programs;
 use postgres::promotions;
 use postgres::server::Server;
@@ -92,6 +93,8 @@ pub struct Actor {
     pub failsafe: failsafe::Shared,
     /// When this process last marked its site, for people.
     pub marked_at: WallTime,
+    /// What the server's files shall say.
+    pub wanted: Arc<Wanted>,
 }
 
 /// The end of the stop span that a handover gives, on this process's own clock.
@@ -119,6 +122,18 @@ impl Actor {
     #[must_use]
     pub fn in_force(&self) -> InForce {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another dynamic configuration counts from now on, and outlives this process and the DCS.
+    pub fn take_dynamic(&mut self, dynamic: Dynamic) {
+        self.dynamic = dynamic;
+        self.wanted = Arc::new(Wanted::of(&self.config, &self.dynamic));
+        // A job owns the data directory; it, or the next start, keeps the document.
+        if self.jobs.running().is_none()
+            && let Err(error) = self.files.keep_dynamic(&self.dynamic)
+        {
+            tracing::warn!(%error, "keeping the dynamic configuration in the data directory");
+        }
     }
 
     fn set_in_force(&self, change: impl FnOnce(&mut InForce)) -> std::io::Result<()> {
@@ -179,7 +194,8 @@ impl Actor {
             Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::Promote
-            | Action::Slots { .. } => self.on_server(action, client).await,
+            | Action::Slots { .. }
+            | Action::Reload => self.on_server(action, client).await,
             Action::NamePromotion => self.name_promotion(view, client).await,
         }
     }
@@ -495,11 +511,58 @@ impl Actor {
                 sql::promote(client).await
             }
             Action::Slots { create, drop } => sql::keep_slots(client, create, drop).await,
+            Action::Reload => match self.put_in_force().await {
+                Ok(before) => self.have_it_read(client, before).await,
+                Err(error) => {
+                    return Outcome::NotDone(format!("writing the configuration: {error}"));
+                }
+            },
             other => return Outcome::NotDone(format!("{other:?} is not of the server")),
         };
         match done {
             Ok(()) => Outcome::Done(Touched::Nothing),
             Err(error) => Outcome::NotDone(error.to_string()),
         }
+    }
+
+    /// Puts what is wanted into the files, as far as PostgreSQL takes it; pg_hba.conf as it was.
+    async fn put_in_force(&self) -> std::io::Result<Option<Vec<u8>>> {
+        let wanted = (&*self.config, &*self.wanted);
+        let refused = examine(&self.programs, &self.files, wanted, &self.in_force()).await;
+        for (name, refused) in &refused {
+            tracing::warn!(
+                node = %self.config.name, name, value = refused.value, words = refused.words,
+                "PostgreSQL does not take this value: it is left out"
+            );
+        }
+        let before = std::fs::read(self.files.hba()).ok();
+        let fingerprint = self.wanted.fingerprint();
+        self.set_in_force(|in_force| {
+            (in_force.refused, in_force.fingerprint) = (refused, fingerprint)
+        })?;
+        Ok(before)
+    }
+
+    /// Has the server read its files; a pg_hba.conf that it could not start with goes back first.
+    async fn have_it_read(
+        &self,
+        client: &Client,
+        before: Option<Vec<u8>>,
+    ) -> Result<(), sql::SqlError> {
+        let words = sql::hba_problems(client).await.unwrap_or_default();
+        let written = std::fs::read(self.files.hba()).ok();
+        if let (false, Some(before)) = (words.is_empty() || written == before, before) {
+            tracing::warn!(node = %self.config.name, words, "pg_hba.conf stays as it was");
+            let value = self.wanted.hba.join("\n");
+            let put_back = write_atomically(&self.files.hba(), &before).and_then(|()| {
+                self.set_in_force(|in_force| {
+                    in_force.refused.insert("pg_hba".to_owned(), Refused { value, words });
+                })
+            });
+            if let Err(error) = put_back {
+                tracing::error!(%error, "putting pg_hba.conf back");
+            }
+        }
+        sql::reload(client).await
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
         body["xlog"] = if status.in_recovery {
             json!({
                 "received_location": status.end.get(), "replayed_location": status.replayed.get(),
-                "replayed_timestamp": picture.extra.replayed_at, "paused": false,
+                "replayed_timestamp": picture.extra.replayed_at, "paused": picture.extra.replay_paused,
             })
         } else {
             json!({"location": status.end.get()})
@@ -48,6 +48,10 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
         if site.leader.is_none() {
             body["cluster_unlocked"] = json!(true);
         }
+    }
+    if let Some(reason) = publish::pending_restart_reason(view) {
+        body["pending_restart"] = json!(true);
+        body["pending_restart_reason"] = reason;
     }
     let watchdog = &view.guardian.watchdog;
     if watchdog.required && watchdog.state == WatchdogState::Failed {
@@ -94,7 +98,12 @@ pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
                 (false, _, true) => "sync_standby",
                 (false, _, false) => "replica",
             };
-            members.push(cluster_member(name.as_str(), role, member, site, leads));
+            let mut value = cluster_member(name.as_str(), role, member, site, leads);
+            if let Some(reason) = picture.restarts.get(name) {
+                value["pending_restart"] = json!(true);
+                value["pending_restart_reason"] = reason.clone();
+            }
+            members.push(value);
         }
     }
     let mut cluster = json!({"members": members, "scope": config.scope.as_str()});

@@ -4,9 +4,11 @@
 //! cannot be read leaves the one in force as it is and is reported.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Config;
+use crate::decide::parameters::{accepts, is_agents, is_name};
 use crate::decide::view::Policy;
 
 /// Top-level keys that are read.
@@ -70,6 +72,17 @@ pub struct Dynamic {
     pub pause: bool,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
+    /// `postgresql.pg_ident`.
+    pub pg_ident: Vec<String>,
+    /// `postgresql.recovery_conf`.
+    pub recovery_conf: BTreeMap<String, String>,
+    /// `postgresql.remove_data_directory_on_rewind_failure`, where it is given.
+    pub remove_on_rewind_failure: Option<bool>,
+    /// `postgresql.remove_data_directory_on_diverged_timelines`, where it is given.
+    pub remove_on_diverged_timelines: Option<bool>,
+    /// The whole document that is in force, unknown keys included: what could not be read of it is as
+    /// it was before. Kept on disk, and put back where the key is lost. Null before there is one.
+    pub document: Arc<serde_json::Value>,
 }
 
 /// Least TTL. Patroni's floor is 20 s; below it every member must be Regent, whose renewal has its
@@ -93,6 +106,11 @@ impl Default for Dynamic {
             pg_hba: Vec::new(),
             pause: false,
             problems: Vec::new(),
+            pg_ident: Vec::new(),
+            recovery_conf: BTreeMap::new(),
+            remove_on_rewind_failure: None,
+            remove_on_diverged_timelines: None,
+            document: Arc::new(serde_json::Value::Null),
         }
     }
 }
@@ -104,12 +122,15 @@ const SHOWN: usize = 60;
 struct Reader<'a> {
     document: &'a serde_json::Value,
     problems: Vec<String>,
+    /// Keys of the values that stay as they are, from the top.
+    kept: Vec<Vec<String>>,
 }
 
 impl Reader<'_> {
     fn refuse<T>(&mut self, key: &str, value: &serde_json::Value, wanted: &str, kept: T) -> T {
         let value: String = value.to_string().chars().take(SHOWN).collect();
         self.problems.push(format!("{key}: {value} is not valid: want {wanted}"));
+        self.kept.push(key.split('.').map(str::to_owned).collect());
         kept
     }
 
@@ -146,6 +167,135 @@ impl Reader<'_> {
             _ => self.refuse(key, value, "on or off", in_force),
         }
     }
+
+    /// Each parameter that the agent owns in its range; one that is not stays as it is in force, or
+    /// is left to its default.
+    fn parameters(
+        &mut self,
+        value: &serde_json::Value,
+        in_force: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        let Some(mut read) = parameters(value) else {
+            let kept = in_force.clone();
+            return self.refuse("postgresql.parameters", value, "NAME: VALUE pairs", kept);
+        };
+        let refused: Vec<(String, serde_json::Value, String)> = read
+            .iter()
+            .filter_map(|(name, text)| {
+                let wanted = if is_name(name) {
+                    accepts(&name.to_ascii_lowercase(), text).err()?
+                } else {
+                    "a parameter's name".to_owned()
+                };
+                Some((name.clone(), value.get(name).cloned().unwrap_or_default(), wanted))
+            })
+            .collect();
+        for (name, value, wanted) in refused {
+            self.refuse(&format!("postgresql.parameters.{name}"), &value, &wanted, ());
+            match in_force.get(&name) {
+                Some(kept) => drop(read.insert(name, kept.clone())),
+                None => drop(read.remove(&name)),
+            }
+        }
+        read
+    }
+
+    /// Settings of recovery, without those by which a standby would end it on its own.
+    fn recovery_conf(
+        &mut self,
+        value: &serde_json::Value,
+        in_force: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        let wanted =
+            "NAME: VALUE pairs of recovery, without targets and what the agent sets itself";
+        // Patroni's files may have these from before PostgreSQL 12.
+        let old = |name: &str| matches!(name, "standby_mode" | "trigger_file");
+        let read = parameters(value).map(|mut read| {
+            read.retain(|name, _| !old(name) && name != "recovery_target_timeline");
+            read
+        });
+        let fine = |name: &String| is_name(name) && !is_agents(name);
+        match read.filter(|read| read.keys().all(fine)) {
+            Some(read) => read,
+            None => {
+                let kept = in_force.clone();
+                self.refuse("postgresql.recovery_conf", value, wanted, kept)
+            }
+        }
+    }
+
+    /// A switch that may be left to a default of ours.
+    fn choice(&mut self, key: &str, in_force: Option<bool>) -> Option<bool> {
+        let document = self.document;
+        let value = document.get("postgresql")?.get(key).filter(|value| !value.is_null())?;
+        Some(self.truth(&format!("postgresql.{key}"), Some(value), in_force.unwrap_or(false)))
+    }
+
+    /// What else is read of the section `postgresql`.
+    fn rest_of_postgresql(&mut self, in_force: &Dynamic) -> Rest {
+        let section = self.document.get("postgresql");
+        if section.is_some_and(|section| !section.is_object()) {
+            return Rest {
+                pg_ident: in_force.pg_ident.clone(),
+                recovery_conf: in_force.recovery_conf.clone(),
+                remove_on_rewind_failure: in_force.remove_on_rewind_failure,
+                remove_on_diverged_timelines: in_force.remove_on_diverged_timelines,
+            };
+        }
+        let there = |key: &str| section?.get(key).filter(|value| !value.is_null());
+        let pg_ident = there("pg_ident").map_or_else(Vec::new, |value| {
+            lines(value).unwrap_or_else(|| {
+                let kept = in_force.pg_ident.clone();
+                self.refuse("postgresql.pg_ident", value, "a list of lines", kept)
+            })
+        });
+        let recovery_conf = there("recovery_conf")
+            .map_or_else(BTreeMap::new, |value| self.recovery_conf(value, &in_force.recovery_conf));
+        Rest {
+            pg_ident,
+            recovery_conf,
+            remove_on_rewind_failure: self.choice(
+                "remove_data_directory_on_rewind_failure",
+                in_force.remove_on_rewind_failure,
+            ),
+            remove_on_diverged_timelines: self.choice(
+                "remove_data_directory_on_diverged_timelines",
+                in_force.remove_on_diverged_timelines,
+            ),
+        }
+    }
+
+    /// The document in force: this one, with what stays as it is in its place.
+    fn document(&self, in_force: &serde_json::Value) -> serde_json::Value {
+        let mut document = self.document.clone();
+        for path in &self.kept {
+            let old = path.iter().try_fold(in_force, |value, key| value.get(key.as_str())).cloned();
+            put(&mut document, path, old);
+        }
+        document
+    }
+}
+
+/// Keys of the section `postgresql` that are read by themselves.
+struct Rest {
+    pg_ident: Vec<String>,
+    recovery_conf: BTreeMap<String, String>,
+    remove_on_rewind_failure: Option<bool>,
+    remove_on_diverged_timelines: Option<bool>,
+}
+
+/// Puts a value where it was, or takes it away.
+fn put(document: &mut serde_json::Value, path: &[String], value: Option<serde_json::Value>) {
+    let Some((key, rest)) = path.split_first() else { return };
+    let Some(object) = document.as_object_mut() else { return };
+    match (rest.is_empty(), value) {
+        (true, Some(value)) => drop(object.insert(key.clone(), value)),
+        (true, None) => drop(object.shift_remove(key)),
+        (false, value) => match object.get_mut(key) {
+            Some(inner) => put(inner, rest, value),
+            None => {}
+        },
+    }
 }
 
 impl Dynamic {
@@ -163,6 +313,14 @@ impl Dynamic {
             use_pg_rewind: self.use_pg_rewind,
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
+            // Patroni's default in a site by itself; a site that comes back to its federation is
+            // rebuilt where it can't rewind (design.md section 4, ADR 29).
+            remove_on_rewind_failure: self
+                .remove_on_rewind_failure
+                .unwrap_or(config.federation.is_some()),
+            remove_on_diverged_timelines: self
+                .remove_on_diverged_timelines
+                .unwrap_or(config.federation.is_some()),
         }
     }
 
@@ -171,7 +329,7 @@ impl Dynamic {
     #[must_use]
     pub fn read(document: &serde_json::Value, in_force: &Self) -> Self {
         let default = Self::default();
-        let mut reader = Reader { document, problems: Vec::new() };
+        let mut reader = Reader { document, problems: Vec::new(), kept: Vec::new() };
         let mut timing = (
             reader.seconds("ttl", default.ttl, in_force.ttl).max(TTL_FLOOR),
             reader.seconds("loop_wait", default.loop_wait, in_force.loop_wait),
@@ -180,6 +338,8 @@ impl Dynamic {
         if !reader.problems.is_empty() {
             // They are checked against each other: all of them or none.
             timing = (in_force.ttl, in_force.loop_wait, in_force.retry_timeout);
+            let keys = ["ttl", "loop_wait", "retry_timeout"];
+            reader.kept = keys.iter().map(|key| vec![(*key).to_owned()]).collect();
         }
         let (ttl, loop_wait, retry_timeout) = timing;
         let maximum_lag_on_failover = reader.count(
@@ -211,6 +371,7 @@ impl Dynamic {
         );
         if postgresql.is_some_and(|section| !section.is_object()) {
             reader.problems.push("postgresql: want an object".to_owned());
+            reader.kept.push(vec!["postgresql".to_owned()]);
         }
         let readable = postgresql.is_none_or(serde_json::Value::is_object);
         let part = |key: &str| match inside(key) {
@@ -219,10 +380,7 @@ impl Dynamic {
             Some(_) | None => Part::Unreadable,
         };
         let parameters = match part("parameters") {
-            Part::There(value) => parameters(&value).unwrap_or_else(|| {
-                let kept = in_force.parameters.clone();
-                reader.refuse("postgresql.parameters", &value, "NAME: VALUE pairs", kept)
-            }),
+            Part::There(value) => reader.parameters(&value, &in_force.parameters),
             Part::Missing => BTreeMap::new(),
             Part::Unreadable => in_force.parameters.clone(),
         };
@@ -234,6 +392,8 @@ impl Dynamic {
             Part::Missing => Vec::new(),
             Part::Unreadable => in_force.pg_hba.clone(),
         };
+        let rest = reader.rest_of_postgresql(in_force);
+        let document = Arc::new(reader.document(&in_force.document));
         Self {
             ttl,
             loop_wait,
@@ -248,6 +408,11 @@ impl Dynamic {
             pg_hba,
             pause,
             problems: reader.problems,
+            pg_ident: rest.pg_ident,
+            recovery_conf: rest.recovery_conf,
+            remove_on_rewind_failure: rest.remove_on_rewind_failure,
+            remove_on_diverged_timelines: rest.remove_on_diverged_timelines,
+            document,
         }
     }
 }
@@ -310,6 +475,70 @@ mod tests {
         assert_eq!(dynamic.problems.len(), 1);
         assert_eq!(dynamic.parameters.len(), 2);
         assert_eq!(dynamic.parameters["fsync"], "on");
+    }
+
+    #[test]
+    fn a_parameter_of_the_agents_out_of_its_range_stays_as_it_is() {
+        let read = |value: serde_json::Value, in_force: &Dynamic| {
+            let section = serde_json::json!({"parameters": {"max_connections": value}});
+            Dynamic::read(&serde_json::json!({"postgresql": section}), in_force)
+        };
+        let first = read(serde_json::json!(200), &Dynamic::default());
+        assert!(first.problems.is_empty(), "{:?}", first.problems);
+        for bad in [serde_json::json!(10), serde_json::json!("many"), serde_json::json!(-1)] {
+            let next = read(bad.clone(), &first);
+            assert_eq!(next.parameters, first.parameters, "{bad}");
+            let said = &next.problems[0];
+            assert!(said.starts_with("postgresql.parameters.max_connections: "), "{said}");
+            assert!(said.contains("from 25 to"), "{said}");
+            assert_eq!(next.document, first.document, "what is kept is what is in force");
+        }
+        let none = read(serde_json::json!(10), &Dynamic::default());
+        assert!(none.parameters.is_empty(), "its default");
+        let section = serde_json::json!({"postgresql": {"parameters": {"a b": 1, "c.d": 2}}});
+        let named = Dynamic::read(&section, &Dynamic::default());
+        assert_eq!(named.parameters.into_keys().collect::<Vec<_>>(), ["c.d"]);
+    }
+
+    #[test]
+    fn the_document_in_force_has_what_was_kept_and_every_unknown_key() {
+        let first = serde_json::json!({"ttl": 30, "theirs": 1, "synchronous_mode": true,
+            "postgresql": {"use_pg_rewind": true, "pg_hba": ["local all all trust"]}});
+        let before = Dynamic::read(&first, &Dynamic::default());
+        assert_eq!(*before.document, first, "and in its order");
+        let next = serde_json::json!({"ttl": "soon", "loop_wait": 5, "theirs": 2,
+            "synchronous_mode": 7, "postgresql": {"use_pg_rewind": false, "pg_hba": "all"}});
+        let after = Dynamic::read(&next, &before);
+        assert_eq!(after.problems.len(), 3, "{:?}", after.problems);
+        let wanted = serde_json::json!({"ttl": 30, "theirs": 2, "synchronous_mode": true,
+            "postgresql": {"use_pg_rewind": false, "pg_hba": ["local all all trust"]}});
+        assert_eq!(*after.document, wanted);
+        let again = Dynamic::read(&after.document, &Dynamic::default());
+        assert!(again.synchronous_mode && again.problems.is_empty() && !again.use_pg_rewind);
+        let section = Dynamic::read(&serde_json::json!({"postgresql": 3}), &before);
+        assert_eq!(section.document["postgresql"], first["postgresql"]);
+    }
+
+    #[test]
+    fn recovery_is_configured_without_a_target_and_the_switches_may_be_left_open() {
+        let read = |section: serde_json::Value| {
+            Dynamic::read(&serde_json::json!({"postgresql": section}), &Dynamic::default())
+        };
+        let restores = read(serde_json::json!({"recovery_conf": {"restore_command": "cp %f %p",
+            "recovery_target_timeline": "latest", "standby_mode": true}}));
+        let names: Vec<String> = restores.recovery_conf.into_keys().collect();
+        assert_eq!(names, ["restore_command"]);
+        for target in ["recovery_target_time", "recovery_target_action", "primary_conninfo"] {
+            let refused = read(serde_json::json!({"recovery_conf": {target: "x"}}));
+            assert_eq!(refused.problems.len(), 1, "{target}");
+            assert!(refused.recovery_conf.is_empty());
+        }
+        let open = read(serde_json::json!({"pg_ident": ["m s p"]}));
+        assert_eq!((open.remove_on_rewind_failure, open.pg_ident.len()), (None, 1));
+        let said = read(serde_json::json!({"remove_data_directory_on_rewind_failure": "off",
+            "remove_data_directory_on_diverged_timelines": true}));
+        assert_eq!(said.remove_on_rewind_failure, Some(false));
+        assert_eq!(said.remove_on_diverged_timelines, Some(true));
     }
 
     proptest! {

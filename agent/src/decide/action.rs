@@ -125,6 +125,8 @@ pub enum Action {
     RenewNow,
     /// Stop the agent: a person must look.
     Exit(String),
+    /// Put what is wanted into the server's files, as far as it takes it, and have it read again.
+    Reload,
 }
 
 /// A long act with what it needs.

@@ -69,6 +69,8 @@ impl<'a> Judge<'a> {
         self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
             self.keep_epoch(site)
                 .or_else(|| self.slots_choice(status, BTreeSet::new()))
+                .or_else(|| self.make_room_for_recovery())
+                .or_else(|| self.reload())
                 .unwrap_or(Choice::wait(Reason::Following))
         })
     }
@@ -140,6 +142,8 @@ impl<'a> Judge<'a> {
                 .or_else(|| self.restartpoint(status))
                 .or_else(|| self.checkpoint())
                 .or_else(|| self.prepare_list(site, status))
+                .or_else(|| self.make_room_for_recovery())
+                .or_else(|| self.reload())
                 .unwrap_or(Choice::wait(unknown.unwrap_or(Reason::LeadingStandby))),
         }
     }

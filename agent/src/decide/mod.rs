@@ -11,6 +11,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod action;
+mod configuration;
 pub mod demote;
 pub mod epoch;
 pub mod failsafe;
@@ -22,6 +23,7 @@ mod handover;
 mod lead;
 mod leader_key;
 pub mod margins;
+pub mod parameters;
 pub mod paused;
 pub mod preconditions;
 mod race;

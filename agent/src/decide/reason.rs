@@ -124,6 +124,10 @@ pub enum Reason {
     Checkpoint,
     /// The cluster is paused.
     Paused(PausedAs),
+    /// Puts a changed configuration in force.
+    Reloading,
+    /// Its WAL was written with higher settings than it has: starts again with these.
+    RaisingParameters,
 }
 
 /// What a node of a paused cluster is.
@@ -230,6 +234,10 @@ impl fmt::Display for Reason {
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
+            Self::Reloading => "putting a changed configuration in force",
+            Self::RaisingParameters => {
+                "its WAL asks for higher settings than it was started with: starting it again"
+            }
         };
         f.write_str(text)
     }

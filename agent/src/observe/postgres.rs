@@ -12,11 +12,15 @@ use tokio_postgres::Client;
 
 use super::clock::boot_time;
 use super::promotions::{Search, Server};
+use crate::act::postgres::configuration::Wanted;
+use crate::act::postgres::files::Refused;
 use crate::act::postgres::server::Postmaster;
 use crate::act::postgres::{control, files::Files, programs::Programs, sql};
 use crate::config::Config;
+use crate::decide::parameters::{self, Setting};
 use crate::decide::view::{
-    Control, DataDirectory, PostgresView, Process, Receiver, Sender, Slot, Status,
+    ConfigurationView, Control, DataDirectory, PostgresView, Process, Receiver, Sender, Slot,
+    Status,
 };
 use regent_proto::record::ReportedObjects;
 use regent_proto::time::BootTime;
@@ -41,7 +45,8 @@ SELECT json_build_object(
  'receiver', (SELECT json_build_object('host', sender_host, 'port', sender_port,
     'timeline', received_tli, 'status', status) FROM pg_stat_wal_receiver),
  'synchronous_standby_names', current_setting('synchronous_standby_names'),
- 'replayed_at', pg_last_xact_replay_timestamp()
+ 'replayed_at', pg_last_xact_replay_timestamp(),
+ 'replay_paused', CASE WHEN r.in_recovery THEN pg_is_wal_replay_paused() ELSE false END
 )::text FROM (SELECT pg_is_in_recovery() AS in_recovery) r, pg_control_checkpoint() c";
 
 /// What changes rarely and costs more: asked once a second, and after acts that change it.
@@ -49,12 +54,33 @@ const SURROUNDINGS: &str = "
 SELECT json_build_object(
  'slots', (SELECT json_agg(json_build_object('name', slot_name, 'active', active,
     'physical', slot_type = 'physical')) FROM pg_replication_slots WHERE NOT temporary),
- 'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN
-    ('max_connections', 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions',
-     'max_locks_per_transaction', 'max_replication_slots', 'wal_log_hints', 'data_checksums')),
+ 'settings', (SELECT json_agg(json_build_object('name', name, 'value', setting, 'unit', unit,
+    'kind', vartype, 'postmaster', context = 'postmaster', 'pending', pending_restart))
+    FROM pg_settings WHERE name = ANY(FIXED) OR pending_restart
+      OR context = 'postmaster' AND name = ANY(WANTED)),
  'version', current_setting('server_version_num')::int,
  'started', pg_postmaster_start_time(),
  'users', (SELECT count(*) FROM pg_roles WHERE rolname = ANY(USERS)))::text";
+
+/// Settings that plans of a switchover look at.
+const FIXED: [&str; 8] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+    "max_replication_slots",
+    "wal_log_hints",
+    "data_checksums",
+];
+
+/// What cannot be applied of the files, and does not wait for a restart; asked rarely. It is the
+/// server's word of files that others write, too.
+const FILES: &str = "
+SELECT coalesce(json_agg(DISTINCT format('%s, line %s: %s: %s', f.sourcefile, f.sourceline,
+   coalesce(f.name, ''), f.error)), '[]')::text
+ FROM pg_file_settings f LEFT JOIN pg_settings s ON s.name = f.name
+ WHERE f.error IS NOT NULL AND s.pending_restart IS NOT TRUE";
 
 /// What a switchover does not carry over; asked rarely.
 const OBJECTS: &str = "
@@ -81,12 +107,13 @@ struct Answer {
     receiver: Option<ReceiverAnswer>,
     synchronous_standby_names: String,
     replayed_at: Option<String>,
+    replay_paused: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct Surroundings {
     slots: Option<Vec<SlotAnswer>>,
-    settings: BTreeMap<String, String>,
+    settings: Vec<SettingAnswer>,
     version: u32,
     started: String,
     users: usize,
@@ -118,6 +145,29 @@ struct SlotAnswer {
     physical: bool,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+struct SettingAnswer {
+    name: String,
+    value: String,
+    unit: Option<String>,
+    kind: String,
+    postmaster: bool,
+    pending: bool,
+}
+
+impl From<&SettingAnswer> for Setting {
+    fn from(answer: &SettingAnswer) -> Self {
+        Self {
+            name: answer.name.clone(),
+            value: answer.value.clone(),
+            unit: answer.unit.clone(),
+            kind: answer.kind.clone(),
+            postmaster: answer.postmaster,
+            pending: answer.pending,
+        }
+    }
+}
+
 /// What REST shows beside the view.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Extra {
@@ -129,6 +179,8 @@ pub struct Extra {
     pub replication: Vec<serde_json::Value>,
     /// What a switchover does not carry over.
     pub objects: ReportedObjects,
+    /// Replay is paused.
+    pub replay_paused: bool,
 }
 
 /// Looks at the server.
@@ -149,6 +201,14 @@ pub struct PostgresObserver {
     surroundings: Option<(BootTime, Surroundings)>,
     /// For the ids of promotions.
     search: Search,
+    /// What the files shall say, without what the server refuses.
+    wanted: Arc<Wanted>,
+    refused: BTreeMap<String, Refused>,
+    /// What the server says of its files, and when it was asked.
+    files_say: Vec<String>,
+    files_asked: Option<BootTime>,
+    /// What recovery needs, as of when replay was found paused.
+    needs: Option<(BootTime, BTreeMap<String, u64>)>,
 }
 
 /// How often the objects are looked at.
@@ -174,7 +234,28 @@ impl PostgresObserver {
             objects_asked: None,
             surroundings: None,
             search,
+            wanted: Arc::default(),
+            refused: BTreeMap::new(),
+            files_say: Vec::new(),
+            files_asked: None,
+            needs: None,
         }
+    }
+
+    /// What the server is compared with from now on.
+    pub fn expects(&mut self, wanted: &Arc<Wanted>, refused: &BTreeMap<String, Refused>) {
+        if !Arc::ptr_eq(&self.wanted, wanted) || self.refused != *refused {
+            self.wanted = Arc::clone(wanted);
+            self.refused.clone_from(refused);
+            self.surroundings = None;
+            self.files_asked = None;
+        }
+    }
+
+    /// The server was made to read its files again.
+    pub fn forget_files(&mut self) {
+        self.surroundings = None;
+        self.files_asked = None;
     }
 
     /// A connection for acts; `None` while the server does not answer.
@@ -215,8 +296,11 @@ impl PostgresObserver {
             self.control = None;
             self.objects_asked = None;
             self.surroundings = None;
+            self.files_asked = None;
+            self.needs = None;
             self.search.forget();
         }
+        let mut configuration = ConfigurationView::default();
         let mut extra = Extra::default();
         let mut users_exist = false;
         let mut status = None;
@@ -228,6 +312,8 @@ impl PostgresObserver {
         {
             users_exist = surroundings.users == self.users().len();
             self.look_at_objects(answer.in_recovery).await;
+            self.look_at_files().await;
+            configuration = self.configuration(&answer, &surroundings).await;
             extra = self.extra(&answer, &surroundings);
             let mut found = self.status(answer, surroundings);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
@@ -249,6 +335,7 @@ impl PostgresObserver {
             follows,
             standby_signal: self.files.standby_signal(),
             users_exist,
+            configuration,
         };
         (view, extra)
     }
@@ -298,7 +385,16 @@ impl PostgresObserver {
         }
         let users: Vec<String> =
             self.users().iter().map(|u| format!("'{}'", u.replace('\'', "''"))).collect();
-        let query = SURROUNDINGS.replace("USERS", &format!("ARRAY[{}]::name[]", users.join(",")));
+        let array = |names: &[&str]| {
+            let quoted: Vec<String> = names.iter().map(|n| format!("'{n}'")).collect();
+            format!("ARRAY[{}]::text[]", quoted.join(","))
+        };
+        // Names of parameters are words (`parameters::is_name`).
+        let wanted: Vec<&str> = self.wanted.parameters.keys().map(String::as_str).collect();
+        let query = SURROUNDINGS
+            .replace("USERS", &format!("ARRAY[{}]::name[]", users.join(",")))
+            .replace("FIXED", &array(&FIXED))
+            .replace("WANTED", &array(&wanted));
         let text = sql::text(self.client.as_ref()?, &query).await.ok()?;
         let surroundings: Surroundings = serde_json::from_str(&text).ok()?;
         self.surroundings = Some((now, surroundings.clone()));
@@ -323,6 +419,56 @@ impl PostgresObserver {
         self.objects_asked = Some(now);
     }
 
+    async fn look_at_files(&mut self) {
+        let now = boot_time();
+        if self.files_asked.is_some_and(|asked| now.since(asked) < OBJECTS_EVERY) {
+            return;
+        }
+        let Some(client) = &self.client else { return };
+        let Ok(text) = sql::text(client, FILES).await else { return };
+        let Ok(said) = serde_json::from_str(&text) else { return };
+        (self.files_say, self.files_asked) = (said, Some(now));
+    }
+
+    /// How the server's configuration stands; what is wanted and in force is told by who writes it.
+    async fn configuration(
+        &mut self,
+        answer: &Answer,
+        surroundings: &Surroundings,
+    ) -> ConfigurationView {
+        let settings: Vec<Setting> = surroundings.settings.iter().map(Setting::from).collect();
+        let mut wanted = self.wanted.parameters.clone();
+        wanted.retain(|name, _| !self.refused.contains_key(name));
+        let refused = self.refused.iter().map(|(name, refused)| match name.as_str() {
+            "pg_hba" => format!("pg_hba is not in force: {}", refused.words),
+            _ => format!("{name} is left out: {}", refused.words),
+        });
+        let problems = refused.chain(self.files_say.iter().cloned()).collect();
+        let too_low = answer.replay_paused && {
+            let needs = self.what_recovery_needs().await;
+            settings.iter().any(|setting| {
+                let needed = needs.get(&setting.name);
+                needed.is_some_and(|need| setting.value.parse::<u64>().is_ok_and(|has| has < *need))
+            })
+        };
+        let pending_restart = parameters::pending(&wanted, &settings);
+        ConfigurationView { pending_restart, problems, too_low, ..ConfigurationView::default() }
+    }
+
+    /// pg_control of a standby that stands still changes no more: it is read again now and then only.
+    async fn what_recovery_needs(&mut self) -> BTreeMap<String, u64> {
+        let now = boot_time();
+        if let Some((asked, needs)) = &self.needs
+            && now.since(*asked) < SURROUNDINGS_EVERY
+        {
+            return needs.clone();
+        }
+        let read = control::settings(&self.programs, &self.files.data_dir).await;
+        let needs = read.unwrap_or_default();
+        self.needs = Some((now, needs.clone()));
+        needs
+    }
+
     fn extra(&self, answer: &Answer, surroundings: &Surroundings) -> Extra {
         let senders = answer.senders.iter().flatten();
         Extra {
@@ -336,6 +482,7 @@ impl PostgresObserver {
                 })
                 .collect(),
             objects: self.objects.clone(),
+            replay_paused: answer.replay_paused,
         }
     }
 
@@ -363,13 +510,14 @@ impl PostgresObserver {
         let settings: BTreeMap<String, i64> = surroundings
             .settings
             .iter()
-            .filter_map(|(name, value)| {
-                let number = match value.as_str() {
+            .filter(|setting| FIXED.contains(&setting.name.as_str()))
+            .filter_map(|setting| {
+                let number = match setting.value.as_str() {
                     "on" => 1,
                     "off" => 0,
                     text => text.parse().ok()?,
                 };
-                Some((name.clone(), number))
+                Some((setting.name.clone(), number))
             })
             .collect();
         let free = |limit: &str, used: usize| {

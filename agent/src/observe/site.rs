@@ -50,6 +50,10 @@ struct MemberRecord {
     /// Ours: how its fence stands. A newer version's may be of another form: then nothing is shown.
     #[serde(default)]
     regent: Option<serde_json::Value>,
+    #[serde(default)]
+    pending_restart: bool,
+    #[serde(default)]
+    pending_restart_reason: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -74,6 +78,20 @@ struct FailoverRecord {
     member: Option<NodeName>,
 }
 
+/// How `config` stands in the DCS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigKey {
+    /// There is none.
+    Absent,
+    /// Nobody can read it as an object.
+    Unreadable {
+        /// Its revision.
+        revision: u64,
+    },
+    /// There is one; also before the DCS was read for the first time.
+    Read,
+}
+
 /// Reads the site's keys.
 #[derive(Debug)]
 pub struct SiteObserver {
@@ -83,6 +101,8 @@ pub struct SiteObserver {
     unreadable: Unreadable,
     fences: BTreeMap<NodeName, ReportedFence>,
     known: Known,
+    restarts: BTreeMap<NodeName, serde_json::Value>,
+    config: ConfigKey,
 }
 
 /// Records of each kind that were decoded already. Clones are the same.
@@ -108,6 +128,7 @@ struct KnownMember {
     member: Arc<Member>,
     ancestry: Option<Ancestry>,
     fence: Option<ReportedFence>,
+    restart: Option<serde_json::Value>,
 }
 
 impl SiteObserver {
@@ -127,6 +148,8 @@ impl SiteObserver {
             unreadable: Unreadable::default(),
             fences: BTreeMap::new(),
             known,
+            restarts: BTreeMap::new(),
+            config: ConfigKey::Read,
         }
     }
 
@@ -182,6 +205,18 @@ impl SiteObserver {
     #[must_use]
     pub fn fences(&self) -> &BTreeMap<NodeName, ReportedFence> {
         &self.fences
+    }
+
+    /// What the members say waits for a restart, as of the last reading.
+    #[must_use]
+    pub fn restarts(&self) -> &BTreeMap<NodeName, serde_json::Value> {
+        &self.restarts
+    }
+
+    /// How `config` stands, as of the last reading.
+    #[must_use]
+    pub fn config(&self) -> ConfigKey {
+        self.config
     }
 
     /// Keys that cannot be read, for warnings.
@@ -324,6 +359,7 @@ impl SiteObserver {
         let mut members = BTreeMap::new();
         let mut ancestries = BTreeMap::new();
         self.fences.clear();
+        self.restarts.clear();
         for (key, entry) in picture.entries.range(prefix.clone()..) {
             let Some(name) = key.strip_prefix(&prefix) else { break };
             let Ok(name) = name.parse::<NodeName>() else {
@@ -333,6 +369,7 @@ impl SiteObserver {
             match &*self.known.members.of(entry, known_member) {
                 Ok(known) => {
                     self.fences.extend(known.fence.clone().map(|fence| (name.clone(), fence)));
+                    self.restarts.extend(known.restart.clone().map(|why| (name.clone(), why)));
                     if let Some(ancestry) = &known.ancestry {
                         ancestries.insert(name.clone(), ancestry.clone());
                     }
@@ -378,7 +415,11 @@ impl SiteObserver {
     }
 
     fn dynamic(&mut self, picture: &Picture, in_force: &Dynamic) -> Option<Dynamic> {
-        let entry = self.entry(picture, SiteKey::Config)?;
+        let Some(entry) = self.entry(picture, SiteKey::Config) else {
+            self.config = ConfigKey::Absent;
+            return None;
+        };
+        self.config = ConfigKey::Unreadable { revision: entry.modified.0 };
         let document = self.known.documents.of(entry, |entry| {
             serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
         });
@@ -393,6 +434,7 @@ impl SiteObserver {
             self.unreadable.report(entry, "the dynamic configuration is not an object");
             return None;
         }
+        self.config = ConfigKey::Read;
         let dynamic = Dynamic::read(document, in_force);
         if !dynamic.problems.is_empty() {
             let problems = dynamic.problems.join("; ");
@@ -428,7 +470,10 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         position: record.xlog_location.map(Lsn::new),
     });
     let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
-    Ok(KnownMember { member, ancestry: record.ancestry, fence })
+    // Patroni before 4.0 gives no reason.
+    let why = record.pending_restart_reason.unwrap_or_else(|| serde_json::json!({}));
+    let restart = record.pending_restart.then_some(why);
+    Ok(KnownMember { member, ancestry: record.ancestry, fence, restart })
 }
 
 /// Host and port of `postgres://HOST:PORT/DATABASE`.

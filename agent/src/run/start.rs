@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
-use regent_proto::time::WallTime;
+use regent_proto::time::{LeaseTiming, WallTime};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use crate::act::failsafe::word::Word;
 use crate::act::failsafe::{self, SharedGiven, members, sites};
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
+use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Files;
 use crate::act::postgres::found;
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
@@ -31,6 +32,7 @@ use crate::act::site::SiteStore;
 use crate::act::{Actor, store};
 use crate::api;
 use crate::config::Config;
+use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
@@ -106,12 +108,13 @@ impl Agent {
         let clock = BootClock::kernel().context("reading this boot's identity")?;
         let (failsafe, targets) = open_failsafe(&config)?;
         let asks = (failsafe.leader.clone(), targets.subscribe());
-        let renewal = start_renewal(&config, &site_keys, &deadlines, (&clock, asks))?;
+        let dynamic = dynamic_at_start(&config, &files);
+        let timing = config.site_timing(&dynamic);
+        let timeout = timing.call_timeout;
+        let renewal = start_renewal(&config, timing, (&site_keys, &deadlines), (&clock, asks))?;
         let (site_store, global_store) = open_stores(&config, &site_keys, &clock)?;
         let http = reqwest::Client::builder().no_proxy().build().context("building HTTP client")?;
         preflight::refuse_twin(&config, &site_store, &http).await?;
-        let dynamic = config.first_dynamic();
-        let timeout = config.site_timing(&dynamic).call_timeout;
         let (site_mirror, global_mirror) =
             start_mirrors(&site_store, global_store.as_ref(), timeout, &clock);
         let in_force = files.read_in_force();
@@ -157,6 +160,7 @@ impl Agent {
                 global: global_store,
                 in_force: Arc::new(Mutex::new(in_force)),
                 jobs: Jobs::new(finished_send),
+                wanted: Arc::new(Wanted::of(&config, &dynamic)),
                 dynamic,
                 failsafe,
                 marked_at: WallTime::default(),
@@ -245,13 +249,30 @@ fn open_failsafe(config: &Config) -> anyhow::Result<(failsafe::Shared, watch::Se
     Ok((shared, watch::Sender::new(Targets::default())))
 }
 
+/// What was in force before this process began, as it was kept in the data directory; the file's first
+/// one where nothing was, or where this node could not keep its lease with it.
+fn dynamic_at_start(config: &Config, files: &Files) -> Dynamic {
+    let first = config.first_dynamic();
+    let Some(kept) = files.read_dynamic() else { return first };
+    let dynamic = Dynamic::read(&kept, &first);
+    match config.check_timing(&dynamic) {
+        Ok(_) => dynamic,
+        Err(error) => {
+            tracing::warn!(
+                %error, file = %files.dynamic().display(),
+                "the kept dynamic configuration is not taken: bootstrap.dcs counts until the DCS answers"
+            );
+            first
+        }
+    }
+}
+
 fn start_renewal(
     config: &Arc<Config>,
-    site_keys: &SiteKeys,
-    deadlines: &Arc<Deadlines>,
+    timing: LeaseTiming,
+    (site_keys, deadlines): (&SiteKeys, &Arc<Deadlines>),
     (clock, (leader, targets)): (&BootClock, (SharedLeader, watch::Receiver<Targets>)),
 ) -> anyhow::Result<RenewalThread> {
-    let timing = config.site_timing(&config.first_dynamic());
     let leader_key = site_keys.key(SiteKey::Leader);
     let federated = config.federation.is_some();
     let config = Arc::clone(config);

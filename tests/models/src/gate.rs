@@ -7,10 +7,10 @@ use std::time::Duration;
 use regent_agent::decide::failsafe::quorum;
 use regent_agent::decide::preconditions::{self, Opening, Precondition};
 use regent_agent::decide::view::{
-    At, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord, FailsafeView,
-    FederationView, GuardianView, Initialize, LeaderKey, Policy, PostgresView, PrimaryTenure,
-    Process, PromiseRecord, SiteView, Status, SyncView, TenureView, View, WatchdogState,
-    WatchdogView,
+    At, ConfigurationView, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord,
+    FailsafeView, FederationView, GuardianView, Initialize, LeaderKey, Policy, PostgresView,
+    PrimaryTenure, Process, PromiseRecord, SiteView, Status, SyncView, TenureView, View,
+    WatchdogState, WatchdogView,
 };
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
@@ -103,6 +103,8 @@ fn policy() -> Policy {
         use_pg_rewind: true,
         may_bootstrap: false,
         paused: false,
+        remove_on_rewind_failure: true,
+        remove_on_diverged_timelines: true,
     }
 }
 
@@ -246,6 +248,7 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
         follows: None,
         standby_signal: true,
         users_exist: true,
+        configuration: ConfigurationView::default(),
     }
 }
 

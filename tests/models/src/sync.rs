@@ -224,6 +224,8 @@ impl Synchronous {
             use_pg_rewind: true,
             may_bootstrap: false,
             paused: false,
+            remove_on_rewind_failure: true,
+            remove_on_diverged_timelines: true,
         }
     }
 

@@ -81,6 +81,8 @@ names! {
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
+        Reason::Reloading => "reason: Reloading",
+        Reason::RaisingParameters => "reason: RaisingParameters",
     }
 }
 
@@ -146,6 +148,7 @@ names! {
         Action::RenewNow => "action: RenewNow",
         Action::AskPeers => "action: AskPeers",
         Action::Exit(_) => "action: Exit",
+        Action::Reload => "action: Reload",
     }
 }
 

@@ -25,6 +25,36 @@ pub async fn read(programs: &Programs, data_dir: &Path) -> Result<Control, Strin
     })
 }
 
+/// What the WAL was written with, by the names of the parameters that recovery checks against it; the
+/// text says what is wrong.
+pub async fn settings(
+    programs: &Programs,
+    data_dir: &Path,
+) -> Result<BTreeMap<String, u64>, String> {
+    let mut command = programs.command("pg_controldata");
+    command.arg("-D").arg(data_dir);
+    let output = programs
+        .output(command, Duration::from_secs(10))
+        .await
+        .map_err(|e| format!("cannot read pg_control of {}: {e}", data_dir.display()))?;
+    Ok(settings_in(&Fields::parse(&output)))
+}
+
+/// pg_controldata abbreviates some names.
+fn settings_in(fields: &Fields) -> BTreeMap<String, u64> {
+    let lines = [
+        ("max_connections", "max_connections setting"),
+        ("max_worker_processes", "max_worker_processes setting"),
+        ("max_wal_senders", "max_wal_senders setting"),
+        ("max_prepared_transactions", "max_prepared_xacts setting"),
+        ("max_locks_per_transaction", "max_locks_per_xact setting"),
+    ];
+    let found = lines
+        .iter()
+        .filter_map(|(name, line)| Some(((*name).to_owned(), fields.get::<u64>(line).ok()?)));
+    found.collect()
+}
+
 struct Fields(BTreeMap<String, String>);
 
 impl Fields {
@@ -115,4 +145,25 @@ pub fn ancestry(data_dir: &Path, timeline: TimelineId) -> Ancestry {
         };
     promotions::fill(data_dir, &mut ancestry);
     ancestry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::parameters::RAISED_ON_STANDBYS;
+
+    #[test]
+    fn every_setting_that_recovery_checks_is_read() {
+        let printed = "max_connections setting:              200
+max_worker_processes setting:         9
+max_wal_senders setting:              11
+max_prepared_xacts setting:           1
+max_locks_per_xact setting:           65
+track_commit_timestamp setting:       off
+";
+        let settings = settings_in(&Fields::parse(printed));
+        let read: Vec<Option<u64>> =
+            RAISED_ON_STANDBYS.iter().map(|name| settings.get(*name).copied()).collect();
+        assert_eq!(read, [Some(200), Some(1), Some(65), Some(9), Some(11)]);
+    }
 }

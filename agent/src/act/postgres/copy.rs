@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::watch;
 
+use super::configuration::Wanted;
 use super::files::{Files, write_atomically};
 use super::programs::Programs;
 use crate::config::dynamic::Dynamic;
@@ -46,7 +47,8 @@ pub async fn initdb(
     // ones (PostgreSQL's manual, 27.4.3). A run in single-user mode, which ends with its input, puts
     // ours there.
     let mut command = programs.command("postgres");
-    command.arg("--single").args(files.arguments(config, dynamic)).arg("postgres");
+    let owned = Wanted::of(config, dynamic).owned();
+    command.arg("--single").args(files.arguments(config, &owned)).arg("postgres");
     programs.output(command, INITDB_BOUND).await?;
     done(files)
 }

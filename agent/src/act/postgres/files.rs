@@ -12,23 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::configuration::Wanted;
 use crate::config::dynamic::Dynamic;
 use crate::config::{Config, User};
+use crate::decide::parameters;
 use crate::decide::view::Follow;
-
-/// Parameters that the agent owns and passes on the command line (spec/patroni-compat.md 4.1), with
-/// Patroni's defaults.
-const OWNED: [(&str, &str); 9] = [
-    ("wal_level", "replica"),
-    ("hot_standby", "on"),
-    ("max_connections", "100"),
-    ("max_wal_senders", "10"),
-    ("max_prepared_transactions", "0"),
-    ("max_locks_per_transaction", "64"),
-    ("max_worker_processes", "8"),
-    ("max_replication_slots", "10"),
-    ("wal_log_hints", "on"),
-];
 
 /// What is in force on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,6 +25,29 @@ pub struct InForce {
     pub follow: Option<Follow>,
     /// `synchronous_standby_names`.
     pub synchronous: String,
+    /// What PostgreSQL does not take, by name: it is left out until another value is wanted.
+    #[serde(default)]
+    pub refused: BTreeMap<String, Refused>,
+    /// Of what was last wanted, and put into the files as far as PostgreSQL takes it.
+    #[serde(default)]
+    pub fingerprint: u64,
+}
+
+/// A value that PostgreSQL does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Refused {
+    /// The value.
+    pub value: String,
+    /// Why, in its own words.
+    pub words: String,
+}
+
+impl InForce {
+    /// Whether just this value was refused.
+    #[must_use]
+    pub fn refuses(&self, name: &str, value: &str) -> bool {
+        self.refused.get(name).is_some_and(|refused| refused.value == value)
+    }
 }
 
 /// Paths of one server.
@@ -106,7 +117,7 @@ impl Files {
 
     /// The command line for `postgres`.
     #[must_use]
-    pub fn arguments(&self, config: &Config, dynamic: &Dynamic) -> Vec<String> {
+    pub fn arguments(&self, config: &Config, owned: &BTreeMap<String, String>) -> Vec<String> {
         let (host, port) = config.postgres.listen_host_port();
         let mut arguments = vec!["-D".to_owned(), self.data_dir.to_string_lossy().into_owned()];
         let mut set = |name: &str, value: &str| {
@@ -116,8 +127,8 @@ impl Files {
         set("listen_addresses", host);
         set("port", &port.to_string());
         set("cluster_name", config.scope.as_str());
-        for (name, default) in OWNED {
-            set(name, dynamic.parameters.get(name).map_or(default, String::as_str));
+        for (name, value) in owned {
+            set(name, value);
         }
         arguments
     }
@@ -129,39 +140,89 @@ impl Files {
         dynamic: &Dynamic,
         in_force: &InForce,
     ) -> std::io::Result<()> {
+        self.keep_base()?;
+        let main = self.data_dir.join("postgresql.conf");
+        let wanted = Wanted::of(config, dynamic);
+        write_atomically(&main, self.text(config, &wanted, in_force).as_bytes())?;
+        let note = serde_json::to_vec(in_force).map_err(std::io::Error::other)?;
+        write_atomically(&self.in_force(), &note)?;
+        self.keep_dynamic(dynamic)?;
+        self.write_access(&wanted, in_force)
+    }
+
+    /// The original postgresql.conf becomes the one that ours includes.
+    pub fn keep_base(&self) -> std::io::Result<()> {
         let main = self.data_dir.join("postgresql.conf");
         let base = self.data_dir.join("postgresql.base.conf");
-        if !base.exists() {
-            if main.exists() {
-                std::fs::rename(&main, &base)?;
-            } else {
-                write_atomically(&base, b"")?;
-            }
+        if base.exists() {
+            return Ok(());
         }
-        let mut parameters = dynamic.parameters.clone();
-        for (name, value) in &config.postgres.parameters {
-            match value {
-                Some(value) => parameters.insert(name.clone(), value.clone()),
-                None => parameters.remove(name),
-            };
-        }
-        for owned in ["listen_addresses", "port", "cluster_name", "synchronous_standby_names"] {
-            parameters.remove(owned);
-        }
-        // The command line has these and wins; said here as well, or every reload would complain
-        // about the other value in postgresql.base.conf.
-        for (name, default) in OWNED {
-            let value = dynamic.parameters.get(name).map_or(default, String::as_str);
-            parameters.insert(name.to_owned(), value.to_owned());
-        }
+        if main.exists() { std::fs::rename(&main, &base) } else { write_atomically(&base, b"") }
+    }
+
+    /// The content of postgresql.conf for this state.
+    #[must_use]
+    pub fn text(&self, config: &Config, wanted: &Wanted, in_force: &InForce) -> String {
+        let mut parameters = wanted.parameters.clone();
+        parameters.extend(wanted.recovery.clone());
+        parameters.retain(|name, value| !in_force.refuses(name, value));
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));
         }
         parameters.insert("synchronous_standby_names".to_owned(), in_force.synchronous.clone());
-        write_atomically(&main, render(&parameters).as_bytes())?;
-        let note = serde_json::to_vec(in_force).map_err(std::io::Error::other)?;
-        write_atomically(&self.in_force(), &note)?;
-        self.write_hba(config, dynamic)
+        render(&parameters)
+    }
+
+    /// Patroni's kept cache of the dynamic configuration, by its name and in its form, where there is
+    /// a cluster to keep it in.
+    #[must_use]
+    pub fn dynamic(&self) -> PathBuf {
+        self.data_dir.join("patroni.dynamic.json")
+    }
+
+    /// Keeps the document that is in force, for the time when the DCS has none.
+    pub fn keep_dynamic(&self, dynamic: &Dynamic) -> std::io::Result<()> {
+        let there = self.data_dir.join("PG_VERSION").exists() && !self.incomplete().exists();
+        if !there || !dynamic.document.is_object() {
+            return Ok(());
+        }
+        let text = dynamic.document.to_string();
+        if std::fs::read(self.dynamic()).is_ok_and(|kept| kept == text.as_bytes()) {
+            return Ok(());
+        }
+        write_atomically(&self.dynamic(), text.as_bytes())
+    }
+
+    /// What was kept; nothing where it is missing, or not an object.
+    #[must_use]
+    pub fn read_dynamic(&self) -> Option<serde_json::Value> {
+        if self.incomplete().exists() {
+            // Of whatever is being copied.
+            return None;
+        }
+        let kept = std::fs::read(self.dynamic()).ok()?;
+        serde_json::from_slice(&kept).ok().filter(serde_json::Value::is_object)
+    }
+
+    /// Takes out of postgresql.auto.conf what would outdo the agent: `ALTER SYSTEM` and base backups
+    /// leave settings of recovery there.
+    pub fn strip_auto_conf(&self) -> std::io::Result<()> {
+        let file = self.data_dir.join("postgresql.auto.conf");
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let outdoes = |line: &&str| {
+            let name = line.split('=').next().unwrap_or_default().trim();
+            parameters::is_recovery(&name.to_ascii_lowercase())
+        };
+        if !text.lines().any(|line| outdoes(&line)) {
+            return Ok(());
+        }
+        let kept: String =
+            text.lines().filter(|line| !outdoes(line)).flat_map(|line| [line, "\n"]).collect();
+        write_atomically(&file, kept.as_bytes())
     }
 
     fn in_force(&self) -> PathBuf {
@@ -176,15 +237,28 @@ impl Files {
         note.and_then(|note| serde_json::from_slice(&note).ok()).unwrap_or_default()
     }
 
-    fn write_hba(&self, config: &Config, dynamic: &Dynamic) -> std::io::Result<()> {
-        if !config.postgres.pg_ident.is_empty() {
-            let text = format!("{HEADER}{}\n", config.postgres.pg_ident.join("\n"));
+    /// The file that says who may connect.
+    #[must_use]
+    pub fn hba(&self) -> PathBuf {
+        self.data_dir.join("pg_hba.conf")
+    }
+
+    /// pg_hba.conf and pg_ident.conf, where they are ours: neither is without any line, nor is one
+    /// that the parameters put elsewhere.
+    fn write_access(&self, wanted: &Wanted, in_force: &InForce) -> std::io::Result<()> {
+        let given = |lines: &[String], elsewhere: &str| {
+            let ours = !lines.is_empty() && !wanted.parameters.contains_key(elsewhere);
+            ours.then(|| format!("{HEADER}{}\n", lines.join("\n")))
+        };
+        if let Some(text) = given(&wanted.ident, "ident_file") {
             write_atomically(&self.data_dir.join("pg_ident.conf"), text.as_bytes())?;
         }
-        let lines = [&config.postgres.pg_hba, &dynamic.pg_hba, &config.bootstrap.pg_hba];
-        let Some(lines) = lines.into_iter().find(|lines| !lines.is_empty()) else { return Ok(()) };
-        let text = format!("{HEADER}{}\n", lines.join("\n"));
-        write_atomically(&self.data_dir.join("pg_hba.conf"), text.as_bytes())
+        let hba = given(&wanted.hba, "hba_file");
+        // What was refused is not written again: the file is still the one before.
+        match hba.filter(|_| !in_force.refuses("pg_hba", &wanted.hba.join("\n"))) {
+            Some(text) => write_atomically(&self.hba(), text.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     fn recovery_parameters(&self, config: &Config, follow: &Follow) -> BTreeMap<String, String> {
@@ -232,7 +306,7 @@ const HEADER: &str = "# Written by the Regent agent; changes made here are lost.
 fn render(parameters: &BTreeMap<String, String>) -> String {
     let mut text = format!("{HEADER}include 'postgresql.base.conf'\n");
     for (name, value) in parameters {
-        let value = value.replace('\'', "''");
+        let value = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n");
         writeln!(text, "{name} = '{value}'").expect("writing to a String does not fail");
     }
     text

@@ -2,6 +2,7 @@
 //!
 //! No choices here: which of these is done, and when, `decide` says.
 
+pub mod configuration;
 pub mod control;
 pub mod copy;
 pub mod files;

@@ -205,6 +205,8 @@ impl World {
             use_pg_rewind: true,
             may_bootstrap: true,
             paused: false,
+            remove_on_rewind_failure: true,
+            remove_on_diverged_timelines: true,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -224,6 +226,7 @@ impl World {
                 follows: None,
                 standby_signal: false,
                 users_exist: true,
+                configuration: ConfigurationView::default(),
             },
             tenure: TenureView {
                 has_lease: true,

@@ -34,6 +34,10 @@ pub struct Policy {
     pub may_bootstrap: bool,
     /// `pause`.
     pub paused: bool,
+    /// `postgresql.remove_data_directory_on_rewind_failure`: copied anew where a rewind failed.
+    pub remove_on_rewind_failure: bool,
+    /// `postgresql.remove_data_directory_on_diverged_timelines`: copied anew where no rewind can help.
+    pub remove_on_diverged_timelines: bool,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.

@@ -21,8 +21,8 @@ pub use super::guardian::{GuardianRights, GuardianView, WatchdogState, WatchdogV
 pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
 pub use memory::{FailedJob, Memory, Policy};
 pub use postgres::{
-    Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
-    Status,
+    ConfigurationView, Control, ControlState, DataDirectory, Follow, PostgresView, Process,
+    Receiver, Sender, Slot, Status,
 };
 pub use site::{
     FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,

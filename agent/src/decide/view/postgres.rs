@@ -7,6 +7,8 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
+use crate::decide::parameters::Difference;
+
 /// This node's PostgreSQL.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PostgresView {
@@ -22,6 +24,23 @@ pub struct PostgresView {
     pub standby_signal: bool,
     /// Replication and rewind users are known to exist.
     pub users_exist: bool,
+    /// How its configuration stands to what is wanted.
+    pub configuration: ConfigurationView,
+}
+
+/// How a server's configuration stands to what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConfigurationView {
+    /// Fingerprint of what is wanted.
+    pub wanted: u64,
+    /// Fingerprint of what was last put into the files.
+    pub in_force: u64,
+    /// What waits for a restart, by name.
+    pub pending_restart: BTreeMap<String, Difference>,
+    /// What PostgreSQL does not take, in its own words.
+    pub problems: Vec<String>,
+    /// In recovery it stands still: its WAL was written with higher settings than it has.
+    pub too_low: bool,
 }
 
 /// The data directory.

@@ -500,6 +500,8 @@ impl Agent {
             at: wall,
             dcs_seen: wall,
             fences: self.site_observer.fences().clone(),
+            restarts: self.site_observer.restarts().clone(),
+            config: self.site_observer.config(),
         };
         self.told.send_replace(Some(Arc::new(picture)));
     }

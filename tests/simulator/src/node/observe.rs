@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use regent_agent::decide::view::{
-    Control, DataDirectory, Follow, GuardianRights, GuardianView, JobKind, PostgresView, Process,
-    Receiver, Sender, Slot, Status, WatchdogView,
+    ConfigurationView, Control, DataDirectory, Follow, GuardianRights, GuardianView, JobKind,
+    PostgresView, Process, Receiver, Sender, Slot, Status, WatchdogView,
 };
 use regent_proto::lsn::Lsn;
 use regent_proto::name::SystemIdentifier;
@@ -68,6 +68,7 @@ impl World {
             status,
             follows: server.follow.clone(),
             standby_signal: server.standby_signal,
+            configuration: ConfigurationView::default(),
         }
     }
 
