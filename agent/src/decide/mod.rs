@@ -42,7 +42,7 @@ use std::time::Duration;
 use regent_proto::time::BootTime;
 
 pub use action::{Action, Job};
-pub use reason::{PausedAs, Reason, Unfit};
+pub use reason::{PausedAs, Reason, Stranded, Unfit};
 
 use view::{DataDirectory, Initialize, Memory, Policy, Process, SiteView, View};
 

@@ -336,6 +336,7 @@ impl PostgresObserver {
             standby_signal: self.files.standby_signal(),
             users_exist,
             configuration,
+            half_rewound: self.files.half_rewound(),
         };
         (view, extra)
     }

@@ -227,6 +227,7 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
             state: ControlState::InRecovery,
             ancestry: ancestry.clone(),
             end,
+            rewindable: true,
         }),
         process: if facts.in_recovery { Process::Running } else { Process::Stopped },
         status: facts.in_recovery.then(|| Status {
@@ -249,6 +250,7 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
         standby_signal: true,
         users_exist: true,
         configuration: ConfigurationView::default(),
+        half_rewound: false,
     }
 }
 

@@ -83,6 +83,7 @@ names! {
         Reason::Paused(_) => "reason: Paused",
         Reason::Reloading => "reason: Reloading",
         Reason::RaisingParameters => "reason: RaisingParameters",
+        Reason::NotCopied(_) => "reason: NotCopied",
     }
 }
 

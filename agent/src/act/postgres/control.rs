@@ -109,7 +109,17 @@ fn interpret(fields: &Fields, data_dir: &Path) -> Result<Control, String> {
         state,
         ancestry: ancestry(data_dir, TimelineId(timeline)),
         end,
+        rewindable: rewindable(fields),
     })
+}
+
+/// What `pg_rewind` asks of its target (hazards.md section 4, fact 25): full pages in WAL, and changes
+/// of hints as well, which checksums bring along.
+fn rewindable(fields: &Fields) -> bool {
+    let says = |name: &str, word: &str| fields.0.get(name).is_some_and(|value| value == word);
+    let checksums = fields.get::<u32>("Data page checksum version").is_ok_and(|version| version > 0);
+    says("Latest checkpoint's full_page_writes", "on")
+        && (checksums || says("wal_log_hints setting", "on"))
 }
 
 /// The highest timeline that this server has WAL of.
@@ -151,6 +161,25 @@ pub fn ancestry(data_dir: &Path, timeline: TimelineId) -> Ancestry {
 mod tests {
     use super::*;
     use crate::decide::parameters::RAISED_ON_STANDBYS;
+
+    #[test]
+    fn a_rewind_needs_full_pages_and_hints_or_checksums() {
+        for (pages, hints, checksums, wanted) in [
+            ("on", "on", 0, true),
+            ("on", "off", 1, true),
+            ("on", "off", 0, false),
+            ("off", "on", 1, false),
+        ] {
+            let printed = format!(
+                "Latest checkpoint's full_page_writes: {pages}
+wal_log_hints setting:                {hints}
+Data page checksum version:           {checksums}
+"
+            );
+            assert_eq!(rewindable(&Fields::parse(&printed)), wanted, "{printed}");
+        }
+        assert!(!rewindable(&Fields::parse("")));
+    }
 
     #[test]
     fn every_setting_that_recovery_checks_is_read() {

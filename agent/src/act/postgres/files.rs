@@ -75,6 +75,12 @@ impl Files {
         self.run_dir.join("data-incomplete")
     }
 
+    /// Whether what began and did not end is a rewind.
+    #[must_use]
+    pub fn half_rewound(&self) -> bool {
+        std::fs::read(self.incomplete()).is_ok_and(|note| note.starts_with(b"pg_rewind"))
+    }
+
     /// The server's own log.
     #[must_use]
     pub fn server_log(&self) -> PathBuf {

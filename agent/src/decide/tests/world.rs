@@ -94,6 +94,7 @@ pub(crate) fn control(state: ControlState, timeline: u32, end: u64) -> Control {
         state,
         ancestry: history(timeline),
         end: Lsn::new(end),
+        rewindable: true,
     }
 }
 
@@ -227,6 +228,7 @@ impl World {
                 standby_signal: false,
                 users_exist: true,
                 configuration: ConfigurationView::default(),
+                half_rewound: false,
             },
             tenure: TenureView {
                 has_lease: true,

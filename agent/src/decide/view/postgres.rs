@@ -26,6 +26,8 @@ pub struct PostgresView {
     pub users_exist: bool,
     /// How its configuration stands to what is wanted.
     pub configuration: ConfigurationView,
+    /// What makes the data directory incomplete is a rewind that broke off midway.
+    pub half_rewound: bool,
 }
 
 /// How a server's configuration stands to what is wanted.
@@ -67,6 +69,8 @@ pub struct Control {
     pub ancestry: Ancestry,
     /// End of the shutdown checkpoint (clean primary), or the least recovery end (standby).
     pub end: Lsn,
+    /// `pg_rewind` can work with it: it wrote full pages, with hints in WAL or checksums.
+    pub rewindable: bool,
 }
 
 /// How the server stopped.

@@ -59,6 +59,7 @@ impl World {
                 state: server.control,
                 ancestry: server.wal.ancestry(),
                 end: server.wal.lsn(),
+                rewindable: true,
             }),
         };
         PostgresView {
@@ -69,6 +70,7 @@ impl World {
             follows: server.follow.clone(),
             standby_signal: server.standby_signal,
             configuration: ConfigurationView::default(),
+            half_rewound: false,
         }
     }
 
