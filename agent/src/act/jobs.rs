@@ -11,12 +11,14 @@ use tokio::task::JoinHandle;
 use super::postgres::configuration::{Wanted, examine};
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
+use super::postgres::salvage::{How, SalvageError};
 use super::postgres::server::Server;
-use super::postgres::{control, copy, sql};
+use super::postgres::{archive, control, copy, sql};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::Job;
 use crate::decide::parameters::effective;
+use crate::decide::salvage::Salvage;
 use crate::decide::view::{FinishedJob, Follow, JobKind};
 use crate::fence::guard::Guard;
 
@@ -41,6 +43,8 @@ pub struct Context {
     pub dynamic: Dynamic,
     /// What the configuration on disk says.
     pub in_force: Arc<Mutex<InForce>>,
+    /// What a rewind or a copy must not begin without.
+    pub salvage: Option<Salvage>,
 }
 
 /// Runs jobs and tells how they ended.
@@ -95,8 +99,10 @@ impl Jobs {
         let progress = self.progress.clone();
         let task = tokio::spawn(async move {
             let result = context.perform(job, &progress).await;
-            // A rewind asks its source by SQL before it begins.
-            let untouched = result.as_ref().is_err_and(|error| error.is::<sql::SqlError>());
+            // A rewind asks its source by SQL, and keeps what is unsent, before it begins.
+            let untouched = result
+                .as_ref()
+                .is_err_and(|error| error.is::<sql::SqlError>() || error.is::<SalvageError>());
             let problem = result.err().map(|error| format!("{error:#}"));
             if let Some(problem) = &problem {
                 tracing::warn!(job = ?kind, problem, "a job failed");
@@ -148,8 +154,9 @@ impl Context {
             }
             Job::Clone(from) => {
                 let addresses = addresses(&from)?;
-                copy::clone(&self.programs, &self.files, &users.replication, &addresses, progress)
-                    .await?;
+                let keep = (self.salvage.as_ref(), self.config.regent.salvage_limit.0);
+                let user = &users.replication;
+                copy::clone(&self.programs, &self.files, user, &addresses, progress, keep).await?;
                 // A copy is a standby until decided otherwise: it must never open by itself.
                 Ok(self.files.set_standby_signal(true)?)
             }
@@ -161,12 +168,34 @@ impl Context {
                 let user = users.rewind.as_ref().unwrap_or(&users.superuser);
                 let first = addresses.first().ok_or_else(|| anyhow::anyhow!("no address"))?;
                 sql::wait_for_checkpoint(first, user, Duration::from_secs(60)).await?;
+                self.before_a_rewind(&source).await?;
                 copy::rewind(&self.programs, &self.files, user, &addresses[..1]).await?;
                 Ok(self.files.set_standby_signal(true)?)
             }
             Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
             Job::CreateUsers => Ok(sql::create_users(&self.config).await?),
         }
+    }
+
+    /// What is in no archive yet goes there, and what the source may never have had is kept (I15): a
+    /// rewind changes files in place, so as copies.
+    async fn before_a_rewind(&self, source: &Follow) -> anyhow::Result<()> {
+        match source {
+            // Under another site's history this one's WAL is nothing to archive (design.md section 4).
+            Follow::Nobody | Follow::Site { .. } => {}
+            Follow::Member { .. } => match archive::ready(&self.programs, &self.files).await {
+                Ok(0) => {}
+                Ok(files) => tracing::info!(files, "WAL was archived before the rewind"),
+                Err(problem) => {
+                    tracing::warn!(problem, "WAL is not all archived before the rewind");
+                }
+            },
+        }
+        if let Some(salvage) = &self.salvage {
+            let limit = self.config.regent.salvage_limit.0;
+            copy::salvage_first(&self.files, salvage, How::Copy, limit).await?;
+        }
+        Ok(())
     }
 
     /// Starts the server.

@@ -24,7 +24,7 @@ use tokio_postgres::Client;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{LeaderKey, View};
-use crate::decide::{Action, Job};
+use crate::decide::{Action, Job, salvage};
 use crate::fence::guard::Guard;
 use crate::fence::release::Release;
 use crate::fence::renewal::RenewalThread;
@@ -227,7 +227,9 @@ impl Actor {
             | Job::Checkpoint
             | Job::CreateUsers => {}
         }
-        self.jobs.start(job.clone(), self.job_context());
+        let mut context = self.job_context();
+        context.salvage = salvage::before(job, view);
+        self.jobs.start(job.clone(), context);
         Outcome::Done(Touched::Nothing)
     }
 
@@ -267,6 +269,7 @@ impl Actor {
             guard: self.guard.clone(),
             dynamic: self.dynamic.clone(),
             in_force: Arc::clone(&self.in_force),
+            salvage: None,
         }
     }
 

@@ -65,6 +65,9 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     }
     // Ours, beside Patroni's fields: why the node does what it does.
     let mut regent = json!({"version": env!("CARGO_PKG_VERSION"), "reason": picture.reason});
+    if !picture.warnings.is_empty() {
+        regent["warnings"] = json!(picture.warnings);
+    }
     if picture.suspended {
         regent["fence"] = json!(publish::NOT_FENCED);
     }

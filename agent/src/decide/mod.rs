@@ -31,6 +31,7 @@ mod reason;
 mod rejoin;
 pub mod renewal;
 mod retry;
+pub mod salvage;
 mod steady;
 pub mod synchronous;
 #[cfg(test)]

@@ -187,6 +187,7 @@ impl Agent {
             stop,
             upgrade,
             upgrade_asked: false,
+            job_problem: None,
             _lock: lock,
         })
     }

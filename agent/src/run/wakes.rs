@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Agent;
 use crate::act::postgres::server::{Beside, Postmaster};
 use crate::decide::Action;
-use crate::decide::view::{PeerAnswer, Process, View};
+use crate::decide::view::{JobKind, PeerAnswer, Process, View};
 use crate::fence::renewal::Tenures;
 use crate::observe::clock::boot_time;
 use crate::observe::mirror::{Mirror, Picture};
@@ -100,6 +100,10 @@ impl Agent {
                 if let Some(finished) = finished {
                     self.actor.jobs.ended(&finished.job);
                     self.postgres.forget();
+                    if finished.job != JobKind::Checkpoint {
+                        let failed = |why| format!("{:?} failed: {why}", finished.job);
+                        self.job_problem = finished.problem.as_ref().map(failed);
+                    }
                     self.finished = Some(finished);
                     self.repeated = 0;
                 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::watch;
 
-use super::configuration::Wanted;
+use super::configuration::{Wanted, setting};
 use super::files::{Files, write_atomically};
 use super::programs::Programs;
+use super::salvage::{self, How};
 use crate::config::dynamic::Dynamic;
 use crate::config::{Config, User};
+use crate::decide::salvage::Salvage;
 
 /// The longest an `initdb` may take.
 const INITDB_BOUND: Duration = Duration::from_secs(300);
@@ -83,33 +85,41 @@ fn initdb_options(options: &[serde_json::Value]) -> anyhow::Result<Vec<String>> 
 /// The longest wait for a source to say that it is there.
 const SOURCE_BOUND: Duration = Duration::from_secs(15);
 
-/// Asks who is there on the replication port, with the replication role. `psql` speaks the
-/// protocol's simple commands; tokio-postgres does not (stack.md).
+/// Asks who is there on the replication port, with the replication role: the system identifier comes
+/// first. `psql` speaks the protocol's simple commands; tokio-postgres does not (stack.md).
 pub async fn identify(
     programs: &Programs,
     conninfo: &str,
     bound: Duration,
-) -> Result<(), super::programs::ProgramError> {
+) -> Result<String, super::programs::ProgramError> {
     let mut command = programs.command("psql");
     command
         .args(["--no-psqlrc", "--no-password", "-XAtc", "IDENTIFY_SYSTEM"])
         .arg(format!("{conninfo} replication=true"));
-    programs.output(command, bound).await.map(drop)
+    programs.output(command, bound).await
 }
 
-/// Copies a server, after removing what is there. `progress` gets one line a second.
+/// Copies a server, after removing what is there, and after keeping of it what its source may never
+/// have had (I15). `progress` gets one line a second.
 pub async fn clone(
     programs: &Programs,
     files: &Files,
     user: &User,
     addresses: &[(String, u16)],
     progress: &watch::Sender<Option<String>>,
+    (keep, limit): (Option<&Salvage>, u64),
 ) -> anyhow::Result<()> {
     let conninfo = files.conninfo(user, addresses, "pg_basebackup");
     // What is here may be all that is left of what the source has lost: it goes only for one that answers.
     // An empty directory is begun at once: by that the node that claimed `initialize` is known.
     if files.data_dir.join("PG_VERSION").exists() && !files.incomplete().exists() {
-        identify(programs, &conninfo, SOURCE_BOUND).await.context("what is here stays")?;
+        let there = identify(programs, &conninfo, SOURCE_BOUND).await;
+        let there = there.context("what is here stays")?;
+        if let Some(salvage) = keep {
+            same_database(&there, salvage).context("what is here stays")?;
+            // What is removed lives on under its other name.
+            salvage_first(files, salvage, How::Link, limit).await?;
+        }
     }
     begin(files)?;
     let mut command = programs.command("pg_basebackup");
@@ -127,11 +137,38 @@ pub async fn clone(
         .await;
     progress.send_replace(None);
     result?;
+    // Its source's, which may be another site.
+    match std::fs::remove_file(files.dynamic()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
     done(files)
 }
 
+/// Whoever answers must be of the database that it takes the place of.
+fn same_database(answer: &str, salvage: &Salvage) -> anyhow::Result<()> {
+    let mine = salvage.control.system_identifier.to_string();
+    let theirs = answer.split('|').next().unwrap_or_default().trim();
+    anyhow::ensure!(theirs == mine, "the source is of database {theirs:?}, and this one of {mine}");
+    Ok(())
+}
+
+/// Keeps what must not be lost. Beside the runtime: it may be much.
+pub async fn salvage_first(
+    files: &Files,
+    salvage: &Salvage,
+    how: How,
+    limit: u64,
+) -> anyhow::Result<()> {
+    let (files, salvage) = (files.clone(), salvage.clone());
+    let keep = move || salvage::keep(&files, &salvage, how, limit);
+    // As it is, so that whoever asks finds out that nothing was touched.
+    Ok(tokio::task::spawn_blocking(keep).await?.map(drop)?)
+}
+
 /// Rewinds onto a primary. A failure midway leaves the directory unusable: it then counts as
-/// incomplete (hazards.md section 4, fact 28).
+/// incomplete (hazards.md section 4, fact 28). WAL that is missing here is fetched from the archive,
+/// where there is one.
 pub async fn rewind(
     programs: &Programs,
     files: &Files,
@@ -147,6 +184,10 @@ pub async fn rewind(
         .arg(&files.data_dir)
         .arg("--source-server")
         .arg(format!("{conninfo} dbname=postgres"));
+    let restores = setting(programs, files, "restore_command").await;
+    if restores.is_some_and(|command| !command.is_empty()) {
+        command.arg("--restore-target-wal");
+    }
     let marker = files.incomplete();
     let run = programs.run(command, REWIND_BOUND, |line| {
         // Said after all preconditions held and before the first file is touched.

@@ -1,0 +1,300 @@
+//! Salvage (I15): WAL of a server whose history left its upstream's is kept beside the data directory,
+//! before anything in there is changed. What cannot be kept is not destroyed: the rewind or the copy
+//! does not begin.
+//!
+//! `DATA_DIR.regent-salvage/NUMBER/`, the newest three: WAL segments and history files under `pg_wal`,
+//! `global/pg_control`, and `salvage.json` for people. On disk, names included, before it counts.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use regent_proto::lsn::Lsn;
+use serde_json::{Value, json};
+
+use super::files::{Files, write_atomically};
+use super::wal::{self, Layout};
+use crate::decide::salvage::{Keep, Salvage};
+use crate::observe::clock::wall_time;
+
+/// How many are kept.
+const KEPT: usize = 3;
+/// What is being written.
+const PARTIAL: &str = ".partial";
+
+/// Why nothing was kept; then nothing was touched either.
+#[derive(Debug, thiserror::Error)]
+pub enum SalvageError {
+    /// A file could not be read or written.
+    #[error(
+        "its WAL could not be kept ({doing}: {source}): the data directory is as it was; make room, or \
+         move it away yourself"
+    )]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// More than may be kept.
+    #[error(
+        "its WAL since the histories parted is {bytes} bytes, more than regent.salvage_limit allows \
+         ({limit}): the data directory is as it was; raise the limit, or move it away yourself"
+    )]
+    TooMuch {
+        /// How much there is.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// How a file is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// As another name of the same file, where the file systems allow: what is removed afterwards stays.
+    Link,
+    /// As a copy: what is changed in place afterwards stays as it was.
+    Copy,
+}
+
+trait While<T> {
+    fn while_doing(self, doing: impl FnOnce() -> String) -> Result<T, SalvageError>;
+}
+
+impl<T> While<T> for std::io::Result<T> {
+    fn while_doing(self, doing: impl FnOnce() -> String) -> Result<T, SalvageError> {
+        self.map_err(|source| SalvageError::Io { doing: doing(), source })
+    }
+}
+
+/// Where salvage of this server lies.
+#[must_use]
+pub fn place(files: &Files) -> PathBuf {
+    let mut name = files.data_dir.clone().into_os_string();
+    name.push(".regent-salvage");
+    PathBuf::from(name)
+}
+
+/// Keeps what has to be kept; where. Blocks: it may copy much.
+pub fn keep(
+    files: &Files,
+    salvage: &Salvage,
+    how: How,
+    limit: u64,
+) -> Result<PathBuf, SalvageError> {
+    let place = place(files);
+    make(&place)?;
+    let wal = files.data_dir.join("pg_wal");
+    let found = found(&wal, wal::layout(&files.data_dir), salvage.keep)?;
+    let bytes: u64 = found.iter().map(|(_, bytes)| bytes).sum();
+    if bytes > limit {
+        return Err(SalvageError::TooMuch { bytes, limit });
+    }
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    let note = note(salvage, &names, bytes);
+    let earlier = numbers(&place)?;
+    if let Some(newest) = earlier.last() {
+        let newest = place.join(format!("{newest:08}"));
+        if is_of(&newest, &note) {
+            // A job that failed before it touched anything is tried again.
+            return Ok(newest);
+        }
+    }
+    let number = earlier.last().map_or(1, |newest| newest.saturating_add(1));
+    let done = place.join(format!("{number:08}"));
+    let partial = place.join(format!("{number:08}{PARTIAL}"));
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).while_doing(|| format!("remove {}", partial.display()))?;
+    }
+    for directory in [&partial, &partial.join("pg_wal"), &partial.join("global")] {
+        make(directory)?;
+    }
+    for name in names {
+        put(&wal.join(name), &partial.join("pg_wal").join(name), how)?;
+    }
+    let control = Path::new("global/pg_control");
+    put(&files.data_dir.join(control), &partial.join(control), How::Copy)?;
+    let text = dated(&note).to_string();
+    let told = partial.join("salvage.json");
+    write_atomically(&told, text.as_bytes()).while_doing(|| format!("write {}", told.display()))?;
+    for directory in [partial.join("pg_wal"), partial.join("global"), partial.clone()] {
+        sync(&directory)?;
+    }
+    std::fs::rename(&partial, &done).while_doing(|| format!("rename to {}", done.display()))?;
+    sync(&place)?;
+    tracing::warn!(
+        place = %done.display(), bytes,
+        "this server's WAL since its history left its upstream's is kept before it is changed"
+    );
+    // An older one that cannot be removed is no reason against what was asked for.
+    if let Err(error) = prune(&place) {
+        tracing::warn!(%error, "removing salvage of before");
+    }
+    Ok(done)
+}
+
+fn make(directory: &Path) -> Result<(), SalvageError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .while_doing(|| format!("make {}", directory.display()))?;
+    match directory.parent() {
+        Some(parent) => sync(parent),
+        None => Ok(()),
+    }
+}
+
+fn sync(path: &Path) -> Result<(), SalvageError> {
+    File::open(path).and_then(|file| file.sync_all()).while_doing(|| format!("sync {}", path.display()))
+}
+
+/// The files of pg_wal that have to be kept, in order, with their sizes.
+fn found(
+    wal: &Path,
+    layout: Option<Layout>,
+    keep: Keep,
+) -> Result<Vec<(String, u64)>, SalvageError> {
+    let mut found = Vec::new();
+    let reading = || format!("read {}", wal.display());
+    for entry in std::fs::read_dir(wal).while_doing(reading)? {
+        let entry = entry.while_doing(reading)?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let wanted = match segment(&name, layout) {
+            Some(segment) => segment.has(keep) && segment.is_written(&entry.path()),
+            None => name.ends_with(".history"),
+        };
+        if wanted {
+            let size = entry.metadata().while_doing(|| format!("look at {name}"))?.len();
+            found.push((name, size));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A WAL segment, by its name.
+struct Segment {
+    timeline: u32,
+    begin: u64,
+    end: u64,
+    /// Whether sizes are known, and with them positions.
+    placed: bool,
+}
+
+/// Also of one that a promotion left unfinished (`NAME.partial`).
+fn segment(name: &str, layout: Option<Layout>) -> Option<Segment> {
+    let digits = name.strip_suffix(".partial").unwrap_or(name);
+    if digits.len() != 24 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let part = |range| u64::from_str_radix(digits.get(range)?, 16).ok();
+    let (timeline, high, low) = (part(0..8)?, part(8..16)?, part(16..24)?);
+    let size = layout.map_or(0, |layout| layout.segment);
+    let begin = (high << 32).saturating_add(low.saturating_mul(size));
+    Some(Segment {
+        timeline: u32::try_from(timeline).ok()?,
+        begin,
+        end: begin.saturating_add(size),
+        placed: layout.is_some(),
+    })
+}
+
+impl Segment {
+    fn has(&self, keep: Keep) -> bool {
+        match keep {
+            Keep::Everything => true,
+            Keep::Since { .. } if !self.placed => true,
+            Keep::Since { timeline, position } => {
+                self.timeline > timeline.0
+                    || (self.timeline == timeline.0 && self.end > position.get())
+            }
+        }
+    }
+
+    /// A segment that was made for later, or is used again, begins with another address, or none
+    /// (XLogPageHeaderData, access/xlog_internal.h: the page's address at byte 8). Where that cannot
+    /// be told it is kept.
+    fn is_written(&self, path: &Path) -> bool {
+        let mut header = [0_u8; 16];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+        let address: Option<[u8; 8]> = header[8..].try_into().ok();
+        match (read, address) {
+            (Ok(()), Some(address)) if self.placed => {
+                Lsn::new(u64::from_le_bytes(address)) == Lsn::new(self.begin)
+            }
+            (Ok(()) | Err(_), _) => true,
+        }
+    }
+}
+
+/// Keeps one file, on disk.
+fn put(from: &Path, to: &Path, how: How) -> Result<(), SalvageError> {
+    let linked = how == How::Link && std::fs::hard_link(from, to).is_ok();
+    if !linked {
+        std::fs::copy(from, to)
+            .while_doing(|| format!("copy {} to {}", from.display(), to.display()))?;
+    }
+    sync(to)
+}
+
+/// What people read of it, without when.
+fn note(salvage: &Salvage, names: &[&str], bytes: u64) -> Value {
+    let since = match salvage.keep {
+        Keep::Everything => Value::Null,
+        Keep::Since { timeline, position } => {
+            json!({"timeline": timeline.0, "position": position.to_string()})
+        }
+    };
+    let control = &salvage.control;
+    json!({
+        "version": 1,
+        "system_identifier": control.system_identifier.to_string(),
+        "state": format!("{:?}", control.state),
+        "timeline": control.ancestry.timeline.0,
+        "end": control.end.to_string(),
+        "since": since,
+        "files": names,
+        "bytes": bytes,
+    })
+}
+
+fn dated(note: &Value) -> Value {
+    let mut note = note.clone();
+    note["kept_at_ms"] = json!(wall_time().0);
+    note
+}
+
+/// Whether this is salvage of just that.
+fn is_of(place: &Path, note: &Value) -> bool {
+    let read = std::fs::read(place.join("salvage.json")).ok();
+    let mut read: Value = read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    if let Some(read) = read.as_object_mut() {
+        read.shift_remove("kept_at_ms");
+    }
+    read == *note
+}
+
+/// The finished ones, oldest first.
+fn numbers(place: &Path) -> Result<Vec<u64>, SalvageError> {
+    let reading = || format!("read {}", place.display());
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(place).while_doing(reading)? {
+        let name = entry.while_doing(reading)?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn prune(place: &Path) -> Result<(), SalvageError> {
+    let numbers = numbers(place)?;
+    for number in &numbers[..numbers.len().saturating_sub(KEPT)] {
+        let old = place.join(format!("{number:08}"));
+        std::fs::remove_dir_all(&old).while_doing(|| format!("remove {}", old.display()))?;
+        tracing::info!(place = %old.display(), "salvage of before was removed: the newest three stay");
+    }
+    Ok(())
+}
