@@ -228,3 +228,94 @@ fn empty(directory: &Path) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::salvage::tests::{Place, config, salvage};
+    use super::*;
+    use crate::decide::salvage::Keep;
+
+    const MUCH: u64 = 1 << 40;
+
+    /// Programs that answer as PostgreSQL's would, and note that they ran. Written by another process:
+    /// what this one has open for writing while another test starts a program can't be run (ETXTBSY).
+    #[expect(clippy::disallowed_methods, reason = "processes that end at once")]
+    fn programs(place: &Place, identifier: &str) -> Programs {
+        let bin = place.dir.path().join("bin");
+        std::fs::create_dir_all(&bin).expect("made");
+        let ran = place.dir.path().join("ran").display().to_string();
+        for (name, does) in [
+            ("psql", format!("echo '{identifier}|2|0/5000000|'")),
+            // The directory is empty by now.
+            ("pg_basebackup", "ls \"$2\" | wc -l; echo 15 > \"$2/PG_VERSION\"".to_owned()),
+            ("pg_rewind", "true".to_owned()),
+            ("postgres", "true".to_owned()),
+        ] {
+            let text = format!("#!/bin/sh\necho {name} >> {ran}\n{does}\n");
+            let line = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+            let mut shell = std::process::Command::new("sh");
+            let written = shell.args(["-c", line]).arg(bin.join(name)).arg(text).status();
+            assert!(written.expect("sh").success());
+        }
+        Programs::new(&bin)
+    }
+
+    fn ran(place: &Place) -> String {
+        std::fs::read_to_string(place.dir.path().join("ran")).unwrap_or_default()
+    }
+
+    fn kept(place: &Place) -> PathBuf {
+        salvage::place(&place.files).join("00000001")
+    }
+
+    async fn copy(place: &Place, identifier: &str, limit: u64) -> anyhow::Result<()> {
+        let programs = programs(place, identifier);
+        let config = config(place.dir.path());
+        let user = &config.postgres.authentication.replication;
+        let addresses = [("127.0.0.1".to_owned(), 1)];
+        let progress = watch::Sender::new(None);
+        let salvage = salvage(Keep::Everything);
+        let keep = (Some(&salvage), limit);
+        clone(&programs, &place.files, user, &addresses, &progress, keep).await
+    }
+
+    /// World's identity (`decide::tests::world::control`).
+    const OURS: &str = "7000000000000000001";
+
+    #[tokio::test]
+    async fn salvage_is_there_before_the_first_file_is_removed() {
+        let place = Place::new();
+        let segment = place.segment(2, 4, 4 * (16 << 20));
+        copy(&place, OURS, MUCH).await.expect("copied");
+        // Nothing of it is left but here, so it was kept first.
+        let old = place.files.data_dir.join("pg_wal").join(&segment);
+        assert!(!old.exists() && kept(&place).join("pg_wal").join(&segment).exists());
+        assert!(kept(&place).join("global/pg_control").exists());
+        assert_eq!(ran(&place), "psql\npg_basebackup\n");
+        assert!(!place.files.incomplete().exists());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_kept_is_not_removed() {
+        let place = Place::new();
+        let segment = place.segment(2, 4, 4 * (16 << 20));
+        // A file stands where the salvage would go.
+        std::fs::write(salvage::place(&place.files), "").expect("written");
+        let blocked = copy(&place, OURS, MUCH).await.expect_err("nothing can be kept");
+        assert!(blocked.is::<salvage::SalvageError>(), "{blocked:#}");
+        std::fs::remove_file(salvage::place(&place.files)).expect("removed");
+        let much = copy(&place, OURS, 1).await.expect_err("too much to keep");
+        assert!(much.is::<salvage::SalvageError>(), "{much:#}");
+        // Nor is anything for a source of another database.
+        let foreign = copy(&place, "7000000000000000002", MUCH).await.expect_err("foreign");
+        assert!(format!("{foreign:#}").contains("of database"), "{foreign:#}");
+        assert_eq!(ran(&place), "psql\npsql\npsql\n", "no copy began");
+        for file in ["PG_VERSION", "global/pg_control"] {
+            assert!(place.files.data_dir.join(file).exists(), "{file}");
+        }
+        assert!(place.files.data_dir.join("pg_wal").join(&segment).exists());
+        assert!(!place.files.incomplete().exists(), "and it counts as what it is");
+    }
+}

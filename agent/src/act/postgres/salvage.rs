@@ -298,3 +298,175 @@ fn prune(place: &Path) -> Result<(), SalvageError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use regent_proto::timeline::TimelineId;
+
+    use super::*;
+    use crate::decide::tests::world;
+    use crate::decide::view::ControlState;
+
+    const SIZE: u64 = 16 << 20;
+    const MUCH: u64 = 1 << 40;
+
+    /// A directory with some WAL of timeline 2 and a control file, and paths to it.
+    pub(crate) struct Place {
+        pub(crate) dir: tempfile::TempDir,
+        pub(crate) files: Files,
+    }
+
+    /// The agent's file for a data directory in there.
+    pub(crate) fn config(dir: &Path) -> crate::config::Config {
+        let text = format!(
+            "
+scope: a
+name: a1
+restapi: {{listen: '127.0.0.1:8008'}}
+sqlite: {{path: /tmp/a.db}}
+regent: {{run_dir: {run}, stop_budget: 1500ms}}
+bootstrap: {{dcs: {{ttl: 5, loop_wait: 1, retry_timeout: 1}}}}
+postgresql:
+  listen: 127.0.0.1:5501
+  data_dir: {data}
+  authentication:
+    superuser: {{username: postgres, password: s3cret}}
+    replication: {{username: replicator, password: s3cret}}
+",
+            run = dir.join("run").display(),
+            data = dir.join("data").display(),
+        );
+        crate::config::Config::parse(Path::new("agent.yml"), &text).expect("good")
+    }
+
+    impl Place {
+        pub(crate) fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let files = Files::new(&config(dir.path()));
+            for made in ["run", "data/pg_wal/archive_status", "data/global"] {
+                std::fs::create_dir_all(dir.path().join(made)).expect("made");
+            }
+            std::fs::write(files.data_dir.join("PG_VERSION"), "15\n").expect("written");
+            std::fs::write(files.data_dir.join("global/pg_control"), "control").expect("written");
+            Self { dir, files }
+        }
+
+        fn wal(&self, name: &str) -> PathBuf {
+            self.files.data_dir.join("pg_wal").join(name)
+        }
+
+        /// The beginning of a segment, as far as it tells its place and the sizes.
+        pub(crate) fn segment(&self, timeline: u32, number: u64, begins: u64) -> String {
+            let name = format!("{timeline:08X}{:08X}{:08X}", number / 256, number % 256);
+            let mut page = vec![0_u8; 40];
+            page[8..16].copy_from_slice(&begins.to_le_bytes());
+            page[32..36].copy_from_slice(&u32::try_from(SIZE).expect("small").to_le_bytes());
+            page[36..40].copy_from_slice(&8192_u32.to_le_bytes());
+            page.extend(name.as_bytes());
+            std::fs::write(self.wal(&name), page).expect("written");
+            name
+        }
+
+        fn kept(&self) -> Vec<PathBuf> {
+            let mut kept: Vec<PathBuf> = std::fs::read_dir(place(&self.files))
+                .map(|entries| entries.map(|entry| entry.expect("readable").path()).collect())
+                .unwrap_or_default();
+            kept.sort();
+            kept
+        }
+    }
+
+    pub(crate) fn salvage(keep: Keep) -> Salvage {
+        Salvage { keep, control: world::control(ControlState::InProduction, 2, 5 * SIZE) }
+    }
+
+    fn since(timeline: u32, position: u64) -> Salvage {
+        salvage(Keep::Since { timeline: TimelineId(timeline), position: Lsn::new(position) })
+    }
+
+    fn names(place: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(place.join("pg_wal")).expect("kept");
+        let name = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.expect("readable").file_name().into_string().expect("a name")
+        };
+        let mut names: Vec<String> = entries.map(name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn wal_since_the_histories_parted_is_kept_with_its_histories_and_control_file() {
+        for how in [How::Copy, How::Link] {
+            let place = Place::new();
+            let before = place.segment(2, 3, 3 * SIZE);
+            let parts = place.segment(2, 4, 4 * SIZE);
+            let after = place.segment(2, 5, 5 * SIZE);
+            let older = place.segment(1, 9, 9 * SIZE);
+            // Made for later: it has the address of the segment that it was.
+            let later = place.segment(2, 6, SIZE);
+            std::fs::write(place.wal("00000002.history"), "1\t0/3000000\tx\n").expect("written");
+            let kept = keep(&place.files, &since(2, 4 * SIZE + 100), how, MUCH).expect("kept");
+            let wanted = ["00000002.history".to_owned(), parts.clone(), after.clone()];
+            assert_eq!(names(&kept), wanted, "{how:?}");
+            assert!(![&before, &older, &later].iter().any(|name| names(&kept).contains(name)));
+            let control = std::fs::read(kept.join("global/pg_control")).expect("kept");
+            assert_eq!(control, b"control");
+            let note = std::fs::read(kept.join("salvage.json")).expect("kept");
+            let note: Value = serde_json::from_slice(&note).expect("JSON");
+            assert_eq!((&note["timeline"], &note["since"]["timeline"]), (&json!(2), &json!(2)));
+            // What happens to the directory afterwards does not reach what was kept.
+            match how {
+                How::Copy => std::fs::write(place.wal(&after), "changed in place").expect("written"),
+                How::Link => std::fs::remove_file(place.wal(&after)).expect("removed"),
+            }
+            let bytes = std::fs::read(kept.join("pg_wal").join(&after)).expect("kept");
+            assert!(bytes.ends_with(after.as_bytes()), "{how:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_common_point_all_of_it_is_kept() {
+        let place = Place::new();
+        let all = [place.segment(1, 9, 9 * SIZE), place.segment(2, 3, 3 * SIZE)];
+        let kept = keep(&place.files, &salvage(Keep::Everything), How::Copy, MUCH).expect("kept");
+        assert_eq!(names(&kept), all);
+    }
+
+    #[test]
+    fn the_newest_three_stay_and_the_same_is_kept_once() {
+        let place = Place::new();
+        place.segment(2, 4, 4 * SIZE);
+        let first = keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
+        let again = keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
+        assert_eq!(first, again);
+        for number in 5..9 {
+            place.segment(2, number, number * SIZE);
+            keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
+        }
+        let numbers: Vec<String> = place
+            .kept()
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect();
+        assert_eq!(numbers, ["00000003", "00000004", "00000005"]);
+        assert_eq!(names(&place.kept()[2]).len(), 5);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_leaves_nothing_half_done_that_counts() {
+        let place = Place::new();
+        place.segment(2, 4, 4 * SIZE);
+        let much = keep(&place.files, &since(2, 1), How::Copy, 10).expect_err("too much");
+        assert!(matches!(much, SalvageError::TooMuch { limit: 10, .. }), "{much}");
+        assert!(much.to_string().contains("regent.salvage_limit"), "{much}");
+        assert_eq!(place.kept(), Vec::<PathBuf>::new());
+        std::fs::remove_file(place.files.data_dir.join("global/pg_control")).expect("removed");
+        let io = keep(&place.files, &since(2, 1), How::Copy, MUCH).expect_err("no control file");
+        assert!(io.to_string().contains("the data directory is as it was"), "{io}");
+        let left = place.kept();
+        assert!(left.iter().all(|path| path.to_string_lossy().ends_with(PARTIAL)), "{left:?}");
+        std::fs::write(place.files.data_dir.join("global/pg_control"), "back").expect("written");
+        keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
+        assert_eq!(place.kept().len(), 1, "what was half done is gone");
+    }
+}

@@ -4,6 +4,7 @@
 //! `properties` draws any combination and checks what must hold in all of them.
 
 mod cases;
+mod configuration;
 mod epochs;
 mod failsafe;
 mod guarding;
@@ -11,5 +12,6 @@ mod paused;
 mod preconditions;
 mod promotions;
 mod properties;
+mod rejoins;
 mod synchronous;
 pub(crate) mod world;
