@@ -198,3 +198,155 @@ fn named(said: &str) -> Vec<(String, String)> {
     }
     named
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::salvage::tests::{Place, config};
+    use super::*;
+    use crate::decide::view::Follow;
+
+    fn dynamic(section: serde_json::Value) -> Dynamic {
+        Dynamic::read(&serde_json::json!({"postgresql": section}), &Dynamic::default())
+    }
+
+    #[test]
+    fn every_change_of_what_is_wanted_changes_the_fingerprint() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let print = |section| Wanted::of(&config, &dynamic(section)).fingerprint();
+        let all = [
+            serde_json::json!({}),
+            serde_json::json!({"parameters": {"work_mem": "4MB"}}),
+            serde_json::json!({"parameters": {"work_mem": "5MB"}}),
+            serde_json::json!({"parameters": {"max_connections": 200}}),
+            serde_json::json!({"pg_hba": ["local all all trust"]}),
+            serde_json::json!({"pg_hba": ["local all all", "trust"]}),
+            serde_json::json!({"pg_ident": ["local all all trust"]}),
+            serde_json::json!({"recovery_conf": {"restore_command": "cp"}}),
+        ];
+        let prints: std::collections::BTreeSet<u64> = all.iter().cloned().map(print).collect();
+        assert_eq!(prints.len(), all.len());
+        // Noted by one build, compared by another.
+        assert_eq!(Wanted::default().fingerprint(), 0x4D25_767F_9DCE_13F5);
+        let unused = serde_json::json!({"use_pg_rewind": true});
+        assert_eq!(print(unused), print(serde_json::json!({})), "nothing of it is in a file");
+    }
+
+    #[test]
+    fn the_agents_file_stands_above_but_not_over_what_the_agent_owns() {
+        let place = Place::new();
+        let mut config = config(place.dir.path());
+        let dynamic = dynamic(serde_json::json!({"parameters": {"work_mem": "4MB",
+            "max_connections": 200, "jit": "off"}, "pg_hba": ["local all all trust"]}));
+        let local = |value: &str| Some(value.to_owned());
+        config.postgres.parameters = [
+            ("work_mem".to_owned(), local("5MB")),
+            ("max_connections".to_owned(), local("300")),
+            ("jit".to_owned(), None),
+        ]
+        .into();
+        config.bootstrap.pg_hba = vec!["host all all all reject".to_owned()];
+        let wanted = Wanted::of(&config, &dynamic);
+        assert_eq!(wanted.parameters["work_mem"], "5MB");
+        assert_eq!(wanted.parameters["max_connections"], "200");
+        assert_eq!(wanted.parameters["track_commit_timestamp"], "off");
+        assert!(!wanted.parameters.contains_key("jit"));
+        assert_eq!(wanted.hba, dynamic.pg_hba);
+        assert_eq!(wanted.owned()["max_connections"], "200");
+    }
+
+    #[test]
+    fn what_is_refused_is_read_from_postgresqls_own_words() {
+        let said = "\
+2026-11-30 09:50:46.123 UTC [7] LOG:  invalid value for parameter \"shared_buffers\": \"lots\"
+2026-11-30 09:50:46.123 UTC [7] HINT:  Valid units for this parameter are \"B\", \"kB\", and \"MB\".
+2026-11-30 09:50:46.123 UTC [7] LOG:  unrecognized configuration parameter \"wrok_mem\" in file \"x\" line 4
+2026-11-30 09:50:46.123 UTC [7] FATAL:  configuration file \"x\" contains errors";
+        let named = named(said);
+        let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["shared_buffers", "wrok_mem"]);
+        assert!(named[0].1.contains("\"lots\"; Valid units"), "{}", named[0].1);
+    }
+
+    /// A `postgres` that refuses what is asked in its words, as long as the file has it.
+    #[expect(clippy::disallowed_methods, reason = "a process that ends at once")]
+    fn judges(place: &Place, script: &str) -> Programs {
+        let bin = place.dir.path().join("bin");
+        std::fs::create_dir_all(&bin).expect("made");
+        let line = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let mut shell = std::process::Command::new("sh");
+        let text = format!("#!/bin/sh\n{script}\n");
+        let written = shell.args(["-c", line]).arg(bin.join("postgres")).arg(text).status();
+        assert!(written.expect("sh").success());
+        Programs::new(&bin)
+    }
+
+    #[tokio::test]
+    async fn what_postgresql_refuses_is_left_out_until_another_value_is_wanted() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let candidate = place.files.data_dir.join("postgresql.conf.regent-candidate");
+        let asks = "for p in shared_buffers wrok_mem; do if grep -q \"^$p = 'lots'\" ";
+        let says = "; then echo \"[1] LOG:  invalid value for parameter \\\"$p\\\"\" >&2; exit 1; fi; done";
+        let programs = judges(&place, &format!("{asks}{}{says}", candidate.display()));
+        let wants = |value: &str| {
+            let parameters = serde_json::json!({"shared_buffers": value, "wrok_mem": value});
+            Wanted::of(&config, &dynamic(serde_json::json!({"parameters": parameters})))
+        };
+        let lots = wants("lots");
+        let nothing = InForce::default();
+        let refused = examine(&programs, &place.files, (&config, &lots), &nothing).await;
+        assert_eq!(refused.keys().collect::<Vec<_>>(), ["shared_buffers", "wrok_mem"]);
+        assert!(!candidate.exists(), "nothing is left of it");
+        let in_force = InForce { refused, ..InForce::default() };
+        let text = place.files.text(&config, &lots, &in_force);
+        assert!(!text.contains("lots") && text.contains("max_connections = '100'"), "{text}");
+        let text = place.files.text(&config, &wants("64MB"), &in_force);
+        assert!(text.contains("shared_buffers = '64MB'"), "{text}");
+        let fine = wants("64MB");
+        let judged = examine(&programs, &place.files, (&config, &fine), &in_force).await;
+        assert!(judged.is_empty(), "{judged:?}");
+        // One that says nothing that helps, and one that gives no answer, refuse nothing.
+        for script in ["echo 'no such file' >&2; exit 1", "exit 0"] {
+            let silent = judges(&place, script);
+            let judged = examine(&silent, &place.files, (&config, &lots), &nothing).await;
+            assert!(judged.is_empty(), "{script}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn values_are_written_so_that_they_stay_one_value() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let value = "cp '%p' \\\\nas\\wal\nport = 1";
+        let wanted = Wanted::of(
+            &config,
+            &dynamic(serde_json::json!({"parameters": {"archive_command": value}})),
+        );
+        let text = place.files.text(&config, &wanted, &InForce::default());
+        let line = text.lines().find(|line| line.starts_with("archive_command")).expect("there");
+        assert_eq!(line, r"archive_command = 'cp ''%p'' \\\\nas\\wal\nport = 1'");
+    }
+
+    #[test]
+    fn a_standby_recovers_from_where_it_is_told_and_from_the_archive() {
+        let place = Place::new();
+        let mut config = config(place.dir.path());
+        config.postgres.recovery_conf =
+            [("recovery_min_apply_delay".to_owned(), Some("1h".to_owned()))].into();
+        let dynamic = dynamic(serde_json::json!({"recovery_conf": {"restore_command": "cp a b",
+            "recovery_min_apply_delay": "5s"}}));
+        let wanted = Wanted::of(&config, &dynamic);
+        let follow = Some(Follow::Nobody);
+        let in_force = InForce { follow, ..InForce::default() };
+        let text = place.files.text(&config, &wanted, &in_force);
+        for line in [
+            "restore_command = 'cp a b'",
+            "recovery_min_apply_delay = '1h'",
+            "recovery_target_timeline = 'latest'",
+            "primary_conninfo = ''",
+        ] {
+            assert!(text.lines().any(|there| there == line), "{line}: {text}");
+        }
+    }
+}

@@ -337,3 +337,84 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::salvage::tests::{Place, config};
+    use super::*;
+
+    fn read(place: &Place, name: &str) -> String {
+        std::fs::read_to_string(place.files.data_dir.join(name)).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_document_in_force_is_kept_where_there_is_a_cluster_and_read_again() {
+        let place = Place::new();
+        let document = serde_json::json!({"ttl": 30, "theirs": {"b": 1, "a": 2}});
+        let dynamic = Dynamic::read(&document, &Dynamic::default());
+        assert_eq!(place.files.read_dynamic(), None);
+        place.files.keep_dynamic(&dynamic).expect("kept");
+        assert_eq!(read(&place, "patroni.dynamic.json"), document.to_string(), "Patroni's form");
+        assert_eq!(place.files.read_dynamic(), Some(document));
+        for garbage in ["", "[1]", "{\"ttl\":"] {
+            std::fs::write(place.files.dynamic(), garbage).expect("written");
+            assert_eq!(place.files.read_dynamic(), None, "{garbage:?}");
+        }
+        // One of nothing yet is not put over it.
+        place.files.keep_dynamic(&Dynamic::default()).expect("passed over");
+        assert_eq!(read(&place, "patroni.dynamic.json"), "{\"ttl\":");
+        std::fs::remove_file(place.files.dynamic()).expect("there");
+        std::fs::write(place.files.incomplete(), "copy\n").expect("written");
+        place.files.keep_dynamic(&dynamic).expect("passed over");
+        assert!(!place.files.dynamic().exists(), "a copy is being made there");
+        std::fs::write(place.files.dynamic(), "{}").expect("written");
+        assert_eq!(place.files.read_dynamic(), None, "it is the source's");
+    }
+
+    #[test]
+    fn alter_system_does_not_outdo_the_agent() {
+        let place = Place::new();
+        place.files.strip_auto_conf().expect("nothing there");
+        let kept = "# Do not edit\nwork_mem = '5MB'\n";
+        let outdoes = "Primary_Conninfo = 'host=x'\nrecovery_target_time = 'now'\n\
+                       restore_command = ''\nsynchronous_standby_names = ''\n";
+        let file = place.files.data_dir.join("postgresql.auto.conf");
+        std::fs::write(&file, format!("{kept}{outdoes}")).expect("written");
+        place.files.strip_auto_conf().expect("stripped");
+        assert_eq!(read(&place, "postgresql.auto.conf"), kept);
+    }
+
+    #[test]
+    fn a_pg_hba_that_was_refused_is_not_written_again() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let with = |line: &str| {
+            let section = serde_json::json!({"pg_hba": [line], "pg_ident": ["m s p"]});
+            Dynamic::read(&serde_json::json!({"postgresql": section}), &Dynamic::default())
+        };
+        let good = with("local all all trust");
+        place.files.write_configuration(&config, &good, &InForce::default()).expect("written");
+        assert!(read(&place, "pg_hba.conf").ends_with("local all all trust\n"));
+        assert!(read(&place, "pg_ident.conf").ends_with("m s p\n"));
+        let bad = with("nonsense");
+        let refused = Refused { value: "nonsense".to_owned(), words: "line 1".to_owned() };
+        let refused = [("pg_hba".to_owned(), refused)].into();
+        let in_force = InForce { refused, ..InForce::default() };
+        place.files.write_configuration(&config, &bad, &in_force).expect("written");
+        assert!(read(&place, "pg_hba.conf").ends_with("local all all trust\n"));
+        assert_eq!(place.files.read_in_force(), in_force, "and that is noted");
+        let better = with("local all all peer");
+        place.files.write_configuration(&config, &better, &in_force).expect("written");
+        assert!(read(&place, "pg_hba.conf").ends_with("peer\n"));
+    }
+
+    /// A version before this one noted less.
+    #[test]
+    fn a_note_of_an_older_agent_is_read() {
+        let place = Place::new();
+        let note = r#"{"follow": null, "synchronous": "\"a2\""}"#;
+        std::fs::write(place.files.in_force(), note).expect("written");
+        let read = place.files.read_in_force();
+        assert_eq!((read.synchronous.as_str(), read.fingerprint), ("\"a2\"", 0));
+    }
+}
