@@ -535,7 +535,7 @@ impl Actor {
         for (name, refused) in &refused {
             tracing::warn!(
                 node = %self.config.name, name, value = refused.value, words = refused.words,
-                "PostgreSQL does not take this value: it is left out"
+                "PostgreSQL does not take this value: it is not put in force"
             );
         }
         let before = std::fs::read(self.files.hba()).ok();
@@ -559,7 +559,8 @@ impl Actor {
             let value = self.wanted.hba.join("\n");
             let put_back = write_atomically(&self.files.hba(), &before).and_then(|()| {
                 self.set_in_force(|in_force| {
-                    in_force.refused.insert("pg_hba".to_owned(), Refused { value, words });
+                    let refused = Refused { value, words, kept: None };
+                    in_force.refused.insert("pg_hba".to_owned(), refused);
                 })
             });
             if let Err(error) = put_back {

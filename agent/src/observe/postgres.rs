@@ -440,9 +440,9 @@ impl PostgresObserver {
         let settings: Vec<Setting> = surroundings.settings.iter().map(Setting::from).collect();
         let mut wanted = self.wanted.parameters.clone();
         wanted.retain(|name, _| !self.refused.contains_key(name));
-        let refused = self.refused.iter().map(|(name, refused)| match name.as_str() {
-            "pg_hba" => format!("pg_hba is not in force: {}", refused.words),
-            _ => format!("{name} is left out: {}", refused.words),
+        let refused = self.refused.iter().map(|(name, refused)| match &refused.kept {
+            Some(kept) => format!("{name} stays {kept}: {}", refused.words),
+            None => format!("{name} is not in force: {}", refused.words),
         });
         let problems = refused.chain(self.files_say.iter().cloned()).collect();
         let too_low = answer.replay_paused && {

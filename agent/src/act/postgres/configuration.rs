@@ -3,7 +3,7 @@
 //!
 //! A value that PostgreSQL refuses would keep it from starting the next time. So it is asked first, with
 //! the new file beside the one in force: `postgres -C` reads its configuration, and no more. What it
-//! names is left out and told in its own words.
+//! names stays as it was, or is left out, and is told in its own words.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -112,6 +112,7 @@ pub async fn examine(
     let candidate = files.data_dir.join("postgresql.conf.regent-candidate");
     let mut judged = in_force.clone();
     // What was refused before may be another version's word: asked again.
+    let written = files.written();
     let hba = wanted.hba.join("\n");
     judged.refused.retain(|name, refused| name == "pg_hba" && refused.value == hba);
     if let Err(error) = files.keep_base() {
@@ -125,14 +126,17 @@ pub async fn examine(
             break;
         }
         let Some(said) = judge(programs, files, config, wanted, &candidate).await else { break };
-        let before = judged.refused.len();
+        let before = judged.refused.clone();
         for (name, words) in named(&said) {
             let value = wanted.parameters.get(&name).or_else(|| wanted.recovery.get(&name));
             if let Some(value) = value {
-                judged.refused.insert(name, Refused { value: value.clone(), words });
+                // Named again: then what stood there before is not taken either.
+                let again = before.contains_key(&name);
+                let kept = written.get(&name).filter(|kept| !again && *kept != value).cloned();
+                judged.refused.insert(name, Refused { value: value.clone(), words, kept });
             }
         }
-        if judged.refused.len() == before {
+        if judged.refused == before {
             tracing::warn!(said, "PostgreSQL does not take its configuration");
             break;
         }
@@ -289,10 +293,11 @@ mod tests {
         let asks = "for p in shared_buffers wrok_mem; do if grep -q \"^$p = 'lots'\" ";
         let says = "; then echo \"[1] LOG:  invalid value for parameter \\\"$p\\\"\" >&2; exit 1; fi; done";
         let programs = judges(&place, &format!("{asks}{}{says}", candidate.display()));
-        let wants = |value: &str| {
+        let sized = |value: &str| {
             let parameters = serde_json::json!({"shared_buffers": value, "wrok_mem": value});
-            Wanted::of(&config, &dynamic(serde_json::json!({"parameters": parameters})))
+            dynamic(serde_json::json!({"parameters": parameters}))
         };
+        let wants = |value: &str| Wanted::of(&config, &sized(value));
         let lots = wants("lots");
         let nothing = InForce::default();
         let refused = examine(&programs, &place.files, (&config, &lots), &nothing).await;
@@ -306,6 +311,14 @@ mod tests {
         let fine = wants("64MB");
         let judged = examine(&programs, &place.files, (&config, &fine), &in_force).await;
         assert!(judged.is_empty(), "{judged:?}");
+        // What stood there before stays.
+        place.files.write_configuration(&config, &sized("64MB"), &in_force).expect("written");
+        let judged = examine(&programs, &place.files, (&config, &lots), &in_force).await;
+        let kept = judged["shared_buffers"].kept.as_deref();
+        assert_eq!(kept, Some("64MB"));
+        let stays = InForce { refused: judged, ..InForce::default() };
+        let text = place.files.text(&config, &lots, &stays);
+        assert!(text.contains("shared_buffers = '64MB'"), "{text}");
         // One that says nothing that helps, and one that gives no answer, refuse nothing.
         for script in ["echo 'no such file' >&2; exit 1", "exit 0"] {
             let silent = judges(&place, script);

@@ -25,7 +25,7 @@ pub struct InForce {
     pub follow: Option<Follow>,
     /// `synchronous_standby_names`.
     pub synchronous: String,
-    /// What PostgreSQL does not take, by name: it is left out until another value is wanted.
+    /// What PostgreSQL does not take, by name: it stays out until another value is wanted.
     #[serde(default)]
     pub refused: BTreeMap<String, Refused>,
     /// Of what was last wanted, and put into the files as far as PostgreSQL takes it.
@@ -40,6 +40,9 @@ pub struct Refused {
     pub value: String,
     /// Why, in its own words.
     pub words: String,
+    /// What the file had before, which stays.
+    #[serde(default)]
+    pub kept: Option<String>,
 }
 
 impl InForce {
@@ -171,12 +174,28 @@ impl Files {
     pub fn text(&self, config: &Config, wanted: &Wanted, in_force: &InForce) -> String {
         let mut parameters = wanted.parameters.clone();
         parameters.extend(wanted.recovery.clone());
-        parameters.retain(|name, value| !in_force.refuses(name, value));
+        for (name, refused) in &in_force.refused {
+            if parameters.get(name) != Some(&refused.value) {
+                continue;
+            }
+            match &refused.kept {
+                Some(kept) => drop(parameters.insert(name.clone(), kept.clone())),
+                None => drop(parameters.remove(name)),
+            }
+        }
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));
         }
         parameters.insert("synchronous_standby_names".to_owned(), in_force.synchronous.clone());
         render(&parameters)
+    }
+
+    /// The values that postgresql.conf has, where it is of ours.
+    #[must_use]
+    pub fn written(&self) -> BTreeMap<String, String> {
+        let text = std::fs::read_to_string(self.data_dir.join("postgresql.conf"));
+        let text = text.ok().filter(|text| text.starts_with(HEADER)).unwrap_or_default();
+        text.lines().filter_map(written_line).collect()
     }
 
     /// Patroni's kept cache of the dynamic configuration, by its name and in its form, where there is
@@ -309,6 +328,25 @@ impl Files {
 
 const HEADER: &str = "# Written by the Regent agent; changes made here are lost.\n";
 
+/// A line as [`render`] writes it.
+fn written_line(line: &str) -> Option<(String, String)> {
+    let (name, rest) = line.split_once(" = '")?;
+    let text = rest.strip_suffix('\'')?.replace("''", "'");
+    let mut value = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '\\' {
+            value.push(letter);
+            continue;
+        }
+        match letters.next()? {
+            'n' => value.push('\n'),
+            other => value.push(other),
+        }
+    }
+    Some((name.to_owned(), value))
+}
+
 fn render(parameters: &BTreeMap<String, String>) -> String {
     let mut text = format!("{HEADER}include 'postgresql.base.conf'\n");
     for (name, value) in parameters {
@@ -397,7 +435,8 @@ mod tests {
         assert!(read(&place, "pg_hba.conf").ends_with("local all all trust\n"));
         assert!(read(&place, "pg_ident.conf").ends_with("m s p\n"));
         let bad = with("nonsense");
-        let refused = Refused { value: "nonsense".to_owned(), words: "line 1".to_owned() };
+        let (value, words) = ("nonsense".to_owned(), "line 1".to_owned());
+        let refused = Refused { value, words, kept: None };
         let refused = [("pg_hba".to_owned(), refused)].into();
         let in_force = InForce { refused, ..InForce::default() };
         place.files.write_configuration(&config, &bad, &in_force).expect("written");
@@ -406,6 +445,23 @@ mod tests {
         let better = with("local all all peer");
         place.files.write_configuration(&config, &better, &in_force).expect("written");
         assert!(read(&place, "pg_hba.conf").ends_with("peer\n"));
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_value_by_value() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let value = "cp '%p' \\\\nas\\new\nport = 1";
+        let section = serde_json::json!({"parameters": {"archive_command": value}});
+        let document = serde_json::json!({"postgresql": section});
+        let dynamic = Dynamic::read(&document, &Dynamic::default());
+        assert!(place.files.written().is_empty());
+        place.files.write_configuration(&config, &dynamic, &InForce::default()).expect("written");
+        let written = place.files.written();
+        assert_eq!(written.get("archive_command").map(String::as_str), Some(value));
+        assert_eq!(written.get("synchronous_standby_names").map(String::as_str), Some(""));
+        std::fs::write(place.files.data_dir.join("postgresql.conf"), "port = '1'\n").expect("written");
+        assert!(place.files.written().is_empty(), "not one of ours");
     }
 
     /// A version before this one noted less.
