@@ -1,6 +1,7 @@
 //! Performs decisions: in the given order, without choices, without retries. What came of it is
 //! seen by the next observation.
 
+mod config_key;
 pub mod epoch_by_hand;
 pub mod epoch_file;
 pub mod failsafe;
@@ -10,6 +11,7 @@ pub mod jobs;
 pub mod postgres;
 pub mod publish;
 pub mod random;
+mod reload;
 pub mod site;
 pub mod store;
 
@@ -33,8 +35,8 @@ use crate::observe::clock::{boot_time, wall_time};
 use epoch_file::EpochFile;
 use global::{GlobalError, GlobalStore};
 use jobs::Jobs;
-use postgres::configuration::{Wanted, examine};
-use postgres::files::{Files, InForce, Refused, write_atomically};
+use postgres::configuration::Wanted;
+use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
 use postgres::promotions;
 use postgres::server::Server;
@@ -194,9 +196,12 @@ impl Actor {
             Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::Promote
-            | Action::Slots { .. }
-            | Action::Reload => self.on_server(action, client).await,
+            | Action::Slots { .. } => self.on_server(action, client).await,
             Action::NamePromotion => self.name_promotion(view, client).await,
+            Action::Reload => match self.reload(view, client).await {
+                Ok(()) => Outcome::Done(Touched::Nothing),
+                Err(problem) => Outcome::NotDone(problem),
+            },
         }
     }
 
@@ -514,59 +519,11 @@ impl Actor {
                 sql::promote(client).await
             }
             Action::Slots { create, drop } => sql::keep_slots(client, create, drop).await,
-            Action::Reload => match self.put_in_force().await {
-                Ok(before) => self.have_it_read(client, before).await,
-                Err(error) => {
-                    return Outcome::NotDone(format!("writing the configuration: {error}"));
-                }
-            },
             other => return Outcome::NotDone(format!("{other:?} is not of the server")),
         };
         match done {
             Ok(()) => Outcome::Done(Touched::Nothing),
             Err(error) => Outcome::NotDone(error.to_string()),
         }
-    }
-
-    /// Puts what is wanted into the files, as far as PostgreSQL takes it; pg_hba.conf as it was.
-    async fn put_in_force(&self) -> std::io::Result<Option<Vec<u8>>> {
-        let wanted = (&*self.config, &*self.wanted);
-        let refused = examine(&self.programs, &self.files, wanted, &self.in_force()).await;
-        for (name, refused) in &refused {
-            tracing::warn!(
-                node = %self.config.name, name, value = refused.value, words = refused.words,
-                "PostgreSQL does not take this value: it is not put in force"
-            );
-        }
-        let before = std::fs::read(self.files.hba()).ok();
-        let fingerprint = self.wanted.fingerprint();
-        self.set_in_force(|in_force| {
-            (in_force.refused, in_force.fingerprint) = (refused, fingerprint)
-        })?;
-        Ok(before)
-    }
-
-    /// Has the server read its files; a pg_hba.conf that it could not start with goes back first.
-    async fn have_it_read(
-        &self,
-        client: &Client,
-        before: Option<Vec<u8>>,
-    ) -> Result<(), sql::SqlError> {
-        let words = sql::hba_problems(client).await.unwrap_or_default();
-        let written = std::fs::read(self.files.hba()).ok();
-        if let (false, Some(before)) = (words.is_empty() || written == before, before) {
-            tracing::warn!(node = %self.config.name, words, "pg_hba.conf stays as it was");
-            let value = self.wanted.hba.join("\n");
-            let put_back = write_atomically(&self.files.hba(), &before).and_then(|()| {
-                self.set_in_force(|in_force| {
-                    let refused = Refused { value, words, kept: None };
-                    in_force.refused.insert("pg_hba".to_owned(), refused);
-                })
-            });
-            if let Err(error) = put_back {
-                tracing::error!(%error, "putting pg_hba.conf back");
-            }
-        }
-        sql::reload(client).await
     }
 }

@@ -11,13 +11,13 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use super::clock::boot_time;
+use super::configuration::{ConfigurationObserver, SettingAnswer};
 use super::promotions::{Search, Server};
 use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Refused;
 use crate::act::postgres::server::Postmaster;
 use crate::act::postgres::{control, files::Files, programs::Programs, sql};
 use crate::config::Config;
-use crate::decide::parameters::{self, Setting};
 use crate::decide::view::{
     ConfigurationView, Control, DataDirectory, PostgresView, Process, Receiver, Sender, Slot,
     Status,
@@ -73,14 +73,6 @@ const FIXED: [&str; 8] = [
     "wal_log_hints",
     "data_checksums",
 ];
-
-/// What cannot be applied of the files, and does not wait for a restart; asked rarely. It is the
-/// server's word of files that others write, too.
-const FILES: &str = "
-SELECT coalesce(json_agg(DISTINCT format('%s, line %s: %s: %s', f.sourcefile, f.sourceline,
-   coalesce(f.name, ''), f.error)), '[]')::text
- FROM pg_file_settings f LEFT JOIN pg_settings s ON s.name = f.name
- WHERE f.error IS NOT NULL AND s.pending_restart IS NOT TRUE";
 
 /// What a switchover does not carry over; asked rarely.
 const OBJECTS: &str = "
@@ -145,29 +137,6 @@ struct SlotAnswer {
     physical: bool,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct SettingAnswer {
-    name: String,
-    value: String,
-    unit: Option<String>,
-    kind: String,
-    postmaster: bool,
-    pending: bool,
-}
-
-impl From<&SettingAnswer> for Setting {
-    fn from(answer: &SettingAnswer) -> Self {
-        Self {
-            name: answer.name.clone(),
-            value: answer.value.clone(),
-            unit: answer.unit.clone(),
-            kind: answer.kind.clone(),
-            postmaster: answer.postmaster,
-            pending: answer.pending,
-        }
-    }
-}
-
 /// What REST shows beside the view.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Extra {
@@ -201,14 +170,7 @@ pub struct PostgresObserver {
     surroundings: Option<(BootTime, Surroundings)>,
     /// For the ids of promotions.
     search: Search,
-    /// What the files shall say, without what the server refuses.
-    wanted: Arc<Wanted>,
-    refused: BTreeMap<String, Refused>,
-    /// What the server says of its files, and when it was asked.
-    files_say: Vec<String>,
-    files_asked: Option<BootTime>,
-    /// What recovery needs, as of when replay was found paused.
-    needs: Option<(BootTime, BTreeMap<String, u64>)>,
+    configuration: ConfigurationObserver,
 }
 
 /// How often the objects are looked at.
@@ -221,6 +183,7 @@ impl PostgresObserver {
     #[must_use]
     pub fn new(config: Arc<Config>, programs: Programs, files: Files) -> Self {
         let search = Search::new(programs.clone(), &files.data_dir);
+        let configuration = ConfigurationObserver::new(programs.clone(), files.clone());
         Self {
             config,
             programs,
@@ -234,28 +197,21 @@ impl PostgresObserver {
             objects_asked: None,
             surroundings: None,
             search,
-            wanted: Arc::default(),
-            refused: BTreeMap::new(),
-            files_say: Vec::new(),
-            files_asked: None,
-            needs: None,
+            configuration,
         }
     }
 
-    /// What the server is compared with from now on.
+    /// What the server's configuration is compared with from now on.
     pub fn expects(&mut self, wanted: &Arc<Wanted>, refused: &BTreeMap<String, Refused>) {
-        if !Arc::ptr_eq(&self.wanted, wanted) || self.refused != *refused {
-            self.wanted = Arc::clone(wanted);
-            self.refused.clone_from(refused);
+        if self.configuration.expects(wanted, refused) {
             self.surroundings = None;
-            self.files_asked = None;
         }
     }
 
     /// The server was made to read its files again.
     pub fn forget_files(&mut self) {
         self.surroundings = None;
-        self.files_asked = None;
+        self.configuration.forget();
     }
 
     /// A connection for acts; `None` while the server does not answer.
@@ -296,8 +252,7 @@ impl PostgresObserver {
             self.control = None;
             self.objects_asked = None;
             self.surroundings = None;
-            self.files_asked = None;
-            self.needs = None;
+            self.configuration.forget();
             self.search.forget();
         }
         let mut configuration = ConfigurationView::default();
@@ -312,8 +267,10 @@ impl PostgresObserver {
         {
             users_exist = surroundings.users == self.users().len();
             self.look_at_objects(answer.in_recovery).await;
-            self.look_at_files().await;
-            configuration = self.configuration(&answer, &surroundings).await;
+            // As `client`, but of this field alone: the comparison keeps what it was told.
+            let client = self.client.as_ref().filter(|client| !client.is_closed());
+            let (settings, paused) = (&surroundings.settings, answer.replay_paused);
+            configuration = self.configuration.view(client, settings, paused).await;
             extra = self.extra(&answer, &surroundings);
             let mut found = self.status(answer, surroundings);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
@@ -391,7 +348,7 @@ impl PostgresObserver {
             format!("ARRAY[{}]::text[]", quoted.join(","))
         };
         // Names of parameters are words (`parameters::is_name`).
-        let wanted: Vec<&str> = self.wanted.parameters.keys().map(String::as_str).collect();
+        let wanted: Vec<&str> = self.configuration.names().collect();
         let query = SURROUNDINGS
             .replace("USERS", &format!("ARRAY[{}]::name[]", users.join(",")))
             .replace("FIXED", &array(&FIXED))
@@ -418,56 +375,6 @@ impl PostgresObserver {
         }
         self.objects = objects;
         self.objects_asked = Some(now);
-    }
-
-    async fn look_at_files(&mut self) {
-        let now = boot_time();
-        if self.files_asked.is_some_and(|asked| now.since(asked) < OBJECTS_EVERY) {
-            return;
-        }
-        let Some(client) = &self.client else { return };
-        let Ok(text) = sql::text(client, FILES).await else { return };
-        let Ok(said) = serde_json::from_str(&text) else { return };
-        (self.files_say, self.files_asked) = (said, Some(now));
-    }
-
-    /// How the server's configuration stands; what is wanted and in force is told by who writes it.
-    async fn configuration(
-        &mut self,
-        answer: &Answer,
-        surroundings: &Surroundings,
-    ) -> ConfigurationView {
-        let settings: Vec<Setting> = surroundings.settings.iter().map(Setting::from).collect();
-        let mut wanted = self.wanted.parameters.clone();
-        wanted.retain(|name, _| !self.refused.contains_key(name));
-        let refused = self.refused.iter().map(|(name, refused)| match &refused.kept {
-            Some(kept) => format!("{name} stays {kept}: {}", refused.words),
-            None => format!("{name} is not in force: {}", refused.words),
-        });
-        let problems = refused.chain(self.files_say.iter().cloned()).collect();
-        let too_low = answer.replay_paused && {
-            let needs = self.what_recovery_needs().await;
-            settings.iter().any(|setting| {
-                let needed = needs.get(&setting.name);
-                needed.is_some_and(|need| setting.value.parse::<u64>().is_ok_and(|has| has < *need))
-            })
-        };
-        let pending_restart = parameters::pending(&wanted, &settings);
-        ConfigurationView { pending_restart, problems, too_low, ..ConfigurationView::default() }
-    }
-
-    /// pg_control of a standby that stands still changes no more: it is read again now and then only.
-    async fn what_recovery_needs(&mut self) -> BTreeMap<String, u64> {
-        let now = boot_time();
-        if let Some((asked, needs)) = &self.needs
-            && now.since(*asked) < SURROUNDINGS_EVERY
-        {
-            return needs.clone();
-        }
-        let read = control::settings(&self.programs, &self.files.data_dir).await;
-        let needs = read.unwrap_or_default();
-        self.needs = Some((now, needs.clone()));
-        needs
     }
 
     fn extra(&self, answer: &Answer, surroundings: &Surroundings) -> Extra {
