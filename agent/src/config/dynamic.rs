@@ -210,9 +210,9 @@ impl Reader<'_> {
             "NAME: VALUE pairs of recovery, without targets and what the agent sets itself";
         // Patroni's files may have these from before PostgreSQL 12.
         let old = |name: &str| matches!(name, "standby_mode" | "trigger_file");
-        let read = parameters(value).map(|mut read| {
-            read.retain(|name, _| !old(name) && name != "recovery_target_timeline");
-            read
+        let read: Option<BTreeMap<String, String>> = parameters(value).map(|read| {
+            let read = read.into_iter().map(|(name, text)| (name.to_ascii_lowercase(), text));
+            read.filter(|(name, _)| !old(name) && name != "recovery_target_timeline").collect()
         });
         let fine = |name: &String| is_name(name) && !is_agents(name);
         match read.filter(|read| read.keys().all(fine)) {
@@ -528,7 +528,7 @@ mod tests {
             "recovery_target_timeline": "latest", "standby_mode": true}}));
         let names: Vec<String> = restores.recovery_conf.into_keys().collect();
         assert_eq!(names, ["restore_command"]);
-        for target in ["recovery_target_time", "recovery_target_action", "primary_conninfo"] {
+        for target in ["recovery_target_time", "Recovery_Target_Action", "primary_conninfo"] {
             let refused = read(serde_json::json!({"recovery_conf": {target: "x"}}));
             assert_eq!(refused.problems.len(), 1, "{target}");
             assert!(refused.recovery_conf.is_empty());
