@@ -32,6 +32,8 @@ pub struct RegentConfig {
     /// The most WAL that is kept of a server before it is rewound or copied anew; with more it is left
     /// as it is.
     pub salvage_limit: Size,
+    /// Where that is kept; `DATA_DIR.regent-salvage` by default, on the same file system.
+    pub salvage_dir: Option<PathBuf>,
 }
 
 impl Default for RegentConfig {
@@ -46,6 +48,7 @@ impl Default for RegentConfig {
             insecure: false,
             log: LogConfig::default(),
             salvage_limit: Size(16 << 30),
+            salvage_dir: None,
         }
     }
 }

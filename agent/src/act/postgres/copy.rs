@@ -267,7 +267,7 @@ mod tests {
     }
 
     fn kept(place: &Place) -> PathBuf {
-        salvage::place(&place.files).join("00000001")
+        place.files.salvage.join("00000001")
     }
 
     async fn copy(place: &Place, identifier: &str, limit: u64) -> anyhow::Result<()> {
@@ -302,10 +302,10 @@ mod tests {
         let place = Place::new();
         let segment = place.segment(2, 4, 4 * (16 << 20));
         // A file stands where the salvage would go.
-        std::fs::write(salvage::place(&place.files), "").expect("written");
+        std::fs::write(&place.files.salvage, "").expect("written");
         let blocked = copy(&place, OURS, MUCH).await.expect_err("nothing can be kept");
         assert!(blocked.is::<salvage::SalvageError>(), "{blocked:#}");
-        std::fs::remove_file(salvage::place(&place.files)).expect("removed");
+        std::fs::remove_file(&place.files.salvage).expect("removed");
         let much = copy(&place, OURS, 1).await.expect_err("too much to keep");
         assert!(much.is::<salvage::SalvageError>(), "{much:#}");
         // Nor is anything for a source of another database.

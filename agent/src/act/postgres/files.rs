@@ -62,6 +62,8 @@ pub struct Files {
     /// Run directory.
     pub run_dir: PathBuf,
     passfile: PathBuf,
+    /// Where WAL is kept that must not be lost with the data directory.
+    pub salvage: PathBuf,
 }
 
 impl Files {
@@ -70,7 +72,13 @@ impl Files {
     pub fn new(config: &Config) -> Self {
         let run_dir = config.regent.run_dir.clone();
         let passfile = config.postgres.pgpass.clone().unwrap_or_else(|| run_dir.join("pgpass"));
-        Self { data_dir: config.postgres.data_dir.clone(), run_dir, passfile }
+        let data_dir = config.postgres.data_dir.clone();
+        let salvage = config.regent.salvage_dir.clone().unwrap_or_else(|| {
+            let mut name = data_dir.clone().into_os_string();
+            name.push(".regent-salvage");
+            PathBuf::from(name)
+        });
+        Self { data_dir, run_dir, passfile, salvage }
     }
 
     /// Note that a copy or `initdb` has begun and not ended.

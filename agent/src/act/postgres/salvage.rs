@@ -69,14 +69,6 @@ impl<T> While<T> for std::io::Result<T> {
     }
 }
 
-/// Where salvage of this server lies.
-#[must_use]
-pub fn place(files: &Files) -> PathBuf {
-    let mut name = files.data_dir.clone().into_os_string();
-    name.push(".regent-salvage");
-    PathBuf::from(name)
-}
-
 /// Keeps what has to be kept; where. Blocks: it may copy much.
 pub fn keep(
     files: &Files,
@@ -84,7 +76,7 @@ pub fn keep(
     how: How,
     limit: u64,
 ) -> Result<PathBuf, SalvageError> {
-    let place = place(files);
+    let place = files.salvage.clone();
     make(&place)?;
     let wal = files.data_dir.join("pg_wal");
     let found = found(&wal, wal::layout(&files.data_dir), salvage.keep)?;
@@ -368,7 +360,7 @@ postgresql:
         }
 
         fn kept(&self) -> Vec<PathBuf> {
-            let mut kept: Vec<PathBuf> = std::fs::read_dir(place(&self.files))
+            let mut kept: Vec<PathBuf> = std::fs::read_dir(&self.files.salvage)
                 .map(|entries| entries.map(|entry| entry.expect("readable").path()).collect())
                 .unwrap_or_default();
             kept.sort();
