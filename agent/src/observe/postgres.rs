@@ -54,8 +54,9 @@ const SURROUNDINGS: &str = "
 SELECT json_build_object(
  'slots', (SELECT json_agg(json_build_object('name', slot_name, 'active', active,
     'physical', slot_type = 'physical')) FROM pg_replication_slots WHERE NOT temporary),
- 'settings', (SELECT json_agg(json_build_object('name', name, 'value', setting, 'unit', unit,
-    'kind', vartype, 'postmaster', context = 'postmaster', 'pending', pending_restart))
+ 'settings', (SELECT json_agg(json_build_object('name', name, 'value', coalesce(setting, ''),
+    'unit', unit, 'kind', vartype, 'postmaster', context = 'postmaster',
+    'pending', pending_restart))
     FROM pg_settings WHERE name = ANY(FIXED) OR pending_restart
       OR context = 'postmaster' AND name = ANY(WANTED)),
  'version', current_setting('server_version_num')::int,

@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
+use regent_proto::name::SiteName;
+use regent_proto::record::Reach;
 use regent_proto::time::{LeaseTiming, WallTime};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +28,7 @@ use crate::act::postgres::found;
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::{Postmaster, Server};
-use crate::act::publish::Publisher;
+use crate::act::publish::{Picture, Publisher};
 use crate::act::random::Ids;
 use crate::act::site::SiteStore;
 use crate::act::{Actor, store};
@@ -133,14 +135,7 @@ impl Agent {
             failsafe: failsafe.clone(),
         };
         listeners.serve(&shared);
-        let reaches = watch::Sender::new(BTreeMap::new());
-        tokio::spawn(tell::ask_reach(
-            Arc::clone(&config),
-            programs.clone(),
-            files.clone(),
-            picture_receiver,
-            reaches.clone(),
-        ));
+        let reaches = begin_reach(&config, &programs, &files, picture_receiver);
         Ok(Self {
             site_observer: SiteObserver::new(site_keys, config.name.clone()),
             global_observer: global_store
@@ -191,6 +186,19 @@ impl Agent {
             _lock: lock,
         })
     }
+}
+
+/// Whether the other sites' replication ports are reached, tried beside the loop.
+fn begin_reach(
+    config: &Arc<Config>,
+    programs: &Programs,
+    files: &Files,
+    pictures: watch::Receiver<Option<Arc<Picture>>>,
+) -> watch::Sender<BTreeMap<SiteName, Reach>> {
+    let reaches = watch::Sender::new(BTreeMap::new());
+    let (config, programs, files) = (Arc::clone(config), programs.clone(), files.clone());
+    tokio::spawn(tell::ask_reach(config, programs, files, pictures, reaches.clone()));
+    reaches
 }
 
 fn open_stores(

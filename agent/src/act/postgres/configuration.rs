@@ -158,7 +158,8 @@ async fn judge(
         .args(files.arguments(config, &wanted.owned()))
         .arg("-c")
         .arg(format!("config_file={}", candidate.display()))
-        .args(["-C", "data_directory"]);
+        // What it says is read.
+        .args(["-c", "lc_messages=C", "-C", "data_directory"]);
     let printed = programs.printed(command, BOUND).await?;
     (!printed.success).then_some(printed.errors)
 }
