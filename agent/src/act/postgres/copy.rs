@@ -137,12 +137,17 @@ pub async fn clone(
         .await;
     progress.send_replace(None);
     result?;
-    // Its source's, which may be another site.
-    match std::fs::remove_file(files.dynamic()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
+    forget_sources_configuration(files)?;
     done(files)
+}
+
+/// The kept dynamic configuration came along from the source, which may be of another site. This
+/// node's own is written at its next start.
+fn forget_sources_configuration(files: &Files) -> std::io::Result<()> {
+    match std::fs::remove_file(files.dynamic()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Whoever answers must be of the database that it takes the place of.
@@ -198,7 +203,11 @@ pub async fn rewind(
         }
     });
     run.await?;
-    if marker.exists() { done(files) } else { Ok(()) }
+    if !marker.exists() {
+        return Ok(());
+    }
+    forget_sources_configuration(files)?;
+    done(files)
 }
 
 fn begin(files: &Files) -> anyhow::Result<()> {
