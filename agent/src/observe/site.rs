@@ -50,8 +50,9 @@ struct MemberRecord {
     /// Ours: how its fence stands. A newer version's may be of another form: then nothing is shown.
     #[serde(default)]
     regent: Option<serde_json::Value>,
+    /// Shown only: whatever stands there is no reason not to read the rest.
     #[serde(default)]
-    pending_restart: bool,
+    pending_restart: Option<serde_json::Value>,
     #[serde(default)]
     pending_restart_reason: Option<serde_json::Value>,
 }
@@ -472,7 +473,8 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
     let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
     // Patroni before 4.0 gives no reason.
     let why = record.pending_restart_reason.unwrap_or_else(|| serde_json::json!({}));
-    let restart = record.pending_restart.then_some(why);
+    let waits = record.pending_restart == Some(serde_json::Value::Bool(true));
+    let restart = waits.then_some(why);
     Ok(KnownMember { member, ancestry: record.ancestry, fence, restart })
 }
 

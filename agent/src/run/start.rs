@@ -263,7 +263,9 @@ fn open_failsafe(config: &Config) -> anyhow::Result<(failsafe::Shared, watch::Se
 fn dynamic_at_start(config: &Config, files: &Files) -> Dynamic {
     let first = config.first_dynamic();
     let Some(kept) = files.read_dynamic() else { return first };
-    let dynamic = Dynamic::read(&kept, &first);
+    // A pause may have ended while this agent was away, and it takes the fence off: only the DCS says so
+    // (I18).
+    let dynamic = Dynamic { pause: false, ..Dynamic::read(&kept, &first) };
     match config.check_timing(&dynamic) {
         Ok(_) => dynamic,
         Err(error) => {
