@@ -380,3 +380,32 @@ fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launch
             .then(|| config.watchdog.device.clone()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::act::postgres::salvage::tests::{Place, config};
+
+    #[test]
+    fn what_was_kept_counts_until_the_dcs_answers_but_never_a_pause() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let starts = || dynamic_at_start(&config, &place.files);
+        let keep = |document: &serde_json::Value| {
+            std::fs::write(place.files.dynamic(), document.to_string()).expect("written");
+        };
+        assert_eq!(starts(), config.first_dynamic());
+        let mut document = json!({"ttl": 10, "loop_wait": 1, "retry_timeout": 1,
+            "synchronous_mode": true, "pause": true, "theirs": 1});
+        keep(&document);
+        let kept = starts();
+        assert_eq!((kept.ttl.as_secs(), kept.synchronous_mode, kept.pause), (10, true, false));
+        assert_eq!(*kept.document, document, "what is put back is all of it");
+        // This node could not keep its lease with it.
+        document["ttl"] = json!(1);
+        keep(&document);
+        assert_eq!(starts(), config.first_dynamic());
+    }
+}
