@@ -164,8 +164,12 @@ impl Files {
         write_atomically(&main, self.text(config, &wanted, in_force).as_bytes())?;
         let note = serde_json::to_vec(in_force).map_err(std::io::Error::other)?;
         write_atomically(&self.in_force(), &note)?;
-        self.keep_dynamic(dynamic)?;
-        self.write_access(&wanted, in_force)
+        self.write_access(&wanted, in_force)?;
+        // No more than a copy for another day: nothing waits for it.
+        if let Err(error) = self.keep_dynamic(dynamic) {
+            tracing::warn!(%error, "keeping the dynamic configuration in the data directory");
+        }
+        Ok(())
     }
 
     /// The original postgresql.conf becomes the one that ours includes.
