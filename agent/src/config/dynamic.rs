@@ -195,7 +195,7 @@ impl Dynamic {
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
             // Patroni's default in a site by itself; a site that comes back to its federation is
-            // rebuilt where it can't rewind (design.md section 4, ADR 29).
+            // rebuilt where it can't rewind (design.md section 4, ADR 32).
             remove_on_rewind_failure: self
                 .remove_on_rewind_failure
                 .unwrap_or(config.federation.is_some()),

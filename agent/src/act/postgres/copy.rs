@@ -99,28 +99,38 @@ pub async fn identify(
     programs.output(command, bound).await
 }
 
-/// Copies a server, after removing what is there, and after keeping of it what its source may never
-/// have had (I15). `progress` gets one line a second.
+/// What comes before the first file is removed: what is here may be all that is left of what the source
+/// has lost, so it goes only for one that answers and is of the same database, and after what that one
+/// may never have had is kept (I15). An empty directory is begun at once: by that the node that claimed
+/// `initialize` is known.
+pub async fn make_room(
+    programs: &Programs,
+    files: &Files,
+    conninfo: &str,
+    (keep, limit): (Option<&Salvage>, u64),
+) -> anyhow::Result<()> {
+    if !files.data_dir.join("PG_VERSION").exists() || files.incomplete().exists() {
+        return Ok(());
+    }
+    let there = identify(programs, conninfo, SOURCE_BOUND).await;
+    let there = there.context("what is here stays")?;
+    let Some(salvage) = keep else { return Ok(()) };
+    same_database(&there, salvage).context("what is here stays")?;
+    // What is removed lives on under its other name.
+    salvage_first(files, salvage, How::Link, limit).await
+}
+
+/// Copies a server, after removing what is there. `progress` gets one line a second.
 pub async fn clone(
     programs: &Programs,
     files: &Files,
     user: &User,
     addresses: &[(String, u16)],
     progress: &watch::Sender<Option<String>>,
-    (keep, limit): (Option<&Salvage>, u64),
+    keep: (Option<&Salvage>, u64),
 ) -> anyhow::Result<()> {
     let conninfo = files.conninfo(user, addresses, "pg_basebackup");
-    // What is here may be all that is left of what the source has lost: it goes only for one that answers.
-    // An empty directory is begun at once: by that the node that claimed `initialize` is known.
-    if files.data_dir.join("PG_VERSION").exists() && !files.incomplete().exists() {
-        let there = identify(programs, &conninfo, SOURCE_BOUND).await;
-        let there = there.context("what is here stays")?;
-        if let Some(salvage) = keep {
-            same_database(&there, salvage).context("what is here stays")?;
-            // What is removed lives on under its other name.
-            salvage_first(files, salvage, How::Link, limit).await?;
-        }
-    }
+    make_room(programs, files, &conninfo, keep).await?;
     begin(files)?;
     let mut command = programs.command("pg_basebackup");
     command.arg("-D").arg(&files.data_dir).arg("-d").arg(conninfo).args([
