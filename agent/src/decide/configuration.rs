@@ -5,11 +5,14 @@ use super::{Action, Choice, Job, Judge, Reason};
 
 impl Judge<'_> {
     /// What is wanted has changed since it was last put into the files. Last in line: nothing that
-    /// rights or commits rest on waits for it.
+    /// rights or commits rest on waits for it. The files say whom a standby follows: one that somebody
+    /// else set up (a cluster that was paused to be taken over) goes on as it is until that is decided,
+    /// or it would stop streaming.
     pub(super) fn reload(&self) -> Option<Choice> {
-        let configuration = &self.view.postgres.configuration;
-        let answers = self.view.postgres.status.is_some();
-        (answers && configuration.wanted != configuration.in_force)
+        let postgres = &self.view.postgres;
+        let status = postgres.status.as_ref()?;
+        let told = !status.in_recovery || postgres.follows.is_some();
+        (told && postgres.configuration.wanted != postgres.configuration.in_force)
             .then(|| Choice::act(Reason::Reloading, vec![Action::Reload]))
     }
 

@@ -107,6 +107,26 @@ fn a_pause_does_not_keep_a_changed_configuration_out() {
     assert_eq!(site.decide().actions, vec![Action::Reload], "a paused site of a federation");
 }
 
+/// Patroni's standby, adopted in a pause: its postgresql.conf says whom it follows, and nothing of ours does.
+#[test]
+fn a_standby_that_nobody_told_whom_to_follow_keeps_its_files() {
+    let mut world = following();
+    world.view.federation = None;
+    world.view.postgres.follows = None;
+    changed(&mut world);
+    for leader in [Some("a2"), None] {
+        world.leader(leader);
+        world.policy.paused = true;
+        assert_eq!(world.decide().actions, vec![], "{leader:?}");
+    }
+    world.leader(Some("a2"));
+    world.policy.paused = false;
+    assert!(matches!(world.decide().actions[..], [Action::Follow(_)]), "first it is told");
+    // Nor where its leader does not run.
+    world.member("a2").state = "stopped".to_owned();
+    assert_eq!(world.decide().actions, vec![]);
+}
+
 #[test]
 fn a_standby_whose_wal_asks_for_more_is_started_again() {
     let stops = vec![Action::Run(Job::Stop)];
