@@ -138,13 +138,21 @@ impl Actor {
         }
     }
 
+    fn change_in_force(&self, change: impl FnOnce(&mut InForce)) -> InForce {
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut in_force);
+        in_force.clone()
+    }
+
     fn set_in_force(&self, change: impl FnOnce(&mut InForce)) -> std::io::Result<()> {
-        let next = {
-            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut in_force);
-            in_force.clone()
-        };
+        let next = self.change_in_force(change);
         self.files.write_configuration(&self.config, &self.dynamic, &next)
+    }
+
+    /// What changes with the role is in force at once; whatever else is wanted is judged first.
+    fn set_role(&self, change: impl FnOnce(&mut InForce)) -> std::io::Result<()> {
+        let next = self.change_in_force(change);
+        self.files.write_role(&self.config, &self.dynamic, &next)
     }
 
     fn timeout(&self) -> Duration {
@@ -489,7 +497,7 @@ impl Actor {
         };
         let done = match action {
             Action::Follow(follow) => {
-                let written = self.set_in_force(|in_force| in_force.follow = Some(follow.clone()));
+                let written = self.set_role(|in_force| in_force.follow = Some(follow.clone()));
                 match written {
                     Ok(()) => sql::reload(client).await,
                     Err(error) => {
@@ -498,7 +506,7 @@ impl Actor {
                 }
             }
             Action::SetSynchronousNames(list) => {
-                let written = self.set_in_force(|in_force| in_force.synchronous.clone_from(list));
+                let written = self.set_role(|in_force| in_force.synchronous.clone_from(list));
                 match written {
                     Ok(()) => sql::reload(client).await,
                     Err(error) => {

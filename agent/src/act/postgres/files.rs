@@ -162,14 +162,36 @@ impl Files {
         let main = self.data_dir.join("postgresql.conf");
         let wanted = Wanted::of(config, dynamic);
         write_atomically(&main, self.text(config, &wanted, in_force).as_bytes())?;
-        let note = serde_json::to_vec(in_force).map_err(std::io::Error::other)?;
-        write_atomically(&self.in_force(), &note)?;
+        self.note(in_force)?;
         self.write_access(&wanted, in_force)?;
         // No more than a copy for another day: nothing waits for it.
         if let Err(error) = self.keep_dynamic(dynamic) {
             tracing::warn!(%error, "keeping the dynamic configuration in the data directory");
         }
         Ok(())
+    }
+
+    /// Writes into postgresql.conf what changes with the role, and nothing else: what is wanted by now
+    /// may be something that PostgreSQL does not take and was not asked about yet. A file that is not of
+    /// ours is written whole.
+    pub fn write_role(
+        &self,
+        config: &Config,
+        dynamic: &Dynamic,
+        in_force: &InForce,
+    ) -> std::io::Result<()> {
+        let mut parameters = self.written();
+        if parameters.is_empty() {
+            return self.write_configuration(config, dynamic, in_force);
+        }
+        self.put_role(&mut parameters, config, in_force);
+        write_atomically(&self.data_dir.join("postgresql.conf"), render(&parameters).as_bytes())?;
+        self.note(in_force)
+    }
+
+    fn note(&self, in_force: &InForce) -> std::io::Result<()> {
+        let note = serde_json::to_vec(in_force).map_err(std::io::Error::other)?;
+        write_atomically(&self.in_force(), &note)
     }
 
     /// The original postgresql.conf becomes the one that ours includes.
@@ -196,11 +218,20 @@ impl Files {
                 None => drop(parameters.remove(name)),
             }
         }
+        self.put_role(&mut parameters, config, in_force);
+        render(&parameters)
+    }
+
+    fn put_role(
+        &self,
+        parameters: &mut BTreeMap<String, String>,
+        config: &Config,
+        in_force: &InForce,
+    ) {
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));
         }
         parameters.insert("synchronous_standby_names".to_owned(), in_force.synchronous.clone());
-        render(&parameters)
     }
 
     /// The values that postgresql.conf has, where it is of ours.
@@ -482,6 +513,34 @@ mod tests {
         assert_eq!(written.get("synchronous_standby_names").map(String::as_str), Some(""));
         std::fs::write(place.files.data_dir.join("postgresql.conf"), "port = '1'\n").expect("written");
         assert!(place.files.written().is_empty(), "not one of ours");
+    }
+
+    #[test]
+    fn a_change_of_role_brings_nothing_in_that_was_not_judged() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let with = |size: &str, line: &str| {
+            let section = serde_json::json!({"parameters": {"shared_buffers": size},
+                "pg_hba": [line]});
+            Dynamic::read(&serde_json::json!({"postgresql": section}), &Dynamic::default())
+        };
+        let (good, bad) = (with("64MB", "local all all trust"), with("lots", "nonsense"));
+        let (nothing, synchronous) = (InForce::default(), "\"a2\"".to_owned());
+        // Whoever configured it before.
+        place.files.write_role(&config, &good, &nothing).expect("written");
+        let role = InForce { synchronous, follow: Some(Follow::Nobody), ..nothing };
+        place.files.write_role(&config, &bad, &role).expect("written");
+        let written = place.files.written();
+        for (name, value) in [
+            ("shared_buffers", "64MB"),
+            ("synchronous_standby_names", "\"a2\""),
+            ("primary_conninfo", ""),
+            ("recovery_target_timeline", "latest"),
+        ] {
+            assert_eq!(written.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(read(&place, "pg_hba.conf").ends_with("local all all trust\n"));
+        assert_eq!(place.files.read_in_force(), role, "and it is noted");
     }
 
     /// A version before this one noted less.
