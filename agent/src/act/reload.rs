@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use super::Actor;
 use super::postgres::configuration::examine;
-use super::postgres::files::{Refused, write_atomically};
+use super::postgres::files::{InForce, Refused, write_atomically};
 use super::postgres::sql;
 use crate::decide::view::View;
 
@@ -18,8 +18,11 @@ impl Actor {
             return Err("PostgreSQL does not answer".to_owned());
         };
         let wanted = (&*self.config, &*self.wanted);
-        let refused = examine(&self.programs, &self.files, wanted, &self.in_force()).await;
-        for (name, refused) in &refused {
+        let known = self.in_force();
+        let refused = examine(&self.programs, &self.files, wanted, &known).await;
+        // Said once, also where this is tried again.
+        let new = refused.iter().filter(|(name, refused)| known.refused.get(*name) != Some(*refused));
+        for (name, refused) in new {
             tracing::warn!(
                 node = %self.config.name, name, value = refused.value, words = refused.words,
                 "PostgreSQL does not take this value: it is not put in force"
@@ -35,31 +38,37 @@ impl Actor {
             }
         });
         written.map_err(|error| format!("writing the configuration: {error}"))?;
-        self.keep_a_good_hba(client, before).await;
+        self.keep_a_good_hba(client, before).await?;
         sql::reload(client).await.map_err(|error| error.to_string())?;
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         in_force.fingerprint = self.wanted.fingerprint();
         Ok(())
     }
 
-    /// A pg_hba.conf that the server could not start with goes back to what it was.
-    async fn keep_a_good_hba(&self, client: &Client, before: Option<Vec<u8>>) {
-        let words = sql::hba_problems(client).await.unwrap_or_default();
+    /// A pg_hba.conf that the server could not start with goes back to what it was; so does one that it
+    /// was not heard about, and that is tried again.
+    async fn keep_a_good_hba(
+        &self,
+        client: &Client,
+        before: Option<Vec<u8>>,
+    ) -> Result<(), String> {
         let written = std::fs::read(self.files.hba()).ok();
-        let Some(before) = before.filter(|before| written.as_ref() != Some(before)) else { return };
-        if words.is_empty() {
-            return;
+        let Some(before) = before.filter(|before| written.as_ref() != Some(before)) else {
+            return Ok(());
+        };
+        let words = sql::hba_problems(client).await;
+        if words.as_ref().is_ok_and(String::is_empty) {
+            return Ok(());
         }
+        write_atomically(&self.files.hba(), &before)
+            .map_err(|error| format!("putting pg_hba.conf back: {error}"))?;
+        let words = words.map_err(|error| error.to_string())?;
         tracing::warn!(node = %self.config.name, words, "pg_hba.conf stays as it was");
         let value = self.wanted.hba.join("\n");
-        let put_back = write_atomically(&self.files.hba(), &before).and_then(|()| {
-            self.set_in_force(|in_force| {
-                let refused = Refused { value, words, kept: None };
-                in_force.refused.insert("pg_hba".to_owned(), refused);
-            })
-        });
-        if let Err(error) = put_back {
-            tracing::error!(%error, "putting pg_hba.conf back");
-        }
+        let refuse = |in_force: &mut InForce| {
+            let refused = Refused { value, words, kept: None };
+            in_force.refused.insert("pg_hba".to_owned(), refused);
+        };
+        self.set_in_force(refuse).map_err(|error| format!("writing the configuration: {error}"))
     }
 }

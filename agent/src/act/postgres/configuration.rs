@@ -14,11 +14,13 @@ use super::programs::Programs;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::parameters;
+use crate::observe::clock::boot_time;
 
 /// The longest that PostgreSQL may take to read its configuration.
 const BOUND: Duration = Duration::from_secs(2);
-/// How many rounds of values to leave out are tried: each names one at least.
-const ROUNDS: u32 = 20;
+/// No round of values to leave out begins later than this: the main loop waits, and counts as hanging
+/// after 10 s (`decide::renewal`). Each round takes some 10 ms and names one value at least.
+const ROUNDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the files shall say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,12 +44,14 @@ impl Wanted {
     /// The agent's file stands above the dynamic configuration, but not over what the agent owns.
     #[must_use]
     pub fn of(config: &Config, dynamic: &Dynamic) -> Self {
-        let mut given = dynamic.parameters.clone();
+        let small = |(name, value): (&String, &String)| (name.to_ascii_lowercase(), value.clone());
+        let mut given: BTreeMap<String, String> = dynamic.parameters.iter().map(small).collect();
         for (name, value) in &config.postgres.parameters {
+            let name = name.to_ascii_lowercase();
             match value {
-                Some(_) | None if parameters::is_owned(&name.to_ascii_lowercase()) => {}
-                Some(value) => drop(given.insert(name.clone(), value.clone())),
-                None => drop(given.remove(name)),
+                Some(_) | None if parameters::is_owned(&name) => {}
+                Some(value) => drop(given.insert(name, value.clone())),
+                None => drop(given.remove(&name)),
             }
         }
         let mut recovery = dynamic.recovery_conf.clone();
@@ -101,8 +105,8 @@ impl Wanted {
     }
 }
 
-/// What of this PostgreSQL does not take, in its own words. Nothing where it cannot be asked: it then
-/// says so itself when it reads the file.
+/// What of this PostgreSQL does not take, in its own words. Where it cannot be asked, what it said before
+/// stands: of anything new it then says so itself when it reads the file.
 pub async fn examine(
     programs: &Programs,
     files: &Files,
@@ -117,15 +121,25 @@ pub async fn examine(
     judged.refused.retain(|name, refused| name == "pg_hba" && refused.value == hba);
     if let Err(error) = files.keep_base() {
         tracing::debug!(%error, "keeping the original postgresql.conf");
-        return judged.refused;
+        return as_before(judged.refused, in_force);
     }
-    for _ in 0..ROUNDS {
+    let begun = boot_time();
+    while boot_time().since(begun) < ROUNDS_WITHIN {
         let text = files.text(config, wanted, &judged);
         if let Err(error) = write_atomically(&candidate, text.as_bytes()) {
             tracing::debug!(%error, "writing a configuration for PostgreSQL to judge");
+            judged.refused = as_before(judged.refused, in_force);
             break;
         }
-        let Some(said) = judge(programs, files, config, wanted, &candidate).await else { break };
+        let said = match judge(programs, files, config, wanted, &candidate).await {
+            Judgement::Takes => break,
+            Judgement::Says(said) => said,
+            Judgement::Unknown => {
+                tracing::debug!("PostgreSQL did not judge its configuration");
+                judged.refused = as_before(judged.refused, in_force);
+                break;
+            }
+        };
         let before = judged.refused.clone();
         for (name, words) in named(&said) {
             let value = wanted.parameters.get(&name).or_else(|| wanted.recovery.get(&name));
@@ -145,23 +159,43 @@ pub async fn examine(
     judged.refused
 }
 
-/// What PostgreSQL says to a file; `None` where it takes it, or gives no answer.
+/// What was refused before, beside what is known by now.
+fn as_before(
+    judged: BTreeMap<String, Refused>,
+    in_force: &InForce,
+) -> BTreeMap<String, Refused> {
+    let mut refused = in_force.refused.clone();
+    refused.extend(judged);
+    refused
+}
+
+/// What PostgreSQL says to a file.
+enum Judgement {
+    Takes,
+    Says(String),
+    /// It did not start, or not answer in time.
+    Unknown,
+}
+
 async fn judge(
     programs: &Programs,
     files: &Files,
     config: &Config,
     wanted: &Wanted,
     candidate: &Path,
-) -> Option<String> {
+) -> Judgement {
     let mut command = programs.command("postgres");
     command
         .args(files.arguments(config, &wanted.owned()))
         .arg("-c")
         .arg(format!("config_file={}", candidate.display()))
-        // What it says is read.
-        .args(["-c", "lc_messages=C", "-C", "data_directory"]);
-    let printed = programs.printed(command, BOUND).await?;
-    (!printed.success).then_some(printed.errors)
+        // What it says is read, whatever the file has it log.
+        .args(["-c", "lc_messages=C", "-c", "log_min_messages=warning", "-C", "data_directory"]);
+    match programs.printed(command, BOUND).await {
+        Some(printed) if printed.success => Judgement::Takes,
+        Some(printed) => Judgement::Says(printed.errors),
+        None => Judgement::Unknown,
+    }
 }
 
 /// The value of a parameter as a stopped server would have it.
@@ -240,13 +274,13 @@ mod tests {
     fn the_agents_file_stands_above_but_not_over_what_the_agent_owns() {
         let place = Place::new();
         let mut config = config(place.dir.path());
-        let dynamic = dynamic(serde_json::json!({"parameters": {"work_mem": "4MB",
+        let dynamic = dynamic(serde_json::json!({"parameters": {"Work_Mem": "4MB",
             "max_connections": 200, "jit": "off"}, "pg_hba": ["local all all trust"]}));
         let local = |value: &str| Some(value.to_owned());
         config.postgres.parameters = [
             ("work_mem".to_owned(), local("5MB")),
             ("max_connections".to_owned(), local("300")),
-            ("jit".to_owned(), None),
+            ("JIT".to_owned(), None),
         ]
         .into();
         config.bootstrap.pg_hba = vec!["host all all all reject".to_owned()];
@@ -319,12 +353,16 @@ mod tests {
         let stays = InForce { refused: judged, ..InForce::default() };
         let text = place.files.text(&config, &lots, &stays);
         assert!(text.contains("shared_buffers = '64MB'"), "{text}");
-        // One that says nothing that helps, and one that gives no answer, refuse nothing.
+        // One that says nothing that helps, and one that takes it, refuse nothing.
         for script in ["echo 'no such file' >&2; exit 1", "exit 0"] {
             let silent = judges(&place, script);
             let judged = examine(&silent, &place.files, (&config, &lots), &nothing).await;
             assert!(judged.is_empty(), "{script}: {judged:?}");
         }
+        // Where there is no answer, what was refused before stays out.
+        let gone = Programs::new(&place.dir.path().join("gone"));
+        let judged = examine(&gone, &place.files, (&config, &lots), &stays).await;
+        assert_eq!(judged, stays.refused);
     }
 
     #[test]
