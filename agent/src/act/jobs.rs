@@ -26,6 +26,9 @@ use crate::fence::guard::Guard;
 /// has for it.
 const STARTS_WITHIN: Duration = Duration::from_secs(15);
 
+/// The longest wait for pg_control before a start.
+const READS_WITHIN: Duration = Duration::from_secs(10);
+
 /// What jobs need.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -242,7 +245,8 @@ impl Context {
     async fn prepare(&self, standby: bool) -> anyhow::Result<Vec<String>> {
         let wanted = Wanted::of(&self.config, &self.dynamic);
         let control = if standby {
-            control::settings(&self.programs, &self.files.data_dir).await.unwrap_or_default()
+            let data_dir = &self.files.data_dir;
+            control::settings(&self.programs, data_dir, READS_WITHIN).await.unwrap_or_default()
         } else {
             BTreeMap::new()
         };

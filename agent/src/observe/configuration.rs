@@ -29,6 +29,8 @@ SELECT coalesce(json_agg(DISTINCT format('%s, line %s: %s: %s', f.sourcefile, f.
 const FILES_EVERY: Duration = Duration::from_secs(20);
 /// How often pg_control is read of a standby that stands still.
 const NEEDS_EVERY: Duration = Duration::from_secs(1);
+/// The longest wait for it: the round waits with it.
+const NEEDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A row of `pg_settings`.
 #[derive(Debug, Clone, Deserialize)]
@@ -155,7 +157,8 @@ impl ConfigurationObserver {
         {
             return needs.clone();
         }
-        let read = control::settings(&self.programs, &self.files.data_dir).await;
+        let data_dir = &self.files.data_dir;
+        let read = control::settings(&self.programs, data_dir, NEEDS_WITHIN).await;
         let needs = read.unwrap_or_default();
         self.needs = Some((now, needs.clone()));
         needs

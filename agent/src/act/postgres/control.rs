@@ -30,11 +30,12 @@ pub async fn read(programs: &Programs, data_dir: &Path) -> Result<Control, Strin
 pub async fn settings(
     programs: &Programs,
     data_dir: &Path,
+    bound: Duration,
 ) -> Result<BTreeMap<String, u64>, String> {
     let mut command = programs.command("pg_controldata");
     command.arg("-D").arg(data_dir);
     let output = programs
-        .output(command, Duration::from_secs(10))
+        .output(command, bound)
         .await
         .map_err(|e| format!("cannot read pg_control of {}: {e}", data_dir.display()))?;
     Ok(settings_in(&Fields::parse(&output)))

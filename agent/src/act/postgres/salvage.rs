@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use regent_proto::lsn::Lsn;
@@ -80,12 +80,11 @@ pub fn keep(
     make(&place)?;
     let wal = files.data_dir.join("pg_wal");
     let found = found(&wal, wal::layout(&files.data_dir), salvage.keep)?;
-    let bytes: u64 = found.iter().map(|(_, bytes)| bytes).sum();
+    let bytes: u64 = found.iter().map(|file| file.bytes).sum();
     if bytes > limit {
         return Err(SalvageError::TooMuch { bytes, limit });
     }
-    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-    let note = note(salvage, &names, bytes);
+    let note = note(salvage, &found, bytes);
     let earlier = numbers(&place)?;
     if let Some(newest) = earlier.last() {
         let newest = place.join(format!("{newest:08}"));
@@ -100,19 +99,10 @@ pub fn keep(
     if partial.exists() {
         std::fs::remove_dir_all(&partial).while_doing(|| format!("remove {}", partial.display()))?;
     }
-    for directory in [&partial, &partial.join("pg_wal"), &partial.join("global")] {
-        make(directory)?;
-    }
-    for name in names {
-        put(&wal.join(name), &partial.join("pg_wal").join(name), how)?;
-    }
-    let control = Path::new("global/pg_control");
-    put(&files.data_dir.join(control), &partial.join(control), How::Copy)?;
-    let text = dated(&note).to_string();
-    let told = partial.join("salvage.json");
-    write_atomically(&told, text.as_bytes()).while_doing(|| format!("write {}", told.display()))?;
-    for directory in [partial.join("pg_wal"), partial.join("global"), partial.clone()] {
-        sync(&directory)?;
+    if let Err(error) = fill(&partial, &files.data_dir, &found, &note, how) {
+        // It is of no use, and a disk that it filled stays full: a server may have to start there.
+        drop(std::fs::remove_dir_all(&partial));
+        return Err(error);
     }
     std::fs::rename(&partial, &done).while_doing(|| format!("rename to {}", done.display()))?;
     sync(&place)?;
@@ -125,6 +115,32 @@ pub fn keep(
         tracing::warn!(%error, "removing salvage of before");
     }
     Ok(done)
+}
+
+/// Writes one, on disk but for its name.
+fn fill(
+    partial: &Path,
+    data_dir: &Path,
+    found: &[WalFile],
+    note: &Value,
+    how: How,
+) -> Result<(), SalvageError> {
+    let inside = [partial.to_owned(), partial.join("pg_wal"), partial.join("global")];
+    for directory in &inside {
+        make(directory)?;
+    }
+    for WalFile { name, .. } in found {
+        put(&data_dir.join("pg_wal").join(name), &partial.join("pg_wal").join(name), how)?;
+    }
+    let control = Path::new("global/pg_control");
+    put(&data_dir.join(control), &partial.join(control), How::Copy)?;
+    let text = dated(note).to_string();
+    let told = partial.join("salvage.json");
+    write_atomically(&told, text.as_bytes()).while_doing(|| format!("write {}", told.display()))?;
+    for directory in &inside {
+        sync(directory)?;
+    }
+    Ok(())
 }
 
 fn make(directory: &Path) -> Result<(), SalvageError> {
@@ -143,12 +159,16 @@ fn sync(path: &Path) -> Result<(), SalvageError> {
     File::open(path).and_then(|file| file.sync_all()).while_doing(|| format!("sync {}", path.display()))
 }
 
-/// The files of pg_wal that have to be kept, in order, with their sizes.
-fn found(
-    wal: &Path,
-    layout: Option<Layout>,
-    keep: Keep,
-) -> Result<Vec<(String, u64)>, SalvageError> {
+/// A file of pg_wal that has to be kept.
+struct WalFile {
+    name: String,
+    bytes: u64,
+    /// When it was last written, in nanoseconds: all segments are of one size.
+    written: i128,
+}
+
+/// The files of pg_wal that have to be kept, in order.
+fn found(wal: &Path, layout: Option<Layout>, keep: Keep) -> Result<Vec<WalFile>, SalvageError> {
     let mut found = Vec::new();
     let reading = || format!("read {}", wal.display());
     for entry in std::fs::read_dir(wal).while_doing(reading)? {
@@ -159,11 +179,12 @@ fn found(
             None => name.ends_with(".history"),
         };
         if wanted {
-            let size = entry.metadata().while_doing(|| format!("look at {name}"))?.len();
-            found.push((name, size));
+            let looks = entry.metadata().while_doing(|| format!("look at {name}"))?;
+            let written = i128::from(looks.mtime()) * 1_000_000_000 + i128::from(looks.mtime_nsec());
+            found.push(WalFile { name, bytes: looks.len(), written });
         }
     }
-    found.sort();
+    found.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(found)
 }
 
@@ -233,7 +254,9 @@ fn put(from: &Path, to: &Path, how: How) -> Result<(), SalvageError> {
 }
 
 /// What people read of it, without when.
-fn note(salvage: &Salvage, names: &[&str], bytes: u64) -> Value {
+fn note(salvage: &Salvage, found: &[WalFile], bytes: u64) -> Value {
+    let names: Vec<&str> = found.iter().map(|file| file.name.as_str()).collect();
+    let written = found.iter().map(|file| file.written).max().unwrap_or_default();
     let since = match salvage.keep {
         Keep::Everything => Value::Null,
         Keep::Since { timeline, position } => {
@@ -250,6 +273,7 @@ fn note(salvage: &Salvage, names: &[&str], bytes: u64) -> Value {
         "since": since,
         "files": names,
         "bytes": bytes,
+        "written": written.to_string(),
     })
 }
 
@@ -427,21 +451,26 @@ postgresql:
     #[test]
     fn the_newest_three_stay_and_the_same_is_kept_once() {
         let place = Place::new();
-        place.segment(2, 4, 4 * SIZE);
+        let segment = place.segment(2, 4, 4 * SIZE);
         let first = keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
         let again = keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
         assert_eq!(first, again);
-        for number in 5..9 {
+        for number in 5..8 {
             place.segment(2, number, number * SIZE);
             keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
         }
+        // A segment is as long before as after more was written into it.
+        let file = std::fs::File::options().append(true).open(place.wal(&segment)).expect("there");
+        let later = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1 << 32);
+        file.set_modified(later).expect("as if it had been written");
+        keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
         let numbers: Vec<String> = place
             .kept()
             .iter()
             .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
             .collect();
         assert_eq!(numbers, ["00000003", "00000004", "00000005"]);
-        assert_eq!(names(&place.kept()[2]).len(), 5);
+        assert_eq!(names(&place.kept()[2]).len(), 4);
     }
 
     #[test]
@@ -455,8 +484,10 @@ postgresql:
         std::fs::remove_file(place.files.data_dir.join("global/pg_control")).expect("removed");
         let io = keep(&place.files, &since(2, 1), How::Copy, MUCH).expect_err("no control file");
         assert!(io.to_string().contains("the data directory is as it was"), "{io}");
-        let left = place.kept();
-        assert!(left.iter().all(|path| path.to_string_lossy().ends_with(PARTIAL)), "{left:?}");
+        assert_eq!(place.kept(), Vec::<PathBuf>::new(), "a disk that was filled has room again");
+        // An agent that died meanwhile leaves it.
+        let left = place.files.salvage.join(format!("00000001{PARTIAL}"));
+        std::fs::create_dir_all(left.join("pg_wal")).expect("made");
         std::fs::write(place.files.data_dir.join("global/pg_control"), "back").expect("written");
         keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
         assert_eq!(place.kept().len(), 1, "what was half done is gone");
