@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use regent_proto::name::SystemIdentifier;
 use tokio::sync::watch;
 
 use super::configuration::{Wanted, setting};
+use super::control;
 use super::files::{Files, write_atomically};
 use super::programs::Programs;
 use super::salvage::{self, How};
@@ -109,15 +111,27 @@ pub async fn make_room(
     conninfo: &str,
     (keep, limit): (Option<&Salvage>, u64),
 ) -> anyhow::Result<()> {
-    if !files.data_dir.join("PG_VERSION").exists() || files.incomplete().exists() {
+    let is_there = |name: &str| files.data_dir.join(name).exists();
+    let anything = is_there("PG_VERSION") || is_there("global/pg_control");
+    if !anything || files.incomplete().exists() {
         return Ok(());
     }
     let there = identify(programs, conninfo, SOURCE_BOUND).await;
     let there = there.context("what is here stays")?;
-    let Some(salvage) = keep else { return Ok(()) };
-    same_database(&there, salvage).context("what is here stays")?;
-    // What is removed lives on under its other name.
-    salvage_first(files, salvage, How::Link, limit).await
+    let mine = match keep {
+        Some(salvage) => salvage.control.system_identifier,
+        // A healthy copy, which somebody wants anew, is no reason to take another database for it.
+        None => {
+            let control = control::read(programs, &files.data_dir).await;
+            control.map_err(anyhow::Error::msg).context("what is here stays")?.system_identifier
+        }
+    };
+    same_database(&there, mine).context("what is here stays")?;
+    match keep {
+        // What is removed lives on under its other name.
+        Some(salvage) => salvage_first(files, salvage, How::Link, limit).await,
+        None => Ok(()),
+    }
 }
 
 /// Copies a server, after removing what is there. `progress` gets one line a second.
@@ -161,8 +175,8 @@ fn forget_sources_configuration(files: &Files) -> std::io::Result<()> {
 }
 
 /// Whoever answers must be of the database that it takes the place of.
-fn same_database(answer: &str, salvage: &Salvage) -> anyhow::Result<()> {
-    let mine = salvage.control.system_identifier.to_string();
+fn same_database(answer: &str, mine: SystemIdentifier) -> anyhow::Result<()> {
+    let mine = mine.to_string();
     let theirs = answer.split('|').next().unwrap_or_default().trim();
     anyhow::ensure!(theirs == mine, "the source is of database {theirs:?}, and this one of {mine}");
     Ok(())
@@ -258,6 +272,16 @@ mod tests {
 
     const MUCH: u64 = 1 << 40;
 
+    /// What `pg_controldata` prints of a standby of the database [`OURS`].
+    const CONTROL: &str = "\
+Database system identifier:           7000000000000000001
+Database cluster state:               shut down in recovery
+Latest checkpoint location:           0/5000028
+Latest checkpoint's TimeLineID:       1
+Minimum recovery ending location:     0/5000100
+Min recovery ending loc's timeline:   1
+";
+
     /// Programs that answer as PostgreSQL's would, and note that they ran. Written by another process:
     /// what this one has open for writing while another test starts a program can't be run (ETXTBSY).
     #[expect(clippy::disallowed_methods, reason = "processes that end at once")]
@@ -271,6 +295,7 @@ mod tests {
             ("pg_basebackup", "ls \"$2\" | wc -l; echo 15 > \"$2/PG_VERSION\"".to_owned()),
             ("pg_rewind", "true".to_owned()),
             ("postgres", "true".to_owned()),
+            ("pg_controldata", format!("cat <<'END'\n{CONTROL}END")),
         ] {
             let text = format!("#!/bin/sh\necho {name} >> {ran}\n{does}\n");
             let line = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
@@ -290,13 +315,20 @@ mod tests {
     }
 
     async fn copy(place: &Place, identifier: &str, limit: u64) -> anyhow::Result<()> {
+        let salvage = salvage(Keep::Everything);
+        copy_keeping(place, identifier, (Some(&salvage), limit)).await
+    }
+
+    async fn copy_keeping(
+        place: &Place,
+        identifier: &str,
+        keep: (Option<&Salvage>, u64),
+    ) -> anyhow::Result<()> {
         let programs = programs(place, identifier);
         let config = config(place.dir.path());
         let user = &config.postgres.authentication.replication;
         let addresses = [("127.0.0.1".to_owned(), 1)];
         let progress = watch::Sender::new(None);
-        let salvage = salvage(Keep::Everything);
-        let keep = (Some(&salvage), limit);
         clone(&programs, &place.files, user, &addresses, &progress, keep).await
     }
 
@@ -336,5 +368,21 @@ mod tests {
         }
         assert!(place.files.data_dir.join("pg_wal").join(&segment).exists());
         assert!(!place.files.incomplete().exists(), "and it counts as what it is");
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_has_nothing_to_keep_goes_for_one_of_its_own_database_only() {
+        let place = Place::new();
+        // A lost file is no reason to take the rest for nothing.
+        std::fs::remove_file(place.files.data_dir.join("PG_VERSION")).expect("removed");
+        let foreign = copy_keeping(&place, "7000000000000000002", (None, MUCH)).await;
+        let foreign = format!("{:#}", foreign.expect_err("foreign"));
+        assert!(foreign.contains("of database"), "{foreign}");
+        assert!(place.files.data_dir.join("global/pg_control").exists());
+        copy_keeping(&place, OURS, (None, MUCH)).await.expect("copied");
+        assert!(!place.files.data_dir.join("global/pg_control").exists());
+        assert!(!kept(&place).exists(), "there was nothing to keep");
+        let programs = "psql\npg_controldata\npsql\npg_controldata\npg_basebackup\n";
+        assert_eq!(ran(&place), programs);
     }
 }
