@@ -130,7 +130,11 @@ impl Actor {
     pub fn take_dynamic(&mut self, dynamic: Dynamic) {
         self.dynamic = dynamic;
         self.wanted = Arc::new(Wanted::of(&self.config, &self.dynamic));
-        // A job owns the data directory; it, or the next start, keeps the document.
+        self.keep_dynamic();
+    }
+
+    /// Keeps the document that is in force; also after each job, which owned the data directory.
+    pub fn keep_dynamic(&self) {
         if self.jobs.running().is_none()
             && let Err(error) = self.files.keep_dynamic(&self.dynamic)
         {

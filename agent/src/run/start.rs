@@ -11,6 +11,7 @@ use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::SiteName;
 use regent_proto::record::Reach;
 use regent_proto::time::{LeaseTiming, WallTime};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -259,23 +260,34 @@ fn open_failsafe(config: &Config) -> anyhow::Result<(failsafe::Shared, watch::Se
 }
 
 /// What was in force before this process began, as it was kept in the data directory; the file's first
-/// one where nothing was, or where this node could not keep its lease with it.
+/// one where nothing was. Where this node could not keep its lease with it, the file's timings: nothing
+/// else of it is in the way, and whom commits wait for must not become nobody (I3).
 fn dynamic_at_start(config: &Config, files: &Files) -> Dynamic {
     let first = config.first_dynamic();
     let Some(kept) = files.read_dynamic() else { return first };
     // A pause may have ended while this agent was away, and it takes the fence off: only the DCS says so
     // (I18).
-    let dynamic = Dynamic { pause: false, ..Dynamic::read(&kept, &first) };
-    match config.check_timing(&dynamic) {
-        Ok(_) => dynamic,
-        Err(error) => {
-            tracing::warn!(
-                %error, file = %files.dynamic().display(),
-                "the kept dynamic configuration is not taken: bootstrap.dcs counts until the DCS answers"
-            );
-            first
+    let read = |kept: &Value| Dynamic { pause: false, ..Dynamic::read(kept, &first) };
+    let dynamic = read(&kept);
+    let Err(error) = config.check_timing(&dynamic) else { return dynamic };
+    tracing::warn!(
+        %error, file = %files.dynamic().display(),
+        "the kept timings are not taken: those of bootstrap.dcs count until the DCS answers"
+    );
+    read(&with_timings_of(&first.document, kept))
+}
+
+/// A document with another one's timings: they count together or not at all.
+fn with_timings_of(timings: &Value, mut document: Value) -> Value {
+    if let Some(object) = document.as_object_mut() {
+        for key in ["ttl", "loop_wait", "retry_timeout"] {
+            match timings.get(key) {
+                Some(value) => drop(object.insert(key.to_owned(), value.clone())),
+                None => drop(object.shift_remove(key)),
+            }
         }
     }
+    document
 }
 
 fn start_renewal(
@@ -393,7 +405,7 @@ mod tests {
         let place = Place::new();
         let config = config(place.dir.path());
         let starts = || dynamic_at_start(&config, &place.files);
-        let keep = |document: &serde_json::Value| {
+        let keep = |document: &Value| {
             std::fs::write(place.files.dynamic(), document.to_string()).expect("written");
         };
         assert_eq!(starts(), config.first_dynamic());
@@ -406,6 +418,9 @@ mod tests {
         // This node could not keep its lease with it.
         document["ttl"] = json!(1);
         keep(&document);
-        assert_eq!(starts(), config.first_dynamic());
+        let kept = starts();
+        assert_eq!((kept.ttl.as_secs(), kept.synchronous_mode, kept.pause), (5, true, false));
+        document["ttl"] = json!(5);
+        assert_eq!(*kept.document, document, "all but its timings");
     }
 }

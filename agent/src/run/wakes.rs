@@ -99,6 +99,7 @@ impl Agent {
             finished = self.finished_jobs.recv() => {
                 if let Some(finished) = finished {
                     self.actor.jobs.ended(&finished.job);
+                    self.actor.keep_dynamic();
                     self.postgres.forget();
                     if finished.job != JobKind::Checkpoint {
                         let failed = |why| format!("{:?} failed: {why}", finished.job);
