@@ -414,6 +414,13 @@ mod tests {
             assert_eq!(refused.problems.len(), 1, "{target}");
             assert!(refused.recovery_conf.is_empty());
         }
+        let secret = "restore --password s3cret";
+        let command = serde_json::json!({"restore_command": secret, "primary_conninfo": secret});
+        for (given, shown) in [(command, "primary_conninfo"), (serde_json::json!(secret), "a text")]
+        {
+            let said = &read(serde_json::json!({"recovery_conf": given})).problems[0];
+            assert!(said.contains(shown) && !said.contains("s3cret"), "{said}");
+        }
         let open = read(serde_json::json!({"pg_ident": ["m s p"]}));
         assert_eq!((open.remove_on_rewind_failure, open.pg_ident.len()), (None, 1));
         let said = read(serde_json::json!({"remove_data_directory_on_rewind_failure": "off",

@@ -53,14 +53,16 @@ impl Reader<'_> {
             let read = read.into_iter().map(|(name, text)| (name.to_ascii_lowercase(), text));
             read.filter(|(name, _)| !old(name) && name != "recovery_target_timeline").collect()
         });
-        let fine = |name: &String| is_name(name) && !is_agents(name);
-        match read.filter(|read| read.keys().all(fine)) {
-            Some(read) => read,
-            None => {
-                let kept = in_force.clone();
-                self.refuse("postgresql.recovery_conf", value, wanted, kept)
-            }
-        }
+        let wrong: Option<Vec<String>> = read.as_ref().map(|read| {
+            read.keys().filter(|name| !is_name(name) || is_agents(name)).cloned().collect()
+        });
+        // Names only: a command of recovery may have a password in it, and this is logged.
+        let shown = match &wrong {
+            Some(names) if names.is_empty() => return read.unwrap_or_default(),
+            Some(names) => serde_json::json!(names),
+            None => serde_json::json!(kind(value)),
+        };
+        self.refuse("postgresql.recovery_conf", &shown, wanted, in_force.clone())
     }
 
     /// A switch that may be left to a default of ours.
@@ -112,6 +114,18 @@ impl Reader<'_> {
             put(&mut document, path, old);
         }
         document
+    }
+}
+
+/// What a value is, where it must not be shown.
+fn kind(value: &serde_json::Value) -> &'static str {
+    match value {
+        serde_json::Value::Null => "nothing",
+        serde_json::Value::Bool(_) => "true or false",
+        serde_json::Value::Number(_) => "a number",
+        serde_json::Value::String(_) => "a text",
+        serde_json::Value::Array(_) => "a list",
+        serde_json::Value::Object(_) => "an object",
     }
 }
 

@@ -55,7 +55,9 @@ pub const RAISED_ON_STANDBYS: [&str; 5] = [
 ];
 
 /// Parameters that the agent writes itself and takes from nobody.
-const AGENTS: [&str; 7] = [
+const AGENTS: [&str; 8] = [
+    // Another directory than the one that is guarded.
+    "data_directory",
     "listen_addresses",
     "port",
     "cluster_name",
@@ -368,6 +370,7 @@ mod tests {
         let given = map(&[
             ("Work_Mem", "4MB"),
             ("port", "1"),
+            ("Data_Directory", "/elsewhere"),
             ("recovery_target_time", "now"),
             ("primary_conninfo", "host=evil"),
             ("a b", "c"),

@@ -10,9 +10,13 @@ use std::time::Duration;
 use super::configuration::setting;
 use super::files::Files;
 use super::programs::Programs;
+use crate::observe::clock::boot_time;
 
 /// The longest that one file may take.
 const BOUND: Duration = Duration::from_secs(60);
+/// No file begins later than this: a node that archives neither leads nor follows, and whoever was to be
+/// its source may have been replaced.
+const BEGINS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Archives what waits for it; how many files. The error is for people: what was not archived is in
 /// the salvage.
@@ -27,8 +31,12 @@ pub async fn ready(programs: &Programs, files: &Files) -> Result<usize, String> 
     }
     let status = files.data_dir.join("pg_wal/archive_status");
     let waiting = waiting(&status).map_err(|e| format!("reading {}: {e}", status.display()))?;
+    let (begun, all) = (boot_time(), waiting.len());
     let mut done = 0;
     for name in waiting {
+        if boot_time().since(begun) > BEGINS_WITHIN {
+            return Err(format!("{done} of {all} files took {BEGINS_WITHIN:?}: the rest stays"));
+        }
         let line = expand(&command, &name);
         let mut shell = Programs::plain(Path::new("/bin/sh"));
         shell.arg("-c").arg(&line).current_dir(&files.data_dir);
