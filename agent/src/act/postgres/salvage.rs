@@ -20,6 +20,8 @@ use crate::observe::clock::wall_time;
 
 /// How many are kept.
 const KEPT: usize = 3;
+/// What a copy leaves free: others write to that disk, perhaps the store that everybody's leases are in.
+const LEFT_FREE: u64 = 256 << 20;
 /// What is being written.
 const PARTIAL: &str = ".partial";
 
@@ -47,6 +49,17 @@ pub enum SalvageError {
         bytes: u64,
         /// The limit.
         limit: u64,
+    },
+    /// No room for it.
+    #[error(
+        "its WAL since the histories parted is {bytes} bytes, and where it would be kept {free} are free: \
+         the data directory is as it was; make room, set regent.salvage_dir, or move it away yourself"
+    )]
+    NoRoom {
+        /// How much there is.
+        bytes: u64,
+        /// What is free.
+        free: u64,
     },
 }
 
@@ -99,6 +112,9 @@ pub fn keep(
     if partial.exists() {
         std::fs::remove_dir_all(&partial).while_doing(|| format!("remove {}", partial.display()))?;
     }
+    if how == How::Copy || !on_one_disk(&place, &wal) {
+        room(free(&place), bytes)?;
+    }
     if let Err(error) = fill(&partial, &files.data_dir, &found, &note, how) {
         // It is of no use, and a disk that it filled stays full: a server may have to start there.
         drop(std::fs::remove_dir_all(&partial));
@@ -115,6 +131,28 @@ pub fn keep(
         tracing::warn!(%error, "removing salvage of before");
     }
     Ok(done)
+}
+
+/// Whether another name for a file is enough.
+fn on_one_disk(one: &Path, other: &Path) -> bool {
+    let disk = |path: &Path| std::fs::metadata(path).map(|looks| looks.dev()).ok();
+    disk(one).is_some_and(|disk_of_one| disk(other) == Some(disk_of_one))
+}
+
+/// What is free for this user; `None` where that cannot be told.
+fn free(place: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(place).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Nothing is begun that would fill the disk.
+fn room(free: Option<u64>, bytes: u64) -> Result<(), SalvageError> {
+    match free {
+        Some(free) if free < bytes.saturating_add(LEFT_FREE) => {
+            Err(SalvageError::NoRoom { bytes, free })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Writes one, on disk but for its name.
@@ -491,5 +529,23 @@ postgresql:
         std::fs::write(place.files.data_dir.join("global/pg_control"), "back").expect("written");
         keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
         assert_eq!(place.kept().len(), 1, "what was half done is gone");
+    }
+
+    #[test]
+    fn no_copy_begins_that_would_fill_the_disk() {
+        let place = Place::new();
+        let bytes = 5 * SIZE;
+        for (free, fits) in [
+            (None, true),
+            (Some(bytes + LEFT_FREE), true),
+            (Some(bytes + LEFT_FREE - 1), false),
+            (Some(0), false),
+        ] {
+            assert_eq!(room(free, bytes).is_ok(), fits, "{free:?}");
+        }
+        assert!(free(place.dir.path()).is_some_and(|free| free > 0));
+        assert_eq!(free(&place.wal("not/there")), None);
+        assert!(on_one_disk(place.dir.path(), &place.files.data_dir));
+        assert!(!on_one_disk(place.dir.path(), Path::new("/proc")));
     }
 }
