@@ -120,6 +120,20 @@ fn what_a_rewind_left_half_done_is_copied_anew_by_its_own_flag() {
     }
 }
 
+#[test]
+fn a_copy_that_was_just_made_is_not_made_again_at_once() {
+    let mut world = former_primary();
+    world.stopped(ControlState::InProduction, 3, 310);
+    own_control(&mut world).ancestry.promotion = None;
+    world.memory.unknown_since = Some(NOW);
+    world.view.now = NOW.plus(Duration::from_secs(3600));
+    assert!(copies(&world), "it was waited for long enough");
+    let done = FinishedJob { job: JobKind::Clone, problem: None, untouched: false };
+    world.view.finished = Some(done);
+    assert_eq!(world.decide().reason, Reason::PromotionUnknown);
+    assert!(!copies(&world));
+}
+
 fn member(who: &str) -> Follow {
     Follow::Member { name: name(who), address: ("127.0.0.1".to_owned(), 6002) }
 }
