@@ -31,13 +31,11 @@ impl Actor {
             );
         }
         let before = std::fs::read(self.files.hba()).ok();
-        let noted = self.files.has_note();
         let written = self.set_in_force(|in_force| {
             in_force.refused = refused;
-            if !noted {
-                // Somebody else configured it: whom commits wait for must not become nobody (I3).
-                in_force.synchronous.clone_from(&status.synchronous_standby_names);
-            }
+            // A reload is decided only where the server has the list that it should. Whoever configured
+            // it meanwhile, or since a note of long ago: whom commits wait for stays (I3).
+            in_force.synchronous.clone_from(&status.synchronous_standby_names);
         });
         written.map_err(|error| format!("writing the configuration: {error}"))?;
         self.keep_a_good_hba(client, before).await?;

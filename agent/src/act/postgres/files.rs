@@ -298,13 +298,6 @@ impl Files {
         self.run_dir.join("in-force.json")
     }
 
-    /// Whether it is noted what was written.
-    #[must_use]
-    pub fn has_note(&self) -> bool {
-        let note = std::fs::read(self.in_force()).ok();
-        note.is_some_and(|note| serde_json::from_slice::<InForce>(&note).is_ok())
-    }
-
     /// What an earlier life of this agent had written; nothing where the note is missing or not
     /// readable, and then it is written anew.
     #[must_use]
@@ -548,9 +541,7 @@ mod tests {
     fn a_note_of_an_older_agent_is_read() {
         let place = Place::new();
         let note = r#"{"follow": null, "synchronous": "\"a2\""}"#;
-        assert!(!place.files.has_note());
         std::fs::write(place.files.in_force(), note).expect("written");
-        assert!(place.files.has_note());
         let read = place.files.read_in_force();
         assert_eq!((read.synchronous.as_str(), read.fingerprint), ("\"a2\"", 0));
     }
