@@ -498,7 +498,7 @@ postgresql:
             keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
         }
         // A segment is as long before as after more was written into it.
-        let file = std::fs::File::options().append(true).open(place.wal(&segment)).expect("there");
+        let file = File::options().append(true).open(place.wal(&segment)).expect("there");
         let later = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1 << 32);
         file.set_modified(later).expect("as if it had been written");
         keep(&place.files, &since(2, 1), How::Copy, MUCH).expect("kept");
