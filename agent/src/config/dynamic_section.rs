@@ -144,9 +144,10 @@ fn put(document: &mut serde_json::Value, path: &[String], value: Option<serde_js
     match (rest.is_empty(), value) {
         (true, Some(value)) => drop(object.insert(key.clone(), value)),
         (true, None) => drop(object.shift_remove(key)),
-        (false, value) => match object.get_mut(key) {
-            Some(inner) => put(inner, rest, value),
-            None => {}
-        },
+        (false, value) => {
+            if let Some(inner) = object.get_mut(key) {
+                put(inner, rest, value);
+            }
+        }
     }
 }

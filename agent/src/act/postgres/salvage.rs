@@ -198,6 +198,7 @@ fn sync(path: &Path) -> Result<(), SalvageError> {
 }
 
 /// A file of pg_wal that has to be kept.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct WalFile {
     name: String,
     bytes: u64,
@@ -218,11 +219,12 @@ fn found(wal: &Path, layout: Option<Layout>, keep: Keep) -> Result<Vec<WalFile>,
         };
         if wanted {
             let looks = entry.metadata().while_doing(|| format!("look at {name}"))?;
-            let written = i128::from(looks.mtime()) * 1_000_000_000 + i128::from(looks.mtime_nsec());
+            let seconds = i128::from(looks.mtime());
+            let written = seconds * 1_000_000_000 + i128::from(looks.mtime_nsec());
             found.push(WalFile { name, bytes: looks.len(), written });
         }
     }
-    found.sort_by(|one, other| one.name.cmp(&other.name));
+    found.sort();
     Ok(found)
 }
 
