@@ -1,6 +1,6 @@
 //! Leases and the fence: what holds the right to write, and what ends it in time.
 //!
-//! Two threads of their own. [`renewal`] ([`site_lease`], [`primary_lease`]) renews the site's
+//! Two threads of their own. [`renewal`] (`site_lease`, `primary_lease`) renews the site's
 //! leader key and the primary lease; no PostgreSQL call, file or log can hold it up (I10). [`guard`]
 //! stops PostgreSQL before the earlier of the two deadlines and kills what is left of it, without
 //! asking anybody (rung 1, I7). The deadlines themselves stand in the page that the guardian reads
