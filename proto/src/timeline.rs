@@ -259,6 +259,28 @@ impl Ancestry {
         Following::Unknown
     }
 
+    /// The last point that both histories go through, as far as they tell: its timeline, and its
+    /// position where one of them has left it. `None` where a missing id leaves it open.
+    #[must_use]
+    pub fn parting(&self, other: &Self) -> Option<(TimelineId, Option<Lsn>)> {
+        for mine in self.branches() {
+            let Some(theirs) = other.branch(mine.timeline) else { continue };
+            match mine.same(&theirs) {
+                Sameness::Same => {
+                    let earlier = match (mine.end, theirs.end) {
+                        (Some(mine), Some(theirs)) => Some(mine.min(theirs)),
+                        (Some(end), None) | (None, Some(end)) => Some(end),
+                        (None, None) => None,
+                    };
+                    return Some((mine.timeline, earlier));
+                }
+                Sameness::Different => {}
+                Sameness::Unknown => return None,
+            }
+        }
+        None
+    }
+
     /// Whether this history has left the timeline that `other` is on: `other` has not heard of a
     /// later promotion. The number alone would not tell (two promotions may choose it).
     #[must_use]
@@ -323,6 +345,24 @@ mod tests {
     fn point(timeline: u32, position: u64) -> HistoryPoint {
         let promotion = (timeline > 1).then(|| id(&format!("aa{timeline}")));
         HistoryPoint { timeline: TimelineId(timeline), position: lsn(position), promotion }
+    }
+
+    #[test]
+    fn histories_part_where_the_first_of_them_left_the_last_common_timeline() {
+        let at =
+            |timeline: u32, position: Option<u64>| Some((TimelineId(timeline), position.map(lsn)));
+        let one = history(1, &[]);
+        let two = history(2, &[(1, 100)]);
+        let three = history(3, &[(1, 100), (2, 200)]);
+        assert_eq!(one.parting(&two), at(1, Some(100)), "left behind by a promotion");
+        assert_eq!(two.parting(&one), at(1, Some(100)));
+        assert_eq!(two.parting(&three), at(2, Some(200)));
+        assert_eq!(two.parting(&two), at(2, None), "both are on it");
+        let mut other = history(2, &[(1, 90)]);
+        other.name(TimelineId(2), &id("bb2"));
+        assert_eq!(two.parting(&other), at(1, Some(90)), "two promotions of one number");
+        let unnamed = unnamed(2, &[(1, 100)]);
+        assert_eq!(two.parting(&unnamed), None, "an id is missing");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What the system tests share: a federation on this machine with a client that keeps writing
-//! ([`bed`]), its records as they change ([`records`]), writes held off in the store ([`gate`]),
+//! ([`bed`]), one site of no federation ([`alone`]), its records as they change ([`records`]), writes held off in the store ([`gate`]),
 //! a PostgreSQL under a guardian alone ([`guarded`]), programs run as a person runs them
 //! ([`program`]), the agents' REST API ([`rest`]), sessions at one server ([`session`]), a virtual
 //! machine with a watchdog ([`vm`]), and what the machine's disk does meanwhile ([`stalls`]).
@@ -7,6 +7,7 @@
 //! Nothing depends on this crate. Whatever it starts belongs to a value that ends it when dropped,
 //! also in a panic.
 
+pub mod alone;
 pub mod bed;
 pub mod fence;
 pub mod gate;

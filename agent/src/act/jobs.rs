@@ -1,25 +1,33 @@
 //! Long acts: one at a time on the data directory and the server, a checkpoint beside it. Decisions
 //! go on meanwhile; how a job ended is the next observation.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::postgres::configuration::{Wanted, examine};
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
+use super::postgres::salvage::{How, SalvageError};
 use super::postgres::server::Server;
-use super::postgres::{copy, sql};
+use super::postgres::{archive, control, copy, sql};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::Job;
+use crate::decide::parameters::effective;
+use crate::decide::salvage::Salvage;
 use crate::decide::view::{FinishedJob, Follow, JobKind};
 use crate::fence::guard::Guard;
 
 /// The longest that the end of the agent waits for a start that is under way: longer than a guardian
 /// has for it.
 const STARTS_WITHIN: Duration = Duration::from_secs(15);
+
+/// The longest wait for pg_control before a start.
+const READS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -38,6 +46,8 @@ pub struct Context {
     pub dynamic: Dynamic,
     /// What the configuration on disk says.
     pub in_force: Arc<Mutex<InForce>>,
+    /// What a rewind or a copy must not begin without.
+    pub salvage: Option<Salvage>,
 }
 
 /// Runs jobs and tells how they ended.
@@ -92,8 +102,10 @@ impl Jobs {
         let progress = self.progress.clone();
         let task = tokio::spawn(async move {
             let result = context.perform(job, &progress).await;
-            // A rewind asks its source by SQL before it begins.
-            let untouched = result.as_ref().is_err_and(|error| error.is::<sql::SqlError>());
+            // A rewind asks its source by SQL, and keeps what is unsent, before it begins.
+            let untouched = result
+                .as_ref()
+                .is_err_and(|error| error.is::<sql::SqlError>() || error.is::<SalvageError>());
             let problem = result.err().map(|error| format!("{error:#}"));
             if let Some(problem) = &problem {
                 tracing::warn!(job = ?kind, problem, "a job failed");
@@ -145,8 +157,9 @@ impl Context {
             }
             Job::Clone(from) => {
                 let addresses = addresses(&from)?;
-                copy::clone(&self.programs, &self.files, &users.replication, &addresses, progress)
-                    .await?;
+                let keep = (self.salvage.as_ref(), self.config.regent.salvage_limit.0);
+                let user = &users.replication;
+                copy::clone(&self.programs, &self.files, user, &addresses, progress, keep).await?;
                 // A copy is a standby until decided otherwise: it must never open by itself.
                 Ok(self.files.set_standby_signal(true)?)
             }
@@ -158,12 +171,34 @@ impl Context {
                 let user = users.rewind.as_ref().unwrap_or(&users.superuser);
                 let first = addresses.first().ok_or_else(|| anyhow::anyhow!("no address"))?;
                 sql::wait_for_checkpoint(first, user, Duration::from_secs(60)).await?;
+                self.before_a_rewind(&source).await?;
                 copy::rewind(&self.programs, &self.files, user, &addresses[..1]).await?;
                 Ok(self.files.set_standby_signal(true)?)
             }
             Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
             Job::CreateUsers => Ok(sql::create_users(&self.config).await?),
         }
+    }
+
+    /// What is in no archive yet goes there, and what the source may never have had is kept (I15): a
+    /// rewind changes files in place, so as copies.
+    async fn before_a_rewind(&self, source: &Follow) -> anyhow::Result<()> {
+        match source {
+            // Under another site's history this one's WAL is nothing to archive (design.md section 4).
+            Follow::Nobody | Follow::Site { .. } => {}
+            Follow::Member { .. } => match archive::ready(&self.programs, &self.files).await {
+                Ok(0) => {}
+                Ok(files) => tracing::info!(files, "WAL was archived before the rewind"),
+                Err(problem) => {
+                    tracing::warn!(problem, "WAL is not all archived before the rewind");
+                }
+            },
+        }
+        if let Some(salvage) = &self.salvage {
+            let limit = self.config.regent.salvage_limit.0;
+            copy::salvage_first(&self.files, salvage, How::Copy, limit).await?;
+        }
+        Ok(())
     }
 
     /// Starts the server.
@@ -178,6 +213,7 @@ impl Context {
     async fn launch(&self, how: Start) -> anyhow::Result<()> {
         let standby = matches!(how, Start::Standby(_));
         self.files.set_standby_signal(standby)?;
+        let arguments = self.prepare(standby).await?;
         let in_force = {
             let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
             match how {
@@ -191,7 +227,6 @@ impl Context {
             in_force.clone()
         };
         self.files.write_configuration(&self.config, &self.dynamic, &in_force)?;
-        let arguments = self.files.arguments(&self.config, &self.dynamic);
         if standby {
             self.guard.disarm();
         } else {
@@ -204,6 +239,38 @@ impl Context {
             self.guard.arm(Some(postmaster.pid));
         }
         Ok(())
+    }
+
+    /// The command line of a server about to start, and its files as far as its role does not matter.
+    async fn prepare(&self, standby: bool) -> anyhow::Result<Vec<String>> {
+        let wanted = Wanted::of(&self.config, &self.dynamic);
+        let control = if standby {
+            let data_dir = &self.files.data_dir;
+            control::settings(&self.programs, data_dir, READS_WITHIN).await.unwrap_or_default()
+        } else {
+            BTreeMap::new()
+        };
+        let effective = effective(&wanted.parameters, &control, standby);
+        for (name, difference) in &effective.raised {
+            tracing::warn!(
+                name,
+                wanted = difference.new,
+                started_with = difference.old,
+                "its WAL was written with more: a standby is not started with less"
+            );
+        }
+        self.files.strip_auto_conf()?;
+        let known = self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // What was put into the files while the server ran was judged then: a start after a crash, which
+        // clients wait for, does not ask again.
+        if known.fingerprint != wanted.fingerprint() {
+            let judged = (&*self.config, &wanted);
+            let refused = examine(&self.programs, &self.files, judged, &known).await;
+            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            in_force.refused = refused;
+            in_force.fingerprint = wanted.fingerprint();
+        }
+        Ok(self.files.arguments(&self.config, &effective.values))
     }
 
     async fn stop(&self) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! Performs decisions: in the given order, without choices, without retries. What came of it is
 //! seen by the next observation.
 
+mod config_key;
 pub mod epoch_by_hand;
 pub mod epoch_file;
 pub mod failsafe;
@@ -10,6 +11,7 @@ pub mod jobs;
 pub mod postgres;
 pub mod publish;
 pub mod random;
+mod reload;
 pub mod site;
 pub mod store;
 
@@ -24,7 +26,7 @@ use tokio_postgres::Client;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{LeaderKey, View};
-use crate::decide::{Action, Job};
+use crate::decide::{Action, Job, salvage};
 use crate::fence::guard::Guard;
 use crate::fence::release::Release;
 use crate::fence::renewal::RenewalThread;
@@ -33,6 +35,7 @@ use crate::observe::clock::{boot_time, wall_time};
 use epoch_file::EpochFile;
 use global::GlobalStore;
 use jobs::Jobs;
+use postgres::configuration::Wanted;
 use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
 use postgres::promotions;
@@ -92,6 +95,8 @@ pub struct Actor {
     pub failsafe: failsafe::Shared,
     /// When this process last marked its site, for people.
     pub marked_at: WallTime,
+    /// What the server's files shall say.
+    pub wanted: Arc<Wanted>,
 }
 
 /// The end of the stop span that a handover gives, on this process's own clock.
@@ -121,13 +126,37 @@ impl Actor {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Another dynamic configuration counts from now on, and outlives this process and the DCS.
+    pub fn take_dynamic(&mut self, dynamic: Dynamic) {
+        self.dynamic = dynamic;
+        self.wanted = Arc::new(Wanted::of(&self.config, &self.dynamic));
+        self.keep_dynamic();
+    }
+
+    /// Keeps the document that is in force; also after each job, which owned the data directory.
+    pub fn keep_dynamic(&self) {
+        if self.jobs.running().is_none()
+            && let Err(error) = self.files.keep_dynamic(&self.dynamic)
+        {
+            tracing::warn!(%error, "keeping the dynamic configuration in the data directory");
+        }
+    }
+
+    fn change_in_force(&self, change: impl FnOnce(&mut InForce)) -> InForce {
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut in_force);
+        in_force.clone()
+    }
+
     fn set_in_force(&self, change: impl FnOnce(&mut InForce)) -> std::io::Result<()> {
-        let next = {
-            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut in_force);
-            in_force.clone()
-        };
+        let next = self.change_in_force(change);
         self.files.write_configuration(&self.config, &self.dynamic, &next)
+    }
+
+    /// What changes with the role is in force at once; whatever else is wanted is judged first.
+    fn set_role(&self, change: impl FnOnce(&mut InForce)) -> std::io::Result<()> {
+        let next = self.change_in_force(change);
+        self.files.write_role(&self.config, &self.dynamic, &next)
     }
 
     fn timeout(&self) -> Duration {
@@ -183,6 +212,10 @@ impl Actor {
             | Action::Promote
             | Action::Slots { .. } => self.on_server(action, client).await,
             Action::NamePromotion => self.name_promotion(view, client).await,
+            Action::Reload => match self.reload(view, client).await {
+                Ok(()) => Outcome::Done(Touched::Nothing),
+                Err(problem) => Outcome::NotDone(problem),
+            },
         }
     }
 
@@ -214,7 +247,9 @@ impl Actor {
             | Job::Checkpoint
             | Job::CreateUsers => {}
         }
-        self.jobs.start(job.clone(), self.job_context());
+        let mut context = self.job_context();
+        context.salvage = salvage::before(job, view);
+        self.jobs.start(job.clone(), context);
         Outcome::Done(Touched::Nothing)
     }
 
@@ -240,6 +275,7 @@ impl Actor {
             guard: self.guard.clone(),
             dynamic: self.dynamic.clone(),
             in_force: Arc::clone(&self.in_force),
+            salvage: None,
         }
     }
 
@@ -430,7 +466,7 @@ impl Actor {
         };
         let done = match action {
             Action::Follow(follow) => {
-                let written = self.set_in_force(|in_force| in_force.follow = Some(follow.clone()));
+                let written = self.set_role(|in_force| in_force.follow = Some(follow.clone()));
                 match written {
                     Ok(()) => sql::reload(client).await,
                     Err(error) => {
@@ -439,7 +475,7 @@ impl Actor {
                 }
             }
             Action::SetSynchronousNames(list) => {
-                let written = self.set_in_force(|in_force| in_force.synchronous.clone_from(list));
+                let written = self.set_role(|in_force| in_force.synchronous.clone_from(list));
                 match written {
                     Ok(()) => sql::reload(client).await,
                     Err(error) => {

@@ -17,6 +17,7 @@ use regent_proto::time::{BootTime, Deadline, WallTime};
 use regent_proto::timeline::Ancestry;
 use serde_json::{Value, json};
 
+use super::config_key;
 use super::failsafe::record::Keeper;
 use super::fence_report::{self, RoundTrips};
 use super::global::GlobalStore;
@@ -25,6 +26,7 @@ use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View, WatchdogState};
 use crate::observe::postgres::Extra;
+use crate::observe::site::ConfigKey;
 
 /// One round's picture of everything that is told.
 #[derive(Debug, Clone)]
@@ -63,6 +65,23 @@ pub struct Picture {
     pub dcs_seen: WallTime,
     /// How the members say that their fences stand.
     pub fences: BTreeMap<NodeName, ReportedFence>,
+    /// What waits for a restart at other members, in their words.
+    pub restarts: BTreeMap<NodeName, Value>,
+    /// How the site's dynamic configuration stands in the DCS.
+    pub config: ConfigKey,
+}
+
+/// What waits for a restart, in Patroni's form.
+#[must_use]
+pub fn pending_restart_reason(view: &View) -> Option<Value> {
+    let pending = &view.postgres.configuration.pending_restart;
+    (!pending.is_empty()).then(|| {
+        let reasons = pending.iter().map(|(name, difference)| {
+            let value = json!({"old_value": difference.old, "new_value": difference.new});
+            (name.clone(), value)
+        });
+        Value::Object(reasons.collect())
+    })
 }
 
 /// What everything says while a pause has taken the fence away (design.md section 3).
@@ -144,6 +163,10 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
         }
         record["timeline"] = json!(status.ancestry.timeline.0);
         record["ancestry"] = json!(status.ancestry);
+    }
+    if let Some(reason) = pending_restart_reason(&picture.view) {
+        record["pending_restart"] = json!(true);
+        record["pending_restart_reason"] = reason;
     }
     let watchdog = &picture.view.guardian.watchdog;
     if watchdog.required && watchdog.state == WatchdogState::Failed {
@@ -252,15 +275,7 @@ impl Publisher {
     }
 
     async fn publish_site(&mut self, picture: &Picture, held: Held, timeout: Duration) {
-        if !self.written.contains_key("config") {
-            let first = self.config.bootstrap.dcs.clone().unwrap_or_else(|| json!({}));
-            // Only where it is missing: an existing one is the operators'.
-            let bytes = first.to_string().into_bytes();
-            match self.site.publish_new(held, SiteKey::Config, bytes, timeout).await {
-                Ok(_) => drop(self.written.insert("config".to_owned(), first)),
-                Err(error) => tracing::debug!(%error, "publishing the first configuration"),
-            }
-        }
+        config_key::put_back(&self.site, picture, held, timeout).await;
         let Some(status) = &picture.view.postgres.status else { return };
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;

@@ -234,18 +234,18 @@ impl SiteStore {
         self.txn(txn, timeout).await
     }
 
-    /// Creates a key of ours where it is missing, as long as we lead.
-    pub async fn publish_new(
+    /// Writes `config` where it is missing, or still what nobody could read, as long as we lead.
+    pub async fn put_config_back(
         &self,
         held: Held,
-        key: SiteKey,
         value: Vec<u8>,
+        unreadable: Option<u64>,
         timeout: Duration,
     ) -> Written {
         let txn = Txn::new()
             .when(self.while_leading(held))
-            .when(Compare::Absent { key: self.key(key) })
-            .then(Change::put(self.key(key), value));
+            .when(self.as_read(SiteKey::Config, unreadable))
+            .then(Change::put(self.key(SiteKey::Config), value));
         self.txn(txn, timeout).await
     }
 

@@ -85,6 +85,8 @@ impl Asked {
             round_trips: RoundTrips::default(),
             dcs_seen: WallTime(0),
             fences: Default::default(),
+            restarts: Default::default(),
+            config: crate::observe::site::ConfigKey::Read,
         };
         let (pictures, receiver) = watch::channel(Some(Arc::new(picture.clone())));
         let dir = tempfile::tempdir().expect("a directory");

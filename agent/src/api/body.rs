@@ -26,7 +26,7 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
         body["xlog"] = if status.in_recovery {
             json!({
                 "received_location": status.end.get(), "replayed_location": status.replayed.get(),
-                "replayed_timestamp": picture.extra.replayed_at, "paused": false,
+                "replayed_timestamp": picture.extra.replayed_at, "paused": picture.extra.replay_paused,
             })
         } else {
             json!({"location": status.end.get()})
@@ -49,6 +49,10 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
             body["cluster_unlocked"] = json!(true);
         }
     }
+    if let Some(reason) = publish::pending_restart_reason(view) {
+        body["pending_restart"] = json!(true);
+        body["pending_restart_reason"] = reason;
+    }
     let watchdog = &view.guardian.watchdog;
     if watchdog.required && watchdog.state == WatchdogState::Failed {
         body["watchdog_failed"] = json!(true);
@@ -64,6 +68,9 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     if let Some(status) = &view.postgres.status {
         // Whoever races for the leader key compares histories by it.
         regent["ancestry"] = json!(status.ancestry);
+    }
+    if !picture.warnings.is_empty() {
+        regent["warnings"] = json!(picture.warnings);
     }
     if picture.suspended {
         regent["fence"] = json!(publish::NOT_FENCED);
@@ -98,7 +105,12 @@ pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
                 (false, _, true) => "sync_standby",
                 (false, _, false) => "replica",
             };
-            members.push(cluster_member(name.as_str(), role, member, site, leads));
+            let mut value = cluster_member(name.as_str(), role, member, site, leads);
+            if let Some(reason) = picture.restarts.get(name) {
+                value["pending_restart"] = json!(true);
+                value["pending_restart_reason"] = reason.clone();
+            }
+            members.push(value);
         }
     }
     let mut cluster = json!({"members": members, "scope": config.scope.as_str()});

@@ -137,7 +137,8 @@ fn patroni(out: &mut Text, config: &Config, picture: &Picture) {
         "Current timestamp of the replayed Postgres transaction log, 0 if null.",
         replayed.and_then(seconds).unwrap_or(0.0),
     );
-    out.flag("patroni_xlog_paused", "Value is 1 if the Postgres xlog is paused.", false);
+    let still = standby.is_some() && picture.extra.replay_paused;
+    out.flag("patroni_xlog_paused", "Value is 1 if the Postgres xlog is paused.", still);
     if let Some(status) = status {
         let state = publish::replication_state(status);
         let streaming = state == Some("streaming");
@@ -166,7 +167,8 @@ fn patroni(out: &mut Text, config: &Config, picture: &Picture) {
         "Epoch timestamp when DCS was last contacted successfully.",
         count(picture.dcs_seen.0) / 1000.0,
     );
-    out.flag("patroni_pending_restart", "Value is 1 if the node needs a restart.", false);
+    let waits = !view.postgres.configuration.pending_restart.is_empty();
+    out.flag("patroni_pending_restart", "Value is 1 if the node needs a restart.", waits);
     let paused = picture.dynamic.pause;
     out.flag("patroni_is_paused", "Value is 1 if auto failover is disabled.", paused);
     let state = publish::state(view);

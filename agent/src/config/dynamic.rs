@@ -4,6 +4,7 @@
 //! cannot be read leaves the one in force as it is and is reported.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Config;
@@ -76,6 +77,17 @@ pub struct Dynamic {
     pub primary_start_timeout: Duration,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
+    /// `postgresql.pg_ident`.
+    pub pg_ident: Vec<String>,
+    /// `postgresql.recovery_conf`.
+    pub recovery_conf: BTreeMap<String, String>,
+    /// `postgresql.remove_data_directory_on_rewind_failure`, where it is given.
+    pub remove_on_rewind_failure: Option<bool>,
+    /// `postgresql.remove_data_directory_on_diverged_timelines`, where it is given.
+    pub remove_on_diverged_timelines: Option<bool>,
+    /// The whole document that is in force, unknown keys included: what could not be read of it is as
+    /// it was before. Kept on disk, and put back where the key is lost. Null before there is one.
+    pub document: Arc<serde_json::Value>,
 }
 
 /// Least TTL. Patroni's floor is 20 s; below it every member must be Regent, whose renewal has its
@@ -102,6 +114,11 @@ impl Default for Dynamic {
             maximum_lag_on_syncnode: None,
             primary_start_timeout: Duration::from_secs(300),
             problems: Vec::new(),
+            pg_ident: Vec::new(),
+            recovery_conf: BTreeMap::new(),
+            remove_on_rewind_failure: None,
+            remove_on_diverged_timelines: None,
+            document: Arc::new(serde_json::Value::Null),
         }
     }
 }
@@ -110,15 +127,24 @@ impl Default for Dynamic {
 const SHOWN: usize = 60;
 
 /// Reads one document, collecting what is wrong with it.
-struct Reader<'a> {
-    document: &'a serde_json::Value,
+pub(super) struct Reader<'a> {
+    pub(super) document: &'a serde_json::Value,
     problems: Vec<String>,
+    /// Keys of the values that stay as they are, from the top.
+    pub(super) kept: Vec<Vec<String>>,
 }
 
 impl Reader<'_> {
-    fn refuse<T>(&mut self, key: &str, value: &serde_json::Value, wanted: &str, kept: T) -> T {
+    pub(super) fn refuse<T>(
+        &mut self,
+        key: &str,
+        value: &serde_json::Value,
+        wanted: &str,
+        kept: T,
+    ) -> T {
         let value: String = value.to_string().chars().take(SHOWN).collect();
         self.problems.push(format!("{key}: {value} is not valid: want {wanted}"));
+        self.kept.push(key.split('.').map(str::to_owned).collect());
         kept
     }
 
@@ -146,7 +172,11 @@ impl Reader<'_> {
         let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
         match number.filter(|n| n.is_finite() && (0.0..=86_400.0).contains(n)) {
             Some(number) => Duration::from_secs_f64(number),
-            None => self.refuse(key, value, "seconds as a number, from 0 to 86400", in_force),
+            None => {
+                // What is in force may have come by the other name.
+                self.kept.extend(keys.map(|key| vec![key.to_owned()]));
+                self.refuse(key, value, "seconds as a number, from 0 to 86400", in_force)
+            }
         }
     }
 
@@ -170,7 +200,12 @@ impl Reader<'_> {
     }
 
     /// A boolean, or the words PostgreSQL takes for one.
-    fn truth(&mut self, key: &str, value: Option<&serde_json::Value>, in_force: bool) -> bool {
+    pub(super) fn truth(
+        &mut self,
+        key: &str,
+        value: Option<&serde_json::Value>,
+        in_force: bool,
+    ) -> bool {
         let Some(value) = value.filter(|value| !value.is_null()) else { return false };
         let word = match value {
             serde_json::Value::Bool(on) => return *on,
@@ -206,6 +241,14 @@ impl Dynamic {
             maximum_lag_on_syncnode: self.maximum_lag_on_syncnode,
             primary_start_timeout: self.primary_start_timeout,
             ttl: self.ttl,
+            // Patroni's default in a site by itself; a site that comes back to its federation is
+            // rebuilt where it can't rewind (design.md section 4, ADR 32).
+            remove_on_rewind_failure: self
+                .remove_on_rewind_failure
+                .unwrap_or(config.federation.is_some()),
+            remove_on_diverged_timelines: self
+                .remove_on_diverged_timelines
+                .unwrap_or(config.federation.is_some()),
         }
     }
 
@@ -214,7 +257,7 @@ impl Dynamic {
     #[must_use]
     pub fn read(document: &serde_json::Value, in_force: &Self) -> Self {
         let default = Self::default();
-        let mut reader = Reader { document, problems: Vec::new() };
+        let mut reader = Reader { document, problems: Vec::new(), kept: Vec::new() };
         let mut timing = (
             reader.seconds("ttl", default.ttl, in_force.ttl).max(TTL_FLOOR),
             reader.seconds("loop_wait", default.loop_wait, in_force.loop_wait),
@@ -223,6 +266,8 @@ impl Dynamic {
         if !reader.problems.is_empty() {
             // They are checked against each other: all of them or none.
             timing = (in_force.ttl, in_force.loop_wait, in_force.retry_timeout);
+            let keys = ["ttl", "loop_wait", "retry_timeout"];
+            reader.kept = keys.iter().map(|key| vec![(*key).to_owned()]).collect();
         }
         let (ttl, loop_wait, retry_timeout) = timing;
         let maximum_lag_on_failover = reader.count(
@@ -263,6 +308,7 @@ impl Dynamic {
         );
         if postgresql.is_some_and(|section| !section.is_object()) {
             reader.problems.push("postgresql: want an object".to_owned());
+            reader.kept.push(vec!["postgresql".to_owned()]);
         }
         let readable = postgresql.is_none_or(serde_json::Value::is_object);
         let part = |key: &str| match inside(key) {
@@ -271,10 +317,7 @@ impl Dynamic {
             Some(_) | None => Part::Unreadable,
         };
         let parameters = match part("parameters") {
-            Part::There(value) => parameters(&value).unwrap_or_else(|| {
-                let kept = in_force.parameters.clone();
-                reader.refuse("postgresql.parameters", &value, "NAME: VALUE pairs", kept)
-            }),
+            Part::There(value) => reader.parameters(&value, &in_force.parameters),
             Part::Missing => BTreeMap::new(),
             Part::Unreadable => in_force.parameters.clone(),
         };
@@ -286,6 +329,8 @@ impl Dynamic {
             Part::Missing => Vec::new(),
             Part::Unreadable => in_force.pg_hba.clone(),
         };
+        let rest = reader.rest_of_postgresql(in_force);
+        let document = Arc::new(reader.document(&in_force.document));
         Self {
             ttl,
             loop_wait,
@@ -303,6 +348,11 @@ impl Dynamic {
             maximum_lag_on_syncnode,
             primary_start_timeout,
             problems: reader.problems,
+            pg_ident: rest.pg_ident,
+            recovery_conf: rest.recovery_conf,
+            remove_on_rewind_failure: rest.remove_on_rewind_failure,
+            remove_on_diverged_timelines: rest.remove_on_diverged_timelines,
+            document,
         }
     }
 }
@@ -315,7 +365,7 @@ enum Part {
     Unreadable,
 }
 
-fn parameters(value: &serde_json::Value) -> Option<BTreeMap<String, String>> {
+pub(super) fn parameters(value: &serde_json::Value) -> Option<BTreeMap<String, String>> {
     let named = value.as_object()?.iter();
     let parameters = named
         .filter_map(|(name, value)| {
@@ -331,7 +381,7 @@ fn parameters(value: &serde_json::Value) -> Option<BTreeMap<String, String>> {
     Some(parameters)
 }
 
-fn lines(value: &serde_json::Value) -> Option<Vec<String>> {
+pub(super) fn lines(value: &serde_json::Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|line| line.as_str().map(str::to_owned)).collect()
 }
 
@@ -408,6 +458,10 @@ mod tests {
             let found = (read.primary_start_timeout, read.problems.len());
             assert_eq!(found, (timeout, problems), "{document}");
         }
+        // What is kept of it is what is in force, by whichever name that came.
+        let first = Dynamic::read(&json!({"master_start_timeout": 10}), &Dynamic::default());
+        let next = Dynamic::read(&json!({"primary_start_timeout": "soon"}), &first);
+        assert_eq!(next.document, first.document);
     }
 
     #[test]
@@ -424,6 +478,77 @@ mod tests {
             let read = Dynamic::read(&document, &in_force);
             assert_eq!((read.check_timeline, read.problems.len()), (on, problems), "{document}");
         }
+    }
+
+    #[test]
+    fn a_parameter_of_the_agents_out_of_its_range_stays_as_it_is() {
+        let read = |value: serde_json::Value, in_force: &Dynamic| {
+            let section = serde_json::json!({"parameters": {"max_connections": value}});
+            Dynamic::read(&serde_json::json!({"postgresql": section}), in_force)
+        };
+        let first = read(serde_json::json!(200), &Dynamic::default());
+        assert!(first.problems.is_empty(), "{:?}", first.problems);
+        for bad in [serde_json::json!(10), serde_json::json!("many"), serde_json::json!(-1)] {
+            let next = read(bad.clone(), &first);
+            assert_eq!(next.parameters, first.parameters, "{bad}");
+            let said = &next.problems[0];
+            assert!(said.starts_with("postgresql.parameters.max_connections: "), "{said}");
+            assert!(said.contains("from 25 to"), "{said}");
+            assert_eq!(next.document, first.document, "what is kept is what is in force");
+        }
+        let none = read(serde_json::json!(10), &Dynamic::default());
+        assert!(none.parameters.is_empty(), "its default");
+        let section = serde_json::json!({"postgresql": {"parameters": {"a b": 1, "c.d": 2}}});
+        let named = Dynamic::read(&section, &Dynamic::default());
+        assert_eq!(named.parameters.into_keys().collect::<Vec<_>>(), ["c.d"]);
+    }
+
+    #[test]
+    fn the_document_in_force_has_what_was_kept_and_every_unknown_key() {
+        let first = serde_json::json!({"ttl": 30, "theirs": 1, "synchronous_mode": true,
+            "postgresql": {"use_pg_rewind": true, "pg_hba": ["local all all trust"]}});
+        let before = Dynamic::read(&first, &Dynamic::default());
+        assert_eq!(*before.document, first, "and in its order");
+        let next = serde_json::json!({"ttl": "soon", "loop_wait": 5, "theirs": 2,
+            "synchronous_mode": 7, "postgresql": {"use_pg_rewind": false, "pg_hba": "all"}});
+        let after = Dynamic::read(&next, &before);
+        assert_eq!(after.problems.len(), 3, "{:?}", after.problems);
+        let wanted = serde_json::json!({"ttl": 30, "theirs": 2, "synchronous_mode": true,
+            "postgresql": {"use_pg_rewind": false, "pg_hba": ["local all all trust"]}});
+        assert_eq!(*after.document, wanted);
+        let again = Dynamic::read(&after.document, &Dynamic::default());
+        assert!(again.synchronous_mode && again.problems.is_empty() && !again.use_pg_rewind);
+        let section = Dynamic::read(&serde_json::json!({"postgresql": 3}), &before);
+        assert_eq!(section.document["postgresql"], first["postgresql"]);
+    }
+
+    #[test]
+    fn recovery_is_configured_without_a_target_and_the_switches_may_be_left_open() {
+        let read = |section: serde_json::Value| {
+            Dynamic::read(&serde_json::json!({"postgresql": section}), &Dynamic::default())
+        };
+        let restores = read(serde_json::json!({"recovery_conf": {"restore_command": "cp %f %p",
+            "recovery_target_timeline": "latest", "standby_mode": true}}));
+        let names: Vec<String> = restores.recovery_conf.into_keys().collect();
+        assert_eq!(names, ["restore_command"]);
+        for target in ["recovery_target_time", "Recovery_Target_Action", "primary_conninfo"] {
+            let refused = read(serde_json::json!({"recovery_conf": {target: "x"}}));
+            assert_eq!(refused.problems.len(), 1, "{target}");
+            assert!(refused.recovery_conf.is_empty());
+        }
+        let secret = "restore --password s3cret";
+        let command = serde_json::json!({"restore_command": secret, "primary_conninfo": secret});
+        for (given, shown) in [(command, "primary_conninfo"), (serde_json::json!(secret), "a text")]
+        {
+            let said = &read(serde_json::json!({"recovery_conf": given})).problems[0];
+            assert!(said.contains(shown) && !said.contains("s3cret"), "{said}");
+        }
+        let open = read(serde_json::json!({"pg_ident": ["m s p"]}));
+        assert_eq!((open.remove_on_rewind_failure, open.pg_ident.len()), (None, 1));
+        let said = read(serde_json::json!({"remove_data_directory_on_rewind_failure": "off",
+            "remove_data_directory_on_diverged_timelines": true}));
+        assert_eq!(said.remove_on_rewind_failure, Some(false));
+        assert_eq!(said.remove_on_diverged_timelines, Some(true));
     }
 
     proptest! {

@@ -62,6 +62,7 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
             "pg_hba",
             "pg_ident",
             "authentication",
+            "recovery_conf",
         ],
         &[
             "proxy_address",
@@ -74,7 +75,6 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
             "use_unix_socket_repl",
             "krbsrvname",
             "pg_ctl_timeout",
-            "recovery_conf",
             "callbacks",
             "create_replica_methods",
             "create_replica_method",

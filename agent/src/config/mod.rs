@@ -7,6 +7,7 @@
 
 mod checks;
 pub mod dynamic;
+mod dynamic_section;
 mod known;
 mod postgres;
 pub mod promise;

@@ -46,6 +46,9 @@ pub struct PostgresConfig {
     pub pg_ident: Vec<String>,
     /// Users.
     pub authentication: Authentication,
+    /// Settings of recovery, above the dynamic ones.
+    #[serde(default)]
+    pub recovery_conf: BTreeMap<String, Option<String>>,
 }
 
 /// Users.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regent_proto::log::LogConfig;
-use regent_proto::topology::Span;
+use regent_proto::topology::{Size, Span};
 use serde::Deserialize;
 
 /// Our own settings of one agent.
@@ -29,6 +29,11 @@ pub struct RegentConfig {
     pub insecure: bool,
     /// Logging.
     pub log: LogConfig,
+    /// The most WAL that is kept of a server before it is rewound or copied anew; with more it is left
+    /// as it is.
+    pub salvage_limit: Size,
+    /// Where that is kept; `DATA_DIR.regent-salvage` by default, on the same file system.
+    pub salvage_dir: Option<PathBuf>,
 }
 
 impl Default for RegentConfig {
@@ -42,6 +47,8 @@ impl Default for RegentConfig {
             pause_threshold: Span(Duration::from_secs(1)),
             insecure: false,
             log: LogConfig::default(),
+            salvage_limit: Size(16 << 30),
+            salvage_dir: None,
         }
     }
 }

@@ -140,6 +140,8 @@ pub enum Action {
     },
     /// Ask these members for their state, and wait for no other's answer.
     AskCandidates(BTreeSet<NodeName>),
+    /// Put what is wanted into the server's files, as far as it takes it, and have it read again.
+    Reload,
 }
 
 /// A long act with what it needs.

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::record::{Primary, PrimaryState, ReportedRole};
-use regent_proto::timeline::Ancestry;
+use regent_proto::timeline::{Ancestry, Following};
 
 use super::rejoin::{self, Stand, Way};
 use super::view::{
     At, Control, DataDirectory, FederationView, Follow, Initialize, LeaderKey, Process, SiteView,
     Status,
 };
-use super::{Action, Choice, Job, Judge, Reason, synchronous};
+use super::{Action, Choice, Job, Judge, Reason, Stranded, synchronous};
 
 /// How far behind a member may be for the prepared list, in bytes; the take itself asks for all.
 const LIST_SLACK: u64 = 16 << 20;
@@ -69,6 +69,8 @@ impl<'a> Judge<'a> {
         self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
             self.keep_epoch(site)
                 .or_else(|| self.slots_choice(status, BTreeSet::new()))
+                .or_else(|| self.make_room_for_recovery())
+                .or_else(|| self.reload())
                 .unwrap_or(Choice::wait(Reason::Following))
         })
     }
@@ -142,6 +144,8 @@ impl<'a> Judge<'a> {
                 .or_else(|| self.restartpoint(status))
                 .or_else(|| self.checkpoint())
                 .or_else(|| self.prepare_list(site, status))
+                .or_else(|| self.make_room_for_recovery())
+                .or_else(|| self.reload())
                 .unwrap_or(Choice::wait(unknown.unwrap_or(Reason::LeadingStandby))),
         }
     }
@@ -217,7 +221,11 @@ impl<'a> Judge<'a> {
         history: Option<&Ancestry>,
     ) -> Result<Choice, &'a Status> {
         let choice = self.under(target, history);
-        if !choice.as_ref().is_ok_and(|choice| choice.reason == Reason::PromotionUnknown) {
+        let unknown = |choice: &Choice| {
+            choice.reason == Reason::PromotionUnknown
+                || choice.reason == Reason::NotCopied(Stranded::PromotionUnknown)
+        };
+        if !choice.as_ref().is_ok_and(unknown) {
             self.memory.unknown_since = None;
         }
         choice
@@ -231,6 +239,9 @@ impl<'a> Judge<'a> {
         let view = self.view;
         let postgres = &view.postgres;
         match (&postgres.data, postgres.process) {
+            (DataDirectory::Incomplete, _) if self.is_left_half_rewound() => {
+                Ok(Choice::wait(Reason::NotCopied(Stranded::RewindFailed)))
+            }
             (DataDirectory::Empty | DataDirectory::Incomplete, _) => Ok(match target {
                 Some(from) => Choice::act(Reason::Cloning, vec![Action::Run(Job::Clone(from))]),
                 None => Choice::wait(Reason::AwaitingSource),
@@ -244,12 +255,19 @@ impl<'a> Judge<'a> {
             (DataDirectory::Cluster(_), Process::Starting) => {
                 Ok(Choice::wait(Reason::AwaitingServer))
             }
-            (DataDirectory::Cluster(_), Process::Running) => {
+            (DataDirectory::Cluster(control), Process::Running) => {
                 let Some(status) = &postgres.status else {
                     return Ok(Choice::wait(Reason::AwaitingServer));
                 };
                 let turns = target.filter(|target| postgres.follows.as_ref() != Some(target));
-                match (rejoin::stand(&status.ancestry, status.end, history), turns) {
+                let stand = rejoin::stand(&status.ancestry, status.end, history);
+                if stand == Stand::Diverged
+                    && let Some(why) = self.stranded(control, status, history)
+                {
+                    // It serves reads as before until somebody lets it come back.
+                    return Ok(Choice::wait(Reason::NotCopied(why)));
+                }
+                match (stand, turns) {
                     (Stand::Diverged, _) => {
                         Ok(Choice::act(Reason::Rewinding, vec![Action::Run(Job::Stop)]))
                     }
@@ -289,6 +307,10 @@ impl<'a> Judge<'a> {
             let again = (patience - waited).min(UNKNOWN_AGAIN);
             return Choice::wait_for(Reason::PromotionUnknown, again);
         }
+        let why = Stranded::PromotionUnknown;
+        if !self.may_replace(why) {
+            return Choice::wait_for(Reason::NotCopied(why), UNKNOWN_AGAIN);
+        }
         let job = stopped_for.map_or(Job::Stop, Job::Clone);
         Choice::act(Reason::PromotionUnknown, vec![Action::Run(job)])
     }
@@ -315,25 +337,77 @@ impl<'a> Judge<'a> {
         match rejoin::way_back(control, history) {
             Way::Wait => Choice::wait(Reason::AwaitingHistory),
             Way::Unknown => self.unknown_history(Some(target), UNKNOWN_PATIENCE),
-            Way::Copy => Choice::act(Reason::OtherPromotion, vec![Action::Run(Job::Clone(target))]),
+            Way::Copy => self.replace(target, Stranded::OtherPromotion, Reason::OtherPromotion),
             Way::Start => {
                 Choice::act(Reason::Starting, vec![Action::Run(Job::StartStandby(target))])
             }
-            // A rewind that succeeded and is wanted again has changed nothing (never a loop).
-            Way::Rewind
-                if self.memory.rewind_failed
-                    || self.memory.rewinds >= 2
-                    || !self.policy.use_pg_rewind =>
-            {
-                Choice::act(Reason::Recloning, vec![Action::Run(Job::Clone(target))])
-            }
-            Way::Rewind => Choice::act(Reason::Rewinding, vec![Action::Run(Job::Rewind(target))]),
+            Way::Rewind => match self.no_rewind(control) {
+                Some(why) => self.replace(target, why, Reason::Recloning),
+                None => Choice::act(Reason::Rewinding, vec![Action::Run(Job::Rewind(target))]),
+            },
         }
+    }
+
+    /// Why a server that left its upstream's history cannot be rewound.
+    fn no_rewind(&self, control: &Control) -> Option<Stranded> {
+        if !self.policy.use_pg_rewind {
+            return Some(Stranded::RewindOff);
+        }
+        if !control.rewindable {
+            return Some(Stranded::RewindImpossible);
+        }
+        // A rewind that succeeded and is wanted again has changed nothing (never a loop).
+        (self.memory.rewind_failed || self.memory.rewinds >= 2).then_some(Stranded::RewindFailed)
+    }
+
+    /// Whether its data directory may be emptied for a new copy (spec/patroni-compat.md 3.7).
+    fn may_replace(&self, why: Stranded) -> bool {
+        let diverged = self.policy.remove_on_diverged_timelines;
+        match why {
+            Stranded::RewindFailed => diverged || self.policy.remove_on_rewind_failure,
+            Stranded::RewindOff
+            | Stranded::RewindImpossible
+            | Stranded::OtherPromotion
+            | Stranded::PromotionUnknown => diverged,
+        }
+    }
+
+    /// Copies anew, where that is allowed.
+    fn replace(&self, from: Follow, why: Stranded, reason: Reason) -> Choice {
+        if self.may_replace(why) {
+            Choice::act(reason, vec![Action::Run(Job::Clone(from))])
+        } else {
+            Choice::wait(Reason::NotCopied(why))
+        }
+    }
+
+    /// A running server that left the upstream's history: why it cannot come back, if it cannot.
+    fn stranded(
+        &self,
+        control: &Control,
+        status: &Status,
+        history: Option<&Ancestry>,
+    ) -> Option<Stranded> {
+        let following = history.map(|upstream| status.ancestry.following(status.end, upstream));
+        let why = match following {
+            Some(Following::Copies) => Some(Stranded::OtherPromotion),
+            Some(Following::Rewinds) => self.no_rewind(control),
+            Some(Following::Streams | Following::Unknown) | None => None,
+        };
+        why.filter(|why| !self.may_replace(*why))
+    }
+
+    /// A rewind broke off midway: of no use any more, but not to be emptied unasked.
+    fn is_left_half_rewound(&self) -> bool {
+        self.view.postgres.half_rewound && !self.may_replace(Stranded::RewindFailed)
     }
 
     /// A node without data in a cluster that has no leader.
     pub(super) fn make_cluster(&self, site: &SiteView) -> Choice {
         let incomplete = self.view.postgres.data == DataDirectory::Incomplete;
+        if incomplete && self.is_left_half_rewound() {
+            return Choice::wait(Reason::NotCopied(Stranded::RewindFailed));
+        }
         let mine = match site.initialize {
             Initialize::Absent => true,
             // Only the node that claimed it can have begun a directory: there is no leader to

@@ -181,7 +181,9 @@ impl Judge<'_> {
             (DataDirectory::Cluster(_), Process::Starting) => Choice::wait(Reason::AwaitingServer),
             (DataDirectory::Cluster(_), Process::Running) => match &postgres.status {
                 None => Choice::wait(Reason::AwaitingServer),
-                Some(status) => self.open(site, global, status, None),
+                Some(status) => self
+                    .make_room_for_recovery()
+                    .unwrap_or_else(|| self.open(site, global, status, None)),
             },
         }
     }

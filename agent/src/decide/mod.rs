@@ -12,6 +12,7 @@
 
 mod action;
 mod candidate;
+mod configuration;
 pub mod demote;
 pub mod epoch;
 pub mod failsafe;
@@ -24,6 +25,7 @@ mod lead;
 mod leader_key;
 pub mod manual;
 pub mod margins;
+pub mod parameters;
 pub mod paused;
 pub mod preconditions;
 mod race;
@@ -31,6 +33,7 @@ mod reason;
 mod rejoin;
 pub mod renewal;
 mod retry;
+pub mod salvage;
 pub mod standing;
 mod start;
 mod steady;
@@ -46,7 +49,7 @@ use regent_proto::time::BootTime;
 
 pub use action::{Action, Job};
 pub use manual::{Dropped, Manual};
-pub use reason::{PausedAs, Reason, Unfit};
+pub use reason::{PausedAs, Reason, Stranded, Unfit};
 
 use view::{DataDirectory, Initialize, Memory, Policy, Process, SiteView, View};
 

@@ -37,6 +37,12 @@ impl Judge<'_> {
             let actions = if held { vec![Action::ReleaseLeader] } else { Vec::new() };
             return Choice::act(foreign.reason, actions);
         }
+        let choice = self.paused_as(site);
+        // Nothing is started or stopped by it, so it goes on, as in Patroni.
+        if choice.actions.is_empty() { self.reload().unwrap_or(choice) } else { choice }
+    }
+
+    fn paused_as(&mut self, site: &SiteView) -> Choice {
         let writable = self.writable();
         match &site.leader {
             Some(leader) if leader.unreadable => Choice::wait(Reason::LeaderUnreadable),
@@ -180,7 +186,8 @@ impl Judge<'_> {
             | Action::RenewNow
             | Action::Promote
             | Action::Slots { .. }
-            | Action::ClearFailover { .. } => false,
+            | Action::ClearFailover { .. }
+            | Action::Reload => false,
         });
         if automatic { Choice::wait(Reason::Paused(PausedAs::Automation)) } else { choice }
     }

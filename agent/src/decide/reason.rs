@@ -131,6 +131,58 @@ pub enum Reason {
     RecordingOpening,
     /// A person asked for a switchover inside the site.
     Manual(Manual),
+    /// Puts a changed configuration in force.
+    Reloading,
+    /// Its WAL was written with higher settings than it has: starts again with these.
+    RaisingParameters,
+    /// It cannot come back by itself, and may not be copied over.
+    NotCopied(Stranded),
+}
+
+/// Why a node cannot come back under its upstream but by a new copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stranded {
+    /// `use_pg_rewind` is off.
+    RewindOff,
+    /// The server did not write what `pg_rewind` needs.
+    RewindImpossible,
+    /// A rewind failed, or changed nothing.
+    RewindFailed,
+    /// The same timeline number of another promotion.
+    OtherPromotion,
+    /// Whether it is on its upstream's history cannot be told.
+    PromotionUnknown,
+}
+
+impl fmt::Display for Stranded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RewindOff => {
+                "its history left the upstream's, and postgresql.use_pg_rewind is off"
+            }
+            Self::RewindImpossible => {
+                "its history left the upstream's, and pg_rewind needs full_page_writes, and \
+                 wal_log_hints or data checksums, which it ran without"
+            }
+            Self::RewindFailed => "its history left the upstream's, and its rewind failed",
+            Self::OtherPromotion => {
+                "its timeline has the upstream's number, but is of another promotion, which \
+                 pg_rewind cannot see"
+            }
+            Self::PromotionUnknown => "it cannot be told whether its timeline is the upstream's",
+        })
+    }
+}
+
+/// What would let it be copied anew.
+fn allowed_by(why: Stranded) -> &'static str {
+    match why {
+        Stranded::RewindFailed => "remove_data_directory_on_rewind_failure",
+        Stranded::RewindOff
+        | Stranded::RewindImpossible
+        | Stranded::OtherPromotion
+        | Stranded::PromotionUnknown => "remove_data_directory_on_diverged_timelines",
+    }
 }
 
 /// What a node of a paused cluster is.
@@ -243,6 +295,18 @@ impl fmt::Display for Reason {
                  that can lead"
             }
             Self::Manual(what) => return what.fmt(f),
+            Self::NotCopied(why) => {
+                return write!(
+                    f,
+                    "{why}: not copied anew, which postgresql.{} in the dynamic configuration would \
+                     allow; or empty its data directory by hand",
+                    allowed_by(*why)
+                );
+            }
+            Self::Reloading => "putting a changed configuration in force",
+            Self::RaisingParameters => {
+                "its WAL asks for higher settings than it was started with: starting it again"
+            }
         };
         f.write_str(text)
     }

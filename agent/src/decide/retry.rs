@@ -29,6 +29,9 @@ impl Judge<'_> {
                 JobKind::Clone => {
                     self.memory.rewind_failed = false;
                     self.memory.rewinds = 0;
+                    // A copy has its source's history: it is not copied again for what was not known
+                    // of the one before, which would drive that one's salvage out.
+                    self.memory.unknown_since = None;
                 }
                 JobKind::Checkpoint => {
                     self.memory.owes_checkpoint_since = None;

@@ -81,10 +81,11 @@ impl Judge<'_> {
             return None;
         }
         let since = *self.memory.start_since.get_or_insert(self.view.now);
-        let how = match (stopped, control.state == ControlState::ShutDown) {
-            (true, false) => Down::Died,
-            (true, true) => Down::Stopped,
+        let how = match (stopped, control.state) {
             (false, _) => Down::ComesUp,
+            // One that stopped in recovery may be to start with what its WAL asks for.
+            (true, ControlState::ShutDown | ControlState::ShutDownInRecovery) => Down::Stopped,
+            (true, ControlState::InRecovery | ControlState::InProduction) => Down::Died,
         };
         if self.view.now.since(since) < self.may_take(how) || site.age > PICTURE_FRESH {
             return None;

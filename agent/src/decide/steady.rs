@@ -41,6 +41,7 @@ impl Judge<'_> {
             .or_else(|| self.name_promotion(status))
             .or_else(|| self.record_promotion(status))
             .or_else(|| self.checkpoint())
+            .or_else(|| self.reload())
             .unwrap_or(Choice::wait(Reason::Leading))
     }
 

@@ -2,6 +2,7 @@
 //! their REST API. Never judges; a record that cannot be read is reported once and left out.
 
 pub mod clock;
+mod configuration;
 pub mod decoded;
 pub mod failsafe;
 pub mod global;

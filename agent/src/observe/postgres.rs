@@ -11,12 +11,16 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use super::clock::boot_time;
+use super::configuration::{ConfigurationObserver, SettingAnswer};
 use super::promotions::{Search, Server};
+use crate::act::postgres::configuration::Wanted;
+use crate::act::postgres::files::Refused;
 use crate::act::postgres::server::Postmaster;
 use crate::act::postgres::{control, files::Files, programs::Programs, sql};
 use crate::config::Config;
 use crate::decide::view::{
-    Control, DataDirectory, PostgresView, Process, Receiver, Sender, Slot, Status, senders_by_name,
+    ConfigurationView, Control, DataDirectory, PostgresView, Process, Receiver, Sender, Slot,
+    Status, senders_by_name,
 };
 use regent_proto::record::ReportedObjects;
 use regent_proto::time::BootTime;
@@ -41,7 +45,8 @@ SELECT json_build_object(
  'receiver', (SELECT json_build_object('host', sender_host, 'port', sender_port,
     'timeline', received_tli, 'status', status) FROM pg_stat_wal_receiver),
  'synchronous_standby_names', current_setting('synchronous_standby_names'),
- 'replayed_at', pg_last_xact_replay_timestamp()
+ 'replayed_at', pg_last_xact_replay_timestamp(),
+ 'replay_paused', CASE WHEN r.in_recovery THEN pg_is_wal_replay_paused() ELSE false END
 )::text FROM (SELECT pg_is_in_recovery() AS in_recovery) r, pg_control_checkpoint() c";
 
 /// What changes rarely and costs more: asked once a second, and after acts that change it.
@@ -49,9 +54,11 @@ const SURROUNDINGS: &str = "
 SELECT json_build_object(
  'slots', (SELECT json_agg(json_build_object('name', slot_name, 'active', active,
     'physical', slot_type = 'physical')) FROM pg_replication_slots WHERE NOT temporary),
- 'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN
-    ('max_connections', 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions',
-     'max_locks_per_transaction', 'max_replication_slots', 'wal_log_hints', 'data_checksums')),
+ 'settings', (SELECT json_agg(json_build_object('name', name, 'value', coalesce(setting, ''),
+    'unit', unit, 'kind', vartype, 'postmaster', context = 'postmaster',
+    'pending', pending_restart))
+    FROM pg_settings WHERE name = ANY(FIXED) OR pending_restart
+      OR context = 'postmaster' AND name = ANY(WANTED)),
  'version', current_setting('server_version_num')::int,
  'started', pg_postmaster_start_time(),
  'users', (SELECT count(*) FROM pg_roles WHERE rolname = ANY(USERS)))::text";
@@ -60,6 +67,18 @@ SELECT json_build_object(
 const SENDERS: &str = "
 SELECT coalesce(json_agg(json_build_object('name', application_name, 'state', state,
   'sync_state', sync_state)), '[]')::text FROM pg_stat_replication";
+
+/// Settings that plans of a switchover look at.
+const FIXED: [&str; 8] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+    "max_replication_slots",
+    "wal_log_hints",
+    "data_checksums",
+];
 
 /// What a switchover does not carry over; asked rarely.
 const OBJECTS: &str = "
@@ -86,12 +105,13 @@ struct Answer {
     receiver: Option<ReceiverAnswer>,
     synchronous_standby_names: String,
     replayed_at: Option<String>,
+    replay_paused: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct Surroundings {
     slots: Option<Vec<SlotAnswer>>,
-    settings: BTreeMap<String, String>,
+    settings: Vec<SettingAnswer>,
     version: u32,
     started: String,
     users: usize,
@@ -145,6 +165,8 @@ pub struct Extra {
     pub replication: Vec<serde_json::Value>,
     /// What a switchover does not carry over.
     pub objects: ReportedObjects,
+    /// Replay is paused.
+    pub replay_paused: bool,
 }
 
 /// Looks at the server.
@@ -165,6 +187,7 @@ pub struct PostgresObserver {
     surroundings: Option<(BootTime, Surroundings)>,
     /// For the ids of promotions.
     search: Search,
+    configuration: ConfigurationObserver,
 }
 
 /// How often the objects are looked at.
@@ -177,6 +200,7 @@ impl PostgresObserver {
     #[must_use]
     pub fn new(config: Arc<Config>, programs: Programs, files: Files) -> Self {
         let search = Search::new(programs.clone(), &files.data_dir);
+        let configuration = ConfigurationObserver::new(programs.clone(), files.clone());
         Self {
             config,
             programs,
@@ -190,7 +214,21 @@ impl PostgresObserver {
             objects_asked: None,
             surroundings: None,
             search,
+            configuration,
         }
+    }
+
+    /// What the server's configuration is compared with from now on.
+    pub fn expects(&mut self, wanted: &Arc<Wanted>, refused: &BTreeMap<String, Refused>) {
+        if self.configuration.expects(wanted, refused) {
+            self.surroundings = None;
+        }
+    }
+
+    /// The server was made to read its files again.
+    pub fn forget_files(&mut self) {
+        self.surroundings = None;
+        self.configuration.forget();
     }
 
     /// A connection for acts; `None` while the server does not answer.
@@ -231,8 +269,10 @@ impl PostgresObserver {
             self.control = None;
             self.objects_asked = None;
             self.surroundings = None;
+            self.configuration.forget();
             self.search.forget();
         }
+        let mut configuration = ConfigurationView::default();
         let mut extra = Extra::default();
         let mut users_exist = false;
         let mut status = None;
@@ -244,6 +284,10 @@ impl PostgresObserver {
         {
             users_exist = surroundings.users == self.users().len();
             self.look_at_objects(answer.in_recovery).await;
+            // As `client`, but of this field alone: the comparison keeps what it was told.
+            let client = self.client.as_ref().filter(|client| !client.is_closed());
+            let (settings, paused) = (&surroundings.settings, answer.replay_paused);
+            configuration = self.configuration.view(client, settings, paused).await;
             extra = self.extra(&answer, &surroundings);
             let mut found = self.status(answer, surroundings);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
@@ -265,6 +309,8 @@ impl PostgresObserver {
             follows,
             standby_signal: self.files.standby_signal(),
             users_exist,
+            configuration,
+            half_rewound: self.files.half_rewound(),
         };
         (view, extra)
     }
@@ -314,7 +360,16 @@ impl PostgresObserver {
         }
         let users: Vec<String> =
             self.users().iter().map(|u| format!("'{}'", u.replace('\'', "''"))).collect();
-        let query = SURROUNDINGS.replace("USERS", &format!("ARRAY[{}]::name[]", users.join(",")));
+        let array = |names: &[&str]| {
+            let quoted: Vec<String> = names.iter().map(|n| format!("'{n}'")).collect();
+            format!("ARRAY[{}]::text[]", quoted.join(","))
+        };
+        // Names of parameters are words (`parameters::is_name`).
+        let wanted: Vec<&str> = self.configuration.names().collect();
+        let query = SURROUNDINGS
+            .replace("USERS", &format!("ARRAY[{}]::name[]", users.join(",")))
+            .replace("FIXED", &array(&FIXED))
+            .replace("WANTED", &array(&wanted));
         let text = sql::text(self.client.as_ref()?, &query).await.ok()?;
         let surroundings: Surroundings = serde_json::from_str(&text).ok()?;
         self.surroundings = Some((now, surroundings.clone()));
@@ -352,6 +407,7 @@ impl PostgresObserver {
                 })
                 .collect(),
             objects: self.objects.clone(),
+            replay_paused: answer.replay_paused,
         }
     }
 
@@ -369,13 +425,14 @@ impl PostgresObserver {
         let settings: BTreeMap<String, i64> = surroundings
             .settings
             .iter()
-            .filter_map(|(name, value)| {
-                let number = match value.as_str() {
+            .filter(|setting| FIXED.contains(&setting.name.as_str()))
+            .filter_map(|setting| {
+                let number = match setting.value.as_str() {
                     "on" => 1,
                     "off" => 0,
                     text => text.parse().ok()?,
                 };
-                Some((name.clone(), number))
+                Some((setting.name.clone(), number))
             })
             .collect();
         let free = |limit: &str, used: usize| {

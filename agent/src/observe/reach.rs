@@ -46,7 +46,7 @@ async fn one(
 ) -> Reach {
     let conninfo = files.conninfo(user, &[(host.to_owned(), port)], "regent reach");
     match copy::identify(programs, &conninfo, BOUND).await {
-        Ok(()) => Reach::Reached { node: node.clone() },
+        Ok(_identity) => Reach::Reached { node: node.clone() },
         Err(error) => Reach::Refused { problem: error.to_string() },
     }
 }

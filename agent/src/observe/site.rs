@@ -53,6 +53,11 @@ struct MemberRecord {
     /// Ours: how its fence stands. A newer version's may be of another form: then nothing is shown.
     #[serde(default)]
     regent: Option<serde_json::Value>,
+    /// Shown only: whatever stands there is no reason not to read the rest.
+    #[serde(default)]
+    pending_restart: Option<serde_json::Value>,
+    #[serde(default)]
+    pending_restart_reason: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -79,6 +84,20 @@ struct FailoverRecord {
     scheduled_at: Option<String>,
 }
 
+/// How `config` stands in the DCS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigKey {
+    /// There is none.
+    Absent,
+    /// Nobody can read it as an object.
+    Unreadable {
+        /// Its revision.
+        revision: u64,
+    },
+    /// There is one; also before the DCS was read for the first time.
+    Read,
+}
+
 /// Reads the site's keys.
 #[derive(Debug)]
 pub struct SiteObserver {
@@ -90,6 +109,8 @@ pub struct SiteObserver {
     unreadable: Unreadable,
     fences: BTreeMap<NodeName, ReportedFence>,
     known: Known,
+    restarts: BTreeMap<NodeName, serde_json::Value>,
+    config: ConfigKey,
 }
 
 /// Records of each kind that were decoded already. Clones are the same.
@@ -117,6 +138,7 @@ struct KnownMember {
     fence: Option<ReportedFence>,
     /// What is wrong with its tags.
     problems: Vec<String>,
+    restart: Option<serde_json::Value>,
 }
 
 impl SiteObserver {
@@ -137,6 +159,8 @@ impl SiteObserver {
             unreadable: Unreadable::default(),
             fences: BTreeMap::new(),
             known,
+            restarts: BTreeMap::new(),
+            config: ConfigKey::Read,
         }
     }
 
@@ -195,6 +219,18 @@ impl SiteObserver {
     #[must_use]
     pub fn fences(&self) -> &BTreeMap<NodeName, ReportedFence> {
         &self.fences
+    }
+
+    /// What the members say waits for a restart, as of the last reading.
+    #[must_use]
+    pub fn restarts(&self) -> &BTreeMap<NodeName, serde_json::Value> {
+        &self.restarts
+    }
+
+    /// How `config` stands, as of the last reading.
+    #[must_use]
+    pub fn config(&self) -> ConfigKey {
+        self.config
     }
 
     /// Keys that cannot be read, for warnings.
@@ -322,6 +358,7 @@ impl SiteObserver {
         let mut members = BTreeMap::new();
         let mut ancestries = BTreeMap::new();
         self.fences.clear();
+        self.restarts.clear();
         for (key, entry) in picture.entries.range(prefix.clone()..) {
             let Some(name) = key.strip_prefix(&prefix) else { break };
             let Ok(name) = name.parse::<NodeName>() else {
@@ -331,6 +368,7 @@ impl SiteObserver {
             match &*self.known.members.of(entry, known_member) {
                 Ok(known) => {
                     self.fences.extend(known.fence.clone().map(|fence| (name.clone(), fence)));
+                    self.restarts.extend(known.restart.clone().map(|why| (name.clone(), why)));
                     if let Some(ancestry) = &known.ancestry {
                         ancestries.insert(name.clone(), ancestry.clone());
                     }
@@ -401,7 +439,11 @@ impl SiteObserver {
     }
 
     fn dynamic(&mut self, picture: &Picture, in_force: &Dynamic) -> Option<Dynamic> {
-        let entry = self.entry(picture, SiteKey::Config)?;
+        let Some(entry) = self.entry(picture, SiteKey::Config) else {
+            self.config = ConfigKey::Absent;
+            return None;
+        };
+        self.config = ConfigKey::Unreadable { revision: entry.modified.0 };
         let document = self.known.documents.of(entry, |entry| {
             serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
         });
@@ -416,6 +458,7 @@ impl SiteObserver {
             self.unreadable.report(entry, "the dynamic configuration is not an object");
             return None;
         }
+        self.config = ConfigKey::Read;
         let dynamic = Dynamic::read(document, in_force);
         if !dynamic.problems.is_empty() {
             let problems = dynamic.problems.join("; ");
@@ -469,7 +512,11 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         position: record.xlog_location.map(Lsn::new),
     });
     let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
-    Ok(KnownMember { member, ancestry: record.ancestry, fence, problems })
+    // Patroni before 4.0 gives no reason.
+    let why = record.pending_restart_reason.unwrap_or_else(|| serde_json::json!({}));
+    let waits = record.pending_restart == Some(serde_json::Value::Bool(true));
+    let restart = waits.then_some(why);
+    Ok(KnownMember { member, ancestry: record.ancestry, fence, problems, restart })
 }
 
 /// Host and port of `postgres://HOST:PORT/DATABASE`.

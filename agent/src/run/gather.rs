@@ -17,13 +17,15 @@ impl Agent {
     /// What a decision sees, and beside it what only people are told.
     pub(super) async fn observe(&mut self) -> (View, Extra) {
         let job = self.actor.jobs.running();
-        let follows = self.actor.in_force().follow;
+        let in_force = self.actor.in_force();
+        self.postgres.expects(&self.actor.wanted, &in_force.refused);
+        let follows = in_force.follow;
         if job.is_none() {
             self.adopt_what_was_started().await;
         }
         let postmaster = self.actor.server.postmaster();
         let owned = !matches!(job, None | Some(JobKind::CreateUsers));
-        let (postgres, extra) = self.postgres.read(postmaster, follows, owned).await;
+        let (mut postgres, extra) = self.postgres.read(postmaster, follows, owned).await;
         let now = boot_time();
         let tenures = self.actor.renewal.tenures().borrow().clone();
         let pictures = self.site_mirror.pictures();
@@ -45,6 +47,8 @@ impl Agent {
                 Some(site)
             }
         };
+        postgres.configuration.wanted = self.actor.wanted.fingerprint();
+        postgres.configuration.in_force = in_force.fingerprint;
         let disk_epoch = self.actor.epoch_file.read();
         let federation = match (&mut self.global_observer, &self.global_mirror) {
             (Some(observer), Some(mirror)) => {
@@ -116,7 +120,7 @@ impl Agent {
             return;
         }
         self.refused_dynamic = None;
-        self.actor.dynamic = dynamic;
+        self.actor.take_dynamic(dynamic);
         self.actor.renewal.renew_site(timing).await;
     }
 }

@@ -71,6 +71,8 @@ pub struct Agent {
     stop: CancellationToken,
     upgrade: Upgrade,
     upgrade_asked: bool,
+    /// Why the last long act failed.
+    job_problem: Option<String>,
     /// Held for the life of the process.
     _lock: std::fs::File,
 }

@@ -26,8 +26,10 @@ impl Agent {
             let client = self.postgres.client();
             match self.actor.perform(action, view, client).await {
                 Outcome::Done(what) => {
-                    if matches!(action, Action::Slots { .. }) {
-                        self.postgres.forget_surroundings();
+                    match action {
+                        Action::Slots { .. } => self.postgres.forget_surroundings(),
+                        Action::Reload => self.postgres.forget_files(),
+                        _ => {}
                     }
                     touched.push(what);
                 }

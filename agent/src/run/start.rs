@@ -10,7 +10,8 @@ use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::name::SiteName;
 use regent_proto::record::Reach;
-use regent_proto::time::WallTime;
+use regent_proto::time::{LeaseTiming, WallTime};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ use crate::act::failsafe::word::Word;
 use crate::act::failsafe::{self, SharedGiven, members, sites};
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
+use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Files;
 use crate::act::postgres::found;
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
@@ -33,6 +35,7 @@ use crate::act::site::SiteStore;
 use crate::act::{Actor, store};
 use crate::api;
 use crate::config::Config;
+use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
@@ -108,12 +111,13 @@ impl Agent {
         let clock = BootClock::kernel().context("reading this boot's identity")?;
         let (failsafe, targets) = open_failsafe(&config)?;
         let asks = (failsafe.leader.clone(), targets.subscribe());
-        let renewal = start_renewal(&config, &site_keys, &deadlines, (&clock, asks))?;
+        let dynamic = dynamic_at_start(&config, &files);
+        let timing = config.site_timing(&dynamic);
+        let timeout = timing.call_timeout;
+        let renewal = start_renewal(&config, timing, (&site_keys, &deadlines), (&clock, asks))?;
         let (site_store, global_store) = open_stores(&config, &site_keys, &clock)?;
         let http = reqwest::Client::builder().no_proxy().build().context("building HTTP client")?;
         preflight::refuse_twin(&config, &site_store, &http).await?;
-        let dynamic = config.first_dynamic();
-        let timeout = config.site_timing(&dynamic).call_timeout;
         let (site_mirror, global_mirror) =
             start_mirrors(&site_store, global_store.as_ref(), timeout, &clock);
         let in_force = files.read_in_force();
@@ -153,6 +157,7 @@ impl Agent {
                 global: global_store,
                 in_force: Arc::new(Mutex::new(in_force)),
                 jobs: Jobs::new(finished_send),
+                wanted: Arc::new(Wanted::of(&config, &dynamic)),
                 dynamic,
                 failsafe,
                 marked_at: WallTime::default(),
@@ -179,6 +184,7 @@ impl Agent {
             stop,
             upgrade,
             upgrade_asked: false,
+            job_problem: None,
             _lock: lock,
         })
     }
@@ -254,13 +260,43 @@ fn open_failsafe(config: &Config) -> anyhow::Result<(failsafe::Shared, watch::Se
     Ok((shared, watch::Sender::new(Targets::default())))
 }
 
+/// What was in force before this process began, as it was kept in the data directory; the file's first
+/// one where nothing was. Where this node could not keep its lease with it, the file's timings: nothing
+/// else of it is in the way, and whom commits wait for must not become nobody (I3).
+fn dynamic_at_start(config: &Config, files: &Files) -> Dynamic {
+    let first = config.first_dynamic();
+    let Some(kept) = files.read_dynamic() else { return first };
+    // A pause may have ended while this agent was away, and it takes the fence off: only the DCS says so
+    // (I18).
+    let read = |kept: &Value| Dynamic { pause: false, ..Dynamic::read(kept, &first) };
+    let dynamic = read(&kept);
+    let Err(error) = config.check_timing(&dynamic) else { return dynamic };
+    tracing::warn!(
+        %error, file = %files.dynamic().display(),
+        "the kept timings are not taken: those of bootstrap.dcs count until the DCS answers"
+    );
+    read(&with_timings_of(&first.document, kept))
+}
+
+/// A document with another one's timings: they count together or not at all.
+fn with_timings_of(timings: &Value, mut document: Value) -> Value {
+    if let Some(object) = document.as_object_mut() {
+        for key in ["ttl", "loop_wait", "retry_timeout"] {
+            match timings.get(key) {
+                Some(value) => drop(object.insert(key.to_owned(), value.clone())),
+                None => drop(object.shift_remove(key)),
+            }
+        }
+    }
+    document
+}
+
 fn start_renewal(
     config: &Arc<Config>,
-    site_keys: &SiteKeys,
-    deadlines: &Arc<Deadlines>,
+    timing: LeaseTiming,
+    (site_keys, deadlines): (&SiteKeys, &Arc<Deadlines>),
     (clock, (leader, targets)): (&BootClock, (SharedLeader, watch::Receiver<Targets>)),
 ) -> anyhow::Result<RenewalThread> {
-    let timing = config.site_timing(&config.first_dynamic());
     let leader_key = site_keys.key(SiteKey::Leader);
     let federated = config.federation.is_some();
     let config = Arc::clone(config);
@@ -361,4 +397,36 @@ fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launch
         watchdog: (config.watchdog.mode != WatchdogMode::Off)
             .then(|| config.watchdog.device.clone()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::act::postgres::salvage::tests::{Place, config};
+
+    #[test]
+    fn what_was_kept_counts_until_the_dcs_answers_but_never_a_pause() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let starts = || dynamic_at_start(&config, &place.files);
+        let keep = |document: &Value| {
+            std::fs::write(place.files.dynamic(), document.to_string()).expect("written");
+        };
+        assert_eq!(starts(), config.first_dynamic());
+        let mut document = json!({"ttl": 10, "loop_wait": 1, "retry_timeout": 1,
+            "synchronous_mode": true, "pause": true, "theirs": 1});
+        keep(&document);
+        let kept = starts();
+        assert_eq!((kept.ttl.as_secs(), kept.synchronous_mode, kept.pause), (10, true, false));
+        assert_eq!(*kept.document, document, "what is put back is all of it");
+        // This node could not keep its lease with it.
+        document["ttl"] = json!(1);
+        keep(&document);
+        let kept = starts();
+        assert_eq!((kept.ttl.as_secs(), kept.synchronous_mode, kept.pause), (5, true, false));
+        document["ttl"] = json!(5);
+        assert_eq!(*kept.document, document, "all but its timings");
+    }
 }

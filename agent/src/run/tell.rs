@@ -17,6 +17,7 @@ use crate::act::postgres::programs::Programs;
 use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::config::Config;
 use crate::decide::Reason;
+use crate::decide::parameters::Difference;
 use crate::decide::view::View;
 use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
@@ -62,7 +63,12 @@ impl Agent {
         // A configuration that is in force has passed the check.
         warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
         warnings.extend(self.refused_dynamic.clone());
+        warnings.extend(self.job_problem.clone());
         warnings.extend(guardian::warnings(&view.guardian));
+        warnings.extend(view.postgres.configuration.problems.clone());
+        for (name, Difference { old, new }) in &view.postgres.configuration.pending_restart {
+            warnings.push(format!("{name} waits for a restart: {old} now, {new} then"));
+        }
         if let Reason::EpochUnknown(why) = reason {
             warnings.push(format!("{} stays fenced: {why}", self.config.name));
         }
@@ -95,6 +101,8 @@ impl Agent {
             at: wall_time(),
             dcs_seen: WallTime(wall_time().0.saturating_sub(dcs_age)),
             fences: self.site_observer.fences().clone(),
+            restarts: self.site_observer.restarts().clone(),
+            config: self.site_observer.config(),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }

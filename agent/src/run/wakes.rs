@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use super::Agent;
 use crate::act::postgres::server::{Beside, Postmaster};
 use crate::decide::Action;
-use crate::decide::view::{PeerAnswer, Policy, Process, View};
+use crate::decide::view::{JobKind, PeerAnswer, Policy, Process, View};
 use crate::fence::renewal::Tenures;
 use crate::observe::clock::boot_time;
 use crate::observe::mirror::{Mirror, Picture};
@@ -133,7 +133,12 @@ impl Agent {
             finished = self.finished_jobs.recv() => {
                 if let Some(finished) = finished {
                     self.actor.jobs.ended(&finished.job);
+                    self.actor.keep_dynamic();
                     self.postgres.forget();
+                    if finished.job != JobKind::Checkpoint {
+                        let failed = |why| format!("{:?} failed: {why}", finished.job);
+                        self.job_problem = finished.problem.as_ref().map(failed);
+                    }
                     self.finished = Some(finished);
                     self.repeated = 0;
                 }

@@ -171,7 +171,13 @@ fn bootstrap(topology: &Topology, site: &Site) -> Value {
             "failsafe_mode": topology.policy.failsafe.in_site(),
             "synchronous_mode": site.synchronous,
             "maximum_lag_on_failover": 16_777_216,
-            "postgresql": { "use_pg_rewind": true, "parameters": server_settings() },
+            "postgresql": {
+                "use_pg_rewind": true,
+                // Nobody sits beside a lab to rebuild its nodes.
+                "remove_data_directory_on_rewind_failure": true,
+                "remove_data_directory_on_diverged_timelines": true,
+                "parameters": server_settings(),
+            },
         },
         "initdb": [{ "encoding": "UTF8" }, { "locale": "C" }, "data-checksums"],
     })

@@ -7,10 +7,10 @@ use std::time::Duration;
 use regent_agent::decide::failsafe::quorum;
 use regent_agent::decide::preconditions::{self, Opening, Precondition};
 use regent_agent::decide::view::{
-    At, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord, FailsafeView,
-    FederationView, GuardianView, Initialize, LeaderKey, Policy, PostgresView, PrimaryTenure,
-    Process, PromiseRecord, SiteView, Status, SyncView, TenureView, View, WatchdogState,
-    WatchdogView,
+    At, ConfigurationView, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord,
+    FailsafeView, FederationView, GuardianView, Initialize, LeaderKey, Policy, PostgresView,
+    PrimaryTenure, Process, PromiseRecord, SiteView, Status, SyncView, TenureView, View,
+    WatchdogState, WatchdogView,
 };
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
@@ -108,6 +108,8 @@ fn policy() -> Policy {
         maximum_lag_on_syncnode: None,
         primary_start_timeout: Duration::from_secs(300),
         ttl: Duration::from_secs(5),
+        remove_on_rewind_failure: true,
+        remove_on_diverged_timelines: true,
     }
 }
 
@@ -237,6 +239,7 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
             state: ControlState::InRecovery,
             ancestry: ancestry.clone(),
             end,
+            rewindable: true,
         }),
         process: if facts.in_recovery { Process::Running } else { Process::Stopped },
         status: facts.in_recovery.then(|| Status {
@@ -258,6 +261,8 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
         follows: None,
         standby_signal: true,
         users_exist: true,
+        configuration: ConfigurationView::default(),
+        half_rewound: false,
     }
 }
 

@@ -230,6 +230,8 @@ impl Synchronous {
             maximum_lag_on_syncnode: None,
             primary_start_timeout: Duration::from_secs(300),
             ttl: Duration::from_secs(5),
+            remove_on_rewind_failure: true,
+            remove_on_diverged_timelines: true,
         }
     }
 

@@ -84,6 +84,9 @@ names! {
         Reason::StartOverdue => "reason: StartOverdue",
         Reason::RecordingOpening => "reason: RecordingOpening",
         Reason::Manual(_) => "reason: Manual",
+        Reason::Reloading => "reason: Reloading",
+        Reason::RaisingParameters => "reason: RaisingParameters",
+        Reason::NotCopied(_) => "reason: NotCopied",
     }
 }
 
@@ -158,6 +161,7 @@ names! {
         Action::Exit(_) => "action: Exit",
         Action::ClearFailover { .. } => "action: ClearFailover",
         Action::AskCandidates(_) => "action: AskCandidates",
+        Action::Reload => "action: Reload",
     }
 }
 

@@ -76,7 +76,9 @@ watchdog: {{{watchdog}}}
 {federation}
 bootstrap:
   dcs: {{ttl: 30, loop_wait: 10, retry_timeout: 10, synchronous_mode: {synchronous}, \
-         failsafe_mode: {failsafe}, maximum_lag_on_failover: {lag}, postgresql: {{use_pg_rewind: true}}}}
+         failsafe_mode: {failsafe}, maximum_lag_on_failover: {lag}, postgresql: {{use_pg_rewind: true, \
+         remove_data_directory_on_rewind_failure: true, \
+         remove_data_directory_on_diverged_timelines: true}}}}
 postgresql:
   listen: '{host}:{port}'
   connect_address: '{host}:{port}'

@@ -25,6 +25,37 @@ pub async fn read(programs: &Programs, data_dir: &Path) -> Result<Control, Strin
     })
 }
 
+/// What the WAL was written with, by the names of the parameters that recovery checks against it; the
+/// text says what is wrong.
+pub async fn settings(
+    programs: &Programs,
+    data_dir: &Path,
+    bound: Duration,
+) -> Result<BTreeMap<String, u64>, String> {
+    let mut command = programs.command("pg_controldata");
+    command.arg("-D").arg(data_dir);
+    let output = programs
+        .output(command, bound)
+        .await
+        .map_err(|e| format!("cannot read pg_control of {}: {e}", data_dir.display()))?;
+    Ok(settings_in(&Fields::parse(&output)))
+}
+
+/// pg_controldata abbreviates some names.
+fn settings_in(fields: &Fields) -> BTreeMap<String, u64> {
+    let lines = [
+        ("max_connections", "max_connections setting"),
+        ("max_worker_processes", "max_worker_processes setting"),
+        ("max_wal_senders", "max_wal_senders setting"),
+        ("max_prepared_transactions", "max_prepared_xacts setting"),
+        ("max_locks_per_transaction", "max_locks_per_xact setting"),
+    ];
+    let found = lines
+        .iter()
+        .filter_map(|(name, line)| Some(((*name).to_owned(), fields.get::<u64>(line).ok()?)));
+    found.collect()
+}
+
 struct Fields(BTreeMap<String, String>);
 
 impl Fields {
@@ -79,7 +110,18 @@ fn interpret(fields: &Fields, data_dir: &Path) -> Result<Control, String> {
         state,
         ancestry: ancestry(data_dir, TimelineId(timeline)),
         end,
+        rewindable: rewindable(fields),
     })
+}
+
+/// What `pg_rewind` asks of its target (hazards.md section 4, fact 25): full pages in WAL, and changes
+/// of hints as well, which checksums bring along.
+fn rewindable(fields: &Fields) -> bool {
+    let says = |name: &str, word: &str| fields.0.get(name).is_some_and(|value| value == word);
+    let checksums =
+        fields.get::<u32>("Data page checksum version").is_ok_and(|version| version > 0);
+    says("Latest checkpoint's full_page_writes", "on")
+        && (checksums || says("wal_log_hints setting", "on"))
 }
 
 /// The highest timeline that this server has WAL of.
@@ -115,4 +157,44 @@ pub fn ancestry(data_dir: &Path, timeline: TimelineId) -> Ancestry {
         };
     promotions::fill(data_dir, &mut ancestry);
     ancestry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::parameters::RAISED_ON_STANDBYS;
+
+    #[test]
+    fn a_rewind_needs_full_pages_and_hints_or_checksums() {
+        for (pages, hints, checksums, wanted) in [
+            ("on", "on", 0, true),
+            ("on", "off", 1, true),
+            ("on", "off", 0, false),
+            ("off", "on", 1, false),
+        ] {
+            let printed = format!(
+                "Latest checkpoint's full_page_writes: {pages}
+wal_log_hints setting:                {hints}
+Data page checksum version:           {checksums}
+"
+            );
+            assert_eq!(rewindable(&Fields::parse(&printed)), wanted, "{printed}");
+        }
+        assert!(!rewindable(&Fields::parse("")));
+    }
+
+    #[test]
+    fn every_setting_that_recovery_checks_is_read() {
+        let printed = "max_connections setting:              200
+max_worker_processes setting:         9
+max_wal_senders setting:              11
+max_prepared_xacts setting:           1
+max_locks_per_xact setting:           65
+track_commit_timestamp setting:       off
+";
+        let settings = settings_in(&Fields::parse(printed));
+        let read: Vec<Option<u64>> =
+            RAISED_ON_STANDBYS.iter().map(|name| settings.get(*name).copied()).collect();
+        assert_eq!(read, [Some(200), Some(1), Some(65), Some(9), Some(11)]);
+    }
 }

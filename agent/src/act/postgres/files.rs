@@ -12,23 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::configuration::Wanted;
 use crate::config::dynamic::Dynamic;
 use crate::config::{Config, User};
+use crate::decide::parameters;
 use crate::decide::view::Follow;
-
-/// Parameters that the agent owns and passes on the command line (spec/patroni-compat.md 4.1), with
-/// Patroni's defaults.
-const OWNED: [(&str, &str); 9] = [
-    ("wal_level", "replica"),
-    ("hot_standby", "on"),
-    ("max_connections", "100"),
-    ("max_wal_senders", "10"),
-    ("max_prepared_transactions", "0"),
-    ("max_locks_per_transaction", "64"),
-    ("max_worker_processes", "8"),
-    ("max_replication_slots", "10"),
-    ("wal_log_hints", "on"),
-];
 
 /// What is in force on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,6 +25,33 @@ pub struct InForce {
     pub follow: Option<Follow>,
     /// `synchronous_standby_names`.
     pub synchronous: String,
+    /// What PostgreSQL does not take, by name: it stays out until another value is wanted.
+    #[serde(default)]
+    pub refused: BTreeMap<String, Refused>,
+    /// Of what this process last put in force, as far as PostgreSQL takes it. What an earlier life did
+    /// may not have come to its end: it is done once more.
+    #[serde(skip)]
+    pub fingerprint: u64,
+}
+
+/// A value that PostgreSQL does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Refused {
+    /// The value.
+    pub value: String,
+    /// Why, in its own words.
+    pub words: String,
+    /// What the file had before, which stays.
+    #[serde(default)]
+    pub kept: Option<String>,
+}
+
+impl InForce {
+    /// Whether just this value was refused.
+    #[must_use]
+    pub fn refuses(&self, name: &str, value: &str) -> bool {
+        self.refused.get(name).is_some_and(|refused| refused.value == value)
+    }
 }
 
 /// Paths of one server.
@@ -47,6 +62,8 @@ pub struct Files {
     /// Run directory.
     pub run_dir: PathBuf,
     passfile: PathBuf,
+    /// Where WAL is kept that must not be lost with the data directory.
+    pub salvage: PathBuf,
 }
 
 impl Files {
@@ -55,13 +72,25 @@ impl Files {
     pub fn new(config: &Config) -> Self {
         let run_dir = config.regent.run_dir.clone();
         let passfile = config.postgres.pgpass.clone().unwrap_or_else(|| run_dir.join("pgpass"));
-        Self { data_dir: config.postgres.data_dir.clone(), run_dir, passfile }
+        let data_dir = config.postgres.data_dir.clone();
+        let salvage = config.regent.salvage_dir.clone().unwrap_or_else(|| {
+            let mut name = data_dir.clone().into_os_string();
+            name.push(".regent-salvage");
+            PathBuf::from(name)
+        });
+        Self { data_dir, run_dir, passfile, salvage }
     }
 
     /// Note that a copy or `initdb` has begun and not ended.
     #[must_use]
     pub fn incomplete(&self) -> PathBuf {
         self.run_dir.join("data-incomplete")
+    }
+
+    /// Whether what began and did not end is a rewind.
+    #[must_use]
+    pub fn half_rewound(&self) -> bool {
+        std::fs::read(self.incomplete()).is_ok_and(|note| note.starts_with(b"pg_rewind"))
     }
 
     /// The server's own log.
@@ -106,7 +135,7 @@ impl Files {
 
     /// The command line for `postgres`.
     #[must_use]
-    pub fn arguments(&self, config: &Config, dynamic: &Dynamic) -> Vec<String> {
+    pub fn arguments(&self, config: &Config, owned: &BTreeMap<String, String>) -> Vec<String> {
         let (host, port) = config.postgres.listen_host_port();
         let mut arguments = vec!["-D".to_owned(), self.data_dir.to_string_lossy().into_owned()];
         let mut set = |name: &str, value: &str| {
@@ -116,8 +145,8 @@ impl Files {
         set("listen_addresses", host);
         set("port", &port.to_string());
         set("cluster_name", config.scope.as_str());
-        for (name, default) in OWNED {
-            set(name, dynamic.parameters.get(name).map_or(default, String::as_str));
+        for (name, value) in owned {
+            set(name, value);
         }
         arguments
     }
@@ -129,39 +158,140 @@ impl Files {
         dynamic: &Dynamic,
         in_force: &InForce,
     ) -> std::io::Result<()> {
+        self.keep_base()?;
+        let main = self.data_dir.join("postgresql.conf");
+        let wanted = Wanted::of(config, dynamic);
+        write_atomically(&main, self.text(config, &wanted, in_force).as_bytes())?;
+        self.note(in_force)?;
+        self.write_access(&wanted, in_force)?;
+        // No more than a copy for another day: nothing waits for it.
+        if let Err(error) = self.keep_dynamic(dynamic) {
+            tracing::warn!(%error, "keeping the dynamic configuration in the data directory");
+        }
+        Ok(())
+    }
+
+    /// Writes into postgresql.conf what changes with the role, and nothing else: what is wanted by now
+    /// may be something that PostgreSQL does not take and was not asked about yet. A file that is not of
+    /// ours is written whole.
+    pub fn write_role(
+        &self,
+        config: &Config,
+        dynamic: &Dynamic,
+        in_force: &InForce,
+    ) -> std::io::Result<()> {
+        let mut parameters = self.written();
+        if parameters.is_empty() {
+            return self.write_configuration(config, dynamic, in_force);
+        }
+        self.put_role(&mut parameters, config, in_force);
+        write_atomically(&self.data_dir.join("postgresql.conf"), render(&parameters).as_bytes())?;
+        self.note(in_force)
+    }
+
+    fn note(&self, in_force: &InForce) -> std::io::Result<()> {
+        let note = serde_json::to_vec(in_force).map_err(std::io::Error::other)?;
+        write_atomically(&self.in_force(), &note)
+    }
+
+    /// The original postgresql.conf becomes the one that ours includes.
+    pub fn keep_base(&self) -> std::io::Result<()> {
         let main = self.data_dir.join("postgresql.conf");
         let base = self.data_dir.join("postgresql.base.conf");
-        if !base.exists() {
-            if main.exists() {
-                std::fs::rename(&main, &base)?;
-            } else {
-                write_atomically(&base, b"")?;
+        if base.exists() {
+            return Ok(());
+        }
+        if main.exists() { std::fs::rename(&main, &base) } else { write_atomically(&base, b"") }
+    }
+
+    /// The content of postgresql.conf for this state.
+    #[must_use]
+    pub fn text(&self, config: &Config, wanted: &Wanted, in_force: &InForce) -> String {
+        let mut parameters = wanted.parameters.clone();
+        parameters.extend(wanted.recovery.clone());
+        for (name, refused) in &in_force.refused {
+            if parameters.get(name) != Some(&refused.value) {
+                continue;
+            }
+            match &refused.kept {
+                Some(kept) => drop(parameters.insert(name.clone(), kept.clone())),
+                None => drop(parameters.remove(name)),
             }
         }
-        let mut parameters = dynamic.parameters.clone();
-        for (name, value) in &config.postgres.parameters {
-            match value {
-                Some(value) => parameters.insert(name.clone(), value.clone()),
-                None => parameters.remove(name),
-            };
-        }
-        for owned in ["listen_addresses", "port", "cluster_name", "synchronous_standby_names"] {
-            parameters.remove(owned);
-        }
-        // The command line has these and wins; said here as well, or every reload would complain
-        // about the other value in postgresql.base.conf.
-        for (name, default) in OWNED {
-            let value = dynamic.parameters.get(name).map_or(default, String::as_str);
-            parameters.insert(name.to_owned(), value.to_owned());
-        }
+        self.put_role(&mut parameters, config, in_force);
+        render(&parameters)
+    }
+
+    fn put_role(
+        &self,
+        parameters: &mut BTreeMap<String, String>,
+        config: &Config,
+        in_force: &InForce,
+    ) {
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));
         }
         parameters.insert("synchronous_standby_names".to_owned(), in_force.synchronous.clone());
-        write_atomically(&main, render(&parameters).as_bytes())?;
-        let note = serde_json::to_vec(in_force).map_err(std::io::Error::other)?;
-        write_atomically(&self.in_force(), &note)?;
-        self.write_hba(config, dynamic)
+    }
+
+    /// The values that postgresql.conf has, where it is of ours.
+    #[must_use]
+    pub fn written(&self) -> BTreeMap<String, String> {
+        let text = std::fs::read_to_string(self.data_dir.join("postgresql.conf"));
+        let text = text.ok().filter(|text| text.starts_with(HEADER)).unwrap_or_default();
+        text.lines().filter_map(written_line).collect()
+    }
+
+    /// Patroni's kept cache of the dynamic configuration, by its name and in its form, where there is
+    /// a cluster to keep it in.
+    #[must_use]
+    pub fn dynamic(&self) -> PathBuf {
+        self.data_dir.join("patroni.dynamic.json")
+    }
+
+    /// Keeps the document that is in force, for the time when the DCS has none.
+    pub fn keep_dynamic(&self, dynamic: &Dynamic) -> std::io::Result<()> {
+        let there = self.data_dir.join("PG_VERSION").exists() && !self.incomplete().exists();
+        if !there || !dynamic.document.is_object() {
+            return Ok(());
+        }
+        let text = dynamic.document.to_string();
+        if std::fs::read(self.dynamic()).is_ok_and(|kept| kept == text.as_bytes()) {
+            return Ok(());
+        }
+        write_atomically(&self.dynamic(), text.as_bytes())
+    }
+
+    /// What was kept; nothing where it is missing, or not an object.
+    #[must_use]
+    pub fn read_dynamic(&self) -> Option<serde_json::Value> {
+        if self.incomplete().exists() {
+            // Of whatever is being copied.
+            return None;
+        }
+        let kept = std::fs::read(self.dynamic()).ok()?;
+        serde_json::from_slice(&kept).ok().filter(serde_json::Value::is_object)
+    }
+
+    /// Takes out of postgresql.auto.conf what would outdo the agent: `ALTER SYSTEM` and base backups
+    /// leave settings of recovery there.
+    pub fn strip_auto_conf(&self) -> std::io::Result<()> {
+        let file = self.data_dir.join("postgresql.auto.conf");
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let outdoes = |line: &&str| {
+            let name = line.split('=').next().unwrap_or_default().trim();
+            parameters::is_recovery(&name.to_ascii_lowercase())
+        };
+        if !text.lines().any(|line| outdoes(&line)) {
+            return Ok(());
+        }
+        let kept: String =
+            text.lines().filter(|line| !outdoes(line)).flat_map(|line| [line, "\n"]).collect();
+        write_atomically(&file, kept.as_bytes())
     }
 
     fn in_force(&self) -> PathBuf {
@@ -176,15 +306,28 @@ impl Files {
         note.and_then(|note| serde_json::from_slice(&note).ok()).unwrap_or_default()
     }
 
-    fn write_hba(&self, config: &Config, dynamic: &Dynamic) -> std::io::Result<()> {
-        if !config.postgres.pg_ident.is_empty() {
-            let text = format!("{HEADER}{}\n", config.postgres.pg_ident.join("\n"));
+    /// The file that says who may connect.
+    #[must_use]
+    pub fn hba(&self) -> PathBuf {
+        self.data_dir.join("pg_hba.conf")
+    }
+
+    /// pg_hba.conf and pg_ident.conf, where they are ours: neither is without any line, nor is one
+    /// that the parameters put elsewhere.
+    fn write_access(&self, wanted: &Wanted, in_force: &InForce) -> std::io::Result<()> {
+        let given = |lines: &[String], elsewhere: &str| {
+            let ours = !lines.is_empty() && !wanted.parameters.contains_key(elsewhere);
+            ours.then(|| format!("{HEADER}{}\n", lines.join("\n")))
+        };
+        if let Some(text) = given(&wanted.ident, "ident_file") {
             write_atomically(&self.data_dir.join("pg_ident.conf"), text.as_bytes())?;
         }
-        let lines = [&config.postgres.pg_hba, &dynamic.pg_hba, &config.bootstrap.pg_hba];
-        let Some(lines) = lines.into_iter().find(|lines| !lines.is_empty()) else { return Ok(()) };
-        let text = format!("{HEADER}{}\n", lines.join("\n"));
-        write_atomically(&self.data_dir.join("pg_hba.conf"), text.as_bytes())
+        let hba = given(&wanted.hba, "hba_file");
+        // What was refused is not written again: the file is still the one before.
+        match hba.filter(|_| !in_force.refuses("pg_hba", &wanted.hba.join("\n"))) {
+            Some(text) => write_atomically(&self.hba(), text.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     fn recovery_parameters(&self, config: &Config, follow: &Follow) -> BTreeMap<String, String> {
@@ -229,10 +372,29 @@ impl Files {
 
 const HEADER: &str = "# Written by the Regent agent; changes made here are lost.\n";
 
+/// A line as [`render`] writes it.
+fn written_line(line: &str) -> Option<(String, String)> {
+    let (name, rest) = line.split_once(" = '")?;
+    let text = rest.strip_suffix('\'')?.replace("''", "'");
+    let mut value = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '\\' {
+            value.push(letter);
+            continue;
+        }
+        match letters.next()? {
+            'n' => value.push('\n'),
+            other => value.push(other),
+        }
+    }
+    Some((name.to_owned(), value))
+}
+
 fn render(parameters: &BTreeMap<String, String>) -> String {
     let mut text = format!("{HEADER}include 'postgresql.base.conf'\n");
     for (name, value) in parameters {
-        let value = value.replace('\'', "''");
+        let value = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n");
         writeln!(text, "{name} = '{value}'").expect("writing to a String does not fail");
     }
     text
@@ -255,5 +417,133 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
     match path.parent() {
         Some(parent) => std::fs::File::open(parent)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::salvage::tests::{Place, config};
+    use super::*;
+
+    fn read(place: &Place, name: &str) -> String {
+        std::fs::read_to_string(place.files.data_dir.join(name)).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_document_in_force_is_kept_where_there_is_a_cluster_and_read_again() {
+        let place = Place::new();
+        let document = serde_json::json!({"ttl": 30, "theirs": {"b": 1, "a": 2}});
+        let dynamic = Dynamic::read(&document, &Dynamic::default());
+        assert_eq!(place.files.read_dynamic(), None);
+        place.files.keep_dynamic(&dynamic).expect("kept");
+        assert_eq!(read(&place, "patroni.dynamic.json"), document.to_string(), "Patroni's form");
+        assert_eq!(place.files.read_dynamic(), Some(document));
+        for garbage in ["", "[1]", "{\"ttl\":"] {
+            std::fs::write(place.files.dynamic(), garbage).expect("written");
+            assert_eq!(place.files.read_dynamic(), None, "{garbage:?}");
+        }
+        // One of nothing yet is not put over it.
+        place.files.keep_dynamic(&Dynamic::default()).expect("passed over");
+        assert_eq!(read(&place, "patroni.dynamic.json"), "{\"ttl\":");
+        std::fs::remove_file(place.files.dynamic()).expect("there");
+        std::fs::write(place.files.incomplete(), "copy\n").expect("written");
+        place.files.keep_dynamic(&dynamic).expect("passed over");
+        assert!(!place.files.dynamic().exists(), "a copy is being made there");
+        std::fs::write(place.files.dynamic(), "{}").expect("written");
+        assert_eq!(place.files.read_dynamic(), None, "it is the source's");
+    }
+
+    #[test]
+    fn alter_system_does_not_outdo_the_agent() {
+        let place = Place::new();
+        place.files.strip_auto_conf().expect("nothing there");
+        let kept = "# Do not edit\nwork_mem = '5MB'\n";
+        let outdoes = "Primary_Conninfo = 'host=x'\nrecovery_target_time = 'now'\n\
+                       restore_command = ''\nsynchronous_standby_names = ''\n";
+        let file = place.files.data_dir.join("postgresql.auto.conf");
+        std::fs::write(&file, format!("{kept}{outdoes}")).expect("written");
+        place.files.strip_auto_conf().expect("stripped");
+        assert_eq!(read(&place, "postgresql.auto.conf"), kept);
+    }
+
+    #[test]
+    fn a_pg_hba_that_was_refused_is_not_written_again() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let with = |line: &str| {
+            let section = serde_json::json!({"pg_hba": [line], "pg_ident": ["m s p"]});
+            Dynamic::read(&serde_json::json!({"postgresql": section}), &Dynamic::default())
+        };
+        let good = with("local all all trust");
+        place.files.write_configuration(&config, &good, &InForce::default()).expect("written");
+        assert!(read(&place, "pg_hba.conf").ends_with("local all all trust\n"));
+        assert!(read(&place, "pg_ident.conf").ends_with("m s p\n"));
+        let bad = with("nonsense");
+        let (value, words) = ("nonsense".to_owned(), "line 1".to_owned());
+        let refused = Refused { value, words, kept: None };
+        let refused = [("pg_hba".to_owned(), refused)].into();
+        let in_force = InForce { refused, ..InForce::default() };
+        place.files.write_configuration(&config, &bad, &in_force).expect("written");
+        assert!(read(&place, "pg_hba.conf").ends_with("local all all trust\n"));
+        assert_eq!(place.files.read_in_force(), in_force, "and that is noted");
+        let better = with("local all all peer");
+        place.files.write_configuration(&config, &better, &in_force).expect("written");
+        assert!(read(&place, "pg_hba.conf").ends_with("peer\n"));
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_value_by_value() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let value = "cp '%p' \\\\nas\\new\nport = 1";
+        let section = serde_json::json!({"parameters": {"archive_command": value}});
+        let document = serde_json::json!({"postgresql": section});
+        let dynamic = Dynamic::read(&document, &Dynamic::default());
+        assert!(place.files.written().is_empty());
+        place.files.write_configuration(&config, &dynamic, &InForce::default()).expect("written");
+        let written = place.files.written();
+        assert_eq!(written.get("archive_command").map(String::as_str), Some(value));
+        assert_eq!(written.get("synchronous_standby_names").map(String::as_str), Some(""));
+        std::fs::write(place.files.data_dir.join("postgresql.conf"), "port = '1'\n")
+            .expect("written");
+        assert!(place.files.written().is_empty(), "not one of ours");
+    }
+
+    #[test]
+    fn a_change_of_role_brings_nothing_in_that_was_not_judged() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let with = |size: &str, line: &str| {
+            let section = serde_json::json!({"parameters": {"shared_buffers": size},
+                "pg_hba": [line]});
+            Dynamic::read(&serde_json::json!({"postgresql": section}), &Dynamic::default())
+        };
+        let (good, bad) = (with("64MB", "local all all trust"), with("lots", "nonsense"));
+        let (nothing, synchronous) = (InForce::default(), "\"a2\"".to_owned());
+        // Whoever configured it before.
+        place.files.write_role(&config, &good, &nothing).expect("written");
+        let role = InForce { synchronous, follow: Some(Follow::Nobody), ..nothing };
+        place.files.write_role(&config, &bad, &role).expect("written");
+        let written = place.files.written();
+        for (name, value) in [
+            ("shared_buffers", "64MB"),
+            ("synchronous_standby_names", "\"a2\""),
+            ("primary_conninfo", ""),
+            ("recovery_target_timeline", "latest"),
+        ] {
+            assert_eq!(written.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(read(&place, "pg_hba.conf").ends_with("local all all trust\n"));
+        assert_eq!(place.files.read_in_force(), role, "and it is noted");
+    }
+
+    /// A version before this one noted less.
+    #[test]
+    fn a_note_of_an_older_agent_is_read() {
+        let place = Place::new();
+        let note = r#"{"follow": null, "synchronous": "\"a2\""}"#;
+        std::fs::write(place.files.in_force(), note).expect("written");
+        let read = place.files.read_in_force();
+        assert_eq!((read.synchronous.as_str(), read.fingerprint), ("\"a2\"", 0));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! No choices here: which of these is done, and when, `decide` says.
 
+pub mod archive;
+pub mod configuration;
 pub mod control;
 pub mod copy;
 pub mod files;
@@ -9,6 +11,7 @@ pub mod found;
 pub mod guardian;
 pub mod programs;
 pub mod promotions;
+pub mod salvage;
 pub mod server;
 pub mod sql;
 pub mod wal;

@@ -144,6 +144,13 @@ pub async fn reload(client: &Client) -> Result<(), SqlError> {
     text(client, "SELECT pg_reload_conf()::text").await.map(|_| ())
 }
 
+/// What the server would say to pg_hba.conf as it is on disk; empty where it takes it.
+pub async fn hba_problems(client: &Client) -> Result<String, SqlError> {
+    let query = "SELECT coalesce(string_agg(format('line %s: %s', line_number, error), '; '), '') \
+                 FROM pg_hba_file_rules WHERE error IS NOT NULL";
+    text(client, query).await
+}
+
 /// Creates physical slots that are missing and drops inactive ones that nobody needs.
 pub async fn keep_slots(
     client: &Client,

@@ -5,6 +5,7 @@
 
 mod candidates;
 mod cases;
+mod configuration;
 mod epochs;
 mod failsafe;
 mod guarding;
@@ -14,6 +15,7 @@ mod paused;
 mod preconditions;
 mod promotions;
 mod properties;
+mod rejoins;
 mod start;
 mod synchronous;
 pub(crate) mod world;

@@ -301,9 +301,11 @@ fn a_timeout_of_zero_fails_over_at_once() {
         (4, vec![Action::Run(Job::StartStandby(Follow::Nobody))]),
         (5, vec![Action::ReleaseLeader]),
     ] {
-        let mut stopped = at_once(down(seconds));
-        stopped.stopped(ControlState::ShutDown, 3, 500);
-        assert_eq!(stopped.decide().actions, actions, "{seconds} s");
+        for state in [ControlState::ShutDown, ControlState::ShutDownInRecovery] {
+            let mut stopped = at_once(down(seconds));
+            stopped.stopped(state, 3, 500);
+            assert_eq!(stopped.decide().actions, actions, "{state:?}, {seconds} s");
+        }
     }
     // A server that has answered is slow, not down.
     let mut slow = at_once(starting(1000));

@@ -94,6 +94,7 @@ pub(crate) fn control(state: ControlState, timeline: u32, end: u64) -> Control {
         state,
         ancestry: history(timeline),
         end: Lsn::new(end),
+        rewindable: true,
     }
 }
 
@@ -230,6 +231,8 @@ impl World {
             maximum_lag_on_syncnode: None,
             primary_start_timeout: Duration::from_secs(300),
             ttl: Duration::from_secs(5),
+            remove_on_rewind_failure: true,
+            remove_on_diverged_timelines: true,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -249,6 +252,8 @@ impl World {
                 follows: None,
                 standby_signal: false,
                 users_exist: true,
+                configuration: ConfigurationView::default(),
+                half_rewound: false,
             },
             tenure: TenureView {
                 has_lease: true,

@@ -45,6 +45,10 @@ pub struct Policy {
     pub primary_start_timeout: Duration,
     /// TTL of the leader key.
     pub ttl: Duration,
+    /// `postgresql.remove_data_directory_on_rewind_failure`: copied anew where a rewind failed.
+    pub remove_on_rewind_failure: bool,
+    /// `postgresql.remove_data_directory_on_diverged_timelines`: copied anew where no rewind can help.
+    pub remove_on_diverged_timelines: bool,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.

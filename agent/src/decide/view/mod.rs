@@ -22,8 +22,8 @@ pub use super::guardian::{GuardianRights, GuardianView, WatchdogState, WatchdogV
 pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
 pub use memory::{FailedJob, Memory, Policy};
 pub use postgres::{
-    Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
-    Status, senders_by_name,
+    ConfigurationView, Control, ControlState, DataDirectory, Follow, PostgresView, Process,
+    Receiver, Sender, Slot, Status, senders_by_name,
 };
 pub use site::{
     Due, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, Schedule,

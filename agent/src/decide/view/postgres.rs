@@ -7,6 +7,8 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
+use crate::decide::parameters::Difference;
+
 /// This node's PostgreSQL.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PostgresView {
@@ -22,6 +24,25 @@ pub struct PostgresView {
     pub standby_signal: bool,
     /// Replication and rewind users are known to exist.
     pub users_exist: bool,
+    /// How its configuration stands to what is wanted.
+    pub configuration: ConfigurationView,
+    /// What makes the data directory incomplete is a rewind that broke off midway.
+    pub half_rewound: bool,
+}
+
+/// How a server's configuration stands to what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConfigurationView {
+    /// Fingerprint of what is wanted.
+    pub wanted: u64,
+    /// Fingerprint of what was last put into the files.
+    pub in_force: u64,
+    /// What waits for a restart, by name.
+    pub pending_restart: BTreeMap<String, Difference>,
+    /// What PostgreSQL does not take, in its own words.
+    pub problems: Vec<String>,
+    /// In recovery it stands still: its WAL was written with higher settings than it has.
+    pub too_low: bool,
 }
 
 impl PostgresView {
@@ -60,6 +81,8 @@ pub struct Control {
     pub ancestry: Ancestry,
     /// End of the shutdown checkpoint (clean primary), or the least recovery end (standby).
     pub end: Lsn,
+    /// `pg_rewind` can work with it: it wrote full pages, with hints in WAL or checksums.
+    pub rewindable: bool,
 }
 
 /// How the server stopped.

@@ -56,6 +56,7 @@ pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
         | Action::SetSynchronousNames(_)
         | Action::NamePromotion
         | Action::Slots { .. }
+        | Action::Reload
         | Action::ArmWatchdog
         | Action::RenewNow
         | Action::Exit(_) => false,

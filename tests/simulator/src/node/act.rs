@@ -92,7 +92,8 @@ impl Agent {
             | Action::SetSynchronousNames(_)
             | Action::Promote
             | Action::NamePromotion
-            | Action::Slots { .. } => self.on_server(action),
+            | Action::Slots { .. }
+            | Action::Reload => self.on_server(action),
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use regent_agent::act::postgres::server::Beside;
 use regent_agent::decide::view::{
-    Control, DataDirectory, Follow, GuardianView, JobKind, PostgresView, Process, Receiver, Sender,
-    Slot, Status,
+    ConfigurationView, Control, DataDirectory, Follow, GuardianView, JobKind, PostgresView,
+    Process, Receiver, Sender, Slot, Status,
 };
 use regent_agent::observe::guardian;
 use regent_proto::lsn::Lsn;
@@ -61,6 +61,7 @@ impl World {
                 state: server.control,
                 ancestry: server.wal.ancestry(),
                 end: server.wal.lsn(),
+                rewindable: true,
             }),
         };
         PostgresView {
@@ -70,6 +71,8 @@ impl World {
             status,
             follows: server.follow.clone(),
             standby_signal: server.standby_signal,
+            configuration: ConfigurationView::default(),
+            half_rewound: false,
         }
     }
 

@@ -75,6 +75,8 @@ impl Agent {
             at: wall,
             dcs_seen: wall,
             fences: self.site_observer.fences().clone(),
+            restarts: self.site_observer.restarts().clone(),
+            config: self.site_observer.config(),
         };
         let picture = Some(Arc::new(picture));
         if asked {
