@@ -4,8 +4,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use regent_guardian::processes::of_data_directory;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
@@ -20,6 +22,13 @@ use crate::fence::guard::Guard;
 /// The longest that the end of the agent waits for a start that is under way: longer than a guardian
 /// has for it.
 const STARTS_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long the shutdown's checkpoint of a restart may take: the server still has its rights.
+const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
+/// The longest that what a job has left behind is waited for once it was cancelled.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+/// How soon it is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -43,7 +52,7 @@ pub struct Context {
 /// Runs jobs and tells how they ended.
 #[derive(Debug)]
 pub struct Jobs {
-    running: Option<(JobKind, JoinHandle<()>)>,
+    running: Option<(JobKind, JoinHandle<()>, CancellationToken)>,
     checkpoint: bool,
     finished: mpsc::Sender<FinishedJob>,
     progress: watch::Sender<Option<String>>,
@@ -60,7 +69,7 @@ impl Jobs {
     /// The exclusive job that runs.
     #[must_use]
     pub fn running(&self) -> Option<JobKind> {
-        self.running.as_ref().map(|(kind, _)| kind.clone())
+        self.running.as_ref().map(|(kind, _, _)| kind.clone())
     }
 
     /// A checkpoint runs.
@@ -90,8 +99,17 @@ impl Jobs {
         let begun = kind.clone();
         let finished = self.finished.clone();
         let progress = self.progress.clone();
+        let cancel = CancellationToken::new();
+        let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
-            let result = context.perform(job, &progress).await;
+            let result = tokio::select! {
+                result = context.perform(job, &progress) => result,
+                () = cancelled.cancelled() => Err(anyhow::anyhow!("it was cancelled")),
+            };
+            if cancelled.is_cancelled() {
+                progress.send_replace(None);
+                context.nothing_is_left().await;
+            }
             // A rewind asks its source by SQL before it begins.
             let untouched = result.as_ref().is_err_and(|error| error.is::<sql::SqlError>());
             let problem = result.err().map(|error| format!("{error:#}"));
@@ -104,7 +122,21 @@ impl Jobs {
         if begun == JobKind::Checkpoint {
             self.checkpoint = true;
         } else {
-            self.running = Some((begun, task));
+            self.running = Some((begun, task, cancel));
+        }
+    }
+
+    /// Ends a copy or a rewind; that it has ended is told like any other's end. Nothing else is cut
+    /// off: what a start or a stop has begun must be known.
+    pub fn cancel(&self) {
+        let Some((kind, _, cancel)) = &self.running else { return };
+        match kind {
+            JobKind::Clone | JobKind::Rewind => cancel.cancel(),
+            JobKind::Initdb
+            | JobKind::Start
+            | JobKind::Stop
+            | JobKind::Checkpoint
+            | JobKind::CreateUsers => {}
         }
     }
 
@@ -112,7 +144,7 @@ impl Jobs {
     /// be known before the right to write is given back; anything else is dropped with its program.
     /// `false` where one did not end in time.
     pub async fn end(&mut self) -> bool {
-        let Some((kind, task)) = self.running.take() else { return true };
+        let Some((kind, task, _)) = self.running.take() else { return true };
         match kind {
             JobKind::Start => {}
             JobKind::Stop
@@ -152,7 +184,8 @@ impl Context {
             }
             Job::StartStandby(follow) => self.start(Start::Standby(follow)).await,
             Job::StartPrimary { synchronous } => self.start(Start::Primary { synchronous }).await,
-            Job::Stop => self.stop().await,
+            Job::Stop => self.stop(Duration::ZERO).await,
+            Job::StopToRestart => self.stop(RESTARTS_WITHIN).await,
             Job::Rewind(source) => {
                 let addresses = addresses(&source)?;
                 let user = users.rewind.as_ref().unwrap_or(&users.superuser);
@@ -206,10 +239,11 @@ impl Context {
         Ok(())
     }
 
-    async fn stop(&self) -> anyhow::Result<()> {
+    /// `least` is the least patience with a stop that is under way; a deadline ends it sooner.
+    async fn stop(&self, least: Duration) -> anyhow::Result<()> {
         let budget = self.config.regent.stop_budget.0;
         // An operation's stop span lets the shutdown's checkpoint outlast the lease (rule 5).
-        let patience = budget.max(self.guard.stop_span_left().saturating_sub(budget));
+        let patience = budget.max(self.guard.stop_span_left().saturating_sub(budget)).max(least);
         let clean = self.server.stop(&self.files.data_dir, budget, patience).await;
         if self.server.postmaster().is_some() {
             anyhow::bail!("PostgreSQL could not be stopped; its processes are still there");
@@ -219,6 +253,27 @@ impl Context {
             tracing::warn!("PostgreSQL was stopped, but not cleanly");
         }
         Ok(())
+    }
+}
+
+impl Context {
+    /// The programs of a job that was cut off die with it; what they had started may take a moment,
+    /// and must not write into what comes next.
+    async fn nothing_is_left(&self) {
+        let leaves = async {
+            loop {
+                let data_dir = self.files.data_dir.clone();
+                let looked =
+                    tokio::task::spawn_blocking(move || of_data_directory(&data_dir, None));
+                if matches!(looked.await, Ok(Ok(found)) if found.is_empty()) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(LEAVES_WITHIN, leaves).await.is_err() {
+            tracing::warn!("what a cancelled job had started is still there");
+        }
     }
 }
 

@@ -145,7 +145,11 @@ impl Actor {
             Action::Exit(text) => Outcome::Exit(text.clone()),
             Action::Run(job) => self.run(job, view),
             Action::ArmWatchdog => self.arm_watchdog(view),
-            Action::AskPeers => Outcome::Done(Touched::Nothing),
+            Action::AskPeers | Action::Answer { .. } => Outcome::Done(Touched::Nothing),
+            Action::CancelJob => {
+                self.jobs.cancel();
+                Outcome::Done(Touched::Nothing)
+            }
             Action::RenewNow => {
                 self.renewal.deadlines().hurry();
                 Outcome::Done(Touched::Nothing)
@@ -209,7 +213,8 @@ impl Actor {
             | Job::Stop
             | Job::Rewind(_)
             | Job::Checkpoint
-            | Job::CreateUsers => {}
+            | Job::CreateUsers
+            | Job::StopToRestart => {}
         }
         self.jobs.start(job.clone(), self.job_context());
         Outcome::Done(Touched::Nothing)

@@ -23,7 +23,9 @@ use super::global::GlobalStore;
 use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
-use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View, WatchdogState};
+use crate::decide::view::{
+    DataDirectory, Follow, JobKind, Process, ScheduledRestart, Status, View, WatchdogState,
+};
 use crate::observe::postgres::Extra;
 
 /// One round's picture of everything that is told.
@@ -63,6 +65,10 @@ pub struct Picture {
     pub dcs_seen: WallTime,
     /// How the members say that their fences stand.
     pub fences: BTreeMap<NodeName, ReportedFence>,
+    /// The restart that people have scheduled.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// It does not want to be counted on as a synchronous standby for the moment.
+    pub withdraws: bool,
 }
 
 /// What everything says while a pause has taken the fence away (design.md section 3).
@@ -99,6 +105,7 @@ pub fn state(view: &View) -> &'static str {
     match (&view.job, view.postgres.process) {
         (Some(JobKind::Initdb), _) => "initializing new cluster",
         (Some(JobKind::Clone), _) => "creating replica",
+        (_, Process::Starting | Process::Stopped) if view.requests.restarting => "restarting",
         (Some(JobKind::Stop), _) => "stopping",
         (_, Process::Running) => "running",
         (_, Process::Starting) => "starting",
@@ -129,8 +136,16 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
     if let Some(promise) = config.federation.as_ref().and_then(|f| f.promise.as_ref()) {
         record["promise_url"] = json!(promise.url());
     }
-    if !config.tags.is_empty() {
-        record["tags"] = json!(config.tags);
+    let tags = tags(config, picture);
+    if !tags.is_empty() {
+        record["tags"] = json!(tags);
+    }
+    if let Some(scheduled) = &picture.scheduled_restart {
+        let mut shown = scheduled_restart(scheduled);
+        if let Some(started) = &scheduled.started {
+            shown["postmaster_start_time"] = json!(started.replace('T', " "));
+        }
+        record["scheduled_restart"] = shown;
     }
     if picture.dynamic.pause {
         record["pause"] = json!(true);
@@ -153,6 +168,37 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
     // Patroni passes over keys that it does not know.
     record["regent"] = json!(own_fence(config, picture));
     record
+}
+
+/// The tags in effect: while it withdraws, nobody is to wait for its confirmation (spec 1.4).
+#[must_use]
+pub fn tags(config: &Config, picture: &Picture) -> BTreeMap<String, Value> {
+    let mut tags = config.tags.clone();
+    if picture.withdraws {
+        tags.insert("nosync".to_owned(), json!(true));
+        tags.insert("sync_priority".to_owned(), json!(0));
+    }
+    tags
+}
+
+/// A scheduled restart with its conditions, as Patroni shows it.
+#[must_use]
+pub fn scheduled_restart(scheduled: &ScheduledRestart) -> Value {
+    let mut shown = json!({"schedule": scheduled.schedule});
+    let restart = &scheduled.restart;
+    if let Some(role) = restart.role {
+        shown["role"] = json!(role.word());
+    }
+    if let Some(version) = &restart.postgres_version {
+        shown["postgres_version"] = json!(version.text);
+    }
+    if restart.restart_pending {
+        shown["restart_pending"] = json!(true);
+    }
+    if let Some(timeout) = restart.timeout {
+        shown["timeout"] = json!(timeout.as_secs());
+    }
+    shown
 }
 
 /// This node's fence as of the picture.

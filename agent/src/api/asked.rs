@@ -84,6 +84,8 @@ impl Asked {
             writing: Deadline::NEVER,
             round_trips: RoundTrips::default(),
             dcs_seen: WallTime(0),
+            scheduled_restart: None,
+            withdraws: false,
             fences: Default::default(),
         };
         let (pictures, receiver) = watch::channel(Some(Arc::new(picture.clone())));
@@ -103,6 +105,7 @@ impl Asked {
                 given: SharedGiven::default(),
             },
             config,
+            requests: mpsc::channel(requests::MOST).0,
         };
         Self { store, shared, pictures, picture, dir }
     }

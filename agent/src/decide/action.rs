@@ -7,7 +7,7 @@ use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
 use regent_proto::record::SeenEpoch;
 use regent_proto::timeline::HistoryPoint;
 
-use super::view::{Follow, JobKind};
+use super::view::{Answer, Follow, JobKind};
 
 /// One effect.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,6 +125,15 @@ pub enum Action {
     RenewNow,
     /// Stop the agent: a person must look.
     Exit(String),
+    /// Answer a request.
+    Answer {
+        /// Its number.
+        request: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// End the copy or the rewind that runs.
+    CancelJob,
 }
 
 /// A long act with what it needs.
@@ -149,6 +158,9 @@ pub enum Job {
     Checkpoint,
     /// Create the replication and rewind users.
     CreateUsers,
+    /// Stop for a restart: in order, with patience for the shutdown's checkpoint, while the deadlines
+    /// go on as ever.
+    StopToRestart,
 }
 
 impl Job {
@@ -159,7 +171,7 @@ impl Job {
             Self::Initdb => JobKind::Initdb,
             Self::Clone(_) => JobKind::Clone,
             Self::StartStandby(_) | Self::StartPrimary { .. } => JobKind::Start,
-            Self::Stop => JobKind::Stop,
+            Self::Stop | Self::StopToRestart => JobKind::Stop,
             Self::Rewind(_) => JobKind::Rewind,
             Self::Checkpoint => JobKind::Checkpoint,
             Self::CreateUsers => JobKind::CreateUsers,

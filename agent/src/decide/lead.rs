@@ -141,12 +141,13 @@ impl Judge<'_> {
                     && control.state == ControlState::ShutDown;
                 // What crashed while it was open under this very epoch contains what this epoch
                 // demands; anything else goes through recovery, where the floor is tested.
-                let crashed = control.state == ControlState::InProduction
-                    && global.is_none_or(|(federation, primary)| {
-                        matches!(&federation.disk_epoch,
-                            DiskEpoch::Seen(seen) if seen.epoch == primary.value.epoch)
-                    });
-                if fresh || crashed {
+                let crashed =
+                    control.state == ControlState::InProduction && self.is_of_this_epoch(global);
+                // What this process stopped itself for a restart, its key unbroken, neither.
+                let reopens = self.memory.reopens
+                    && control.state == ControlState::ShutDown
+                    && self.is_of_this_epoch(global);
+                if fresh || crashed || reopens {
                     // It opens where it stopped, in the same order as a promotion.
                     // It waits for whom the record names: nothing else may be acknowledged (I3).
                     let synchronous =
@@ -167,6 +168,14 @@ impl Judge<'_> {
                 Some(status) => self.open(site, global, status, None),
             },
         }
+    }
+
+    /// Whether the epoch on disk, under which the server last wrote, is that of `primary`.
+    fn is_of_this_epoch(&self, global: Option<(&FederationView, &At<Primary>)>) -> bool {
+        global.is_none_or(|(federation, primary)| {
+            matches!(&federation.disk_epoch,
+                DiskEpoch::Seen(seen) if seen.epoch == primary.value.epoch)
+        })
     }
 
     /// The order of opening: floor, lease, epoch, record and list, promote (rule 8).

@@ -5,7 +5,7 @@
 //! Keeps I2, I6, I12, I13, I14, I16, I25 to I27 and I29 as far as they are kept yet
 //! (docs/safety.md); the rules cited are protocol.md's.
 //!
-//! Here is the order of judgement: a job that runs, a site DCS that never answered, a pause, a foreign
+//! Here is the order of judgement: what people asked for (`requests`), a job that runs, a site DCS that never answered, a pause, a foreign
 //! database; then `leader_key`, and by it `lead`, `follow` or `race`.
 
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -28,6 +28,7 @@ mod race;
 mod reason;
 mod rejoin;
 pub mod renewal;
+mod requests;
 mod retry;
 mod steady;
 pub mod synchronous;
@@ -99,9 +100,16 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_finished_job();
     judge.remember_epoch();
     judge.remember_word();
-    let choice = judge.judge();
-    let choice = judge.without_hasty_retry(choice);
-    let wake_in = choice.wake_in.unwrap_or(policy.loop_wait);
+    judge.remember_reopening();
+    let choice = match judge.requested() {
+        Some(choice) => choice,
+        None => {
+            let choice = judge.judge();
+            judge.without_hasty_retry(choice)
+        }
+    };
+    judge.forget_reopening(&choice.actions);
+    let wake_in = choice.wake_in.unwrap_or(policy.loop_wait).min(judge.request_due_in());
     Decision {
         memory: judge.memory,
         actions: choice.actions,

@@ -37,6 +37,9 @@ impl Judge<'_> {
             let actions = if held { vec![Action::ReleaseLeader] } else { Vec::new() };
             return Choice::act(foreign.reason, actions);
         }
+        if let Some(choice) = self.start_by_request(site, held) {
+            return choice;
+        }
         let writable = self.writable();
         match &site.leader {
             Some(leader) if leader.unreadable => Choice::wait(Reason::LeaderUnreadable),
@@ -145,7 +148,9 @@ impl Judge<'_> {
             }
             Action::Run(job) => match job.kind() {
                 JobKind::Stop | JobKind::Checkpoint | JobKind::CreateUsers => false,
-                JobKind::Initdb | JobKind::Clone | JobKind::Start | JobKind::Rewind => true,
+                // A person asked for the start.
+                JobKind::Start => !self.starts_by_request(),
+                JobKind::Initdb | JobKind::Clone | JobKind::Rewind => true,
             },
             Action::ClaimInitialize | Action::AskPeers | Action::Exit(_) => true,
             Action::RecordInitialize(_)
@@ -168,6 +173,8 @@ impl Judge<'_> {
             | Action::ArmWatchdog
             | Action::RenewNow
             | Action::Promote
+            | Action::Answer { .. }
+            | Action::CancelJob
             | Action::Slots { .. } => false,
         });
         if automatic { Choice::wait(Reason::Paused(PausedAs::Automation)) } else { choice }

@@ -124,6 +124,8 @@ pub enum Reason {
     Checkpoint,
     /// The cluster is paused.
     Paused(PausedAs),
+    /// A person asked for it: what is done just now.
+    Requested(&'static str),
 }
 
 /// What a node of a paused cluster is.
@@ -230,6 +232,7 @@ impl fmt::Display for Reason {
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
+            Self::Requested(step) => step,
         };
         f.write_str(text)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::view::{FailedJob, JobKind};
-use super::{Action, Choice, Job, Judge, Reason};
+use super::{Action, Choice, Judge, Reason};
 
 /// The first pause after a job failed; doubles up to [`BACKOFF_MOST`].
 const BACKOFF_LEAST: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ impl Judge<'_> {
     /// A job that failed is not tried again at once. Stopping is never put off.
     pub(super) fn without_hasty_retry(&self, choice: Choice) -> Choice {
         let Some(failed) = &self.memory.failed else { return choice };
-        let again = |action: &Action| matches!(action, Action::Run(job) if job.kind() == failed.job && *job != Job::Stop);
+        let again = |action: &Action| matches!(action, Action::Run(job) if job.kind() == failed.job && job.kind() != JobKind::Stop);
         if self.view.now < failed.retry_at && choice.actions.iter().any(again) {
             let left = failed.retry_at.since(self.view.now);
             return Choice::wait_for(Reason::Backoff(failed.job.clone()), left);

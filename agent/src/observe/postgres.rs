@@ -54,6 +54,7 @@ SELECT json_build_object(
      'max_locks_per_transaction', 'max_replication_slots', 'wal_log_hints', 'data_checksums')),
  'version', current_setting('server_version_num')::int,
  'started', pg_postmaster_start_time(),
+ 'pending_restart', EXISTS (SELECT FROM pg_settings WHERE pending_restart),
  'users', (SELECT count(*) FROM pg_roles WHERE rolname = ANY(USERS)))::text";
 
 /// What a switchover does not carry over; asked rarely.
@@ -89,6 +90,7 @@ struct Surroundings {
     settings: BTreeMap<String, String>,
     version: u32,
     started: String,
+    pending_restart: bool,
     users: usize,
 }
 
@@ -129,6 +131,8 @@ pub struct Extra {
     pub replication: Vec<serde_json::Value>,
     /// What a switchover does not carry over.
     pub objects: ReportedObjects,
+    /// A parameter waits for a restart.
+    pub pending_restart: bool,
 }
 
 /// Looks at the server.
@@ -336,6 +340,7 @@ impl PostgresObserver {
                 })
                 .collect(),
             objects: self.objects.clone(),
+            pending_restart: surroundings.pending_restart,
         }
     }
 

@@ -27,7 +27,9 @@ impl Agent {
     pub(super) async fn upgrade_when_idle(&mut self, view: &View) {
         let idle = view.job.is_none()
             && self.actor.jobs.running().is_none()
-            && !self.actor.jobs.checkpoint_runs();
+            && !self.actor.jobs.checkpoint_runs()
+            // Nor does it know who waits for an answer, and that what stands still may open again.
+            && self.memory.request.is_none();
         if !self.upgrade_asked || !idle {
             return;
         }

@@ -69,6 +69,7 @@ impl Agent {
             dynamic: &self.actor.dynamic,
         };
         let failsafe = self.failsafe.read(&seen, now);
+        let requests = self.requests_view(&extra);
         let mut view = View {
             now,
             failsafe,
@@ -85,6 +86,7 @@ impl Agent {
             finished: self.finished.clone(),
             peers,
             guardian: self.guardian_view(now),
+            requests,
         };
         let shortest = self.actor.shortest_lease(&view);
         watchdog::lower(self.deadlines.page(), &self.config, &shortest);

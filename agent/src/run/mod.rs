@@ -11,6 +11,7 @@ mod fence;
 mod gather;
 mod perform;
 mod preflight;
+mod requests;
 mod start;
 mod tell;
 mod wakes;
@@ -38,6 +39,7 @@ use crate::observe::mirror::Mirror;
 use crate::observe::postgres::PostgresObserver;
 use crate::observe::site::SiteObserver;
 use crate::upgrade::Upgrade;
+use requests::Requests;
 use wakes::Wakes;
 
 /// A running agent.
@@ -71,6 +73,7 @@ pub struct Agent {
     stop: CancellationToken,
     upgrade: Upgrade,
     upgrade_asked: bool,
+    requests: Requests,
     /// Held for the life of the process.
     _lock: std::fs::File,
 }
@@ -87,7 +90,7 @@ impl Agent {
             self.say(&view, &decision.reason);
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
-            self.tell(&view, extra, &decision.reason);
+            self.tell(&view, extra, &decision);
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
             self.memory = decision.memory;

@@ -15,6 +15,10 @@ impl Agent {
                 self.ask_peers(view);
                 return Ok(false);
             }
+            if let Action::Answer { request, answer } = action {
+                self.requests.answer(*request, *answer);
+                continue;
+            }
             let client = self.postgres.client();
             match self.actor.perform(action, view, client).await {
                 Outcome::Done(what) => {

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::preflight::LockError;
+use super::requests::Requests;
 use super::{Agent, adoption, preflight, tell};
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
@@ -122,12 +123,14 @@ impl Agent {
         let stores = (site_store.clone(), global_store.clone());
         let publisher = Publisher::new(Arc::clone(&config), stores, keeper);
         tokio::spawn(tell::publish(publisher, picture_receiver.clone()));
+        let (desk, arriving) = mpsc::channel(api::requests::MOST);
         let shared = api::Shared {
             config: Arc::clone(&config),
             pictures: picture_receiver.clone(),
             deadlines: Arc::clone(&deadlines),
             site: site_store.clone(),
             failsafe: failsafe.clone(),
+            requests: desk,
         };
         listeners.serve(&shared);
         let reaches = watch::Sender::new(BTreeMap::new());
@@ -183,6 +186,7 @@ impl Agent {
             stop,
             upgrade,
             upgrade_asked: false,
+            requests: Requests::new(arriving),
             _lock: lock,
         })
     }

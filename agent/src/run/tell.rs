@@ -16,8 +16,8 @@ use crate::act::postgres::files::Files;
 use crate::act::postgres::programs::Programs;
 use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::config::Config;
-use crate::decide::Reason;
-use crate::decide::view::View;
+use crate::decide::view::{Memory, UnderWay, View};
+use crate::decide::{Decision, Reason};
 use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
 use crate::observe::{guardian, reach};
@@ -56,8 +56,16 @@ impl Agent {
         tracing::info!(cluster = %self.config.scope, node = %self.config.name, epoch, "{reason}");
     }
 
+    /// A writer has nobody to withdraw from.
+    fn withdraws(&self, view: &View, memory: &Memory) -> bool {
+        let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
+        let leads = leader.is_some_and(|leader| leader.name == self.config.name);
+        !leads && memory.request.as_ref().is_some_and(UnderWay::withdraws)
+    }
+
     /// Hands out the picture of this round.
-    pub(super) fn tell(&self, view: &View, extra: Extra, reason: &Reason) {
+    pub(super) fn tell(&self, view: &View, extra: Extra, decision: &Decision) {
+        let reason = &decision.reason;
         let mut warnings = self.config.warnings.clone();
         // A configuration that is in force has passed the check.
         warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
@@ -95,6 +103,8 @@ impl Agent {
             at: wall_time(),
             dcs_seen: WallTime(wall_time().0.saturating_sub(dcs_age)),
             fences: self.site_observer.fences().clone(),
+            scheduled_restart: decision.memory.scheduled_restart.clone(),
+            withdraws: self.withdraws(view, &decision.memory),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }

@@ -9,8 +9,8 @@ use regent_agent::decide::preconditions::{self, Opening, Precondition};
 use regent_agent::decide::view::{
     At, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord, FailsafeView,
     FederationView, GuardianView, Initialize, LeaderKey, Policy, PostgresView, PrimaryTenure,
-    Process, PromiseRecord, SiteView, Status, SyncView, TenureView, View, WatchdogState,
-    WatchdogView,
+    Process, PromiseRecord, RequestsView, SiteView, Status, SyncView, TenureView, View,
+    WatchdogState, WatchdogView,
 };
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
@@ -215,6 +215,7 @@ fn view(facts: &Facts) -> View {
             },
             ..GuardianView::default()
         },
+        requests: RequestsView::default(),
     }
 }
 

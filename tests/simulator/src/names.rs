@@ -81,6 +81,7 @@ names! {
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
+        Reason::Requested(_) => "reason: Requested",
     }
 }
 
@@ -146,6 +147,8 @@ names! {
         Action::RenewNow => "action: RenewNow",
         Action::AskPeers => "action: AskPeers",
         Action::Exit(_) => "action: Exit",
+        Action::Answer { .. } => "action: Answer",
+        Action::CancelJob => "action: CancelJob",
     }
 }
 

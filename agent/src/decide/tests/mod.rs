@@ -11,5 +11,6 @@ mod paused;
 mod preconditions;
 mod promotions;
 mod properties;
+mod requests;
 mod synchronous;
 pub(crate) mod world;

@@ -242,6 +242,7 @@ impl World {
             peers: None,
             failsafe: FailsafeView::default(),
             guardian: GuardianView { alive: true, ..GuardianView::default() },
+            requests: RequestsView::default(),
         };
         let memory =
             Memory { list_since: Some(("\"a2\"".to_owned(), Lsn::new(1))), ..Memory::default() };

@@ -8,7 +8,7 @@ use regent_proto::name::{NodeName, OperationId};
 use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 
-use super::JobKind;
+use super::{JobKind, ScheduledRestart, UnderWay};
 
 /// What does not change from round to round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,13 @@ pub struct Memory {
     /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
     /// others needs (hazards.md section 4, fact 27).
     pub owes_checkpoint_since: Option<BootTime>,
+    /// The request that was taken on, until it is answered and done.
+    pub request: Option<UnderWay>,
+    /// The restart that people have scheduled.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// This process stopped the server, which wrote, for a restart, and the leader key has carried its
+    /// name ever since, unbroken: the server opens where it stopped, on the same timeline.
+    pub reopens: bool,
 }
 
 /// A job that failed.

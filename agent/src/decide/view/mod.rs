@@ -5,6 +5,7 @@
 mod federation;
 mod memory;
 mod postgres;
+mod requests;
 mod site;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,10 @@ pub use memory::{FailedJob, Memory, Policy};
 pub use postgres::{
     Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
     Status,
+};
+pub use requests::{
+    Answer, Ask, NodeRole, Reinitialize, Request, RequestsView, Restart, ScheduledRestart,
+    ServerVersion, Stage, Task, UnderWay,
 };
 pub use site::{
     FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
@@ -54,6 +59,8 @@ pub struct View {
     pub failsafe: FailsafeView,
     /// The guardian of this node's server.
     pub guardian: GuardianView,
+    /// What people asked of this node.
+    pub requests: RequestsView,
 }
 
 /// A value with the store revision it was read at.

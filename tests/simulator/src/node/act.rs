@@ -54,7 +54,10 @@ impl Agent {
         match action {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job),
-            Action::ArmWatchdog | Action::AskPeers => Came::About(Touched::Nothing),
+            // Nobody asks for anything here.
+            Action::ArmWatchdog | Action::AskPeers | Action::Answer { .. } | Action::CancelJob => {
+                Came::About(Touched::Nothing)
+            }
             Action::RenewNow => {
                 self.sim.world().hurry(self.n);
                 Came::About(Touched::Nothing)

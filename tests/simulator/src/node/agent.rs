@@ -17,7 +17,7 @@ use regent_agent::decide::guarding::{Guarding, Guards, Postmaster, guarding};
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
     FailsafeView, FederationView, FinishedJob, JobKind, LeaderKey, Memory, PeersView, Policy,
-    Process, SiteView, TenureView, View,
+    Process, RequestsView, SiteView, TenureView, View,
 };
 use regent_agent::decide::{Action, Decision, decide};
 use regent_agent::fence::Deadlines;
@@ -408,6 +408,7 @@ impl Agent {
             peers,
             guardian: world.observe_guardian(self.n),
             failsafe: FailsafeView::default(),
+            requests: RequestsView::default(),
         };
         let mutant = world.mutant;
         if mutant == Mutant::TakeWithoutWalAndFloor {
@@ -499,6 +500,8 @@ impl Agent {
             round_trips: RoundTrips::last(&self.deadlines),
             at: wall,
             dcs_seen: wall,
+            scheduled_restart: None,
+            withdraws: false,
             fences: self.site_observer.fences().clone(),
         };
         self.told.send_replace(Some(Arc::new(picture)));

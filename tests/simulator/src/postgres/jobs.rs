@@ -31,7 +31,7 @@ impl World {
             Job::Initdb => self.chance.between(2 * SEC, 6 * SEC),
             Job::Clone(_) => self.chance.between(3 * SEC, 40 * SEC),
             Job::StartStandby(_) | Job::StartPrimary { .. } => 20 * MS,
-            Job::Stop => return self.begin_stop(n, number),
+            Job::Stop | Job::StopToRestart => return self.begin_stop(n, number),
             Job::Rewind(_) => self.chance.between(SEC, 15 * SEC),
             Job::Checkpoint => self.chance.between(100 * MS, 4 * SEC),
             Job::CreateUsers => self.chance.between(50 * MS, 300 * MS),
@@ -56,7 +56,11 @@ impl World {
                     self.server(n).synchronous.clear();
                 }
             }
-            Job::Stop | Job::Rewind(_) | Job::Checkpoint | Job::CreateUsers => {}
+            Job::Stop
+            | Job::StopToRestart
+            | Job::Rewind(_)
+            | Job::Checkpoint
+            | Job::CreateUsers => {}
         }
         self.schedule(took, Event::Job(n, number, Box::new(job)));
     }
@@ -153,7 +157,7 @@ impl World {
                 self.arm(n);
                 Ok(())
             }
-            Job::Stop => {
+            Job::Stop | Job::StopToRestart => {
                 self.disarm(n);
                 Ok(())
             }
