@@ -1,6 +1,5 @@
 //! Builds an agent: what it is made of, what it opens, and the threads and tasks that it starts.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -133,14 +132,7 @@ impl Agent {
             requests: desk,
         };
         listeners.serve(&shared);
-        let reaches = watch::Sender::new(BTreeMap::new());
-        tokio::spawn(tell::ask_reach(
-            Arc::clone(&config),
-            programs.clone(),
-            files.clone(),
-            picture_receiver,
-            reaches.clone(),
-        ));
+        let reaches = tell::reaches(&config, &programs, &files, picture_receiver);
         Ok(Self {
             site_observer: SiteObserver::new(site_keys, config.name.clone()),
             global_observer: global_store

@@ -123,8 +123,26 @@ pub(super) async fn publish(
     }
 }
 
+/// Whether the other sites' replication ports can be reached, kept by a task of its own.
+pub(super) fn reaches(
+    config: &Arc<Config>,
+    programs: &Programs,
+    files: &Files,
+    pictures: watch::Receiver<Option<Arc<Picture>>>,
+) -> watch::Sender<BTreeMap<SiteName, Reach>> {
+    let reaches = watch::Sender::new(BTreeMap::new());
+    tokio::spawn(ask_reach(
+        Arc::clone(config),
+        programs.clone(),
+        files.clone(),
+        pictures,
+        reaches.clone(),
+    ));
+    reaches
+}
+
 /// Tries the other sites' replication ports while this node leads its site.
-pub(super) async fn ask_reach(
+async fn ask_reach(
     config: Arc<Config>,
     programs: Programs,
     files: Files,
