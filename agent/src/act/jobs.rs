@@ -13,6 +13,7 @@ use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
 use super::postgres::server::Server;
 use super::postgres::{copy, sql};
+use super::scripts;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::Job;
@@ -23,6 +24,8 @@ use crate::fence::guard::Guard;
 /// has for it.
 const STARTS_WITHIN: Duration = Duration::from_secs(15);
 
+/// The longest that `before_stop` may hold up a stop.
+pub const BEFORE_STOP: Duration = Duration::from_secs(10);
 /// How long the shutdown's checkpoint of a restart may take: the server still has its rights.
 const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 /// The longest that what a job has left behind is waited for once it was cancelled.
@@ -185,7 +188,15 @@ impl Context {
             Job::StartStandby(follow) => self.start(Start::Standby(follow)).await,
             Job::StartPrimary { synchronous } => self.start(Start::Primary { synchronous }).await,
             Job::Stop => self.stop(Duration::ZERO).await,
-            Job::StopToRestart => self.stop(RESTARTS_WITHIN).await,
+            Job::StopToRestart => {
+                // Before the other stops there is no time for it: a right ends with each of them.
+                if let Some(command) = &self.config.postgres.before_stop
+                    && let Err(error) = scripts::run("before_stop", command, BEFORE_STOP).await
+                {
+                    tracing::warn!("{error:#}: PostgreSQL is stopped all the same");
+                }
+                self.stop(RESTARTS_WITHIN).await
+            }
             Job::Rewind(source) => {
                 let addresses = addresses(&source)?;
                 let user = users.rewind.as_ref().unwrap_or(&users.superuser);

@@ -1,6 +1,7 @@
 //! Performs decisions: in the given order, without choices, without retries. What came of it is
 //! seen by the next observation.
 
+pub mod callbacks;
 pub mod epoch_by_hand;
 pub mod epoch_file;
 pub mod failsafe;
@@ -10,6 +11,7 @@ pub mod jobs;
 pub mod postgres;
 pub mod publish;
 pub mod random;
+pub mod scripts;
 pub mod site;
 pub mod store;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::postgres::PostgresConfig;
 use super::sections::{EtcdSection, FederationSection, RestSection, SqliteSection};
-use super::{ConfigError, FederationConfig, Listener, StoreConfig, split};
+use super::{ConfigError, FederationConfig, Listener, StoreConfig, scripts, split};
 
 pub(super) struct Checks<'a> {
     pub(super) path: &'a Path,
@@ -115,6 +115,22 @@ impl Checks<'_> {
         Ok(Some(FederationConfig { name: section.name, site: section.site, quorum, promise }))
     }
 
+    /// A program that cannot be run is found out now, not at the failover.
+    fn scripts(&self, section: &PostgresConfig) -> Result<(), ConfigError> {
+        let search = std::env::var_os("PATH");
+        let callbacks = section.callbacks.all();
+        let callbacks = callbacks.map(|(key, command)| (format!("callbacks.{key}"), command));
+        let others = [("pre_promote", &section.pre_promote), ("before_stop", &section.before_stop)];
+        let others = others.into_iter();
+        let others = others.filter_map(|(key, c)| c.as_ref().map(|c| (key.to_owned(), c)));
+        for (key, command) in callbacks.chain(others) {
+            if let Some(problem) = scripts::problem(command, search.as_deref()) {
+                return Err(self.error(format!("postgresql.{key}"), problem));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn postgres(
         &self,
         section: &PostgresConfig,
@@ -137,6 +153,7 @@ impl Checks<'_> {
             let problem = format!("{} is not absolute", section.data_dir.display());
             return Err(self.error("postgresql.data_dir", problem));
         }
+        self.scripts(section)?;
         let users = &section.authentication;
         let names = [&users.superuser.username, &users.replication.username];
         if names[0] == names[1] {

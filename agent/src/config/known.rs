@@ -3,7 +3,7 @@
 //! would look like obedience.
 
 /// Section, keys that are read, keys that Patroni knows and this version does not use.
-const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
+const SECTIONS: [(&str, &[&str], &[&str]); 9] = [
     (
         "",
         &[
@@ -62,6 +62,9 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
             "pg_hba",
             "pg_ident",
             "authentication",
+            "callbacks",
+            "pre_promote",
+            "before_stop",
         ],
         &[
             "proxy_address",
@@ -75,7 +78,6 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
             "krbsrvname",
             "pg_ctl_timeout",
             "recovery_conf",
-            "callbacks",
             "create_replica_methods",
             "create_replica_method",
             "basebackup",
@@ -83,13 +85,16 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
             "use_pg_rewind",
             "remove_data_directory_on_rewind_failure",
             "remove_data_directory_on_diverged_timelines",
-            "pre_promote",
-            "before_stop",
         ],
     ),
     ("watchdog", &["mode", "device", "safety_margin"], &["driver"]),
     ("postgresql.authentication", &["superuser", "replication", "rewind"], &[]),
     ("bootstrap.dcs", super::dynamic::READ, super::dynamic::NOT_YET),
+    (
+        "postgresql.callbacks",
+        &["on_start", "on_stop", "on_restart", "on_reload", "on_role_change"],
+        &[],
+    ),
 ];
 
 /// One warning for each key that this version does not read.

@@ -11,6 +11,7 @@ mod known;
 mod postgres;
 pub mod promise;
 mod regent;
+mod scripts;
 mod sections;
 pub mod watchdog;
 
@@ -27,6 +28,7 @@ use serde::Deserialize;
 
 pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
 pub use regent::RegentConfig;
+pub use scripts::{CallbacksSection, CommandLine};
 
 use checks::Checks;
 use dynamic::Dynamic;
@@ -290,6 +292,16 @@ postgresql:
             ("listen: 127.0.0.1:5501", "listen: here", "want HOST:PORT"),
             ("data_dir: /tmp/data", "data_dir: data", "not absolute"),
             ("username: replicator", "username: postgres", "want two users"),
+            (
+                "data_dir: /tmp/data",
+                "data_dir: /tmp/data\n  callbacks: {on_stop: /none/here}",
+                "postgresql.callbacks.on_stop: /none/here is not there",
+            ),
+            (
+                "data_dir: /tmp/data",
+                "data_dir: /tmp/data\n  pre_promote: \"a 'b\"",
+                "a quote without its end",
+            ),
             ("name: eu-1", "name: 'eu 1'", "node name"),
             ("ttl: 5", "ttl: soon", "seconds as a number"),
             ("ttl: 5", "ttl: 1", "exceeds the TTL"),

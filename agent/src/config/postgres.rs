@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::scripts::{CallbacksSection, CommandLine};
 use super::{Secret, split};
 
 /// Patroni's `bootstrap` section.
@@ -46,6 +47,15 @@ pub struct PostgresConfig {
     pub pg_ident: Vec<String>,
     /// Users.
     pub authentication: Authentication,
+    /// What is told of the server's life.
+    #[serde(default)]
+    pub callbacks: CallbacksSection,
+    /// Runs before a promotion, and can refuse it.
+    #[serde(default)]
+    pub pre_promote: Option<CommandLine>,
+    /// Runs before a stop that waits for it.
+    #[serde(default)]
+    pub before_stop: Option<CommandLine>,
 }
 
 /// Users.

@@ -11,6 +11,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod action;
+pub mod callbacks;
 pub mod demote;
 pub mod epoch;
 pub mod failsafe;

@@ -16,7 +16,7 @@ use super::view::{
     Answer, Ask, ControlState, DataDirectory, Follow, JobKind, NodeRole, Process, Reinitialize,
     Request, Restart, ScheduledRestart, SiteView, Stage, Task, UnderWay,
 };
-use super::{Action, Choice, Job, Judge, Reason, rejoin, synchronous};
+use super::{Action, Choice, Job, Judge, Reason, callbacks, rejoin, synchronous};
 
 /// How long a server may take to answer again, where the request does not say: Patroni's default for
 /// `primary_start_timeout`.
@@ -209,17 +209,7 @@ impl Judge<'_> {
 
     /// What this node runs as.
     fn role(&self) -> Option<NodeRole> {
-        let status = self.view.postgres.status.as_ref()?;
-        let leader = self.view.site.as_ref().and_then(|site| site.leader.as_ref());
-        let leads = leader.is_some_and(|leader| leader.name == self.policy.me);
-        let standby_site = self.view.federation.as_ref().is_some_and(|federation| {
-            federation.primary.as_ref().is_some_and(|p| p.value.holder != federation.site)
-        });
-        Some(match (status.in_recovery, leads && standby_site) {
-            (false, _) => NodeRole::Primary,
-            (true, true) => NodeRole::StandbyLeader,
-            (true, false) => NodeRole::Replica,
-        })
+        callbacks::role(&self.policy.me, self.view)
     }
 
     fn is_suspended(&self) -> bool {

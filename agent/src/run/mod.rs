@@ -26,8 +26,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::act::Actor;
+use crate::act::callbacks::Callbacks;
 use crate::act::publish::Picture;
 use crate::config::Config;
+use crate::decide::callbacks::Told;
 use crate::decide::decide;
 use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
 use crate::fence::Deadlines;
@@ -74,6 +76,8 @@ pub struct Agent {
     upgrade: Upgrade,
     upgrade_asked: bool,
     requests: Requests,
+    callbacks: Callbacks,
+    told: Told,
     /// Held for the life of the process.
     _lock: std::fs::File,
 }
@@ -91,11 +95,14 @@ impl Agent {
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
             self.tell(&view, extra, &decision);
+            self.call_back(&view);
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
             self.memory = decision.memory;
             if self.stop.is_cancelled() {
-                return self.shut_down(&view).await;
+                let ended = self.shut_down(&view).await;
+                self.callbacks.end().await;
+                return ended;
             }
             self.upgrade_when_idle(&view).await;
             if again && !self.spinning(&decision.actions) {

@@ -3,6 +3,7 @@
 use super::Agent;
 use crate::act::{Outcome, Touched};
 use crate::decide::Action;
+use crate::decide::callbacks::Callback;
 use crate::decide::view::View;
 use crate::observe::peers;
 
@@ -24,6 +25,11 @@ impl Agent {
                 Outcome::Done(what) => {
                     if matches!(action, Action::Slots { .. }) {
                         self.postgres.forget_surroundings();
+                    }
+                    if matches!(action, Action::Follow(_) | Action::SetSynchronousNames(_))
+                        && let Some(role) = self.told.role()
+                    {
+                        self.callbacks.call(Callback::Reload, role);
                     }
                     touched.push(what);
                 }

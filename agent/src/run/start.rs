@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::preflight::LockError;
 use super::requests::Requests;
 use super::{Agent, adoption, preflight, tell};
+use crate::act::callbacks::Callbacks;
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
 use crate::act::failsafe::word::Word;
@@ -32,6 +33,7 @@ use crate::act::{Actor, store};
 use crate::api;
 use crate::config::Config;
 use crate::config::watchdog::WatchdogMode;
+use crate::decide::callbacks::Told;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
@@ -132,6 +134,7 @@ impl Agent {
             requests: desk,
         };
         listeners.serve(&shared);
+        let callbacks = Callbacks::begin(&config);
         let reaches = tell::reaches(&config, &programs, &files, picture_receiver);
         Ok(Self {
             site_observer: SiteObserver::new(site_keys, config.name.clone()),
@@ -179,6 +182,8 @@ impl Agent {
             upgrade,
             upgrade_asked: false,
             requests: Requests::new(arriving),
+            callbacks,
+            told: Told::default(),
             _lock: lock,
         })
     }

@@ -56,6 +56,13 @@ impl Agent {
         tracing::info!(cluster = %self.config.scope, node = %self.config.name, epoch, "{reason}");
     }
 
+    /// What PostgreSQL's life means to the operator's own programs.
+    pub(super) fn call_back(&mut self, view: &View) {
+        if let Some((callback, role)) = self.told.next(&self.config.name, view) {
+            self.callbacks.call(callback, role);
+        }
+    }
+
     /// A writer has nobody to withdraw from.
     fn withdraws(&self, view: &View, memory: &Memory) -> bool {
         let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());

@@ -1,0 +1,196 @@
+//! Running the operator's programs: each in a process group of its own, which ends with it where it is
+//! cut short; what it prints goes to the log; nothing of its environment is a secret (I23).
+
+use std::ffi::OsStr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+
+use super::postgres::programs::Programs;
+use crate::config::CommandLine;
+
+/// How long what is left of the output of a program that has ended is read: a child that it left in
+/// the background may hold the pipe for ever.
+const READS_ON: Duration = Duration::from_millis(500);
+/// How long the end of what was killed is waited for.
+const DIES_WITHIN: Duration = Duration::from_secs(5);
+/// The most that is logged of one run, in bytes.
+const LOGGED_MOST: u64 = 64 << 10;
+
+/// A program that runs.
+#[derive(Debug)]
+pub struct Script {
+    child: Child,
+    group: Group,
+    output: JoinSet<()>,
+}
+
+/// Its process group. Whatever of it lives when this is dropped is killed.
+#[derive(Debug)]
+struct Group(Option<Pid>);
+
+impl Group {
+    fn kill(&mut self) {
+        if let Some(group) = self.0.take() {
+            // Nobody is left: as good.
+            killpg(group, Signal::SIGKILL).ok();
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Script {
+    /// Starts it; `name` is what its lines in the log are marked with.
+    pub fn start(
+        name: &'static str,
+        command: &CommandLine,
+        more: &[&str],
+    ) -> std::io::Result<Self> {
+        let mut run = Programs::plain(&command.program);
+        without_secrets(&mut run);
+        run.args(&command.arguments).args(more).process_group(0);
+        run.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = run.spawn()?;
+        let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        let mut output = JoinSet::new();
+        if let Some(out) = child.stdout.take() {
+            output.spawn(log(name, out));
+        }
+        if let Some(err) = child.stderr.take() {
+            output.spawn(log(name, err));
+        }
+        Ok(Self { child, group: Group(group), output })
+    }
+
+    /// Waits for its end: whether it ended well. What it left in the background goes on.
+    pub async fn ended(&mut self) -> std::io::Result<bool> {
+        let status = self.child.wait().await?;
+        // Its number may be another's from now on.
+        self.group.0 = None;
+        let read = async { while self.output.join_next().await.is_some() {} };
+        tokio::time::timeout(READS_ON, read).await.ok();
+        Ok(status.success())
+    }
+
+    /// Kills it with its group, and waits for its end for a bounded time.
+    pub async fn kill(mut self) {
+        self.group.kill();
+        if tokio::time::timeout(DIES_WITHIN, self.child.wait()).await.is_err() {
+            tracing::warn!(pid = self.child.id(), "a program that was killed is still there");
+        }
+    }
+}
+
+/// Runs one to its end, and kills it at the bound.
+pub async fn run(name: &'static str, command: &CommandLine, bound: Duration) -> anyhow::Result<()> {
+    let shown = command.program.display();
+    let mut script = Script::start(name, command, &[])
+        .map_err(|error| anyhow::anyhow!("{name}: cannot run {shown}: {error}"))?;
+    let Ok(ended) = tokio::time::timeout(bound, script.ended()).await else {
+        script.kill().await;
+        anyhow::bail!("{name}: {shown} did not end within {bound:?} and was killed");
+    };
+    anyhow::ensure!(ended?, "{name}: {shown} failed");
+    Ok(())
+}
+
+/// One line of the log for each of the output, up to a bound; the rest is read and dropped, or the
+/// program would wait.
+async fn log(name: &'static str, mut output: impl AsyncRead + Unpin) {
+    let mut lines = BufReader::new((&mut output).take(LOGGED_MOST)).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line);
+        if !line.trim().is_empty() {
+            tracing::info!(script = name, "{}", line.trim_end());
+        }
+    }
+    drop(lines);
+    tokio::io::copy(&mut output, &mut tokio::io::sink()).await.ok();
+}
+
+/// What an agent may have been given that is none of a script's business.
+fn without_secrets(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if is_private(&name) {
+            command.env_remove(name);
+        }
+    }
+}
+
+fn is_private(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_uppercase();
+    let ours = ["PATRONI_", "REGENT_", "PG", "KUBERNETES_", "NOTIFY_SOCKET"];
+    let secret = ["PASSWORD", "SECRET", "TOKEN", "CREDENTIAL"];
+    ours.iter().any(|prefix| name.starts_with(prefix))
+        || secret.iter().any(|word| name.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(text: &str) -> CommandLine {
+        CommandLine {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".to_owned(), text.to_owned()],
+        }
+    }
+
+    #[test]
+    fn no_secret_is_handed_on() {
+        for name in ["PGPASSWORD", "PATRONI_SUPERUSER_PASSWORD", "REGENT_X", "Vault_Token"] {
+            assert!(is_private(OsStr::new(name)), "{name}");
+        }
+        for name in ["PATH", "HOME", "LANG", "MY_SETTING"] {
+            assert!(!is_private(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn its_end_is_told_and_its_bound_kept() {
+        let bound = Duration::from_secs(20);
+        run("test", &shell("exit 0"), bound).await.expect("well");
+        let failed = run("test", &shell("exit 3"), bound).await.expect_err("not well");
+        assert!(failed.to_string().contains("test: /bin/sh failed"), "{failed}");
+        let none = CommandLine { program: "/none/here".into(), arguments: Vec::new() };
+        let failed = run("test", &none, bound).await.expect_err("no program");
+        assert!(failed.to_string().contains("cannot run /none/here"), "{failed}");
+        let late = run("test", &shell("sleep 3600"), Duration::from_millis(50)).await;
+        assert!(late.expect_err("too long").to_string().contains("did not end within"));
+    }
+
+    /// A shell that waits for its child is killed with it.
+    #[tokio::test]
+    async fn what_is_killed_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("pid");
+        let text = format!("sleep 3600 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
+        let script = Script::start("test", &shell(&text), &[]).expect("started");
+        let pid = loop {
+            match std::fs::read_to_string(&file) {
+                Ok(text) => break text.trim().parse::<i32>().expect("a number"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        script.kill().await;
+        let stat = format!("/proc/{pid}/stat");
+        let gone = |stat: &str| {
+            // Its parent is gone, and whoever reaps it may take a moment.
+            let text = std::fs::read_to_string(stat).unwrap_or_default();
+            text.is_empty() || text.contains(") Z ")
+        };
+        while !gone(&stat) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
