@@ -24,6 +24,8 @@ use crate::fence::guard::Guard;
 /// has for it.
 const STARTS_WITHIN: Duration = Duration::from_secs(15);
 
+/// The longest that `pre_promote` may hold up a promotion.
+const PRE_PROMOTE: Duration = Duration::from_secs(60);
 /// The longest that `before_stop` may hold up a stop.
 pub const BEFORE_STOP: Duration = Duration::from_secs(10);
 /// How long the shutdown's checkpoint of a restart may take: the server still has its rights.
@@ -139,7 +141,8 @@ impl Jobs {
             | JobKind::Start
             | JobKind::Stop
             | JobKind::Checkpoint
-            | JobKind::CreateUsers => {}
+            | JobKind::CreateUsers
+            | JobKind::PrePromote => {}
         }
     }
 
@@ -155,7 +158,8 @@ impl Jobs {
             | JobKind::CreateUsers
             | JobKind::Initdb
             | JobKind::Clone
-            | JobKind::Rewind => task.abort(),
+            | JobKind::Rewind
+            | JobKind::PrePromote => task.abort(),
         }
         tokio::time::timeout(STARTS_WITHIN, task).await.is_ok()
     }
@@ -207,6 +211,10 @@ impl Context {
             }
             Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
             Job::CreateUsers => Ok(sql::create_users(&self.config).await?),
+            Job::PrePromote => match &self.config.postgres.pre_promote {
+                Some(command) => scripts::run("pre_promote", command, PRE_PROMOTE).await,
+                None => Ok(()),
+            },
         }
     }
 

@@ -216,7 +216,8 @@ impl Actor {
             | Job::Rewind(_)
             | Job::Checkpoint
             | Job::CreateUsers
-            | Job::StopToRestart => {}
+            | Job::StopToRestart
+            | Job::PrePromote => {}
         }
         self.jobs.start(job.clone(), self.job_context());
         Outcome::Done(Touched::Nothing)

@@ -163,6 +163,7 @@ impl Dynamic {
             use_pg_rewind: self.use_pg_rewind,
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
+            pre_promote: config.postgres.pre_promote.as_ref().map(|_| self.ttl),
         }
     }
 

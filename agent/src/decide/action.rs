@@ -161,6 +161,8 @@ pub enum Job {
     /// Stop for a restart: in order, with patience for the shutdown's checkpoint, while the deadlines
     /// go on as ever.
     StopToRestart,
+    /// The operator's program that can refuse a promotion.
+    PrePromote,
 }
 
 impl Job {
@@ -175,6 +177,7 @@ impl Job {
             Self::Rewind(_) => JobKind::Rewind,
             Self::Checkpoint => JobKind::Checkpoint,
             Self::CreateUsers => JobKind::CreateUsers,
+            Self::PrePromote => JobKind::PrePromote,
         }
     }
 }

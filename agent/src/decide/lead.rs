@@ -10,8 +10,8 @@ use regent_proto::timeline::Containment;
 
 use super::preconditions::{Opening, Precondition};
 use super::view::{
-    At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, Process,
-    SiteView, Status,
+    At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, PrePromote,
+    Process, SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, preconditions, synchronous};
 
@@ -240,6 +240,10 @@ impl Judge<'_> {
         if let Some(choice) = self.barred(site, Opening::Promotion) {
             return choice;
         }
+        // The last before the promotion: what it is asked about is just to come.
+        if let Some(choice) = self.ask_pre_promote() {
+            return choice;
+        }
         self.memory.promoting_since = Some(self.view.now);
         self.memory.owes_checkpoint_since = Some(self.view.now);
         self.memory.list_since = None;
@@ -247,6 +251,40 @@ impl Judge<'_> {
             actions: vec![Action::Promote],
             reason: Reason::Promoting,
             wake_in: Some(LOOK_AGAIN),
+        }
+    }
+
+    /// A refusal gives the key back, for another member.
+    fn ask_pre_promote(&self) -> Option<Choice> {
+        self.policy.pre_promote?;
+        match self.memory.pre_promote {
+            PrePromote::NotAsked => {
+                Some(Choice::act(Reason::PrePromoting, vec![Action::Run(Job::PrePromote)]))
+            }
+            PrePromote::Passed => None,
+            PrePromote::Refused(_) => {
+                let reason = Reason::NotCandidate(Unfit::PrePromoteRefused);
+                Some(Choice::act(reason, vec![Action::ReleaseLeader]))
+            }
+        }
+    }
+
+    /// What `pre_promote` said is of one promotion: it is forgotten once that is done, or another
+    /// leads; a refusal after a while only, or this node would ask at once again.
+    pub(super) fn remember_pre_promote(&mut self) {
+        let leader = self.view.site.as_ref().and_then(|site| site.leader.as_ref());
+        let leads = leader.is_some_and(|leader| leader.name == self.policy.me);
+        let opened = self.view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
+        let forgets = match self.memory.pre_promote {
+            PrePromote::NotAsked => false,
+            PrePromote::Passed => opened || !leads,
+            PrePromote::Refused(at) => {
+                let span = self.policy.pre_promote.unwrap_or_default();
+                opened || self.view.now.since(at) >= span
+            }
+        };
+        if forgets {
+            self.memory.pre_promote = PrePromote::NotAsked;
         }
     }
 

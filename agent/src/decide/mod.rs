@@ -102,6 +102,7 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_epoch();
     judge.remember_word();
     judge.remember_reopening();
+    judge.remember_pre_promote();
     let choice = match judge.requested() {
         Some(choice) => choice,
         None => {

@@ -147,7 +147,10 @@ impl Judge<'_> {
                 self.view.site.as_ref().is_none_or(|site| site.leader.is_none())
             }
             Action::Run(job) => match job.kind() {
-                JobKind::Stop | JobKind::Checkpoint | JobKind::CreateUsers => false,
+                JobKind::Stop
+                | JobKind::Checkpoint
+                | JobKind::CreateUsers
+                | JobKind::PrePromote => false,
                 // A person asked for the start.
                 JobKind::Start => !self.starts_by_request(),
                 JobKind::Initdb | JobKind::Clone | JobKind::Rewind => true,

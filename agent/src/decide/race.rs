@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use super::view::{
-    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, Process, SiteView, Status,
+    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PrePromote, Process, SiteView,
+    Status,
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
 
@@ -133,6 +134,9 @@ impl Judge<'_> {
             && self.view.now < promised.until
         {
             return Some(Unfit::Promised(promised.leader.clone()));
+        }
+        if matches!(self.memory.pre_promote, PrePromote::Refused(_)) {
+            return Some(Unfit::PrePromoteRefused);
         }
         if failsafe::site::barred(&site.failsafe, &self.policy.me) {
             return Some(Unfit::NotInFailsafe);

@@ -126,6 +126,8 @@ pub enum Reason {
     Paused(PausedAs),
     /// A person asked for it: what is done just now.
     Requested(&'static str),
+    /// Asks `pre_promote`.
+    PrePromoting,
 }
 
 /// What a node of a paused cluster is.
@@ -233,6 +235,7 @@ impl fmt::Display for Reason {
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
             Self::Requested(step) => step,
+            Self::PrePromoting => "running pre_promote before the promotion",
         };
         f.write_str(text)
     }
@@ -269,6 +272,8 @@ pub enum Unfit {
     Promised(NodeName),
     /// The `failsafe` record does not name it: its leader goes on without asking it.
     NotInFailsafe,
+    /// Its `pre_promote` has refused a promotion just now.
+    PrePromoteRefused,
 }
 
 impl fmt::Display for Unfit {
@@ -290,6 +295,7 @@ impl fmt::Display for Unfit {
             Self::NotInRecovery => f.write_str("PostgreSQL is not running in recovery"),
             Self::Promised(who) => write!(f, "failsafe: {who} was promised the leader key"),
             Self::NotInFailsafe => f.write_str("the `failsafe` record does not name this node"),
+            Self::PrePromoteRefused => f.write_str("its pre_promote has refused the promotion"),
         }
     }
 }

@@ -167,7 +167,8 @@ impl Judge<'_> {
                 | JobKind::Start
                 | JobKind::Stop
                 | JobKind::Checkpoint
-                | JobKind::CreateUsers,
+                | JobKind::CreateUsers
+                | JobKind::PrePromote,
             )
             | None => false,
         };
@@ -435,6 +436,7 @@ fn word(kind: &JobKind) -> &'static str {
         JobKind::Rewind => "rewind",
         JobKind::Checkpoint => "checkpoint",
         JobKind::CreateUsers => "creating users",
+        JobKind::PrePromote => "pre_promote",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::view::{FailedJob, JobKind};
+use super::view::{FailedJob, JobKind, PrePromote};
 use super::{Action, Choice, Judge, Reason};
 
 /// The first pause after a job failed; doubles up to [`BACKOFF_MOST`].
@@ -28,9 +28,13 @@ impl Judge<'_> {
                     }
                 }
                 JobKind::Rewind => self.memory.rewinds = self.memory.rewinds.saturating_add(1),
+                JobKind::PrePromote => self.memory.pre_promote = PrePromote::Passed,
                 JobKind::Initdb | JobKind::Start | JobKind::Stop | JobKind::CreateUsers => {}
             }
             return;
+        }
+        if finished.job == JobKind::PrePromote {
+            self.memory.pre_promote = PrePromote::Refused(self.view.now);
         }
         if finished.job == JobKind::Rewind && !finished.untouched {
             self.memory.rewind_failed = true;

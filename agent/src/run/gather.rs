@@ -22,7 +22,7 @@ impl Agent {
             self.adopt_what_was_started().await;
         }
         let postmaster = self.actor.server.postmaster();
-        let owned = !matches!(job, None | Some(JobKind::CreateUsers));
+        let owned = !matches!(job, None | Some(JobKind::CreateUsers | JobKind::PrePromote));
         let (postgres, extra) = self.postgres.read(postmaster, follows, owned).await;
         let now = boot_time();
         let tenures = self.actor.renewal.tenures().borrow().clone();

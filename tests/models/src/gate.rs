@@ -103,6 +103,7 @@ fn policy() -> Policy {
         use_pg_rewind: true,
         may_bootstrap: false,
         paused: false,
+        pre_promote: None,
     }
 }
 

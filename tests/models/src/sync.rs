@@ -224,6 +224,7 @@ impl Synchronous {
             use_pg_rewind: true,
             may_bootstrap: false,
             paused: false,
+            pre_promote: None,
         }
     }
 

@@ -82,6 +82,7 @@ names! {
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
         Reason::Requested(_) => "reason: Requested",
+        Reason::PrePromoting => "reason: PrePromoting",
     }
 }
 
@@ -102,6 +103,7 @@ names! {
         Unfit::WatchdogFailed => "unfit: WatchdogFailed",
         Unfit::Promised(_) => "unfit: Promised",
         Unfit::NotInFailsafe => "unfit: NotInFailsafe",
+        Unfit::PrePromoteRefused => "unfit: PrePromoteRefused",
     }
 }
 

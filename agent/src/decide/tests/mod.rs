@@ -9,6 +9,7 @@ mod epochs;
 mod failsafe;
 mod guarding;
 mod paused;
+mod pre_promote;
 mod preconditions;
 mod promotions;
 mod properties;

@@ -205,6 +205,7 @@ impl World {
             use_pg_rewind: true,
             may_bootstrap: true,
             paused: false,
+            pre_promote: None,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);

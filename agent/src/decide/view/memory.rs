@@ -34,6 +34,9 @@ pub struct Policy {
     pub may_bootstrap: bool,
     /// `pause`.
     pub paused: bool,
+    /// `postgresql.pre_promote` is there: it runs before a promotion. This node is no candidate for so
+    /// long after it failed.
+    pub pre_promote: Option<Duration>,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -84,6 +87,20 @@ pub struct Memory {
     /// This process stopped the server, which wrote, for a restart, and the leader key has carried its
     /// name ever since, unbroken: the server opens where it stopped, on the same timeline.
     pub reopens: bool,
+    /// What `pre_promote` said about the promotion that is coming.
+    pub pre_promote: PrePromote,
+}
+
+/// What `pre_promote` said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PrePromote {
+    /// It was not asked yet.
+    #[default]
+    NotAsked,
+    /// Go on.
+    Passed,
+    /// No, at this instant.
+    Refused(BootTime),
 }
 
 /// A job that failed.

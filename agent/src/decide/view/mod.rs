@@ -20,7 +20,7 @@ use super::failsafe::site::PromisedLeader;
 
 pub use super::guardian::{GuardianRights, GuardianView, WatchdogState, WatchdogView};
 pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
-pub use memory::{FailedJob, Memory, Policy};
+pub use memory::{FailedJob, Memory, Policy, PrePromote};
 pub use postgres::{
     Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
     Status,
@@ -108,6 +108,8 @@ pub enum JobKind {
     Checkpoint,
     /// Creating users after a bootstrap.
     CreateUsers,
+    /// `pre_promote`.
+    PrePromote,
 }
 
 /// How a job ended.

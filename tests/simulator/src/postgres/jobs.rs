@@ -34,7 +34,7 @@ impl World {
             Job::Stop | Job::StopToRestart => return self.begin_stop(n, number),
             Job::Rewind(_) => self.chance.between(SEC, 15 * SEC),
             Job::Checkpoint => self.chance.between(100 * MS, 4 * SEC),
-            Job::CreateUsers => self.chance.between(50 * MS, 300 * MS),
+            Job::CreateUsers | Job::PrePromote => self.chance.between(50 * MS, 300 * MS),
         };
         match &job {
             // The agent's own marker stands until they are done.
@@ -60,7 +60,8 @@ impl World {
             | Job::StopToRestart
             | Job::Rewind(_)
             | Job::Checkpoint
-            | Job::CreateUsers => {}
+            | Job::CreateUsers
+            | Job::PrePromote => {}
         }
         self.schedule(took, Event::Job(n, number, Box::new(job)));
     }
@@ -162,6 +163,7 @@ impl World {
                 Ok(())
             }
             Job::Rewind(from) => self.rewind(n, &from),
+            Job::PrePromote => Ok(()),
             Job::Checkpoint => {
                 let server = self.server(n);
                 if !server.answers() {
