@@ -7,6 +7,7 @@ pub mod epoch_file;
 pub mod failsafe;
 pub mod fence_report;
 pub mod global;
+pub mod history;
 pub mod jobs;
 pub mod postgres;
 pub mod publish;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use regent_dcs::LeaseId;
+use regent_dcs::{LeaseId, StoreError};
 use regent_proto::keys::SiteKey;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::failsafe::record::Keeper;
 use super::fence_report::{self, RoundTrips};
 use super::global::GlobalStore;
+use super::history::{self, TimelineHistory};
 use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
@@ -263,6 +264,7 @@ impl Publisher {
         let Some(held) = Held::of(site.leader.as_ref()) else {
             self.written.retain(|key, _| key == "member");
             self.reported = None;
+            self.ancestry = None;
             return;
         };
         self.failsafe.keep(&self.config, &self.site, picture, held, timeout).await;
@@ -311,9 +313,8 @@ impl Publisher {
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;
         }
-        let values: [(SiteKey, Valued); 3] = [
+        let values: [(SiteKey, Valued); 2] = [
             (SiteKey::Status, |_, status| json!({"optime": status.end.get()})),
-            (SiteKey::History, |_, status| history(status)),
             (SiteKey::Promotions, promotions),
         ];
         for (key, value) in values {
@@ -335,7 +336,52 @@ impl Publisher {
                 Err(error) => return tracing::debug!(%error, "publishing {}", key.name()),
             }
         }
+        let unreadable = picture.unreadable.contains(&self.site.keys.key(SiteKey::History));
+        if (self.ancestry.is_none() || unreadable)
+            && !self.publish_history(picture, status, held, timeout).await
+        {
+            return;
+        }
         self.ancestry = Some(status.ancestry.clone());
+    }
+
+    /// Merged into what is there; whether it stands.
+    async fn publish_history(
+        &self,
+        picture: &Picture,
+        status: &Status,
+        held: Held,
+        timeout: Duration,
+    ) -> bool {
+        let failed = |error: StoreError| tracing::debug!(%error, "publishing history");
+        let key = self.site.keys.key(SiteKey::History);
+        let stored = match self.site.store.get(&key, timeout).await {
+            Ok(entry) => {
+                entry.and_then(|entry| serde_json::from_slice::<Vec<Value>>(&entry.value).ok())
+            }
+            Err(error) => {
+                failed(error);
+                return false;
+            }
+        };
+        let timeline = status.ancestry.timeline;
+        let read = picture.extra.history.clone().filter(|history| history.timeline == timeline);
+        let found = read.unwrap_or_else(|| TimelineHistory::of(&status.ancestry));
+        let promoted_by = (!status.in_recovery).then_some(&self.config.name);
+        let known = stored.as_deref().unwrap_or_default();
+        let most = picture.dynamic.max_timelines_history;
+        let lines = history::lines(&found, promoted_by, known, most);
+        if stored.as_ref() == Some(&lines) {
+            return true;
+        }
+        let value = Value::Array(lines).to_string().into_bytes();
+        match self.site.publish(held, SiteKey::History, value, timeout).await {
+            Ok(written) => written.is_some(),
+            Err(error) => {
+                failed(error);
+                false
+            }
+        }
     }
 
     async fn publish_report(&mut self, picture: &Picture) {
@@ -360,15 +406,7 @@ impl Publisher {
     }
 }
 
-/// Patroni's history: where each timeline was left.
-fn history(status: &Status) -> Value {
-    let switches = status.ancestry.switches.iter();
-    let lines =
-        switches.map(|s| json!([s.timeline.0, s.end.get(), "no recovery target specified"]));
-    Value::Array(lines.collect())
-}
-
-/// The same with who began them.
+/// Where each timeline was left, with who began it.
 fn promotions(me: &NodeName, status: &Status) -> Value {
     json!(Promotions {
         version: VERSION,

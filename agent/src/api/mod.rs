@@ -144,7 +144,12 @@ async fn answer(
             "regent" if path.trim_end_matches('/') == "regent/fence" => {
                 return fence_of(&shared, &picture);
             }
-            "history" => return json(StatusCode::OK, &body::history(&picture)),
+            "history" => {
+                let key = shared.site.keys.key(SiteKey::History);
+                let stored = write::stored_history(&*shared.site.store, &key).await;
+                let history = stored.unwrap_or_else(|| body::history(&picture));
+                return json(StatusCode::OK, &history);
+            }
             "liveness" => return facts.liveness().into_response(),
             "readiness" => return facts.readiness(&query).into_response(),
             _ => {}

@@ -21,12 +21,12 @@ pub(super) const READ: &[&str] = &[
     "failsafe_mode",
     "pause",
     "postgresql",
+    "max_timelines_history",
 ];
 
 /// Patroni's keys that this version does not use yet.
 pub(super) const NOT_YET: &[&str] = &[
     "maximum_lag_on_syncnode",
-    "max_timelines_history",
     "primary_start_timeout",
     "master_start_timeout",
     "primary_stop_timeout",
@@ -70,6 +70,8 @@ pub struct Dynamic {
     pub pause: bool,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
+    /// How many lines of `history` are kept; 0: all.
+    pub max_timelines_history: usize,
 }
 
 /// Least TTL. Patroni's floor is 20 s; below it every member must be Regent, whose renewal has its
@@ -93,6 +95,7 @@ impl Default for Dynamic {
             pg_hba: Vec::new(),
             pause: false,
             problems: Vec::new(),
+            max_timelines_history: 0,
         }
     }
 }
@@ -190,6 +193,8 @@ impl Dynamic {
         );
         let nodes_in_force = u64::try_from(in_force.synchronous_node_count).unwrap_or(1);
         let nodes = reader.count("synchronous_node_count", 1, nodes_in_force);
+        let kept_in_force = u64::try_from(in_force.max_timelines_history).unwrap_or(0);
+        let kept = reader.count("max_timelines_history", 0, kept_in_force);
         let synchronous_mode = match document.get("synchronous_mode") {
             Some(value) if value == "quorum" => {
                 reader.problems.push("synchronous_mode: quorum is not built yet, using on".into());
@@ -249,6 +254,7 @@ impl Dynamic {
             pg_hba,
             pause,
             problems: reader.problems,
+            max_timelines_history: usize::try_from(kept).unwrap_or(0),
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use super::clock::boot_time;
 use super::promotions::{Search, Server};
+use crate::act::history::TimelineHistory;
 use crate::act::postgres::server::Postmaster;
 use crate::act::postgres::{control, files::Files, programs::Programs, sql};
 use crate::config::Config;
@@ -133,6 +134,8 @@ pub struct Extra {
     pub objects: ReportedObjects,
     /// A parameter waits for a restart.
     pub pending_restart: bool,
+    /// What the file of the present timeline says.
+    pub history: Option<TimelineHistory>,
 }
 
 /// Looks at the server.
@@ -153,6 +156,8 @@ pub struct PostgresObserver {
     surroundings: Option<(BootTime, Surroundings)>,
     /// For the ids of promotions.
     search: Search,
+    /// What the file of the timeline that was last seen says.
+    history: Option<TimelineHistory>,
 }
 
 /// How often the objects are looked at.
@@ -178,6 +183,7 @@ impl PostgresObserver {
             objects_asked: None,
             surroundings: None,
             search,
+            history: None,
         }
     }
 
@@ -220,6 +226,7 @@ impl PostgresObserver {
             self.objects_asked = None;
             self.surroundings = None;
             self.search.forget();
+            self.history = None;
         }
         let mut extra = Extra::default();
         let mut users_exist = false;
@@ -235,6 +242,7 @@ impl PostgresObserver {
             extra = self.extra(&answer, &surroundings);
             let mut found = self.status(answer, surroundings);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
+            extra.history = self.history(found.ancestry.timeline);
             found.name_sought =
                 self.search.go_on(&mut found.ancestry, found.end, server, boot_time());
             status = Some(found);
@@ -341,7 +349,19 @@ impl PostgresObserver {
                 .collect(),
             objects: self.objects.clone(),
             pending_restart: surroundings.pending_restart,
+            history: None,
         }
+    }
+
+    /// Read once for each timeline of a postmaster: nobody changes it afterwards.
+    fn history(&mut self, timeline: TimelineId) -> Option<TimelineHistory> {
+        if timeline.0 <= 1 {
+            return None;
+        }
+        if self.history.as_ref().is_none_or(|known| known.timeline != timeline) {
+            self.history = TimelineHistory::read(&self.files.data_dir, timeline);
+        }
+        self.history.clone()
     }
 
     fn status(&mut self, answer: Answer, surroundings: Surroundings) -> Status {
