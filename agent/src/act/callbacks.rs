@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::scripts::Script;
+use super::scripts::{self, Script};
 use crate::config::{CallbacksSection, CommandLine, Config};
 use crate::decide::callbacks::{Callback, ToldRole};
 
@@ -105,7 +105,9 @@ async fn serve(mut calls: watch::Receiver<Option<Call>>) {
 async fn perform(call: &Call, calls: &mut watch::Receiver<Option<Call>>) -> bool {
     let (name, role) = (call.callback.word(), call.role);
     tracing::info!(callback = name, role, "calling");
-    let mut script = match Script::start(name, &call.command, &[name, role, &call.scope]) {
+    let arguments = [name, role, call.scope.as_str()].map(str::to_owned);
+    let run = scripts::Call::new(name, &call.command).arguments(&arguments);
+    let mut script = match Script::start(run) {
         Ok(script) => script,
         Err(error) => {
             let program = call.command.program.display();

@@ -9,11 +9,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::postgres::bootstrap::Ground;
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
 use super::postgres::server::Server;
 use super::postgres::{copy, sql};
-use super::scripts;
+use super::scripts::{self, Call};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::Job;
@@ -179,13 +180,13 @@ impl Context {
     ) -> anyhow::Result<()> {
         let users = &self.config.postgres.authentication;
         match job {
-            Job::Initdb => {
-                copy::initdb(&self.programs, &self.files, &self.config, &self.dynamic).await
-            }
+            Job::Initdb => self.ground().make().await,
             Job::Clone(from) => {
-                let addresses = addresses(&from)?;
-                copy::clone(&self.programs, &self.files, &users.replication, &addresses, progress)
-                    .await?;
+                let addresses = match &from {
+                    Follow::Nobody => Vec::new(),
+                    Follow::Member { .. } | Follow::Site { .. } => addresses(&from)?,
+                };
+                self.ground().make_replica(&addresses, progress).await?;
                 // A copy is a standby until decided otherwise: it must never open by itself.
                 Ok(self.files.set_standby_signal(true)?)
             }
@@ -195,7 +196,8 @@ impl Context {
             Job::StopToRestart => {
                 // Before the other stops there is no time for it: a right ends with each of them.
                 if let Some(command) = &self.config.postgres.before_stop
-                    && let Err(error) = scripts::run("before_stop", command, BEFORE_STOP).await
+                    && let Err(error) =
+                        scripts::run(Call::new("before_stop", command), BEFORE_STOP).await
                 {
                     tracing::warn!("{error:#}: PostgreSQL is stopped all the same");
                 }
@@ -212,9 +214,21 @@ impl Context {
             Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
             Job::CreateUsers => Ok(sql::create_users(&self.config).await?),
             Job::PrePromote => match &self.config.postgres.pre_promote {
-                Some(command) => scripts::run("pre_promote", command, PRE_PROMOTE).await,
+                Some(command) => {
+                    scripts::run(Call::new("pre_promote", command), PRE_PROMOTE).await
+                }
                 None => Ok(()),
             },
+        }
+    }
+
+    /// What it takes to make a data directory.
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            programs: &self.programs,
+            files: &self.files,
+            config: &self.config,
+            dynamic: &self.dynamic,
         }
     }
 

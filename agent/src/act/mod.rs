@@ -95,6 +95,8 @@ pub struct Actor {
     pub failsafe: failsafe::Shared,
     /// When this process last marked its site, for people.
     pub marked_at: WallTime,
+    /// The `initialize` that this process claimed.
+    pub claimed: Option<Revision>,
 }
 
 /// The end of the stop span that a handover gives, on this process's own clock.
@@ -169,8 +171,15 @@ impl Actor {
                 self.renewal.end_tenure().await;
                 Outcome::Done(Touched::Nothing)
             }
-            Action::ClaimInitialize
-            | Action::RecordInitialize(_)
+            Action::ClaimInitialize => {
+                let outcome = self.on_site(action, view).await;
+                if let Outcome::Done(Touched::Site(revision)) = &outcome {
+                    self.claimed = Some(*revision);
+                }
+                outcome
+            }
+            Action::AbandonInitialize => self.abandon_initialize().await,
+            Action::RecordInitialize(_)
             | Action::AcquireLeader
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
@@ -260,6 +269,30 @@ impl Actor {
             guard: self.guard.clone(),
             dynamic: self.dynamic.clone(),
             in_force: Arc::clone(&self.in_force),
+        }
+    }
+
+    /// The marker first: a claim that another makes afterwards must not look like ours.
+    async fn abandon_initialize(&mut self) -> Outcome {
+        let Some(claimed) = self.claimed else {
+            return Outcome::NotDone("`initialize` is not of this process's claim".to_owned());
+        };
+        match std::fs::remove_file(self.files.incomplete()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Outcome::NotDone(format!("giving the bootstrap up: {error}"));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        match self.site.abandon_initialize(claimed, self.timeout()).await {
+            Ok(Some(revision)) => {
+                self.claimed = None;
+                Outcome::Done(Touched::Site(revision))
+            }
+            Ok(None) => {
+                self.claimed = None;
+                refused("giving the bootstrap up")
+            }
+            Err(error) => Outcome::NotDone(error.to_string()),
         }
     }
 

@@ -2,6 +2,7 @@
 //! cut short; what it prints goes to the log; nothing of its environment is a secret (I23).
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -21,6 +22,35 @@ const READS_ON: Duration = Duration::from_millis(500);
 const DIES_WITHIN: Duration = Duration::from_secs(5);
 /// The most that is logged of one run, in bytes.
 const LOGGED_MOST: u64 = 64 << 10;
+
+/// What is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    name: &'static str,
+    command: &'a CommandLine,
+    arguments: &'a [String],
+    passfile: Option<&'a Path>,
+}
+
+impl<'a> Call<'a> {
+    /// `name` is what its lines in the log are marked with.
+    #[must_use]
+    pub fn new(name: &'static str, command: &'a CommandLine) -> Self {
+        Self { name, command, arguments: &[], passfile: None }
+    }
+
+    /// Further arguments.
+    #[must_use]
+    pub fn arguments(self, arguments: &'a [String]) -> Self {
+        Self { arguments, ..self }
+    }
+
+    /// Where it finds passwords.
+    #[must_use]
+    pub fn passfile(self, passfile: &'a Path) -> Self {
+        Self { passfile: Some(passfile), ..self }
+    }
+}
 
 /// A program that runs.
 #[derive(Debug)]
@@ -50,15 +80,15 @@ impl Drop for Group {
 }
 
 impl Script {
-    /// Starts it; `name` is what its lines in the log are marked with.
-    pub fn start(
-        name: &'static str,
-        command: &CommandLine,
-        more: &[&str],
-    ) -> std::io::Result<Self> {
+    /// Starts it.
+    pub fn start(call: Call<'_>) -> std::io::Result<Self> {
+        let Call { name, command, arguments, passfile } = call;
         let mut run = Programs::plain(&command.program);
         without_secrets(&mut run);
-        run.args(&command.arguments).args(more).process_group(0);
+        if let Some(passfile) = passfile {
+            run.env("PGPASSFILE", passfile);
+        }
+        run.args(&command.arguments).args(arguments).process_group(0);
         run.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = run.spawn()?;
         let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
@@ -92,9 +122,9 @@ impl Script {
 }
 
 /// Runs one to its end, and kills it at the bound.
-pub async fn run(name: &'static str, command: &CommandLine, bound: Duration) -> anyhow::Result<()> {
-    let shown = command.program.display();
-    let mut script = Script::start(name, command, &[])
+pub async fn run(call: Call<'_>, bound: Duration) -> anyhow::Result<()> {
+    let (name, shown) = (call.name, call.command.program.display());
+    let mut script = Script::start(call)
         .map_err(|error| anyhow::anyhow!("{name}: cannot run {shown}: {error}"))?;
     let Ok(ended) = tokio::time::timeout(bound, script.ended()).await else {
         script.kill().await;
@@ -159,13 +189,14 @@ mod tests {
     #[tokio::test]
     async fn its_end_is_told_and_its_bound_kept() {
         let bound = Duration::from_secs(20);
-        run("test", &shell("exit 0"), bound).await.expect("well");
-        let failed = run("test", &shell("exit 3"), bound).await.expect_err("not well");
+        run(Call::new("test", &shell("exit 0")), bound).await.expect("well");
+        let failed = run(Call::new("test", &shell("exit 3")), bound).await.expect_err("not well");
         assert!(failed.to_string().contains("test: /bin/sh failed"), "{failed}");
         let none = CommandLine { program: "/none/here".into(), arguments: Vec::new() };
-        let failed = run("test", &none, bound).await.expect_err("no program");
+        let failed = run(Call::new("test", &none), bound).await.expect_err("no program");
         assert!(failed.to_string().contains("cannot run /none/here"), "{failed}");
-        let late = run("test", &shell("sleep 3600"), Duration::from_millis(50)).await;
+        let sleeps = shell("sleep 3600");
+        let late = run(Call::new("test", &sleeps), Duration::from_millis(50)).await;
         assert!(late.expect_err("too long").to_string().contains("did not end within"));
     }
 
@@ -175,7 +206,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("pid");
         let text = format!("sleep 3600 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
-        let script = Script::start("test", &shell(&text), &[]).expect("started");
+        let script = Script::start(Call::new("test", &shell(&text))).expect("started");
         let pid = loop {
             match std::fs::read_to_string(&file) {
                 Ok(text) => break text.trim().parse::<i32>().expect("a number"),

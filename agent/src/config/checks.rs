@@ -3,6 +3,7 @@
 use std::net::ToSocketAddrs as _;
 use std::path::Path;
 
+use super::methods::Methods;
 use super::postgres::PostgresConfig;
 use super::sections::{EtcdSection, FederationSection, RestSection, SqliteSection};
 use super::{ConfigError, FederationConfig, Listener, StoreConfig, scripts, split};
@@ -113,6 +114,18 @@ impl Checks<'_> {
         let promise =
             section.promise.map(|promise| self.promise(promise, insecure, warnings)).transpose()?;
         Ok(Some(FederationConfig { name: section.name, site: section.site, quorum, promise }))
+    }
+
+    pub(super) fn methods(&self, file: &serde_json::Value) -> Result<Methods, ConfigError> {
+        let read = Methods::read(file);
+        let methods = read.map_err(|(place, problem)| self.error(place, problem))?;
+        let search = std::env::var_os("PATH");
+        for (key, command) in methods.commands() {
+            if let Some(problem) = scripts::problem(command, search.as_deref()) {
+                return Err(self.error(key, problem));
+            }
+        }
+        Ok(methods)
     }
 
     /// A program that cannot be run is found out now, not at the failover.

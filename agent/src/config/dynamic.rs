@@ -167,6 +167,7 @@ impl Dynamic {
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
             pre_promote: config.postgres.pre_promote.as_ref().map(|_| self.ttl),
+            clones_without_leader: config.methods.needs_no_leader(),
         }
     }
 

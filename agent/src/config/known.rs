@@ -47,8 +47,8 @@ const SECTIONS: [(&str, &[&str], &[&str]); 9] = [
     ),
     (
         "bootstrap",
-        &["dcs", "initdb", "pg_hba"],
-        &["method", "post_bootstrap", "post_init", "users"],
+        &["dcs", "initdb", "pg_hba", "method", "post_bootstrap", "post_init"],
+        &["users"],
     ),
     (
         "postgresql",
@@ -65,6 +65,8 @@ const SECTIONS: [(&str, &[&str], &[&str]); 9] = [
             "callbacks",
             "pre_promote",
             "before_stop",
+            "create_replica_methods",
+            "create_replica_method",
         ],
         &[
             "proxy_address",
@@ -78,8 +80,6 @@ const SECTIONS: [(&str, &[&str], &[&str]); 9] = [
             "krbsrvname",
             "pg_ctl_timeout",
             "recovery_conf",
-            "create_replica_methods",
-            "create_replica_method",
             "basebackup",
             "rewind",
             "use_pg_rewind",
@@ -103,7 +103,9 @@ pub(super) fn unknown_keys(file: &serde_json::Value) -> Vec<String> {
     for (section, read, not_yet) in SECTIONS {
         let value = section.split('.').filter(|p| !p.is_empty()).try_fold(file, |v, p| v.get(p));
         let Some(map) = value.and_then(serde_json::Value::as_object) else { continue };
-        for key in map.keys().filter(|key| !read.contains(&key.as_str())) {
+        let named = super::methods::named(file, section);
+        let unread = |key: &&String| !read.contains(&key.as_str()) && !named.contains(&key.as_str());
+        for key in map.keys().filter(unread) {
             let dot = if section.is_empty() { "" } else { "." };
             let why = if not_yet.contains(&key.as_str()) {
                 "is Patroni's, but this version does not use it yet"

@@ -8,6 +8,7 @@
 mod checks;
 pub mod dynamic;
 mod known;
+mod methods;
 mod postgres;
 pub mod promise;
 mod regent;
@@ -26,6 +27,7 @@ use regent_proto::time::LeaseTiming;
 use regent_proto::yaml;
 use serde::Deserialize;
 
+pub use methods::{BootstrapMethod, Maker, Methods, ReplicaMethod};
 pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
 pub use regent::RegentConfig;
 pub use scripts::{CallbacksSection, CommandLine};
@@ -120,6 +122,8 @@ pub struct Config {
     pub watchdog: WatchdogConfig,
     /// What a person should know: unknown keys, insecure listeners.
     pub warnings: Vec<String>,
+    /// Other ways to make a data directory.
+    pub methods: Methods,
 }
 
 /// An address to listen on and the one to tell others.
@@ -183,6 +187,7 @@ impl Config {
         let dcs = checks.store("sqlite / etcd3", file.sqlite, file.etcd3)?;
         let federation = checks.federation(file.federation, file.regent.insecure, &mut warnings)?;
         checks.postgres(&file.postgresql, &rest)?;
+        let methods = checks.methods(&raw)?;
         let config = Self {
             scope: file.scope,
             namespace: file.namespace,
@@ -196,6 +201,7 @@ impl Config {
             tags: file.tags,
             watchdog: file.watchdog,
             warnings,
+            methods,
         };
         if let Some(problem) = config.first_dynamic().problems.first() {
             return Err(checks.error("bootstrap.dcs", problem.clone()));

@@ -134,6 +134,8 @@ pub enum Action {
     },
     /// End the copy or the rewind that runs.
     CancelJob,
+    /// Delete the `initialize` that this process claimed: what it made of it has failed.
+    AbandonInitialize,
 }
 
 /// A long act with what it needs.

@@ -10,8 +10,8 @@ use regent_proto::timeline::Ancestry;
 
 use super::rejoin::{self, Stand, Way};
 use super::view::{
-    At, Control, DataDirectory, FederationView, Follow, Initialize, LeaderKey, Process, SiteView,
-    Status,
+    At, Control, DataDirectory, FederationView, Follow, Initialize, JobKind, LeaderKey, Process,
+    SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, Reason, synchronous};
 
@@ -330,8 +330,19 @@ impl<'a> Judge<'a> {
     }
 
     /// A node without data in a cluster that has no leader.
-    pub(super) fn make_cluster(&self, site: &SiteView) -> Choice {
+    pub(super) fn make_cluster(&mut self, site: &SiteView) -> Choice {
         let incomplete = self.view.postgres.data == DataDirectory::Incomplete;
+        let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Initdb);
+        if site.initialize == Initialize::Running && self.memory.claimed_initialize && failed {
+            // Another node may be luckier, and this one tries again after its pause.
+            return Choice::act(Reason::Bootstrap, vec![Action::AbandonInitialize]);
+        }
+        let made = matches!(site.initialize, Initialize::Done(_));
+        if made && self.policy.clones_without_leader && self.view.federation.is_none() {
+            // What comes of it is a standby like any other, which the race judges as such.
+            let job = Job::Clone(Follow::Nobody);
+            return Choice::act(Reason::Cloning, vec![Action::Run(job)]);
+        }
         let mine = match site.initialize {
             Initialize::Absent => true,
             // Only the node that claimed it can have begun a directory: there is no leader to
@@ -368,6 +379,7 @@ impl<'a> Judge<'a> {
         };
         let mut actions = Vec::new();
         if site.initialize == Initialize::Absent {
+            self.memory.claimed_initialize = true;
             actions.push(Action::ClaimInitialize);
         }
         actions.push(Action::Run(job));

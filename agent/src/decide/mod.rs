@@ -103,6 +103,7 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_word();
     judge.remember_reopening();
     judge.remember_pre_promote();
+    judge.remember_claim();
     let choice = match judge.requested() {
         Some(choice) => choice,
         None => {
@@ -129,6 +130,15 @@ impl Judge<'_> {
         });
         let ahead = self.view.tenure.site.lies_ahead(self.view.now);
         self.memory.by_word = self.view.failsafe.stands || (self.memory.by_word && open && ahead);
+    }
+
+    /// A claim of `initialize` is over once the key is gone, or says who was made.
+    fn remember_claim(&mut self) {
+        let ours = self.view.site.as_ref().is_some_and(|site| match site.initialize {
+            Initialize::Running | Initialize::Unreadable => true,
+            Initialize::Absent | Initialize::Done(_) => false,
+        });
+        self.memory.claimed_initialize &= ours;
     }
 
     /// The order of judgement.

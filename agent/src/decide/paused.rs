@@ -155,7 +155,10 @@ impl Judge<'_> {
                 JobKind::Start => !self.starts_by_request(),
                 JobKind::Initdb | JobKind::Clone | JobKind::Rewind => true,
             },
-            Action::ClaimInitialize | Action::AskPeers | Action::Exit(_) => true,
+            Action::ClaimInitialize
+            | Action::AbandonInitialize
+            | Action::AskPeers
+            | Action::Exit(_) => true,
             Action::RecordInitialize(_)
             | Action::ReleaseLeader
             | Action::WriteSync { .. }

@@ -107,7 +107,8 @@ impl Agent {
         if self.actor.server.postmaster().is_none() {
             return;
         }
-        let mut script = std::pin::pin!(scripts::run("before_stop", command, BEFORE_STOP));
+        let call = scripts::Call::new("before_stop", command);
+        let mut script = std::pin::pin!(scripts::run(call, BEFORE_STOP));
         let ended = loop {
             tokio::select! {
                 ended = &mut script => break ended,

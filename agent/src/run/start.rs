@@ -158,6 +158,7 @@ impl Agent {
                 dynamic,
                 failsafe,
                 marked_at: WallTime::default(),
+                claimed: None,
             },
             config,
             deadlines,

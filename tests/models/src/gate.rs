@@ -104,6 +104,7 @@ fn policy() -> Policy {
         may_bootstrap: false,
         paused: false,
         pre_promote: None,
+        clones_without_leader: false,
     }
 }
 

@@ -225,6 +225,7 @@ impl Synchronous {
             may_bootstrap: false,
             paused: false,
             pre_promote: None,
+            clones_without_leader: false,
         }
     }
 

@@ -151,6 +151,7 @@ names! {
         Action::Exit(_) => "action: Exit",
         Action::Answer { .. } => "action: Answer",
         Action::CancelJob => "action: CancelJob",
+        Action::AbandonInitialize => "action: AbandonInitialize",
     }
 }
 

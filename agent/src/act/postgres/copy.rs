@@ -18,7 +18,8 @@ const COPY_BOUND: Duration = Duration::from_secs(24 * 3600);
 /// The longest a rewind may take.
 const REWIND_BOUND: Duration = Duration::from_secs(6 * 3600);
 
-/// Creates a cluster. The directory counts as incomplete until it is done.
+/// Creates a cluster. The directory counts as incomplete until whoever asked for it says that all is
+/// [`done`].
 pub async fn initdb(
     programs: &Programs,
     files: &Files,
@@ -48,7 +49,7 @@ pub async fn initdb(
     let mut command = programs.command("postgres");
     command.arg("--single").args(files.arguments(config, dynamic)).arg("postgres");
     programs.output(command, INITDB_BOUND).await?;
-    done(files)
+    Ok(())
 }
 
 /// Patroni's list: names, or one-entry maps.
@@ -158,13 +159,15 @@ pub async fn rewind(
     if marker.exists() { done(files) } else { Ok(()) }
 }
 
-fn begin(files: &Files) -> anyhow::Result<()> {
+/// Notes that the directory is incomplete, and empties it.
+pub fn begin(files: &Files) -> anyhow::Result<()> {
     write_atomically(&files.incomplete(), b"copy\n")?;
     empty(&files.data_dir)?;
     Ok(())
 }
 
-fn done(files: &Files) -> anyhow::Result<()> {
+/// It is complete.
+pub fn done(files: &Files) -> anyhow::Result<()> {
     std::fs::remove_file(files.incomplete())?;
     Ok(())
 }

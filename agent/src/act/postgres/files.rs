@@ -209,6 +209,12 @@ impl Files {
         parameters
     }
 
+    /// The password file.
+    #[must_use]
+    pub fn passfile(&self) -> &Path {
+        &self.passfile
+    }
+
     /// A connection string without its password, which stands in the password file.
     #[must_use]
     pub fn conninfo(&self, user: &User, addresses: &[(String, u16)], application: &str) -> String {

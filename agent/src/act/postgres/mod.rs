@@ -2,6 +2,7 @@
 //!
 //! No choices here: which of these is done, and when, `decide` says.
 
+pub mod bootstrap;
 pub mod control;
 pub mod copy;
 pub mod files;
@@ -9,6 +10,7 @@ pub mod found;
 pub mod guardian;
 pub mod programs;
 pub mod promotions;
+pub mod replica;
 pub mod server;
 pub mod sql;
 pub mod wal;

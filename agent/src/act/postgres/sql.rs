@@ -204,6 +204,17 @@ pub async fn create_users(config: &Config) -> Result<(), SqlError> {
     execute(&client, &statements, Duration::from_secs(10)).await
 }
 
+/// The superuser's password as the configuration has it, in no log.
+pub async fn set_password(client: &Client, user: &User) -> Result<(), SqlError> {
+    let (name, password) = (identifier(&user.username), literal(user.password.reveal()));
+    let statements = format!(
+        "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
+         SET log_min_error_statement = 'panic'; SET password_encryption = 'scram-sha-256'; \
+         ALTER ROLE {name} PASSWORD {password};"
+    );
+    execute(client, &statements, Duration::from_secs(10)).await
+}
+
 /// Waits until a source's pg_control is on the timeline that it writes or replays: before
 /// PostgreSQL 16 `pg_rewind` looks only there (hazards.md section 4, fact 27).
 pub async fn wait_for_checkpoint(

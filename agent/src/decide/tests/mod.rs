@@ -3,6 +3,7 @@
 //! `world` is a compact language for views; `cases` says what is decided in named situations;
 //! `properties` draws any combination and checks what must hold in all of them.
 
+mod bootstrap;
 mod callbacks;
 mod cases;
 mod epochs;

@@ -206,6 +206,7 @@ impl World {
             may_bootstrap: true,
             paused: false,
             pre_promote: None,
+            clones_without_leader: false,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);

@@ -37,6 +37,8 @@ pub struct Policy {
     /// `postgresql.pre_promote` is there: it runs before a promotion. This node is no candidate for so
     /// long after it failed.
     pub pre_promote: Option<Duration>,
+    /// A replica can be made while nobody leads, from a backup for instance.
+    pub clones_without_leader: bool,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -87,6 +89,8 @@ pub struct Memory {
     /// This process stopped the server, which wrote, for a restart, and the leader key has carried its
     /// name ever since, unbroken: the server opens where it stopped, on the same timeline.
     pub reopens: bool,
+    /// This process has claimed `initialize`, and has not seen it done or gone since.
+    pub claimed_initialize: bool,
     /// What `pre_promote` said about the promotion that is coming.
     pub pre_promote: PrePromote,
 }

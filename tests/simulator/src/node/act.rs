@@ -55,9 +55,11 @@ impl Agent {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job),
             // Nobody asks for anything here.
-            Action::ArmWatchdog | Action::AskPeers | Action::Answer { .. } | Action::CancelJob => {
-                Came::About(Touched::Nothing)
-            }
+            Action::ArmWatchdog
+            | Action::AskPeers
+            | Action::Answer { .. }
+            | Action::AbandonInitialize
+            | Action::CancelJob => Came::About(Touched::Nothing),
             Action::RenewNow => {
                 self.sim.world().hurry(self.n);
                 Came::About(Touched::Nothing)

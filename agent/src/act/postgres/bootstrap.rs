@@ -1,0 +1,286 @@
+//! Making the cluster's first data directory: `initdb` or the operator's own method (a restore, for
+//! instance), recovery where that left some to do, `post_bootstrap`, and what becomes of a directory
+//! that could not be made (spec/patroni-compat.md 3.2, 5.2).
+//!
+//! Recovery and `post_bootstrap` run on a server that nobody else can reach: no TCP, and its socket in
+//! the agent's private directory. It needs no right, since it acknowledges nothing to anybody, and it
+//! is stopped in order; the cluster then opens as a new one does, through the gate (I6). Until then the
+//! directory counts as incomplete, so a bootstrap that is cut off at any moment is begun anew.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Child;
+
+use super::copy;
+use super::files::{Files, InForce, write_atomically};
+use super::programs::Programs;
+use super::sql;
+use crate::act::scripts;
+use crate::config::dynamic::Dynamic;
+use crate::config::{BootstrapMethod, CommandLine, Config};
+use crate::observe::clock::boot_time;
+
+/// The longest that a method, and the recovery after it, may take.
+const MADE_WITHIN: Duration = Duration::from_secs(24 * 3600);
+/// The longest that `post_bootstrap` may take.
+const POST_WITHIN: Duration = Duration::from_secs(3600);
+/// The longest that the private server may take to stop.
+const STOPS_WITHIN: Duration = Duration::from_secs(300);
+/// How soon a server that recovers is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Ground<'a> {
+    /// PostgreSQL's programs.
+    pub programs: &'a Programs,
+    /// The server's files.
+    pub files: &'a Files,
+    /// Configuration.
+    pub config: &'a Config,
+    /// The dynamic configuration in use.
+    pub dynamic: &'a Dynamic,
+}
+
+impl Ground<'_> {
+    /// Makes the data directory. One that could not be made is put aside for whoever looks.
+    pub async fn make(self) -> anyhow::Result<()> {
+        let made = self.try_to_make().await;
+        if made.is_err() {
+            self.put_aside();
+        }
+        made
+    }
+
+    async fn try_to_make(self) -> anyhow::Result<()> {
+        let methods = &self.config.methods;
+        match &methods.bootstrap {
+            None => {
+                copy::initdb(self.programs, self.files, self.config, self.dynamic).await?;
+            }
+            Some(method) => self.restore(method).await?,
+        }
+        if methods.bootstrap.is_some() || methods.post_bootstrap.is_some() {
+            let server = self.start_alone().await?;
+            self.finish(server).await?;
+        }
+        copy::done(self.files)
+    }
+
+    /// Runs the operator's method, and prepares the recovery of what it left.
+    async fn restore(self, method: &BootstrapMethod) -> anyhow::Result<()> {
+        let data_dir = &self.files.data_dir;
+        copy::begin(self.files)?;
+        let mut arguments = Vec::new();
+        if !method.maker.no_params {
+            arguments.push(format!("--scope={}", self.config.scope));
+            arguments.push(format!("--datadir={}", data_dir.display()));
+        }
+        arguments.extend(method.maker.more.iter().cloned());
+        let call = scripts::Call::new("bootstrap", &method.maker.command).arguments(&arguments);
+        scripts::run(call, MADE_WITHIN).await?;
+        ensure!(
+            data_dir.join("PG_VERSION").is_file(),
+            "bootstrap.{}: the command ended well and left no cluster in {}",
+            method.maker.name,
+            data_dir.display()
+        );
+        // Of the server that was copied.
+        drop(std::fs::remove_file(data_dir.join("postmaster.pid")));
+        let signal = |name: &str| data_dir.join(name).exists();
+        let left = signal("recovery.signal") || signal("standby.signal");
+        let given = !method.recovery_conf.is_empty();
+        let recovers = given || (method.keep_existing_recovery_conf && left);
+        self.files.set_standby_signal(false)?;
+        let conf = data_dir.join("postgresql.conf");
+        self.files.write_configuration(self.config, self.dynamic, &InForce::default())?;
+        if recovers {
+            write_atomically(&data_dir.join("recovery.signal"), b"")?;
+        }
+        if given {
+            // Written anew at the next start: they are for this recovery only.
+            let mut text = std::fs::read_to_string(&conf)?;
+            text.push_str(&recovery(method));
+            write_atomically(&conf, text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// A server that nobody else can reach. It recovers without serving reads, so what connects has been
+    /// recovered.
+    async fn start_alone(self) -> anyhow::Result<Child> {
+        let run_dir = &self.files.run_dir;
+        let hba = run_dir.join("bootstrap-hba.conf");
+        // Whoever reaches the socket is this user; a restored cluster has passwords of its own.
+        write_atomically(&hba, b"local all all trust\n")?;
+        let log = self.files.server_log();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        let mut command = self.programs.command("postgres");
+        command.args(self.files.arguments(self.config, self.dynamic));
+        for (name, value) in [
+            ("listen_addresses", String::new()),
+            ("unix_socket_directories", run_dir.display().to_string()),
+            ("unix_socket_permissions", "0700".to_owned()),
+            ("hba_file", hba.display().to_string()),
+            ("hot_standby", "off".to_owned()),
+            ("synchronous_standby_names", String::new()),
+        ] {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        command.stdout(Stdio::from(log.try_clone()?)).stderr(Stdio::from(log));
+        command.spawn().context("starting PostgreSQL for the bootstrap")
+    }
+
+    /// Waits for its recovery, hands it over to `post_bootstrap`, and stops it.
+    async fn finish(self, mut server: Child) -> anyhow::Result<()> {
+        let begun = boot_time();
+        let superuser = &self.config.postgres.authentication.superuser;
+        let socket = self.files.run_dir.display().to_string();
+        let port = self.config.postgres.listen_host_port().1;
+        let client = loop {
+            if let Some(status) = server.try_wait()? {
+                anyhow::bail!(
+                    "PostgreSQL ended ({status}) while the cluster was being made; {} says why",
+                    self.files.server_log().display()
+                );
+            }
+            match sql::connect(&socket, port, superuser).await {
+                Ok(client) => break client,
+                Err(error) if error.to_string().contains("does not exist") => {
+                    return Err(error).context("the superuser of the configuration");
+                }
+                Err(error) => ensure!(
+                    boot_time().since(begun) < MADE_WITHIN,
+                    "the recovery has not ended: {error}"
+                ),
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        };
+        sql::set_password(&client, superuser).await?;
+        drop(client);
+        if let Some(post) = &self.config.methods.post_bootstrap {
+            self.post_bootstrap(post, &socket, port).await?;
+        }
+        stop(server).await
+    }
+
+    async fn post_bootstrap(
+        self,
+        command: &CommandLine,
+        socket: &str,
+        port: u16,
+    ) -> anyhow::Result<()> {
+        let user = &self.config.postgres.authentication.superuser.username;
+        let (host, user) = (encoded(socket), encoded(user));
+        let uri = format!("postgres:///postgres?host={host}&port={port}&user={user}");
+        let arguments = [uri];
+        let call = scripts::Call::new("post_bootstrap", command)
+            .arguments(&arguments)
+            .passfile(self.files.passfile());
+        scripts::run(call, POST_WITHIN).await
+    }
+
+    /// As in Patroni: beside the directory, under its name with `.failed`. The marker of what is
+    /// incomplete stays, so that nobody takes what could not be moved for a cluster.
+    fn put_aside(self) {
+        let data_dir = &self.files.data_dir;
+        let failed = aside(data_dir);
+        if !data_dir.exists() {
+            return;
+        }
+        drop(std::fs::remove_dir_all(&failed));
+        match std::fs::rename(data_dir, &failed) {
+            Ok(()) => tracing::warn!("what was made lies in {}", failed.display()),
+            // A mount point, for instance. The next try empties it.
+            Err(error) => tracing::warn!(%error, "{} could not be put aside", data_dir.display()),
+        }
+    }
+}
+
+fn aside(data_dir: &Path) -> PathBuf {
+    let mut name = data_dir.as_os_str().to_owned();
+    name.push(".failed");
+    PathBuf::from(name)
+}
+
+/// Lines for the recovery, which ends with a promotion where nothing else is said.
+fn recovery(method: &BootstrapMethod) -> String {
+    let mut settings = method.recovery_conf.clone();
+    settings
+        .entry("recovery_target_action".to_owned())
+        .or_insert_with(|| "promote".to_owned());
+    // Of versions before those that are supported.
+    settings.remove("standby_mode");
+    let mut text = String::new();
+    for (name, value) in &settings {
+        let value = value.replace('\'', "''");
+        writeln!(text, "{name} = '{value}'").expect("writing to a String does not fail");
+    }
+    text
+}
+
+/// Everything but letters, digits and what a path is made of.
+pub(super) fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("writing to a String does not fail");
+        }
+    }
+    encoded
+}
+
+/// Fast shutdown: pg_control then says that it was stopped in order.
+async fn stop(mut server: Child) -> anyhow::Result<()> {
+    if let Some(pid) = server.id().and_then(|pid| i32::try_from(pid).ok()) {
+        kill(Pid::from_raw(pid), Signal::SIGINT).context("stopping PostgreSQL")?;
+    }
+    let ended = tokio::time::timeout(STOPS_WITHIN, server.wait()).await;
+    let status = ended.context("PostgreSQL does not stop after the bootstrap")??;
+    ensure!(status.success(), "PostgreSQL was not stopped in order after the bootstrap: {status}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Maker;
+
+    fn method(settings: &[(&str, &str)]) -> BootstrapMethod {
+        let command = CommandLine { program: "/bin/true".into(), arguments: Vec::new() };
+        let pairs = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        BootstrapMethod {
+            maker: Maker { name: "x".to_owned(), command, no_params: false, more: Vec::new() },
+            keep_existing_recovery_conf: false,
+            recovery_conf: pairs.collect(),
+        }
+    }
+
+    #[test]
+    fn a_recovery_ends_in_a_promotion_unless_something_else_is_said() {
+        let plain = recovery(&method(&[("restore_command", "cp '/a b/%f' %p"), ("standby_mode", "on")]));
+        let wanted = "recovery_target_action = 'promote'\nrestore_command = 'cp ''/a b/%f'' %p'\n";
+        assert_eq!(plain, wanted);
+        let other = recovery(&method(&[("recovery_target_action", "shutdown")]));
+        assert_eq!(other, "recovery_target_action = 'shutdown'\n");
+    }
+
+    #[test]
+    fn what_a_uri_would_misread_is_encoded() {
+        assert_eq!(encoded("/run/a-1_x.y"), "/run/a-1_x.y");
+        assert_eq!(encoded("a b&c=d%"), "a%20b%26c%3Dd%25");
+    }
+
+    #[test]
+    fn what_failed_lies_beside() {
+        assert_eq!(aside(Path::new("/data/pg")), Path::new("/data/pg.failed"));
+    }
+}
