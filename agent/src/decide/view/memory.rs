@@ -43,6 +43,7 @@ pub struct Policy {
 
 /// What the decider remembers from round to round; only `decide` changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact")]
 pub struct Memory {
     /// The last job that failed, how often in a row, and when it may be tried again.
     pub failed: Option<FailedJob>,
