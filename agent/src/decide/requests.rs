@@ -260,6 +260,8 @@ impl Judge<'_> {
                     return Some(doing(stage));
                 }
                 Step::End(answer) => {
+                    // A stop that failed has left the server as it was.
+                    self.memory.reopens &= under_way.stage != Stage::Stopping;
                     let answers = under_way.request;
                     actions.extend(answers.map(|request| Action::Answer { request, answer }));
                     return None;

@@ -15,5 +15,6 @@ mod preconditions;
 mod promotions;
 mod properties;
 mod requests;
+mod restarts;
 mod synchronous;
 pub(crate) mod world;
