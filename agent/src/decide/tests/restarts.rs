@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::TestCaseError;
 use regent_proto::time::Deadline;
 
 use super::world::World;
@@ -190,6 +189,22 @@ impl Play {
         }
     }
 
+    /// What a restart is made of; the rest has no effect here.
+    fn perform(&mut self, action: Action) {
+        if action == Action::Promote {
+            self.server = Server::Writes;
+        } else if action == Action::Run(Job::Checkpoint) {
+            self.world.view.checkpoint_runs = true;
+        } else if let Action::Answer { request, .. } = action {
+            self.world.view.requests.asked.retain(|asked| asked.number != request);
+        } else if let Action::Run(job) = action {
+            if job == Job::StopToRestart && self.server == Server::Writes {
+                self.unbroken = Some(true);
+            }
+            self.job = Some(job);
+        }
+    }
+
     fn turn(&mut self, event: Event) -> Result<(), TestCaseError> {
         self.world.view.now = self.world.view.now.plus(Duration::from_secs(2));
         self.happens(event);
@@ -218,20 +233,7 @@ impl Play {
             self.unbroken = self.unbroken.map(|_| false);
         }
         for action in decision.actions {
-            match action {
-                Action::Run(Job::Checkpoint) => self.world.view.checkpoint_runs = true,
-                Action::Run(job) => {
-                    if job == Job::StopToRestart && self.server == Server::Writes {
-                        self.unbroken = Some(true);
-                    }
-                    self.job = Some(job);
-                }
-                Action::Answer { request, .. } => {
-                    self.world.view.requests.asked.retain(|asked| asked.number != request);
-                }
-                Action::Promote => self.server = Server::Writes,
-                _ => {}
-            }
+            self.perform(action);
         }
         self.world.memory = decision.memory;
         self.world.view.finished = None;
@@ -257,8 +259,7 @@ proptest! {
 #[test]
 fn a_restart_without_trouble_is_among_them() {
     let mut play = Play::new();
-    let mut events = vec![Event::Ask, Event::JobEnds, Event::JobEnds];
-    for event in events.drain(..) {
+    for event in [Event::Ask, Event::JobEnds, Event::JobEnds] {
         play.turn(event).expect("holds");
     }
     let starts = matches!(play.job, Some(Job::StartPrimary { .. }));
