@@ -66,11 +66,28 @@ impl<'a> Judge<'a> {
         let history = site.ancestry.as_ref();
         self.manage_slots(site);
         self.note_following();
-        self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
+        let choice = self.come_under(target.filter(|_| running), history);
+        let choice = choice.map(|choice| self.relieves(site, leader, choice));
+        choice.unwrap_or_else(|status| {
             self.keep_epoch(site)
                 .or_else(|| self.slots_choice(status, BTreeSet::new()))
                 .unwrap_or(Choice::wait(Reason::Following))
         })
+    }
+
+    /// A copy of the leader is taken from a member with the tag `clonefrom`, where there is one and no copy
+    /// has just failed (spec/patroni-compat.md 3.2).
+    fn relieves(&self, site: &SiteView, leader: &LeaderKey, mut choice: Choice) -> Choice {
+        let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Clone);
+        let source = rejoin::clone_member(site, &leader.name, &self.policy.me);
+        if let (Some(source), false) = (source, failed) {
+            for action in &mut choice.actions {
+                if let Action::Run(Job::Clone(from)) = action {
+                    *from = source.clone();
+                }
+            }
+        }
+        choice
     }
 
     /// In the primary site a leader is followed once it is open; in a standby site nobody opens.

@@ -335,8 +335,8 @@ impl Judge<'_> {
                     Step::End(Answer::RestartFailed)
                 }
             }
-            (None, Process::Starting | Process::Running, Task::Reinitialize(_)) => {
-                match self.copies_from() {
+            (None, Process::Starting | Process::Running, Task::Reinitialize(how)) => {
+                match self.copies_from(*how) {
                     Some(_) => stops(Job::Stop),
                     None => Step::End(Answer::NoLeader),
                 }
@@ -350,7 +350,7 @@ impl Judge<'_> {
                 Step::Next(Stage::Starting, restart.timeout.unwrap_or(STARTS_WITHIN), None)
             }
             // The job removes nothing before its source has answered.
-            Task::Reinitialize(_) => match self.copies_from() {
+            Task::Reinitialize(how) => match self.copies_from(*how) {
                 Some(source) => {
                     let clone = Action::Run(Job::Clone(source));
                     Step::Next(Stage::Copying, ENDS_WITH_ITS_JOB, Some(clone))
@@ -360,11 +360,18 @@ impl Judge<'_> {
         }
     }
 
-    /// The leader, while it is another member.
-    fn copies_from(&self) -> Option<Follow> {
+    /// The leader, while it is another member, or a member that is there to be copied from.
+    fn copies_from(&self, how: Reinitialize) -> Option<Follow> {
         let site = self.view.site.as_ref()?;
         let leader = site.leader.as_ref().filter(|leader| leader.name != self.policy.me)?;
-        rejoin::member_follow(site, &leader.name)
+        let other = rejoin::clone_member(site, &leader.name, &self.policy.me);
+        let other = other.filter(|_| !how.from_leader);
+        other.or_else(|| rejoin::member_follow(site, &leader.name))
+    }
+
+    /// Whom a server follows that was copied.
+    fn follows_after_a_copy(&self) -> Option<Follow> {
+        self.copies_from(Reinitialize { force: false, from_leader: true })
     }
 
     /// A restart ends here, for whatever reason, as soon as the key is not this node's, or the server
@@ -403,7 +410,7 @@ impl Judge<'_> {
         );
         if copied || recovers(control.state) {
             let before = self.view.postgres.follows.clone();
-            let follow = if copied { self.copies_from() } else { before };
+            let follow = if copied { self.follows_after_a_copy() } else { before };
             let job = Job::StartStandby(follow.unwrap_or(Follow::Nobody));
             return Some(Choice::act(Reason::Starting, vec![Action::Run(job)]));
         }

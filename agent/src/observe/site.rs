@@ -419,6 +419,7 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         port,
         nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
         nosync: flag("nosync"),
+        clonefrom: flag("clonefrom"),
         api_url: record.api_url,
         promise_url: record.promise_url,
         streaming: record.replication_state == "streaming",

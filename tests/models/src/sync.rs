@@ -388,6 +388,7 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             position: None,
             nofailover: false,
             nosync: false,
+            clonefrom: false,
         })
     };
     SiteView {

@@ -2,8 +2,10 @@
 //! is done step by step, and that a primary's restart is never a promotion.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use regent_proto::name::NodeName;
 use regent_proto::time::Deadline;
 
 use super::world::{NOW, World, mark, name};
@@ -434,6 +436,45 @@ fn a_replica_is_copied_anew_once_it_has_stopped() {
         world.standby(3, 500);
         assert_eq!(go_on(&mut world), vec![]);
         assert!(world.memory.request.is_none());
+    }
+}
+
+/// Spec 2.5, 3.2: a member with `clonefrom` is copied from, unless the leader is asked for.
+#[test]
+fn a_member_that_is_there_for_it_is_copied_from_and_the_leader_where_it_is_asked_for() {
+    type Bend = fn(&mut Member);
+    let cases: [(Bend, bool, &str); 5] = [
+        (|_| {}, false, "a3"),
+        (|_| {}, true, "a2"),
+        (|m| m.clonefrom = false, false, "a2"),
+        (|m| m.streaming = false, false, "a2"),
+        (|m| m.state = "stopped".to_owned(), false, "a2"),
+    ];
+    for (bend, from_leader, wanted) in cases {
+        let mut world = replica();
+        world.site().sync.standbys.clear();
+        let mut third = (*world.site().members[&name::<NodeName>("a2")]).clone();
+        third.clonefrom = true;
+        bend(&mut third);
+        world.site().members.insert(name("a3"), Arc::new(third));
+        world.member("a1").clonefrom = true;
+        world.stopped(ControlState::ShutDownInRecovery, 3, 500);
+        ask(&mut world, Ask::Reinitialize(Reinitialize { force: false, from_leader }));
+        let task = world.memory.request.as_ref().map(|request| request.stage);
+        assert_eq!(task, Some(Stage::Copying));
+        let mut again = replica();
+        again.site().members = world.site().members.clone();
+        again.stopped(ControlState::ShutDown, 3, 500);
+        again.view.postgres.data = DataDirectory::Empty;
+        let by_itself = again.decide().actions;
+        let from = |actions: &[Action]| match actions.last() {
+            Some(Action::Run(Job::Clone(Follow::Member { name, .. }))) => name.to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(from(&by_itself), if from_leader { "a3" } else { wanted });
+        world.memory.request = None;
+        let actions = ask(&mut world, Ask::Reinitialize(Reinitialize { force: false, from_leader }));
+        assert_eq!(from(&actions), wanted);
     }
 }
 

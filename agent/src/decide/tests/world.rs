@@ -110,6 +110,7 @@ fn member(port: u16) -> Arc<Member> {
         position: None,
         nofailover: false,
         nosync: false,
+        clonefrom: false,
     })
 }
 

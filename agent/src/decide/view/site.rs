@@ -141,6 +141,8 @@ pub struct Member {
     pub nofailover: bool,
     /// Tag `nosync`.
     pub nosync: bool,
+    /// Tag `clonefrom`: it is there to be copied from.
+    pub clonefrom: bool,
 }
 
 /// A switchover or failover request inside the site (Patroni's `failover` key).
