@@ -173,7 +173,7 @@ async fn request(
 ) -> Option<Response> {
     let path = uri.path().trim_matches('/');
     let deletes = *method == Method::DELETE;
-    if !matches!((path, deletes), ("restart", _) | ("reinitialize", false)) {
+    if !matches!((path, deletes), ("restart", _) | ("reinitialize" | "reload", false)) {
         return None;
     }
     if let Some(refused) = write::refused(&shared.config.rest, headers) {
@@ -186,6 +186,7 @@ async fn request(
             let clocks = requests::Clocks { wall: wall_time(), boot: boot_time() };
             requests::restart(desk, picture.dynamic.pause, body, clocks).await
         }
+        ("reload", _) => requests::reload(),
         _ => requests::reinitialize(desk, body).await,
     })
 }

@@ -1,4 +1,4 @@
-//! `POST` and `DELETE /restart`, `POST /reinitialize` (spec/patroni-compat.md 2.5): what is asked is
+//! `POST` and `DELETE /restart`, `POST /reinitialize` and `/reload` (spec/patroni-compat.md 2.5): what is asked is
 //! read whole or refused, handed to the main loop over a queue with a bound, and answered in Patroni's
 //! codes and texts once the loop has an answer, or after a bound of its own.
 
@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use regent_proto::time::{BootTime, WallTime};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
@@ -62,6 +64,14 @@ pub(super) async fn reinitialize(desk: &mpsc::Sender<Asked>, body: &[u8]) -> Res
     match read_reinitialize(body) {
         Ok(how) => asked(desk, Ask::Reinitialize(how)).await,
         Err((code, problem)) => text(code, &problem),
+    }
+}
+
+/// `POST /reload`: what SIGHUP is, which this process's own handler takes.
+pub(super) fn reload() -> Response {
+    match kill(Pid::this(), Signal::SIGHUP) {
+        Ok(()) => text(StatusCode::ACCEPTED, "reload scheduled"),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
