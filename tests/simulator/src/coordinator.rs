@@ -195,7 +195,7 @@ impl World {
         self.strikes_later(Fault { at, span, kind: Kind::KillNode(other) });
     }
 
-    fn strikes_later(&mut self, fault: Fault) {
+    pub(crate) fn strikes_later(&mut self, fault: Fault) {
         if fault.at < HARSH {
             self.schedule_at(fault.at, Event::Fault(self.plan.len()));
             self.plan.push(fault);

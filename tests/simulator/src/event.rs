@@ -60,6 +60,8 @@ pub enum Event {
     StartCoordinator(usize),
     /// An operator asks for something.
     Operator(Verb),
+    /// Somebody asks the agent of this node for a restart or a new copy.
+    AskAgent(usize, u64),
     /// The faults end here.
     Heal,
 }
@@ -88,6 +90,7 @@ impl fmt::Debug for Event {
             Self::StartAgent(n) => write!(f, "StartAgent({n})"),
             Self::StartCoordinator(c) => write!(f, "StartCoordinator({c})"),
             Self::Operator(verb) => write!(f, "Operator({verb:?})"),
+            Self::AskAgent(n, _) => write!(f, "AskAgent({n})"),
             Self::Heal => write!(f, "Heal"),
         }
     }

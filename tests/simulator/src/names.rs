@@ -225,6 +225,8 @@ pub const OTHERS: &[&str] = &[
     "operator: begin the operation",
     "operator: ask for the operation's end",
     "operator: refused",
+    "operator: restart",
+    "operator: reinitialize",
     "asynchronous loss",
     "opened",
 ];

@@ -105,6 +105,7 @@ fn handle(sim: &Sim, event: Event) {
         Event::StartAgent(n) => world.start_agent(sim, n),
         Event::StartCoordinator(c) => world.start_coordinator(sim, c),
         Event::Operator(verb) => world.operator(sim, verb),
+        Event::AskAgent(n, seed) => world.ask_agent(n, seed),
         Event::Heal => world.heal(),
     }
 }

@@ -134,6 +134,7 @@ pub fn build(plan: &Plan) -> World {
             world.schedule_at(at, Event::Fault(index));
         }
     }
+    world.draw_asks(plan.seed);
     world.schedule_at(HARSH, Event::Heal);
     world
 }

@@ -133,6 +133,8 @@ pub struct World {
     pub last_connection: u64,
     /// The last job's number.
     pub last_job: u64,
+    /// How often somebody asked an agent for something.
+    pub asks: u64,
     /// Records that are no writes.
     pub marks: u64,
     /// Databases that were made.
@@ -195,6 +197,7 @@ impl World {
             connections: BTreeMap::new(),
             last_connection: 0,
             last_job: 0,
+            asks: 0,
             marks: 0,
             databases: 0,
             clients: Vec::new(),

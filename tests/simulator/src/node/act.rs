@@ -54,12 +54,15 @@ impl Agent {
         match action {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job),
-            // Nobody asks for anything here.
+            // An initdb never fails here; answers are given before.
             Action::ArmWatchdog
             | Action::AskPeers
             | Action::Answer { .. }
-            | Action::AbandonInitialize
-            | Action::CancelJob => Came::About(Touched::Nothing),
+            | Action::AbandonInitialize => Came::About(Touched::Nothing),
+            Action::CancelJob => {
+                self.sim.world().cancel_job(self.n);
+                Came::About(Touched::Nothing)
+            }
             Action::RenewNow => {
                 self.sim.world().hurry(self.n);
                 Came::About(Touched::Nothing)

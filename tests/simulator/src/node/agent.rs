@@ -17,7 +17,7 @@ use regent_agent::decide::guarding::{Guarding, Guards, Postmaster, guarding};
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
     FailsafeView, FederationView, FinishedJob, JobKind, LeaderKey, Memory, PeersView, Policy,
-    Process, RequestsView, SiteView, TenureView, View,
+    Process, RequestsView, SiteView, TenureView, UnderWay, View,
 };
 use regent_agent::decide::{Action, Decision, decide};
 use regent_agent::fence::Deadlines;
@@ -92,6 +92,7 @@ struct Word {
     checkpointed_for: Option<OperationId>,
     site: Option<(BTreeSet<NodeName>, usize)>,
     primary: Option<u64>,
+    withdraws: bool,
 }
 
 impl World {
@@ -392,6 +393,12 @@ impl Agent {
         let peers = peers
             .map(|(asked, answers)| PeersView { age: now.since(*asked), answers: answers.clone() });
         let checkpoint_runs = node.checkpoint.is_some();
+        let under_way = self.memory.request.as_ref();
+        let requests = RequestsView {
+            asked: node.mail.asked.clone(),
+            restarting: under_way.is_some_and(UnderWay::restarts),
+            ..RequestsView::default()
+        };
         let mut view = View {
             now,
             site,
@@ -408,7 +415,7 @@ impl Agent {
             peers,
             guardian: world.observe_guardian(self.n),
             failsafe: FailsafeView::default(),
-            requests: RequestsView::default(),
+            requests,
         };
         let mutant = world.mutant;
         if mutant == Mutant::TakeWithoutWalAndFloor {
@@ -466,6 +473,8 @@ impl Agent {
         let status = view.postgres.status.as_ref();
         let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
         let lease = self.renewal.tenures().borrow().lease;
+        let withdraws = leads.is_none_or(|leader| leader.name != self.config.name)
+            && decision.memory.request.as_ref().is_some_and(UnderWay::withdraws);
         let word = Word {
             state: publish::state(view),
             server: status.map(|s| (s.in_recovery, s.ancestry.timeline, s.receiver.is_some())),
@@ -475,6 +484,7 @@ impl Agent {
             checkpointed_for: self.memory.checkpointed_for.clone(),
             site: view.site.as_ref().map(|s| (s.sync.standbys.clone(), s.members.len())),
             primary: view.federation.as_ref().and_then(|f| f.primary.as_ref()).map(|p| p.revision),
+            withdraws,
         };
         let (last, at) = &self.told_last;
         let every = if self.global.is_some() { 3 * SEC } else { 8 * SEC };
@@ -501,7 +511,7 @@ impl Agent {
             at: wall,
             dcs_seen: wall,
             scheduled_restart: None,
-            withdraws: false,
+            withdraws,
             fences: self.site_observer.fences().clone(),
         };
         self.told.send_replace(Some(Arc::new(picture)));
@@ -511,6 +521,12 @@ impl Agent {
     async fn act(&mut self, actions: &[Action], view: &View) -> bool {
         let mut done = Vec::new();
         for action in actions {
+            if let Action::Answer { request, answer } = action {
+                let mut world = self.sim.world();
+                world.explain(self.n, "agent", || format!("answers {request}: {answer:?}"));
+                world.nodes[self.n].mail.asked.retain(|asked| asked.number != *request);
+                continue;
+            }
             if *action == Action::AskPeers {
                 self.sim.world().ask_peers(self.n, self.process, view);
                 return false;

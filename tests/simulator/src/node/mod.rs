@@ -10,7 +10,7 @@ use std::sync::Arc;
 use regent_agent::config::Config;
 use regent_agent::decide::Reason;
 use regent_agent::decide::freeze::{Frozen, Reading};
-use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer};
+use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer, Request};
 use regent_agent::fence::Deadlines;
 use regent_guardian::page::{Because, Page};
 use regent_proto::name::NodeName;
@@ -59,6 +59,8 @@ pub struct Mailbox {
     pub peers: Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>,
     /// It is to end in order.
     pub stop: bool,
+    /// What people asked for and were not answered.
+    pub asked: Vec<Request>,
 }
 
 /// One node.
