@@ -467,9 +467,13 @@ fn a_member_that_is_there_for_it_is_copied_from_and_the_leader_where_it_is_asked
         again.stopped(ControlState::ShutDown, 3, 500);
         again.view.postgres.data = DataDirectory::Empty;
         let by_itself = again.decide().actions;
-        let from = |actions: &[Action]| match actions.last() {
-            Some(Action::Run(Job::Clone(Follow::Member { name, .. }))) => name.to_string(),
-            other => format!("{other:?}"),
+        let from = |actions: &[Action]| {
+            let last = actions.last();
+            if let Some(Action::Run(Job::Clone(Follow::Member { name, .. }))) = last {
+                name.to_string()
+            } else {
+                format!("{last:?}")
+            }
         };
         assert_eq!(from(&by_itself), if from_leader { "a3" } else { wanted });
         world.memory.request = None;
