@@ -91,7 +91,7 @@ impl<'a> Judge<'a> {
     }
 
     /// In the primary site a leader is followed once it is open; in a standby site nobody opens.
-    fn leader_is_open(&self, site: &SiteView, leader: &LeaderKey) -> bool {
+    pub(super) fn leader_is_open(&self, site: &SiteView, leader: &LeaderKey) -> bool {
         let standby_site = self.view.federation.as_ref().is_some_and(|federation| {
             federation.primary.as_ref().is_some_and(|primary| {
                 primary.value.holder != federation.site

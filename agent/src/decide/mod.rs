@@ -5,8 +5,8 @@
 //! Keeps I2, I6, I12, I13, I14, I16, I25 to I27 and I29 as far as they are kept yet
 //! (docs/safety.md); the rules cited are protocol.md's.
 //!
-//! Here is the order of judgement: what people asked for (`requests`), a job that runs, a site DCS that never answered, a pause, a foreign
-//! database; then `leader_key`, and by it `lead`, `follow` or `race`.
+//! Here is the order of judgement: what people asked for (`requests`), a job that runs, a site DCS that
+//! never answered, a pause, a foreign database; then `leader_key`, and by it `lead`, `follow` or `race`.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -104,8 +104,10 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_reopening();
     judge.remember_pre_promote();
     judge.remember_claim();
-    let choice = match judge.requested() {
+    let (answers, step) = judge.requested();
+    let choice = match step {
         Some(choice) => choice,
+        // An answer is no step: whoever asks without end must not keep the rest from being judged.
         None => {
             let choice = judge.judge();
             judge.without_hasty_retry(choice)
@@ -115,7 +117,8 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     let wake_in = choice.wake_in.unwrap_or(policy.loop_wait).min(judge.request_due_in());
     Decision {
         memory: judge.memory,
-        actions: choice.actions,
+        // First, for they are done even where what follows is not.
+        actions: answers.into_iter().chain(choice.actions).collect(),
         wake_at: view.now.plus(wake_in),
         reason: choice.reason,
     }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::paused::{self, Fence};
 use super::preconditions::{self, Opening};
 use super::view::{
-    Answer, Ask, ControlState, DataDirectory, Follow, JobKind, NodeRole, Process, Reinitialize,
-    Request, Restart, ScheduledRestart, SiteView, Stage, Task, UnderWay,
+    Answer, Ask, ControlState, DataDirectory, Follow, JobKind, LeaderKey, NodeRole, Process,
+    Reinitialize, Request, Restart, ScheduledRestart, SiteView, Stage, Task, UnderWay,
 };
 use super::{Action, Choice, Job, Judge, Reason, callbacks, rejoin, synchronous};
 
@@ -27,6 +27,9 @@ const CHECKPOINTS_WITHIN: Duration = Duration::from_secs(600);
 const ENDS_WITH_ITS_JOB: Duration = Duration::from_secs(48 * 3600);
 /// How soon a restart that is due and cannot begin is looked at again.
 const DUE_AGAIN: Duration = Duration::from_millis(200);
+/// A picture of the site DCS that is older tells nothing of who leads: a store that answers is read
+/// twice in this time.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// What comes next for the request that is under way.
 enum Step {
@@ -39,8 +42,9 @@ enum Step {
 }
 
 impl Judge<'_> {
-    /// Hears what was asked, and takes the request that is under way one step on.
-    pub(super) fn requested(&mut self) -> Option<Choice> {
+    /// Hears what was asked, and takes the request that is under way one step on: the answers, and
+    /// the step where there is one.
+    pub(super) fn requested(&mut self) -> (Vec<Action>, Option<Choice>) {
         let view = self.view;
         let mut actions = Vec::new();
         let taken = self.memory.request.as_ref().and_then(|under_way| under_way.request);
@@ -48,11 +52,11 @@ impl Judge<'_> {
             self.hear(request, &mut actions);
         }
         self.take_up_what_is_due();
-        let step = self.go_on(&mut actions);
-        // Answers come first: what was decided is told even where the step is not done.
-        actions.sort_by_key(|action| !matches!(action, Action::Answer { .. }));
-        (!actions.is_empty())
-            .then(|| Choice::act(Reason::Requested(step.unwrap_or("answering a request")), actions))
+        let step = self.go_on(&mut actions).unwrap_or(doing(Stage::Clearing));
+        let (answers, steps): (Vec<Action>, Vec<Action>) =
+            actions.into_iter().partition(|action| matches!(action, Action::Answer { .. }));
+        let choice = (!steps.is_empty()).then(|| Choice::act(Reason::Requested(step), steps));
+        (answers, choice)
     }
 
     fn hear(&mut self, request: &Request, actions: &mut Vec<Action>) {
@@ -158,6 +162,7 @@ impl Judge<'_> {
             None => return Err(Answer::NoLeader),
             Some(leader) if leader.unreadable => return Err(Answer::NoLeader),
             Some(leader) if leader.name == self.policy.me => return Err(Answer::IsLeader),
+            Some(_) if self.copies_from(how).is_none() => return Err(Answer::NoLeader),
             Some(_) => {}
         }
         let cancels = match &self.view.job {
@@ -226,11 +231,12 @@ impl Judge<'_> {
         preconditions::unmet(self.policy, self.view, opening).is_empty()
     }
 
-    /// Its primary's commits may wait for this node.
+    /// Its primary's commits may wait for this node; a record that nobody can read may name it.
     fn is_counted_on(&self) -> bool {
         self.view.site.as_ref().is_some_and(|site| {
             let led = site.leader.as_ref().is_some_and(|leader| leader.name != self.policy.me);
-            led && site.sync.standbys.contains(&self.policy.me)
+            let unknown = self.policy.synchronous_mode && site.sync.unreadable;
+            led && (unknown || site.sync.standbys.contains(&self.policy.me))
         })
     }
 
@@ -336,7 +342,7 @@ impl Judge<'_> {
                 }
             }
             (None, Process::Starting | Process::Running, Task::Reinitialize(how)) => {
-                match self.copies_from(*how) {
+                match self.may_copy_from(*how) {
                     Some(_) => stops(Job::Stop),
                     None => Step::End(Answer::NoLeader),
                 }
@@ -350,7 +356,7 @@ impl Judge<'_> {
                 Step::Next(Stage::Starting, restart.timeout.unwrap_or(STARTS_WITHIN), None)
             }
             // The job removes nothing before its source has answered.
-            Task::Reinitialize(how) => match self.copies_from(*how) {
+            Task::Reinitialize(how) => match self.may_copy_from(*how) {
                 Some(source) => {
                     let clone = Action::Run(Job::Clone(source));
                     Step::Next(Stage::Copying, ENDS_WITH_ITS_JOB, Some(clone))
@@ -360,18 +366,34 @@ impl Judge<'_> {
         }
     }
 
-    /// The leader, while it is another member, or a member that is there to be copied from.
-    fn copies_from(&self, how: Reinitialize) -> Option<Follow> {
+    /// The site and its leader, while that is another member.
+    fn led_by_another(&self) -> Option<(&SiteView, &LeaderKey)> {
         let site = self.view.site.as_ref()?;
-        let leader = site.leader.as_ref().filter(|leader| leader.name != self.policy.me)?;
+        let leader = site.leader.as_ref()?;
+        (leader.name != self.policy.me && !leader.unreadable).then_some((site, leader))
+    }
+
+    /// The leader, or a member that is there to be copied from. What is here may be all that is left of
+    /// what a leader lacks that has not opened, or that led once (I15).
+    fn copies_from(&self, how: Reinitialize) -> Option<Follow> {
+        let (site, leader) = self.led_by_another()?;
+        if site.age > FRESH || !self.leader_is_open(site, leader) {
+            return None;
+        }
         let other = rejoin::clone_member(site, &leader.name, &self.policy.me);
         let other = other.filter(|_| !how.from_leader);
         other.or_else(|| rejoin::member_follow(site, &leader.name))
     }
 
+    /// The same once no commit rests on what is here: a restart brings it back, a copy does not (I3).
+    fn may_copy_from(&self, how: Reinitialize) -> Option<Follow> {
+        self.copies_from(how).filter(|_| !self.is_counted_on())
+    }
+
     /// Whom a server follows that was copied.
     fn follows_after_a_copy(&self) -> Option<Follow> {
-        self.copies_from(Reinitialize { force: false, from_leader: true })
+        let (site, leader) = self.led_by_another()?;
+        rejoin::member_follow(site, &leader.name)
     }
 
     /// A restart ends here, for whatever reason, as soon as the key is not this node's, or the server
