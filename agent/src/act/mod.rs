@@ -36,6 +36,7 @@ use crate::observe::clock::{boot_time, wall_time};
 use epoch_file::EpochFile;
 use global::{GlobalError, GlobalStore};
 use jobs::Jobs;
+use postgres::copy;
 use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
 use postgres::promotions;
@@ -272,16 +273,16 @@ impl Actor {
         }
     }
 
-    /// The marker first: a claim that another makes afterwards must not look like ours.
+    /// What was made first, with its marker: a claim that another makes afterwards must not look like
+    /// ours.
     async fn abandon_initialize(&mut self) -> Outcome {
         let Some(claimed) = self.claimed else {
             return Outcome::NotDone("`initialize` is not of this process's claim".to_owned());
         };
-        match std::fs::remove_file(self.files.incomplete()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Outcome::NotDone(format!("giving the bootstrap up: {error}"));
-            }
-            Ok(()) | Err(_) => {}
+        let files = self.files.clone();
+        let given_up = tokio::task::spawn_blocking(move || copy::give_up(&files)).await;
+        if let Err(error) = given_up.map_err(std::io::Error::other).flatten() {
+            return Outcome::NotDone(format!("giving the bootstrap up: {error}"));
         }
         match self.site.abandon_initialize(claimed, self.timeout()).await {
             Ok(Some(revision)) => {

@@ -123,14 +123,7 @@ impl Ground<'_> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let mut command = self.programs.command("postgres");
         command.args(self.files.arguments(self.config, self.dynamic));
-        for (name, value) in [
-            ("listen_addresses", String::new()),
-            ("unix_socket_directories", run_dir.display().to_string()),
-            ("unix_socket_permissions", "0700".to_owned()),
-            ("hba_file", hba.display().to_string()),
-            ("hot_standby", "off".to_owned()),
-            ("synchronous_standby_names", String::new()),
-        ] {
+        for (name, value) in alone(run_dir, &hba) {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         command.stdout(Stdio::from(log.try_clone()?)).stderr(Stdio::from(log));
@@ -187,7 +180,8 @@ impl Ground<'_> {
     }
 
     /// As in Patroni: beside the directory, under its name with `.failed`. The marker of what is
-    /// incomplete stays, so that nobody takes what could not be moved for a cluster.
+    /// incomplete stays, so that nobody takes what could not be moved for a cluster; it goes when the
+    /// bootstrap is given up, with what is still there.
     fn put_aside(self) {
         let data_dir = &self.files.data_dir;
         let failed = aside(data_dir);
@@ -197,10 +191,26 @@ impl Ground<'_> {
         drop(std::fs::remove_dir_all(&failed));
         match std::fs::rename(data_dir, &failed) {
             Ok(()) => tracing::warn!("what was made lies in {}", failed.display()),
-            // A mount point, for instance. The next try empties it.
+            // A mount point, for instance. It is emptied before anybody tries again.
             Err(error) => tracing::warn!(%error, "{} could not be put aside", data_dir.display()),
         }
     }
+}
+
+/// What its command line says beside the ordinary: nobody reaches this server, and nothing of it reaches
+/// anybody. What it would archive waits for the cluster to open, and no subscription that was restored
+/// moves its publisher's slot.
+fn alone(run_dir: &Path, hba: &Path) -> [(&'static str, String); 8] {
+    [
+        ("listen_addresses", String::new()),
+        ("unix_socket_directories", run_dir.display().to_string()),
+        ("unix_socket_permissions", "0700".to_owned()),
+        ("hba_file", hba.display().to_string()),
+        ("hot_standby", "off".to_owned()),
+        ("synchronous_standby_names", String::new()),
+        ("archive_command", "false".to_owned()),
+        ("max_logical_replication_workers", "0".to_owned()),
+    ]
 }
 
 fn aside(data_dir: &Path) -> PathBuf {
@@ -251,8 +261,40 @@ async fn stop(mut server: Child) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
-    use crate::config::Maker;
+    use crate::config::{Maker, ReplicaMethod};
+
+    fn config(dir: &Path) -> Config {
+        let text = format!(
+            "
+scope: a
+name: a1
+restapi: {{listen: '127.0.0.1:8008'}}
+sqlite: {{path: {0}/a.db}}
+regent: {{run_dir: {0}/run, stop_budget: 1500ms}}
+bootstrap: {{dcs: {{ttl: 5, loop_wait: 1, retry_timeout: 1}}}}
+postgresql:
+  listen: 127.0.0.1:5501
+  data_dir: {0}/data
+  authentication:
+    superuser: {{username: postgres, password: s3cret}}
+    replication: {{username: replicator, password: s3cret}}
+",
+            dir.display()
+        );
+        Config::parse(Path::new("agent.yml"), &text).expect("good")
+    }
+
+    /// With a directory that looks like a cluster.
+    fn files(config: &Config) -> Files {
+        let files = Files::new(config);
+        std::fs::create_dir(&files.run_dir).expect("made");
+        std::fs::create_dir(&files.data_dir).expect("made");
+        std::fs::write(files.data_dir.join("PG_VERSION"), "17\n").expect("written");
+        files
+    }
 
     fn method(settings: &[(&str, &str)]) -> BootstrapMethod {
         let command = CommandLine { program: "/bin/true".into(), arguments: Vec::new() };
@@ -266,11 +308,60 @@ mod tests {
 
     #[test]
     fn a_recovery_ends_in_a_promotion_unless_something_else_is_said() {
-        let plain = recovery(&method(&[("restore_command", "cp '/a b/%f' %p"), ("standby_mode", "on")]));
+        let settings = [("restore_command", "cp '/a b/%f' %p"), ("standby_mode", "on")];
+        let plain = recovery(&method(&settings));
         let wanted = "recovery_target_action = 'promote'\nrestore_command = 'cp ''/a b/%f'' %p'\n";
         assert_eq!(plain, wanted);
         let other = recovery(&method(&[("recovery_target_action", "shutdown")]));
         assert_eq!(other, "recovery_target_action = 'shutdown'\n");
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_nothing_that_counts_as_a_cluster() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = files(&config(dir.path()));
+        let version = files.data_dir.join("PG_VERSION");
+        copy::give_up(&files).expect("nothing was begun");
+        assert!(version.exists(), "of nobody's bootstrap");
+        write_atomically(&files.incomplete(), b"copy\n").expect("noted");
+        copy::give_up(&files).expect("given up");
+        assert!(!version.exists() && !files.incomplete().exists());
+        std::fs::remove_dir(&files.data_dir).expect("it is empty");
+        write_atomically(&files.incomplete(), b"copy\n").expect("noted");
+        copy::give_up(&files).expect("put aside before");
+        assert!(!files.data_dir.exists() && !files.incomplete().exists());
+    }
+
+    /// A directory that somebody has filled meanwhile is not emptied for a method that needs nobody.
+    #[tokio::test]
+    async fn without_a_source_nothing_is_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = config(dir.path());
+        let command = CommandLine { program: "/bin/true".into(), arguments: Vec::new() };
+        let maker =
+            Maker { name: "backup".to_owned(), command, no_params: false, more: Vec::new() };
+        let custom = ReplicaMethod::Custom { maker, keep_data: false, no_leader: true };
+        config.methods.replica = vec![custom];
+        let files = files(&config);
+        let (programs, dynamic) = (Programs::new(Path::new("")), config.first_dynamic());
+        let ground =
+            Ground { programs: &programs, files: &files, config: &config, dynamic: &dynamic };
+        let made = ground.make_replica(&[], &watch::Sender::new(None)).await;
+        let failed = format!("{:#}", made.expect_err("nobody to have it from"));
+        assert!(failed.contains("what is here stays"), "{failed}");
+        assert!(files.data_dir.join("PG_VERSION").exists() && !files.incomplete().exists());
+    }
+
+    #[test]
+    fn a_server_that_is_alone_archives_nothing_and_subscribes_to_nothing() {
+        let settings = alone(Path::new("/run"), Path::new("/run/hba"));
+        for wanted in [
+            ("listen_addresses", ""),
+            ("archive_command", "false"),
+            ("max_logical_replication_workers", "0"),
+        ] {
+            assert!(settings.iter().any(|(name, value)| (*name, value.as_str()) == wanted));
+        }
     }
 
     #[test]

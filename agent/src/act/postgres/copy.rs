@@ -172,6 +172,19 @@ pub fn done(files: &Files) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Gives up what was begun here. What is still in the directory goes before the marker does: without it,
+/// half a cluster would count as one.
+pub fn give_up(files: &Files) -> std::io::Result<()> {
+    let marker = files.incomplete();
+    if !marker.exists() {
+        return Ok(());
+    }
+    if files.data_dir.exists() {
+        empty(&files.data_dir)?;
+    }
+    std::fs::remove_file(&marker)
+}
+
 /// Removes what is in the directory, not the directory (it may be a mount point).
 fn empty(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;

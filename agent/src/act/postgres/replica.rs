@@ -63,7 +63,8 @@ impl Ground<'_> {
         let user = &self.config.postgres.authentication.replication;
         // As for a copy: what is here goes only for a source that answers.
         let there = data_dir.join("PG_VERSION").exists() && !files.incomplete().exists();
-        if there && !addresses.is_empty() {
+        if there {
+            ensure!(!addresses.is_empty(), "what is here stays: there is nobody to have it from");
             let conninfo = files.conninfo(user, addresses, &maker.name);
             let asked = copy::identify(self.programs, &conninfo, ANSWERS_WITHIN);
             asked.await.context("what is here stays")?;
