@@ -2,11 +2,12 @@
 //! cut short; what it prints goes to the log; nothing of its environment is a secret (I23).
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -20,6 +21,10 @@ use crate::config::CommandLine;
 const READS_ON: Duration = Duration::from_millis(500);
 /// How long the end of what was killed is waited for.
 const DIES_WITHIN: Duration = Duration::from_secs(5);
+/// How soon it is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// In the environment of whatever makes a data directory: which one.
+const MAKES: &str = "REGENT_MAKES";
 /// The most that is logged of one run, in bytes.
 const LOGGED_MOST: u64 = 64 << 10;
 
@@ -30,13 +35,14 @@ pub struct Call<'a> {
     command: &'a CommandLine,
     arguments: &'a [String],
     passfile: Option<&'a Path>,
+    makes: Option<&'a Path>,
 }
 
 impl<'a> Call<'a> {
     /// `name` is what its lines in the log are marked with.
     #[must_use]
     pub fn new(name: &'static str, command: &'a CommandLine) -> Self {
-        Self { name, command, arguments: &[], passfile: None }
+        Self { name, command, arguments: &[], passfile: None, makes: None }
     }
 
     /// Further arguments.
@@ -50,13 +56,20 @@ impl<'a> Call<'a> {
     pub fn passfile(self, passfile: &'a Path) -> Self {
         Self { passfile: Some(passfile), ..self }
     }
+
+    /// The data directory that it makes.
+    #[must_use]
+    pub fn makes(self, data_dir: &'a Path) -> Self {
+        Self { makes: Some(data_dir), ..self }
+    }
 }
 
 /// A program that runs.
 #[derive(Debug)]
 pub struct Script {
-    child: Child,
+    /// Dropped first: while the child is not waited for, the number of its group is its own.
     group: Group,
+    child: Child,
     output: JoinSet<()>,
 }
 
@@ -82,11 +95,14 @@ impl Drop for Group {
 impl Script {
     /// Starts it.
     pub fn start(call: Call<'_>) -> std::io::Result<Self> {
-        let Call { name, command, arguments, passfile } = call;
+        let Call { name, command, arguments, passfile, makes } = call;
         let mut run = Programs::plain(&command.program);
         without_secrets(&mut run);
         if let Some(passfile) = passfile {
             run.env("PGPASSFILE", passfile);
+        }
+        if let Some(data_dir) = makes {
+            run.env(MAKES, data_dir);
         }
         run.args(&command.arguments).args(arguments).process_group(0);
         run.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -99,7 +115,7 @@ impl Script {
         if let Some(err) = child.stderr.take() {
             output.spawn(log(name, err));
         }
-        Ok(Self { child, group: Group(group), output })
+        Ok(Self { group: Group(group), child, output })
     }
 
     /// Waits for its end: whether it ended well. What it left in the background goes on.
@@ -132,6 +148,40 @@ pub async fn run(call: Call<'_>, bound: Duration) -> anyhow::Result<()> {
     };
     anyhow::ensure!(ended?, "{name}: {shown} failed");
     Ok(())
+}
+
+/// Ends what still makes this data directory: of a life of this agent that was killed, or of a method that
+/// was cut off and had left its group. It would write into what comes next.
+pub async fn end_what_makes(data_dir: &Path) -> anyhow::Result<()> {
+    let ends = async {
+        loop {
+            let left = makers(data_dir);
+            if left.is_empty() {
+                return;
+            }
+            tracing::warn!(?left, "programs that an earlier try has left are killed");
+            for pid in left {
+                // Gone meanwhile: as good.
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    let ended = tokio::time::timeout(DIES_WITHIN, ends).await.is_ok();
+    anyhow::ensure!(ended, "programs that an earlier try has left running cannot be ended");
+    Ok(())
+}
+
+fn makers(data_dir: &Path) -> Vec<i32> {
+    let mut wanted = format!("{MAKES}=").into_bytes();
+    wanted.extend_from_slice(data_dir.as_os_str().as_bytes());
+    let makes = |pid: &i32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == wanted)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(makes).collect()
 }
 
 /// One line of the log for each of the output, up to a bound; the rest is read and dropped, or the
@@ -198,6 +248,21 @@ mod tests {
         let sleeps = shell("sleep 3600");
         let late = run(Call::new("test", &sleeps), Duration::from_millis(50)).await;
         assert!(late.expect_err("too long").to_string().contains("did not end within"));
+    }
+
+    #[tokio::test]
+    async fn what_was_left_making_a_directory_is_ended_and_nothing_else() {
+        let (dir, another) = (tempfile::tempdir(), tempfile::tempdir());
+        let (dir, another) = (dir.expect("a directory"), another.expect("a directory"));
+        let command = shell("sleep 3600 & wait");
+        let start = |of: &Path| Script::start(Call::new("test", &command).makes(of));
+        let mut left = start(dir.path()).expect("started");
+        let mut others = start(another.path()).expect("started");
+        end_what_makes(dir.path()).await.expect("ended");
+        assert!(makers(dir.path()).is_empty());
+        assert!(!left.ended().await.expect("it was a child"), "it was killed");
+        assert!(others.child.try_wait().expect("a child").is_none(), "it makes another directory");
+        others.kill().await;
     }
 
     /// A shell that waits for its child is killed with it.

@@ -51,6 +51,7 @@ pub struct Ground<'a> {
 impl Ground<'_> {
     /// Makes the data directory. One that could not be made is put aside for whoever looks.
     pub async fn make(self) -> anyhow::Result<()> {
+        scripts::end_what_makes(&self.files.data_dir).await?;
         let made = self.try_to_make().await;
         if made.is_err() {
             self.put_aside();
@@ -84,7 +85,7 @@ impl Ground<'_> {
         }
         arguments.extend(method.maker.more.iter().cloned());
         let call = scripts::Call::new("bootstrap", &method.maker.command).arguments(&arguments);
-        scripts::run(call, MADE_WITHIN).await?;
+        scripts::run(call.makes(data_dir), MADE_WITHIN).await?;
         ensure!(
             data_dir.join("PG_VERSION").is_file(),
             "bootstrap.{}: the command ended well and left no cluster in {}",

@@ -31,6 +31,7 @@ impl Ground<'_> {
         let methods = if configured.is_empty() { &built_in[..] } else { configured };
         let mut failed = None;
         for method in methods {
+            scripts::end_what_makes(&self.files.data_dir).await?;
             let made = match method {
                 ReplicaMethod::Basebackup if addresses.is_empty() => continue,
                 ReplicaMethod::Basebackup => {
@@ -88,7 +89,7 @@ impl Ground<'_> {
         let call = scripts::Call::new("create_replica", &maker.command)
             .arguments(&arguments)
             .passfile(files.passfile());
-        scripts::run(call, MADE_WITHIN).await?;
+        scripts::run(call.makes(data_dir), MADE_WITHIN).await?;
         ensure!(
             data_dir.join("PG_VERSION").is_file(),
             "the command ended well and left no cluster in {}",
