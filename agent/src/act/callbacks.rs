@@ -18,6 +18,8 @@ const LAST_WITHIN: Duration = Duration::from_secs(5);
 /// One call.
 #[derive(Debug, Clone)]
 struct Call {
+    /// The how manieth of its lane.
+    number: u64,
     callback: Callback,
     role: &'static str,
     command: CommandLine,
@@ -28,13 +30,21 @@ struct Call {
 #[derive(Debug)]
 struct Lane {
     calls: watch::Sender<Option<Call>>,
+    /// The last one that has come to its end.
+    served: watch::Receiver<u64>,
     task: JoinHandle<()>,
 }
 
 impl Lane {
     fn begin() -> Self {
         let (calls, called) = watch::channel(None);
-        Self { calls, task: tokio::spawn(serve(called)) }
+        let (serves, served) = watch::channel(0);
+        Self { calls, served, task: tokio::spawn(serve(called, serves)) }
+    }
+
+    fn is_idle(&self) -> bool {
+        let last = self.calls.borrow().as_ref().map_or(0, |call| call.number);
+        *self.served.borrow() == last
     }
 }
 
@@ -71,7 +81,17 @@ impl Callbacks {
         };
         let Some(command) = command.clone() else { return };
         let (role, scope) = (role.word(), self.scope.clone());
-        lane.calls.send_replace(Some(Call { callback, role, command, scope }));
+        lane.calls.send_modify(|last| {
+            let number = last.as_ref().map_or(0, |last| last.number) + 1;
+            *last = Some(Call { number, callback, role, command, scope });
+        });
+    }
+
+    /// None runs. One that does belongs to this life of the process: the next one would neither read what
+    /// it prints nor wait for its end.
+    #[must_use]
+    pub fn are_idle(&self) -> bool {
+        self.lane.is_idle() && self.reloads.is_idle()
     }
 
     /// The agent ends: the last calls come to their end, or are cut short.
@@ -89,12 +109,14 @@ impl Callbacks {
     }
 }
 
-async fn serve(mut calls: watch::Receiver<Option<Call>>) {
+async fn serve(mut calls: watch::Receiver<Option<Call>>, serves: watch::Sender<u64>) {
     while calls.changed().await.is_ok() {
         loop {
             let call = calls.borrow_and_update().clone();
             let Some(call) = call else { break };
-            if !perform(&call, &mut calls).await {
+            let newer = perform(&call, &mut calls).await;
+            serves.send_replace(call.number);
+            if !newer {
                 break;
             }
         }
@@ -180,7 +202,9 @@ mod tests {
         let file = dir.path().join("told");
         let callbacks = callbacks(&format!("sleep 0.1; echo $@ >> {}", file.display()));
         callbacks.call(Callback::Stop, PRIMARY);
+        assert!(callbacks.are_idle(), "on_stop is not configured");
         callbacks.call(Callback::Start, PRIMARY);
+        assert!(!callbacks.are_idle());
         callbacks.end().await;
         let text = std::fs::read_to_string(&file).expect("written");
         assert_eq!(text, "on_start primary eu\n", "on_stop is not configured");
@@ -202,6 +226,9 @@ mod tests {
         seen(&file, "on_reload").await;
         callbacks.call(Callback::RoleChange, PRIMARY);
         seen(&file, "on_role_change").await;
+        while !callbacks.are_idle() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         callbacks.end().await;
         let text = std::fs::read_to_string(&file).expect("written");
         assert_eq!(text, "on_start\non_reload\non_role_change\n");

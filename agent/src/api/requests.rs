@@ -201,7 +201,7 @@ fn version(value: &Value) -> Result<ServerVersion, Refusal> {
     let wrong = || bad(format!("postgres_version: {value}; want X.Y or X.Y.Z"));
     let parts: Vec<&str> = written.split('.').collect();
     let parts: Option<Vec<u32>> =
-        parts.into_iter().map(|part| part.parse().ok().filter(|n| *n < 100)).collect();
+        parts.into_iter().map(|part| part.parse().ok().filter(|n: &u32| *n < 100)).collect();
     let number = match parts.ok_or_else(wrong)?[..] {
         [major, minor] if major >= 10 => major * 10_000 + minor,
         [major, middle, minor] => major * 10_000 + middle * 100 + minor,

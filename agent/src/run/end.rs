@@ -33,7 +33,8 @@ impl Agent {
             && self.actor.jobs.running().is_none()
             && !self.actor.jobs.checkpoint_runs()
             // Nor does it know who waits for an answer, and that what stands still may open again.
-            && self.memory.request.is_none();
+            && self.memory.request.is_none()
+            && self.callbacks.are_idle();
         if !self.upgrade_asked || !idle {
             return;
         }

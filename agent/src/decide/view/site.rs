@@ -118,6 +118,7 @@ pub enum Initialize {
 
 /// A member's record, as far as decisions need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each tag is one independent fact")]
 pub struct Member {
     /// PostgreSQL's host.
     pub host: String,
