@@ -75,6 +75,9 @@ pub(super) fn problem(command: &CommandLine, search: Option<&std::ffi::OsStr>) -
     (!found).then(|| format!("{shown} is in no directory of PATH; want an absolute path"))
 }
 
+/// What is wrong with a command is said without it: arguments may be secrets (I23).
+const UNQUOTED: &str = "the command has a quote without its end";
+
 /// A shell's words: blanks part them, quotes and backslashes keep them together. Nothing is expanded.
 fn words(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
@@ -89,7 +92,7 @@ fn words(text: &str) -> Result<Vec<String>, String> {
                     match characters.next() {
                         Some('\'') => break,
                         Some(inside) => word.push(inside),
-                        None => return Err(format!("{text:?} has a quote without its end")),
+                        None => return Err(UNQUOTED.to_owned()),
                     }
                 }
             }
@@ -101,16 +104,16 @@ fn words(text: &str) -> Result<Vec<String>, String> {
                         Some('\\') => match characters.next() {
                             Some(escaped @ ('"' | '\\' | '$' | '`')) => word.push(escaped),
                             Some(other) => word.extend(['\\', other]),
-                            None => return Err(format!("{text:?} has a quote without its end")),
+                            None => return Err(UNQUOTED.to_owned()),
                         },
                         Some(inside) => word.push(inside),
-                        None => return Err(format!("{text:?} has a quote without its end")),
+                        None => return Err(UNQUOTED.to_owned()),
                     }
                 }
             }
             '\\' => match characters.next() {
                 Some(escaped) => word.get_or_insert_default().push(escaped),
-                None => return Err(format!("{text:?} ends in a backslash")),
+                None => return Err("the command ends in a backslash".to_owned()),
             },
             other => word.get_or_insert_default().push(other),
         }
@@ -139,6 +142,8 @@ mod tests {
         for text in ["a 'b", "a \"b", "a \"b\\", "a\\"] {
             assert!(words(text).is_err(), "{text}");
         }
+        let problem = CommandLine::try_from("a --key 's3cret".to_owned()).expect_err("open");
+        assert!(!problem.contains("s3cret"), "{problem}");
         assert!(CommandLine::try_from("  ".to_owned()).is_err());
         assert!(CommandLine::try_from("'' a".to_owned()).is_err());
     }

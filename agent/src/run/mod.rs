@@ -92,6 +92,7 @@ impl Agent {
             let policy = self.policy();
             let decision = decide(&policy, &self.memory, &view);
             self.say(&view, &decision.reason);
+            self.say_what_is_over(&decision.memory);
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
             self.tell(&view, extra, &decision);

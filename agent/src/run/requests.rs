@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::Agent;
 use crate::api::requests::Asked;
-use crate::decide::view::{Answer, Request, RequestsView};
+use crate::decide::view::{Answer, Memory, Request, RequestsView};
 use crate::observe::postgres::Extra;
 
 /// The requests that were not answered yet.
@@ -53,6 +53,13 @@ impl Requests {
 }
 
 impl Agent {
+    /// Nobody waits for the end of a new copy, nor of a restart that was scheduled.
+    pub(super) fn say_what_is_over(&self, next: &Memory) {
+        if let (Some(was), None) = (&self.memory.request, &next.request) {
+            tracing::info!(task = ?was.task, stage = ?was.stage, "a request is over");
+        }
+    }
+
     /// What the decision hears.
     pub(super) fn requests_view(&mut self, extra: &Extra) -> RequestsView {
         let under_way = self.memory.request.as_ref();
