@@ -244,6 +244,7 @@ impl Context {
     async fn launch(&self, how: Start) -> anyhow::Result<()> {
         let standby = matches!(how, Start::Standby(_));
         self.files.set_standby_signal(standby)?;
+        self.files.forget_recovery()?;
         let in_force = {
             let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
             match how {

@@ -266,6 +266,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Maker, ReplicaMethod};
+    use crate::decide::view::Follow;
 
     fn config(dir: &Path) -> Config {
         let text = format!(
@@ -351,6 +352,36 @@ postgresql:
         let failed = format!("{:#}", made.expect_err("nobody to have it from"));
         assert!(failed.contains("what is here stays"), "{failed}");
         assert!(files.data_dir.join("PG_VERSION").exists() && !files.incomplete().exists());
+    }
+
+    /// Or a standby, and every copy of it, would promote itself where a restore was to end.
+    #[test]
+    fn where_a_restore_was_to_end_ends_no_standby() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = config(dir.path());
+        let files = files(&config);
+        let auto = files.data_dir.join("postgresql.auto.conf");
+        files.forget_recovery().expect("nothing is there");
+        let left = b"# Do not edit.\nrecovery_target_time = '2026-11-30'\n\
+            Recovery_Target_Action='promote'\nprimary_conninfo = 'host=x'\nwork_mem = '\xff'\n";
+        std::fs::write(&auto, left).expect("written");
+        files.forget_recovery().expect("written");
+        assert_eq!(std::fs::read(&auto).expect("there"), b"# Do not edit.\nwork_mem = '\xff'\n");
+
+        let conf = files.data_dir.join("postgresql.conf");
+        let mut in_force = InForce::default();
+        let write = |in_force: &InForce| {
+            let dynamic = config.first_dynamic();
+            files.write_configuration(&config, &dynamic, in_force).expect("written");
+            std::fs::read_to_string(&conf).expect("there")
+        };
+        let text = write(&in_force);
+        assert!(!text.contains("recovery_target"), "the recovery of a restore goes by them: {text}");
+        in_force.follow = Some(Follow::Nobody);
+        let text = write(&in_force);
+        for target in ["", "_lsn", "_name", "_time", "_xid"] {
+            assert!(text.contains(&format!("\nrecovery_target{target} = ''\n")), "{target}: {text}");
+        }
     }
 
     #[test]

@@ -30,6 +30,18 @@ const OWNED: [(&str, &str); 9] = [
     ("wal_log_hints", "on"),
 ];
 
+/// Where a recovery ends. Left by a restore, or copied from a server that was restored, each ends the
+/// recovery of a standby in a promotion that nobody has decided.
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
+/// Whom a standby follows, and what promotes it, is the agent's to say.
+const FOLLOWING: [&str; 3] = ["primary_conninfo", "primary_slot_name", "promote_trigger_file"];
+
 /// What is in force on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct InForce {
@@ -187,8 +199,26 @@ impl Files {
         write_atomically(&self.data_dir.join("pg_hba.conf"), text.as_bytes())
     }
 
+    /// Takes the settings of a recovery out of postgresql.auto.conf, which would overrule ours.
+    pub fn forget_recovery(&self) -> std::io::Result<()> {
+        let file = self.data_dir.join("postgresql.auto.conf");
+        let text = match std::fs::read(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            read => read?,
+        };
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
+        let kept = lines.filter(|line| !is_of_a_recovery(line));
+        let kept: Vec<u8> = kept.flatten().copied().collect();
+        if kept.len() == text.len() {
+            return Ok(());
+        }
+        tracing::warn!("settings of a recovery are removed from {}", file.display());
+        write_atomically(&file, &kept)
+    }
+
     fn recovery_parameters(&self, config: &Config, follow: &Follow) -> BTreeMap<String, String> {
-        let mut parameters = BTreeMap::new();
+        let nowhere = TARGETS.map(|target| (target.to_owned(), String::new()));
+        let mut parameters = BTreeMap::from(nowhere);
         parameters.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
         let conninfo = match follow {
             Follow::Nobody => String::new(),
@@ -231,6 +261,13 @@ impl Files {
             quote(application),
         )
     }
+}
+
+fn is_of_a_recovery(line: &[u8]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next();
+    let name = name.unwrap_or_default().to_lowercase();
+    name.starts_with("recovery_target") || FOLLOWING.contains(&name.as_str())
 }
 
 const HEADER: &str = "# Written by the Regent agent; changes made here are lost.\n";
