@@ -104,7 +104,8 @@ pub(super) fn unknown_keys(file: &serde_json::Value) -> Vec<String> {
         let value = section.split('.').filter(|p| !p.is_empty()).try_fold(file, |v, p| v.get(p));
         let Some(map) = value.and_then(serde_json::Value::as_object) else { continue };
         let named = super::methods::named(file, section);
-        let unread = |key: &&String| !read.contains(&key.as_str()) && !named.contains(&key.as_str());
+        let unread =
+            |key: &&String| !read.contains(&key.as_str()) && !named.contains(&key.as_str());
         for key in map.keys().filter(unread) {
             let dot = if section.is_empty() { "" } else { "." };
             let why = if not_yet.contains(&key.as_str()) {

@@ -376,11 +376,12 @@ postgresql:
             std::fs::read_to_string(&conf).expect("there")
         };
         let text = write(&in_force);
-        assert!(!text.contains("recovery_target"), "the recovery of a restore goes by them: {text}");
+        assert!(!text.contains("recovery_target"), "a restore's own goes by them: {text}");
         in_force.follow = Some(Follow::Nobody);
         let text = write(&in_force);
         for target in ["", "_lsn", "_name", "_time", "_xid"] {
-            assert!(text.contains(&format!("\nrecovery_target{target} = ''\n")), "{target}: {text}");
+            let nowhere = format!("\nrecovery_target{target} = ''\n");
+            assert!(text.contains(&nowhere), "{target}: {text}");
         }
     }
 

@@ -547,7 +547,8 @@ fn a_member_that_is_there_for_it_is_copied_from_and_the_leader_where_it_is_asked
         };
         assert_eq!(from(&by_itself), if from_leader { "a3" } else { wanted });
         world.memory.request = None;
-        let actions = ask(&mut world, Ask::Reinitialize(Reinitialize { force: false, from_leader }));
+        let actions =
+            ask(&mut world, Ask::Reinitialize(Reinitialize { force: false, from_leader }));
         assert_eq!(from(&actions), wanted);
     }
 }

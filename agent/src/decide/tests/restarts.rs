@@ -222,7 +222,8 @@ impl Play {
         }
         let right = leader.is_some_and(|l| l.bound_to_my_lease)
             && self.world.view.tenure.site.lies_ahead(self.world.view.now);
-        let recovers = |a: &Action| matches!(a, Action::Run(Job::StartStandby(_)) | Action::Promote);
+        let recovers =
+            |a: &Action| matches!(a, Action::Run(Job::StartStandby(_)) | Action::Promote);
         if down && right && self.unbroken == Some(true) {
             prop_assert!(!actions.iter().any(recovers), "a new timeline: {:?}", actions);
         }
