@@ -101,11 +101,11 @@ fn the_life_of_a_server_is_told_in_order() {
                 (RoleChange, REPLICA),
             ],
         ),
-        ("does not answer for a while", vec![
-            primary(),
-            owned(primary(), JobKind::CreateUsers),
-            primary(),
-        ], vec![(Start, PRIMARY)]),
+        (
+            "does not answer for a while",
+            vec![primary(), owned(primary(), JobKind::CreateUsers), primary()],
+            vec![(Start, PRIMARY)],
+        ),
         ("stopped from the start", vec![stopped(primary())], vec![]),
     ];
     for (what, views, wanted) in cases {
