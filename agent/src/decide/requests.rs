@@ -163,6 +163,10 @@ impl Judge<'_> {
             Some(leader) if leader.unreadable => return Err(Answer::NoLeader),
             Some(leader) if leader.name == self.policy.me => return Err(Answer::IsLeader),
             Some(_) if self.copies_from(how).is_none() => return Err(Answer::NoLeader),
+            // It has just lost the key, and is about to be stopped with what only it may have.
+            Some(_) if self.writable() && !self.is_suspended() => {
+                return Err(Answer::InProgress(word(&JobKind::Stop)));
+            }
             Some(_) => {}
         }
         let cancels = match &self.view.job {

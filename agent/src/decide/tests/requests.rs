@@ -393,8 +393,17 @@ fn a_scheduled_restart_begins_when_it_is_due_and_where_its_reason_still_stands()
 fn a_reinitialize_is_refused_where_patroni_refuses_it() {
     type Bend = fn(&mut World);
     let how = |force| Ask::Reinitialize(Reinitialize { force, from_leader: false });
-    let cases: [(&str, bool, Bend, Answer); 8] = [
+    let cases: [(&str, bool, Bend, Answer); 9] = [
         ("no leader", false, |w| w.leader(None), Answer::NoLeader),
+        (
+            "it still writes",
+            true,
+            |w| {
+                *w = alone();
+                w.leader(Some("a2"));
+            },
+            Answer::InProgress("stop"),
+        ),
         ("the leader", false, |w| w.leader(Some("a1")), Answer::IsLeader),
         ("the leader", true, |w| w.leader(Some("a1")), Answer::IsLeader),
         (
