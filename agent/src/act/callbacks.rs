@@ -18,7 +18,7 @@ const LAST_WITHIN: Duration = Duration::from_secs(5);
 /// One call.
 #[derive(Debug, Clone)]
 struct Call {
-    /// The how manieth of its lane.
+    /// Counted in its lane.
     number: u64,
     callback: Callback,
     role: &'static str,
