@@ -58,6 +58,10 @@ impl Agent {
         if let (Some(was), None) = (&self.memory.request, &next.request) {
             tracing::info!(task = ?was.task, stage = ?was.stage, "a request is over");
         }
+        if let (Some(was), None) = (&self.memory.scheduled_restart, &next.scheduled_restart) {
+            let begins = next.request.is_some();
+            tracing::info!(schedule = %was.schedule, begins, "a restart is scheduled no more");
+        }
     }
 
     /// What the decision hears.
