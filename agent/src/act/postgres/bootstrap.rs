@@ -363,7 +363,7 @@ postgresql:
         let auto = files.data_dir.join("postgresql.auto.conf");
         files.forget_recovery().expect("nothing is there");
         let left = b"# Do not edit.\nrecovery_target_time = '2026-11-30'\n\
-            Recovery_Target_Action='promote'\nprimary_conninfo = 'host=x'\nwork_mem = '\xff'\n";
+            Recovery_Target_Action='promote'\nrestore_command='get %f %p'\nwork_mem = '\xff'\n";
         std::fs::write(&auto, left).expect("written");
         files.forget_recovery().expect("written");
         assert_eq!(std::fs::read(&auto).expect("there"), b"# Do not edit.\nwork_mem = '\xff'\n");

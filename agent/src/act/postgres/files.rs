@@ -39,8 +39,16 @@ const TARGETS: [&str; 5] = [
     "recovery_target_time",
     "recovery_target_xid",
 ];
-/// Whom a standby follows, and what promotes it, is the agent's to say.
-const FOLLOWING: [&str; 3] = ["primary_conninfo", "primary_slot_name", "promote_trigger_file"];
+/// What else a restore leaves: whom a standby follows and what promotes it is the agent's to say, and
+/// another cluster's archive may hold another history of the next timeline (hazards.md section 4, fact 21).
+const RESTORING: [&str; 6] = [
+    "primary_conninfo",
+    "primary_slot_name",
+    "promote_trigger_file",
+    "restore_command",
+    "archive_cleanup_command",
+    "recovery_end_command",
+];
 
 /// What is in force on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -199,7 +207,8 @@ impl Files {
         write_atomically(&self.data_dir.join("pg_hba.conf"), text.as_bytes())
     }
 
-    /// Takes the settings of a recovery out of postgresql.auto.conf, which would overrule ours.
+    /// Takes the settings of a recovery out of postgresql.auto.conf, which would overrule ours. As in
+    /// Patroni.
     pub fn forget_recovery(&self) -> std::io::Result<()> {
         let file = self.data_dir.join("postgresql.auto.conf");
         let text = match std::fs::read(&file) {
@@ -267,7 +276,7 @@ fn is_of_a_recovery(line: &[u8]) -> bool {
     let line = String::from_utf8_lossy(line);
     let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next();
     let name = name.unwrap_or_default().to_lowercase();
-    name.starts_with("recovery_target") || FOLLOWING.contains(&name.as_str())
+    name.starts_with("recovery_target") || RESTORING.contains(&name.as_str())
 }
 
 const HEADER: &str = "# Written by the Regent agent; changes made here are lost.\n";
