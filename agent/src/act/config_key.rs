@@ -89,6 +89,8 @@ mod tests {
             fences: BTreeMap::new(),
             restarts: BTreeMap::new(),
             config,
+            scheduled_restart: None,
+            withdraws: false,
         }
     }
 
