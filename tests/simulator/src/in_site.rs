@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::faults::{Fault, Kind, Way};
 use crate::scenario::HARSH;
 use crate::time::{MIN, MS, SEC};
-use crate::world::World;
+use crate::world::{Site, World};
 
 /// These are drawn beside everything else, so that a seed's other draws stay what they were.
 const BESIDE: u64 = 0x5eed_0000_1251_7e00;
@@ -45,9 +45,21 @@ impl World {
         self.disturbed();
         self.counters.count("operator: asks inside a site");
         self.explain(usize::MAX, "operator", || format!("asks inside a site: {request}"));
+        // Whoever leads may be asked to stop.
+        self.disturbed();
         self.stores[store].put(&keys.key(SiteKey::Failover), request.into_bytes());
         self.store_changed(store);
         self.trouble_in_site(n, &nodes);
+    }
+
+    /// Whether somebody waits for a switchover or a failover inside this site.
+    pub(crate) fn asked_in_site(&self, site: usize) -> bool {
+        let Site { nodes, store, .. } = &self.sites[site];
+        nodes.first().is_some_and(|n| {
+            let config = &self.nodes[*n].config;
+            let keys = SiteKeys::new(&config.namespace, &config.scope);
+            self.stores[*store].entry(&keys.key(SiteKey::Failover)).is_some()
+        })
     }
 
     /// It lasts a second or two, which what is drawn for the hour would hardly ever meet.

@@ -336,7 +336,7 @@ mod tests {
         assert!(!candidate.exists(), "nothing is left of it");
         let in_force = InForce { refused, ..InForce::default() };
         let text = place.files.text(&config, &lots, &in_force);
-        assert!(!text.contains("lots") && text.contains("max_connections = '100'"), "{text}");
+        assert!(!text.contains("'lots'") && text.contains("max_connections = '100'"), "{text}");
         let text = place.files.text(&config, &wants("64MB"), &in_force);
         assert!(text.contains("shared_buffers = '64MB'"), "{text}");
         let fine = wants("64MB");

@@ -14,7 +14,7 @@
 //! so many handovers, fences, failovers inside sites, acknowledged rows and requests in flight.
 //! Stop, start and kill take no time; whatever is open at its deadline is killed (model `lease`).
 //! An acknowledged row is on both nodes of its site (model `sync`); in bounds without rows all
-//! histories are one. What nothing asks any more is forgotten ([`forget`]). Not in it: salvage
+//! histories are one. What nothing asks any more is forgotten (`forget`). Not in it: salvage
 //! (rule 12), attach and detach, raising limits.
 //!
 //! Distinct states: `make models` prints them.

@@ -20,8 +20,11 @@ impl World {
 
     /// A site's timing is changed: if nothing else happens, its leader goes on.
     pub(crate) fn expect_no_demotion(&mut self, site: usize) {
-        // In a federation an operator may switch over.
-        let calm = self.checks.calm && self.federation.is_none() && !self.healing;
+        // In a federation an operator may switch over, and so may one inside a site.
+        let calm = self.checks.calm
+            && self.federation.is_none()
+            && !self.healing
+            && !self.asked_in_site(site);
         let Some((n, life)) = self.checks.acknowledger.filter(|_| calm) else { return };
         let lately = self.now.saturating_sub(self.checks.last_acknowledgement) < 20 * SEC;
         let server = &self.nodes[n].server;
