@@ -108,9 +108,8 @@ async fn at_once_and_everywhere() -> anyhow::Result<()> {
 async fn up_and_down() -> anyhow::Result<()> {
     let site = Alone::start(true).await?;
     let (primary, replica) = site.whole().await?;
-    let reason = |old: &str, new: &str| {
-        json!({"max_connections": {"old_value": old, "new_value": new}})
-    };
+    let reason =
+        |old: &str, new: &str| json!({"max_connections": {"old_value": old, "new_value": new}});
     let both = [primary.clone(), replica.clone()];
     let set = async |value: u32| -> anyhow::Result<()> {
         let code = site.patch(&parameters(&json!({"max_connections": value}))).await?;

@@ -21,9 +21,8 @@ impl Actor {
         let known = self.in_force();
         let refused = examine(&self.programs, &self.files, wanted, &known).await;
         // Said once, also where this is tried again.
-        let new = refused
-            .iter()
-            .filter(|(name, refused)| known.refused.get(*name) != Some(*refused));
+        let new =
+            refused.iter().filter(|(name, refused)| known.refused.get(*name) != Some(*refused));
         for (name, refused) in new {
             tracing::warn!(
                 node = %self.config.name, name, value = refused.value, words = refused.words,

@@ -68,6 +68,10 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     if !picture.warnings.is_empty() {
         regent["warnings"] = json!(picture.warnings);
     }
+    if let Some(status) = &view.postgres.status {
+        // Whoever races for the leader key compares histories by it.
+        regent["ancestry"] = json!(status.ancestry);
+    }
     if picture.suspended {
         regent["fence"] = json!(publish::NOT_FENCED);
     }

@@ -110,8 +110,7 @@ mod tests {
         for name in ["00000002.history.ready", "000000010000000000000002.done"] {
             std::fs::write(dir.path().join(name), "").expect("written");
         }
-        let wanted =
-            ["00000002.history", "000000010000000000000003", "000000020000000000000004"];
+        let wanted = ["00000002.history", "000000010000000000000003", "000000020000000000000004"];
         assert_eq!(waiting(dir.path()).expect("readable"), wanted);
         assert!(waiting(&dir.path().join("none")).expect("nothing").is_empty());
     }

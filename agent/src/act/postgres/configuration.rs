@@ -160,10 +160,7 @@ pub async fn examine(
 }
 
 /// What was refused before, beside what is known by now.
-fn as_before(
-    judged: BTreeMap<String, Refused>,
-    in_force: &InForce,
-) -> BTreeMap<String, Refused> {
+fn as_before(judged: BTreeMap<String, Refused>, in_force: &InForce) -> BTreeMap<String, Refused> {
     let mut refused = in_force.refused.clone();
     refused.extend(judged);
     refused

@@ -118,7 +118,8 @@ fn interpret(fields: &Fields, data_dir: &Path) -> Result<Control, String> {
 /// of hints as well, which checksums bring along.
 fn rewindable(fields: &Fields) -> bool {
     let says = |name: &str, word: &str| fields.0.get(name).is_some_and(|value| value == word);
-    let checksums = fields.get::<u32>("Data page checksum version").is_ok_and(|version| version > 0);
+    let checksums =
+        fields.get::<u32>("Data page checksum version").is_ok_and(|version| version > 0);
     says("Latest checkpoint's full_page_writes", "on")
         && (checksums || says("wal_log_hints setting", "on"))
 }

@@ -504,7 +504,8 @@ mod tests {
         let written = place.files.written();
         assert_eq!(written.get("archive_command").map(String::as_str), Some(value));
         assert_eq!(written.get("synchronous_standby_names").map(String::as_str), Some(""));
-        std::fs::write(place.files.data_dir.join("postgresql.conf"), "port = '1'\n").expect("written");
+        std::fs::write(place.files.data_dir.join("postgresql.conf"), "port = '1'\n")
+            .expect("written");
         assert!(place.files.written().is_empty(), "not one of ours");
     }
 

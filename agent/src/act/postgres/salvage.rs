@@ -110,7 +110,8 @@ pub fn keep(
     let done = place.join(format!("{number:08}"));
     let partial = place.join(format!("{number:08}{PARTIAL}"));
     if partial.exists() {
-        std::fs::remove_dir_all(&partial).while_doing(|| format!("remove {}", partial.display()))?;
+        std::fs::remove_dir_all(&partial)
+            .while_doing(|| format!("remove {}", partial.display()))?;
     }
     if how == How::Copy || !on_one_disk(&place, &wal) {
         room(free(&place), bytes)?;
@@ -194,7 +195,9 @@ fn make(directory: &Path) -> Result<(), SalvageError> {
 }
 
 fn sync(path: &Path) -> Result<(), SalvageError> {
-    File::open(path).and_then(|file| file.sync_all()).while_doing(|| format!("sync {}", path.display()))
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .while_doing(|| format!("sync {}", path.display()))
 }
 
 /// A file of pg_wal that has to be kept.
@@ -326,7 +329,8 @@ fn dated(note: &Value) -> Value {
 /// Whether this is salvage of just that.
 fn is_of(place: &Path, note: &Value) -> bool {
     let read = std::fs::read(place.join("salvage.json")).ok();
-    let mut read: Value = read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let mut read: Value =
+        read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     if let Some(read) = read.as_object_mut() {
         read.shift_remove("kept_at_ms");
     }
@@ -472,7 +476,9 @@ postgresql:
             assert_eq!((&note["timeline"], &note["since"]["timeline"]), (&json!(2), &json!(2)));
             // What happens to the directory afterwards does not reach what was kept.
             match how {
-                How::Copy => std::fs::write(place.wal(&after), "changed in place").expect("written"),
+                How::Copy => {
+                    std::fs::write(place.wal(&after), "changed in place").expect("written")
+                }
                 How::Link => std::fs::remove_file(place.wal(&after)).expect("removed"),
             }
             let bytes = std::fs::read(kept.join("pg_wal").join(&after)).expect("kept");

@@ -16,7 +16,7 @@ use super::JobKind;
 pub struct Policy {
     /// This member.
     pub me: NodeName,
-    /// Tag `nofailover`.
+    /// Tag `nofailover`, or a failover priority of zero.
     pub nofailover: bool,
     /// The loop's period.
     pub loop_wait: Duration,
@@ -38,6 +38,16 @@ pub struct Policy {
     pub remove_on_rewind_failure: bool,
     /// `postgresql.remove_data_directory_on_diverged_timelines`: copied anew where no rewind can help.
     pub remove_on_diverged_timelines: bool,
+    /// Tag `failover_priority`.
+    pub failover_priority: i64,
+    /// `check_timeline`.
+    pub check_timeline: bool,
+    /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
+    pub maximum_lag_on_syncnode: Option<u64>,
+    /// `primary_start_timeout`; zero: another member leads at once.
+    pub primary_start_timeout: Duration,
+    /// TTL of the leader key.
+    pub ttl: Duration,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -81,6 +91,18 @@ pub struct Memory {
     /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
     /// others needs (hazards.md section 4, fact 27).
     pub owes_checkpoint_since: Option<BootTime>,
+    /// The member whose name the leader key last carried.
+    pub last_leader: Option<NodeName>,
+    /// Since when the server answers; forgotten when it stops.
+    pub answers_since: Option<BootTime>,
+    /// Since when this leader waits for a server that stays up.
+    pub start_since: Option<BootTime>,
+    /// A start was done, and the server has neither answered nor ended since.
+    pub start_unanswered: bool,
+    /// When this leader asked whether another could lead, until the answers are in.
+    pub successors_asked: Option<BootTime>,
+    /// Until when this node leaves a free leader key to others.
+    pub stands_back_until: Option<BootTime>,
 }
 
 /// A job that failed.
