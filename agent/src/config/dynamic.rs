@@ -245,7 +245,7 @@ impl Dynamic {
             primary_start_timeout: self.primary_start_timeout,
             ttl: self.ttl,
             // Patroni's default in a site by itself; a site that comes back to its federation is
-            // rebuilt where it can't rewind (design.md section 4, ADR 32).
+            // rebuilt where it can't rewind (design.md section 4, ADR 34).
             remove_on_rewind_failure: self
                 .remove_on_rewind_failure
                 .unwrap_or(config.federation.is_some()),
@@ -466,10 +466,18 @@ mod tests {
             let found = (read.primary_start_timeout, read.problems.len());
             assert_eq!(found, (timeout, problems), "{document}");
         }
-        // What is kept of it is what is in force, by whichever name that came.
-        let first = Dynamic::read(&json!({"master_start_timeout": 10}), &Dynamic::default());
-        let next = Dynamic::read(&json!({"primary_start_timeout": "soon"}), &first);
-        assert_eq!(next.document, first.document);
+        // Whatever is refused, what is kept on disk says what is in force, under its own name.
+        for names in [
+            ["primary_start_timeout", "master_start_timeout"],
+            ["master_start_timeout", "primary_start_timeout"],
+        ] {
+            let first = Dynamic::read(&json!({names[0]: 20}), &Dynamic::default());
+            for wrong in names {
+                let kept = Dynamic::read(&json!({wrong: "soon"}), &first);
+                assert_eq!(kept.primary_start_timeout, seconds(20), "{wrong}");
+                assert_eq!(kept.document, first.document, "{wrong}");
+            }
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Agent {
             requests,
         };
         let shortest = watchdog::shortest_lease(&self.config, &self.actor.dynamic, &view);
-        // Before the site was read the TTL in force is not known, only the file's.
+        // Before the site was read the TTL in force is not known, only the file's or the one kept.
         if view.site.is_some() {
             watchdog::lower(self.deadlines.page(), &self.config, &shortest);
         }
