@@ -36,6 +36,20 @@ impl Answer {
 /// # Errors
 /// When nobody answers in time.
 pub async fn ask(port: u16, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
+    ask_within(ANSWERS, port, method, path, body).await
+}
+
+/// The same, for what takes its time.
+///
+/// # Errors
+/// When nobody answers in time.
+pub async fn ask_within(
+    limit: Duration,
+    port: u16,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> anyhow::Result<Answer> {
     let asked = boot_time();
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
@@ -49,9 +63,9 @@ pub async fn ask(port: u16, method: &str, path: &str, body: &str) -> anyhow::Res
         stream.read_to_string(&mut text).await?;
         anyhow::Ok(text)
     };
-    let text = tokio::time::timeout(ANSWERS, exchange)
+    let text = tokio::time::timeout(limit, exchange)
         .await
-        .with_context(|| format!("{method} {path} on port {port}: no answer in {ANSWERS:?}"))??;
+        .with_context(|| format!("{method} {path} on port {port}: no answer in {limit:?}"))??;
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     let code = code.with_context(|| format!("{method} {path}: {head:?} is no HTTP answer"))?;

@@ -328,6 +328,16 @@ fn agent_files() -> Vec<(&'static str, Edits, Vec<&'static str>)> {
             vec!["restapi.listen", "0.0.0.0:8008", "loopback", "insecure"],
         ),
         (
+            "a callback that is not there",
+            set("/postgresql/callbacks", json!({"on_role_change": "/nonexistent/vip.sh up"})),
+            vec!["postgresql.callbacks.on_role_change", "/nonexistent/vip.sh", "is not there"],
+        ),
+        (
+            "a replica method without its section",
+            set("/postgresql/create_replica_methods", json!(["backup"])),
+            vec!["postgresql.backup", "command"],
+        ),
+        (
             "a relative directory",
             set("/postgresql/data_dir", json!("data")),
             vec!["postgresql.data_dir", "data", "absolute"],

@@ -89,12 +89,15 @@ mod tests {
             fences: BTreeMap::new(),
             restarts: BTreeMap::new(),
             config,
+            scheduled_restart: None,
+            withdraws: false,
         }
     }
 
     impl Leader {
         async fn new() -> Self {
-            let store = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+            let clock = BootClock::kernel().expect("a boot id");
+            let store = MemoryStore::new(clock.clone());
             let keys = SiteKeys::new("/service", &name("a"));
             let lease = store.grant(CALL * 30, CALL).await.expect("well").id;
             let put = Change::put_leased(keys.key(SiteKey::Leader), "a1", lease);
@@ -103,8 +106,7 @@ mod tests {
             let site = SiteStore { store: shared, keys: keys.clone(), me: name("a1") };
             let config = Arc::new(config(std::path::Path::new("/nowhere")));
             let dynamic = config.first_dynamic();
-            let keeper =
-                Keeper::new(SharedLeader::default(), BootClock::kernel().expect("a boot id"));
+            let keeper = Keeper::new(SharedLeader::default(), clock);
             let publisher = Publisher::new(config, (site, None), keeper);
             Self { store, publisher, observer: SiteObserver::new(keys, name("a1")), lease, dynamic }
         }

@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use regent_guardian::processes::of_data_directory;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
+use super::postgres::bootstrap::Ground;
 use super::postgres::configuration::{Wanted, examine};
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
 use super::postgres::salvage::{How, SalvageError};
 use super::postgres::server::Server;
 use super::postgres::{archive, control, copy, sql};
+use super::scripts::{self, Call};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::Job;
@@ -28,6 +32,16 @@ const STARTS_WITHIN: Duration = Duration::from_secs(15);
 
 /// The longest wait for pg_control before a start.
 const READS_WITHIN: Duration = Duration::from_secs(10);
+/// The longest that `pre_promote` may hold up a promotion.
+const PRE_PROMOTE: Duration = Duration::from_secs(60);
+/// The longest that `before_stop` may hold up a stop.
+pub const BEFORE_STOP: Duration = Duration::from_secs(10);
+/// How long the shutdown's checkpoint of a restart may take: the server still has its rights.
+const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
+/// The longest that what a job has left behind is waited for once it was cancelled.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+/// How soon it is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What jobs need.
 #[derive(Debug, Clone)]
@@ -53,7 +67,7 @@ pub struct Context {
 /// Runs jobs and tells how they ended.
 #[derive(Debug)]
 pub struct Jobs {
-    running: Option<(JobKind, JoinHandle<()>)>,
+    running: Option<(JobKind, JoinHandle<()>, CancellationToken)>,
     checkpoint: bool,
     finished: mpsc::Sender<FinishedJob>,
     progress: watch::Sender<Option<String>>,
@@ -70,7 +84,7 @@ impl Jobs {
     /// The exclusive job that runs.
     #[must_use]
     pub fn running(&self) -> Option<JobKind> {
-        self.running.as_ref().map(|(kind, _)| kind.clone())
+        self.running.as_ref().map(|(kind, _, _)| kind.clone())
     }
 
     /// A checkpoint runs.
@@ -100,8 +114,17 @@ impl Jobs {
         let begun = kind.clone();
         let finished = self.finished.clone();
         let progress = self.progress.clone();
+        let cancel = CancellationToken::new();
+        let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
-            let result = context.perform(job, &progress).await;
+            let result = tokio::select! {
+                result = context.perform(job, &progress) => result,
+                () = cancelled.cancelled() => Err(anyhow::anyhow!("it was cancelled")),
+            };
+            if cancelled.is_cancelled() {
+                progress.send_replace(None);
+                context.nothing_is_left().await;
+            }
             // A rewind asks its source by SQL, and keeps what is unsent, before it begins.
             let untouched = result
                 .as_ref()
@@ -116,7 +139,22 @@ impl Jobs {
         if begun == JobKind::Checkpoint {
             self.checkpoint = true;
         } else {
-            self.running = Some((begun, task));
+            self.running = Some((begun, task, cancel));
+        }
+    }
+
+    /// Ends a copy or a rewind; that it has ended is told like any other's end. Nothing else is cut
+    /// off: what a start or a stop has begun must be known.
+    pub fn cancel(&self) {
+        let Some((kind, _, cancel)) = &self.running else { return };
+        match kind {
+            JobKind::Clone | JobKind::Rewind => cancel.cancel(),
+            JobKind::Initdb
+            | JobKind::Start
+            | JobKind::Stop
+            | JobKind::Checkpoint
+            | JobKind::CreateUsers
+            | JobKind::PrePromote => {}
         }
     }
 
@@ -124,7 +162,7 @@ impl Jobs {
     /// be known before the right to write is given back; anything else is dropped with its program.
     /// `false` where one did not end in time.
     pub async fn end(&mut self) -> bool {
-        let Some((kind, task)) = self.running.take() else { return true };
+        let Some((kind, task, _)) = self.running.take() else { return true };
         match kind {
             JobKind::Start => {}
             JobKind::Stop
@@ -132,7 +170,8 @@ impl Jobs {
             | JobKind::CreateUsers
             | JobKind::Initdb
             | JobKind::Clone
-            | JobKind::Rewind => task.abort(),
+            | JobKind::Rewind
+            | JobKind::PrePromote => task.abort(),
         }
         tokio::time::timeout(STARTS_WITHIN, task).await.is_ok()
     }
@@ -152,20 +191,29 @@ impl Context {
     ) -> anyhow::Result<()> {
         let users = &self.config.postgres.authentication;
         match job {
-            Job::Initdb => {
-                copy::initdb(&self.programs, &self.files, &self.config, &self.dynamic).await
-            }
+            Job::Initdb => self.ground().make().await,
             Job::Clone(from) => {
-                let addresses = addresses(&from)?;
-                let keep = (self.salvage.as_ref(), self.config.regent.salvage_limit.0);
-                let user = &users.replication;
-                copy::clone(&self.programs, &self.files, user, &addresses, progress, keep).await?;
+                let addresses = match &from {
+                    Follow::Nobody => Vec::new(),
+                    Follow::Member { .. } | Follow::Site { .. } => addresses(&from)?,
+                };
+                self.ground().make_replica(&addresses, progress).await?;
                 // A copy is a standby until decided otherwise: it must never open by itself.
                 Ok(self.files.set_standby_signal(true)?)
             }
             Job::StartStandby(follow) => self.start(Start::Standby(follow)).await,
             Job::StartPrimary { synchronous } => self.start(Start::Primary { synchronous }).await,
-            Job::Stop => self.stop().await,
+            Job::Stop => self.stop(Duration::ZERO).await,
+            Job::StopToRestart => {
+                // Before the other stops there is no time for it: a right ends with each of them.
+                if let Some(command) = &self.config.postgres.before_stop
+                    && let Err(error) =
+                        scripts::run(Call::new("before_stop", command), BEFORE_STOP).await
+                {
+                    tracing::warn!("{error:#}: PostgreSQL is stopped all the same");
+                }
+                self.stop(RESTARTS_WITHIN).await
+            }
             Job::Rewind(source) => {
                 let addresses = addresses(&source)?;
                 let user = users.rewind.as_ref().unwrap_or(&users.superuser);
@@ -177,6 +225,21 @@ impl Context {
             }
             Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
             Job::CreateUsers => Ok(sql::create_users(&self.config).await?),
+            Job::PrePromote => match &self.config.postgres.pre_promote {
+                Some(command) => scripts::run(Call::new("pre_promote", command), PRE_PROMOTE).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// What it takes to make a data directory.
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            programs: &self.programs,
+            files: &self.files,
+            config: &self.config,
+            dynamic: &self.dynamic,
+            salvage: self.salvage.as_ref(),
         }
     }
 
@@ -273,10 +336,11 @@ impl Context {
         Ok(self.files.arguments(&self.config, &effective.values))
     }
 
-    async fn stop(&self) -> anyhow::Result<()> {
+    /// `least` is the least patience with a stop that is under way; a deadline ends it sooner.
+    async fn stop(&self, least: Duration) -> anyhow::Result<()> {
         let budget = self.config.regent.stop_budget.0;
         // An operation's stop span lets the shutdown's checkpoint outlast the lease (rule 5).
-        let patience = budget.max(self.guard.stop_span_left().saturating_sub(budget));
+        let patience = budget.max(self.guard.stop_span_left().saturating_sub(budget)).max(least);
         let clean = self.server.stop(&self.files.data_dir, budget, patience).await;
         if self.server.postmaster().is_some() {
             anyhow::bail!("PostgreSQL could not be stopped; its processes are still there");
@@ -286,6 +350,27 @@ impl Context {
             tracing::warn!("PostgreSQL was stopped, but not cleanly");
         }
         Ok(())
+    }
+}
+
+impl Context {
+    /// The programs of a job that was cut off die with it; what they had started may take a moment,
+    /// and must not write into what comes next.
+    async fn nothing_is_left(&self) {
+        let leaves = async {
+            loop {
+                let data_dir = self.files.data_dir.clone();
+                let looked =
+                    tokio::task::spawn_blocking(move || of_data_directory(&data_dir, None));
+                if matches!(looked.await, Ok(Ok(found)) if found.is_empty()) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(LEAVES_WITHIN, leaves).await.is_err() {
+            tracing::warn!("what a cancelled job had started is still there");
+        }
     }
 }
 

@@ -1,17 +1,20 @@
 //! Performs decisions: in the given order, without choices, without retries. What came of it is
 //! seen by the next observation.
 
+pub mod callbacks;
 mod config_key;
 pub mod epoch_by_hand;
 pub mod epoch_file;
 pub mod failsafe;
 pub mod fence_report;
 pub mod global;
+pub mod history;
 pub mod jobs;
 pub mod postgres;
 pub mod publish;
 pub mod random;
 mod reload;
+pub mod scripts;
 pub mod site;
 pub mod store;
 
@@ -36,6 +39,7 @@ use epoch_file::EpochFile;
 use global::GlobalStore;
 use jobs::Jobs;
 use postgres::configuration::Wanted;
+use postgres::copy;
 use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
 use postgres::promotions;
@@ -97,6 +101,8 @@ pub struct Actor {
     pub marked_at: WallTime,
     /// What the server's files shall say.
     pub wanted: Arc<Wanted>,
+    /// The `initialize` that this process claimed.
+    pub claimed: Option<Revision>,
 }
 
 /// The end of the stop span that a handover gives, on this process's own clock.
@@ -174,7 +180,13 @@ impl Actor {
             Action::Exit(text) => Outcome::Exit(text.clone()),
             Action::Run(job) => self.run(job, view),
             Action::ArmWatchdog => self.arm_watchdog(view),
-            Action::AskPeers | Action::AskCandidates(_) => Outcome::Done(Touched::Nothing),
+            Action::AskPeers | Action::AskCandidates(_) | Action::Answer { .. } => {
+                Outcome::Done(Touched::Nothing)
+            }
+            Action::CancelJob => {
+                self.jobs.cancel();
+                Outcome::Done(Touched::Nothing)
+            }
             Action::RenewNow => {
                 self.renewal.deadlines().hurry();
                 Outcome::Done(Touched::Nothing)
@@ -191,8 +203,15 @@ impl Actor {
                 self.renewal.end_tenure().await;
                 Outcome::Done(Touched::Nothing)
             }
-            Action::ClaimInitialize
-            | Action::RecordInitialize(_)
+            Action::ClaimInitialize => {
+                let outcome = self.on_site(action, view).await;
+                if let Outcome::Done(Touched::Site(revision)) = &outcome {
+                    self.claimed = Some(*revision);
+                }
+                outcome
+            }
+            Action::AbandonInitialize => self.abandon_initialize().await,
+            Action::RecordInitialize(_)
             | Action::AcquireLeader
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
@@ -245,7 +264,9 @@ impl Actor {
             | Job::Stop
             | Job::Rewind(_)
             | Job::Checkpoint
-            | Job::CreateUsers => {}
+            | Job::CreateUsers
+            | Job::StopToRestart
+            | Job::PrePromote => {}
         }
         let mut context = self.job_context();
         context.salvage = salvage::before(job, view);
@@ -276,6 +297,30 @@ impl Actor {
             dynamic: self.dynamic.clone(),
             in_force: Arc::clone(&self.in_force),
             salvage: None,
+        }
+    }
+
+    /// What was made first, with its marker: a claim that another makes afterwards must not look like
+    /// ours.
+    async fn abandon_initialize(&mut self) -> Outcome {
+        let Some(claimed) = self.claimed else {
+            return Outcome::NotDone("`initialize` is not of this process's claim".to_owned());
+        };
+        let files = self.files.clone();
+        let given_up = tokio::task::spawn_blocking(move || copy::give_up(&files)).await;
+        if let Err(error) = given_up.map_err(std::io::Error::other).flatten() {
+            return Outcome::NotDone(format!("giving the bootstrap up: {error}"));
+        }
+        match self.site.abandon_initialize(claimed, self.timeout()).await {
+            Ok(Some(revision)) => {
+                self.claimed = None;
+                Outcome::Done(Touched::Site(revision))
+            }
+            Ok(None) => {
+                self.claimed = None;
+                refused("giving the bootstrap up")
+            }
+            Err(error) => Outcome::NotDone(error.to_string()),
         }
     }
 

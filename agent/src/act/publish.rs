@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use regent_dcs::LeaseId;
+use regent_dcs::{LeaseId, StoreError};
 use regent_proto::keys::SiteKey;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{
@@ -21,10 +21,13 @@ use super::config_key;
 use super::failsafe::record::Keeper;
 use super::fence_report::{self, RoundTrips};
 use super::global::GlobalStore;
+use super::history::{self, TimelineHistory};
 use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
-use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View, WatchdogState};
+use crate::decide::view::{
+    DataDirectory, Follow, JobKind, Process, ScheduledRestart, Status, View, WatchdogState,
+};
 use crate::observe::postgres::Extra;
 use crate::observe::site::ConfigKey;
 
@@ -69,6 +72,10 @@ pub struct Picture {
     pub restarts: BTreeMap<NodeName, Value>,
     /// How the site's dynamic configuration stands in the DCS.
     pub config: ConfigKey,
+    /// The restart that people have scheduled.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// It does not want to be counted on as a synchronous standby for the moment.
+    pub withdraws: bool,
 }
 
 /// What waits for a restart, in Patroni's form.
@@ -118,6 +125,7 @@ pub fn state(view: &View) -> &'static str {
     match (&view.job, view.postgres.process) {
         (Some(JobKind::Initdb), _) => "initializing new cluster",
         (Some(JobKind::Clone), _) => "creating replica",
+        (_, Process::Starting | Process::Stopped) if view.requests.restarting => "restarting",
         (Some(JobKind::Stop), _) => "stopping",
         (_, Process::Running) => "running",
         (_, Process::Starting) => "starting",
@@ -148,8 +156,16 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
     if let Some(promise) = config.federation.as_ref().and_then(|f| f.promise.as_ref()) {
         record["promise_url"] = json!(promise.url());
     }
-    if !config.tags.is_empty() {
-        record["tags"] = json!(config.tags);
+    let tags = tags(config, picture);
+    if !tags.is_empty() {
+        record["tags"] = json!(tags);
+    }
+    if let Some(scheduled) = &picture.scheduled_restart {
+        let mut shown = scheduled_restart(scheduled);
+        if let Some(started) = &scheduled.started {
+            shown["postmaster_start_time"] = json!(started.replace('T', " "));
+        }
+        record["scheduled_restart"] = shown;
     }
     if picture.dynamic.pause {
         record["pause"] = json!(true);
@@ -176,6 +192,37 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
     // Patroni passes over keys that it does not know.
     record["regent"] = json!(own_fence(config, picture));
     record
+}
+
+/// The tags in effect: while it withdraws, nobody is to wait for its confirmation (spec 1.4).
+#[must_use]
+pub fn tags(config: &Config, picture: &Picture) -> BTreeMap<String, Value> {
+    let mut tags = config.tags.clone();
+    if picture.withdraws {
+        tags.insert("nosync".to_owned(), json!(true));
+        tags.insert("sync_priority".to_owned(), json!(0));
+    }
+    tags
+}
+
+/// A scheduled restart with its conditions, as Patroni shows it.
+#[must_use]
+pub fn scheduled_restart(scheduled: &ScheduledRestart) -> Value {
+    let mut shown = json!({"schedule": scheduled.schedule});
+    let restart = &scheduled.restart;
+    if let Some(role) = restart.role {
+        shown["role"] = json!(role.word());
+    }
+    if let Some(version) = &restart.postgres_version {
+        shown["postgres_version"] = json!(version.text);
+    }
+    if restart.restart_pending {
+        shown["restart_pending"] = json!(true);
+    }
+    if let Some(timeout) = restart.timeout {
+        shown["timeout"] = json!(timeout.as_secs());
+    }
+    shown
 }
 
 /// This node's fence as of the picture.
@@ -240,6 +287,7 @@ impl Publisher {
         let Some(held) = Held::of(site.leader.as_ref()) else {
             self.written.retain(|key, _| key == "member");
             self.reported = None;
+            self.ancestry = None;
             return;
         };
         self.failsafe.keep(&self.config, &self.site, picture, held, timeout).await;
@@ -282,10 +330,9 @@ impl Publisher {
         }
         // `promotions` before `history`: whoever finds `history` to be the later one takes it for a
         // Patroni member's.
-        let values: [(SiteKey, Valued); 3] = [
+        let values: [(SiteKey, Valued); 2] = [
             (SiteKey::Status, |_, status| json!({"optime": status.end.get()})),
             (SiteKey::Promotions, promotions),
-            (SiteKey::History, |_, status| history(status)),
         ];
         for (key, value) in values {
             if key != SiteKey::Status && !tells_history(&picture.view) {
@@ -310,7 +357,55 @@ impl Publisher {
                 Err(error) => return tracing::debug!(%error, "publishing {}", key.name()),
             }
         }
+        if !tells_history(&picture.view) {
+            return;
+        }
+        let unreadable = picture.unreadable.contains(&self.site.keys.key(SiteKey::History));
+        if (self.ancestry.is_none() || unreadable)
+            && !self.publish_history(picture, status, held, timeout).await
+        {
+            return;
+        }
         self.ancestry = Some(status.ancestry.clone());
+    }
+
+    /// Merged into what is there; whether it stands.
+    async fn publish_history(
+        &self,
+        picture: &Picture,
+        status: &Status,
+        held: Held,
+        timeout: Duration,
+    ) -> bool {
+        let failed = |error: StoreError| tracing::debug!(%error, "publishing history");
+        let key = self.site.keys.key(SiteKey::History);
+        let stored = match self.site.store.get(&key, timeout).await {
+            Ok(entry) => {
+                entry.and_then(|entry| serde_json::from_slice::<Vec<Value>>(&entry.value).ok())
+            }
+            Err(error) => {
+                failed(error);
+                return false;
+            }
+        };
+        let timeline = status.ancestry.timeline;
+        let read = picture.extra.history.clone().filter(|history| history.timeline == timeline);
+        let found = read.unwrap_or_else(|| TimelineHistory::of(&status.ancestry));
+        let promoted_by = (!status.in_recovery).then_some(&self.config.name);
+        let known = stored.as_deref().unwrap_or_default();
+        let most = picture.dynamic.max_timelines_history;
+        let lines = history::lines(&found, promoted_by, known, most);
+        if stored.as_ref() == Some(&lines) {
+            return true;
+        }
+        let value = Value::Array(lines).to_string().into_bytes();
+        match self.site.publish(held, SiteKey::History, value, timeout).await {
+            Ok(written) => written.is_some(),
+            Err(error) => {
+                failed(error);
+                false
+            }
+        }
     }
 
     async fn publish_report(&mut self, picture: &Picture) {
@@ -335,14 +430,6 @@ impl Publisher {
     }
 }
 
-/// Patroni's history: where each timeline was left.
-fn history(status: &Status) -> Value {
-    let switches = status.ancestry.switches.iter();
-    let lines =
-        switches.map(|s| json!([s.timeline.0, s.end.get(), "no recovery target specified"]));
-    Value::Array(lines.collect())
-}
-
 /// Whether the leader's history may stand in the site DCS: that of a server which is open, or that of a
 /// standby site's leader. Whoever has only taken the key leaves what the last leader wrote:
 /// should it be lost before it opens, a race is decided by that.
@@ -360,7 +447,7 @@ fn is_still_to_promote(view: &View) -> bool {
     record.is_some_and(|record| record.value.promotes_at.is_some())
 }
 
-/// The same with who began them.
+/// Where each timeline was left, with who began it.
 fn promotions(me: &NodeName, status: &Status) -> Value {
     json!(Promotions {
         version: VERSION,

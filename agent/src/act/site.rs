@@ -68,6 +68,15 @@ impl SiteStore {
         self.txn(txn, timeout).await
     }
 
+    /// Deletes `initialize` where it is still the very claim of this process.
+    pub async fn abandon_initialize(&self, claimed: Revision, timeout: Duration) -> Written {
+        let key = self.key(SiteKey::Initialize);
+        let txn = Txn::new()
+            .when(Compare::Modified { key: key.clone(), revision: claimed })
+            .then(Change::delete(key));
+        self.txn(txn, timeout).await
+    }
+
     /// Writes the identity; unconditional where the key exists, as in Patroni, but by the leader.
     pub async fn record_initialize(
         &self,

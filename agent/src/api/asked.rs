@@ -84,6 +84,8 @@ impl Asked {
             writing: Deadline::NEVER,
             round_trips: RoundTrips::default(),
             dcs_seen: WallTime(0),
+            scheduled_restart: None,
+            withdraws: false,
             fences: Default::default(),
             restarts: Default::default(),
             config: crate::observe::site::ConfigKey::Read,
@@ -110,6 +112,7 @@ impl Asked {
             },
             http: Some(http),
             config,
+            requests: mpsc::channel(requests::MOST).0,
         };
         Self { store, shared, pictures, picture, dir }
     }
@@ -300,4 +303,41 @@ async fn only_the_leader_of_this_moment_promises() {
     let why = Refusal::UnresolvedTake.to_string();
     assert_eq!((code, &body["refused"]), (StatusCode::CONFLICT, &json!(why)));
     assert!(taking.written().await.is_none());
+}
+
+/// Spec 2.6: whoever may not ask for anything is told so first, and other verbs are nobody's.
+#[tokio::test]
+async fn what_people_ask_for_needs_the_right_to_ask() {
+    let ask = async |asked: &Asked, method: Method, path: &str, header: Option<&str>| {
+        let mut headers = HeaderMap::new();
+        if let Some(header) = header {
+            headers.insert(header::AUTHORIZATION, header.parse().expect("a header"));
+        }
+        let (state, query) = (State(asked.shared.clone()), Query(Parameters::new()));
+        let uri = path.parse().expect("a path");
+        answer(state, method, uri, query, headers, Bytes::new()).await.status().as_u16()
+    };
+    let open = Asked::new("");
+    let users = Asked::new(", authentication: {username: ann, password: pw}");
+    let closed = Asked::new(", allowlist: ['10.0.0.1']");
+    for (method, path) in
+        [(Method::POST, "/restart"), (Method::DELETE, "/restart"), (Method::POST, "/reinitialize")]
+    {
+        let known = Some("Basic YW5uOnB3");
+        assert_eq!(ask(&users, method.clone(), path, None).await, 401, "{method} {path}");
+        assert_eq!(ask(&closed, method.clone(), path, known).await, 403, "{method} {path}");
+        // Allowed, and then the loop of this test is not there.
+        assert_eq!(ask(&users, method.clone(), path, known).await, 503, "{method} {path}");
+        assert_eq!(ask(&open, method.clone(), path, None).await, 503, "{method} {path}");
+    }
+    assert_eq!(ask(&users, Method::POST, "/reload", None).await, 401);
+    for (method, path) in [
+        (Method::POST, "/config"),
+        (Method::DELETE, "/config"),
+        (Method::DELETE, "/reinitialize"),
+        (Method::DELETE, "/reload"),
+        (Method::POST, "/nothing"),
+    ] {
+        assert_eq!(ask(&open, method.clone(), path, None).await, 501, "{method} {path}");
+    }
 }

@@ -60,8 +60,12 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     if picture.dynamic.pause {
         body["pause"] = json!(true);
     }
-    if !config.tags.is_empty() {
-        body["tags"] = json!(config.tags);
+    let tags = publish::tags(config, picture);
+    if !tags.is_empty() {
+        body["tags"] = json!(tags);
+    }
+    if let Some(scheduled) = &picture.scheduled_restart {
+        body["scheduled_restart"] = publish::scheduled_restart(scheduled);
     }
     // Ours, beside Patroni's fields: why the node does what it does.
     let mut regent = json!({"version": env!("CARGO_PKG_VERSION"), "reason": picture.reason});

@@ -11,6 +11,7 @@ pub mod failsafe;
 mod health;
 mod metrics;
 pub mod promise;
+pub mod requests;
 mod switchover;
 pub mod tls;
 mod write;
@@ -24,14 +25,14 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use regent_proto::keys::SiteKey;
 use regent_proto::record::ReportedFence;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::act::fence_report::{self, RoundTrips};
 use crate::act::publish::Picture;
 use crate::act::site::SiteStore;
 use crate::config::Config;
 use crate::fence::Deadlines;
-use crate::observe::clock::boot_time;
+use crate::observe::clock::{boot_time, wall_time};
 use health::Facts;
 
 /// What requests read.
@@ -49,6 +50,8 @@ pub struct Shared {
     pub failsafe: crate::act::failsafe::Shared,
     /// To ask the other members; `None`: nobody is asked, as in the simulator.
     pub http: Option<reqwest::Client>,
+    /// Where the main loop hears of requests.
+    pub requests: mpsc::Sender<requests::Asked>,
 }
 
 /// Bound listeners, so that a port in use is an error of the start and not of a request.
@@ -132,6 +135,12 @@ async fn answer(
                 None => switchover::delete(&shared).await,
             };
         }
+        Method::POST | Method::DELETE => {
+            return match request(&shared, &picture, &method, &uri, &headers, &body).await {
+                Some(answer) => answer,
+                None => StatusCode::NOT_IMPLEMENTED.into_response(),
+            };
+        }
         _ => return StatusCode::NOT_IMPLEMENTED.into_response(),
     };
     let facts = Facts::new(&picture, &shared.config, &shared.deadlines);
@@ -149,7 +158,12 @@ async fn answer(
             "regent" if path.trim_end_matches('/') == "regent/fence" => {
                 return fence_of(&shared, &picture);
             }
-            "history" => return json(StatusCode::OK, &body::history(&picture)),
+            "history" => {
+                let key = shared.site.keys.key(SiteKey::History);
+                let stored = write::stored_history(&*shared.site.store, &key).await;
+                let history = stored.unwrap_or_else(|| body::history(&picture));
+                return json(StatusCode::OK, &history);
+            }
             "liveness" => return facts.liveness().into_response(),
             "readiness" => return facts.readiness(&query).into_response(),
             _ => {}
@@ -160,6 +174,35 @@ async fn answer(
         return code.into_response();
     }
     json(code, &body::patroni(&shared.config, &picture))
+}
+
+/// What the main loop is asked for; `None` where nobody could ask for that.
+async fn request(
+    shared: &Shared,
+    picture: &Picture,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Option<Response> {
+    let path = uri.path().trim_matches('/');
+    let deletes = *method == Method::DELETE;
+    if !matches!((path, deletes), ("restart", _) | ("reinitialize" | "reload", false)) {
+        return None;
+    }
+    if let Some(refused) = write::refused(&shared.config.rest, headers) {
+        return Some(refused);
+    }
+    let desk = &shared.requests;
+    Some(match (path, deletes) {
+        ("restart", true) => requests::unschedule(desk).await,
+        ("restart", false) => {
+            let clocks = requests::Clocks { wall: wall_time(), boot: boot_time() };
+            requests::restart(desk, picture.dynamic.pause, body, clocks).await
+        }
+        ("reload", _) => requests::reload(),
+        _ => requests::reinitialize(desk, body).await,
+    })
 }
 
 fn metrics_of(shared: &Shared, picture: &Picture) -> Response {

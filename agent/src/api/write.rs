@@ -136,6 +136,13 @@ pub(super) async fn read(store: &dyn Store, key: &str) -> Response {
     }
 }
 
+/// The lines of `history`; none where there are none. `None` where the store does not answer.
+pub(super) async fn stored_history(store: &dyn Store, key: &str) -> Option<Value> {
+    let found = store.get(key, STORE).await.ok()?;
+    let lines = found.and_then(|entry| serde_json::from_slice::<Vec<Value>>(&entry.value).ok());
+    Some(Value::Array(lines.unwrap_or_default()))
+}
+
 fn document(entry: &Entry) -> Option<Map<String, Value>> {
     serde_json::from_slice(&entry.value).ok()
 }

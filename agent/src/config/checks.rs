@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::ToSocketAddrs as _;
 use std::path::Path;
 
+use super::methods::Methods;
 use super::postgres::PostgresConfig;
 use super::sections::{EtcdSection, FederationSection, RestSection, SqliteSection};
-use super::{ConfigError, FederationConfig, Listener, StoreConfig, split, tags};
+use super::{ConfigError, FederationConfig, Listener, StoreConfig, scripts, split, tags};
 use crate::decide::view::Tags;
 
 pub(super) struct Checks<'a> {
@@ -131,6 +132,34 @@ impl Checks<'_> {
         Ok(read.tags)
     }
 
+    pub(super) fn methods(&self, file: &serde_json::Value) -> Result<Methods, ConfigError> {
+        let read = Methods::read(file);
+        let methods = read.map_err(|(place, problem)| self.error(place, problem))?;
+        let search = std::env::var_os("PATH");
+        for (key, command) in methods.commands() {
+            if let Some(problem) = scripts::problem(command, search.as_deref()) {
+                return Err(self.error(key, problem));
+            }
+        }
+        Ok(methods)
+    }
+
+    /// A program that cannot be run is found out now, not at the failover.
+    fn scripts(&self, section: &PostgresConfig) -> Result<(), ConfigError> {
+        let search = std::env::var_os("PATH");
+        let callbacks = section.callbacks.all();
+        let callbacks = callbacks.map(|(key, command)| (format!("callbacks.{key}"), command));
+        let others = [("pre_promote", &section.pre_promote), ("before_stop", &section.before_stop)];
+        let others = others.into_iter();
+        let others = others.filter_map(|(key, c)| c.as_ref().map(|c| (key.to_owned(), c)));
+        for (key, command) in callbacks.chain(others) {
+            if let Some(problem) = scripts::problem(command, search.as_deref()) {
+                return Err(self.error(format!("postgresql.{key}"), problem));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn postgres(
         &self,
         section: &PostgresConfig,
@@ -153,6 +182,7 @@ impl Checks<'_> {
             let problem = format!("{} is not absolute", section.data_dir.display());
             return Err(self.error("postgresql.data_dir", problem));
         }
+        self.scripts(section)?;
         let users = &section.authentication;
         let names = [&users.superuser.username, &users.replication.username];
         if names[0] == names[1] {

@@ -26,11 +26,11 @@ pub(super) const READ: &[&str] = &[
     "maximum_lag_on_syncnode",
     "primary_start_timeout",
     "master_start_timeout",
+    "max_timelines_history",
 ];
 
 /// Patroni's keys that this version does not use yet.
 pub(super) const NOT_YET: &[&str] = &[
-    "max_timelines_history",
     "primary_stop_timeout",
     "master_stop_timeout",
     "member_slots_ttl",
@@ -88,6 +88,8 @@ pub struct Dynamic {
     /// The whole document that is in force, unknown keys included: what could not be read of it is as
     /// it was before. Kept on disk, and put back where the key is lost. Null before there is one.
     pub document: Arc<serde_json::Value>,
+    /// How many lines of `history` are kept; 0: all.
+    pub max_timelines_history: usize,
 }
 
 /// Least TTL. Patroni's floor is 20 s; below it every member must be Regent, whose renewal has its
@@ -119,6 +121,7 @@ impl Default for Dynamic {
             remove_on_rewind_failure: None,
             remove_on_diverged_timelines: None,
             document: Arc::new(serde_json::Value::Null),
+            max_timelines_history: 0,
         }
     }
 }
@@ -242,13 +245,15 @@ impl Dynamic {
             primary_start_timeout: self.primary_start_timeout,
             ttl: self.ttl,
             // Patroni's default in a site by itself; a site that comes back to its federation is
-            // rebuilt where it can't rewind (design.md section 4, ADR 32).
+            // rebuilt where it can't rewind (design.md section 4, ADR 34).
             remove_on_rewind_failure: self
                 .remove_on_rewind_failure
                 .unwrap_or(config.federation.is_some()),
             remove_on_diverged_timelines: self
                 .remove_on_diverged_timelines
                 .unwrap_or(config.federation.is_some()),
+            pre_promote: config.postgres.pre_promote.as_ref().map(|_| self.ttl),
+            clones_without_leader: config.methods.needs_no_leader(),
         }
     }
 
@@ -277,6 +282,8 @@ impl Dynamic {
         );
         let nodes_in_force = u64::try_from(in_force.synchronous_node_count).unwrap_or(1);
         let nodes = reader.count("synchronous_node_count", 1, nodes_in_force);
+        let kept_in_force = u64::try_from(in_force.max_timelines_history).unwrap_or(0);
+        let kept = reader.count("max_timelines_history", 0, kept_in_force);
         let synchronous_mode = match document.get("synchronous_mode") {
             Some(value) if value == "quorum" => {
                 reader.problems.push("synchronous_mode: quorum is not built yet, using on".into());
@@ -353,6 +360,7 @@ impl Dynamic {
             remove_on_rewind_failure: rest.remove_on_rewind_failure,
             remove_on_diverged_timelines: rest.remove_on_diverged_timelines,
             document,
+            max_timelines_history: usize::try_from(kept).unwrap_or(0),
         }
     }
 }
@@ -458,10 +466,18 @@ mod tests {
             let found = (read.primary_start_timeout, read.problems.len());
             assert_eq!(found, (timeout, problems), "{document}");
         }
-        // What is kept of it is what is in force, by whichever name that came.
-        let first = Dynamic::read(&json!({"master_start_timeout": 10}), &Dynamic::default());
-        let next = Dynamic::read(&json!({"primary_start_timeout": "soon"}), &first);
-        assert_eq!(next.document, first.document);
+        // Whatever is refused, what is kept on disk says what is in force, under its own name.
+        for names in [
+            ["primary_start_timeout", "master_start_timeout"],
+            ["master_start_timeout", "primary_start_timeout"],
+        ] {
+            let first = Dynamic::read(&json!({names[0]: 20}), &Dynamic::default());
+            for wrong in names {
+                let kept = Dynamic::read(&json!({wrong: "soon"}), &first);
+                assert_eq!(kept.primary_start_timeout, seconds(20), "{wrong}");
+                assert_eq!(kept.document, first.document, "{wrong}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! would look like obedience.
 
 /// Section, keys that are read, keys that Patroni knows and this version does not use.
-const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
+const SECTIONS: [(&str, &[&str], &[&str]); 9] = [
     (
         "",
         &[
@@ -47,8 +47,8 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
     ),
     (
         "bootstrap",
-        &["dcs", "initdb", "pg_hba"],
-        &["method", "post_bootstrap", "post_init", "users"],
+        &["dcs", "initdb", "pg_hba", "method", "post_bootstrap", "post_init"],
+        &["users"],
     ),
     (
         "postgresql",
@@ -63,6 +63,11 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
             "pg_ident",
             "authentication",
             "recovery_conf",
+            "callbacks",
+            "pre_promote",
+            "before_stop",
+            "create_replica_methods",
+            "create_replica_method",
         ],
         &[
             "proxy_address",
@@ -75,21 +80,21 @@ const SECTIONS: [(&str, &[&str], &[&str]); 8] = [
             "use_unix_socket_repl",
             "krbsrvname",
             "pg_ctl_timeout",
-            "callbacks",
-            "create_replica_methods",
-            "create_replica_method",
             "basebackup",
             "rewind",
             "use_pg_rewind",
             "remove_data_directory_on_rewind_failure",
             "remove_data_directory_on_diverged_timelines",
-            "pre_promote",
-            "before_stop",
         ],
     ),
     ("watchdog", &["mode", "device", "safety_margin"], &["driver"]),
     ("postgresql.authentication", &["superuser", "replication", "rewind"], &[]),
     ("bootstrap.dcs", super::dynamic::READ, super::dynamic::NOT_YET),
+    (
+        "postgresql.callbacks",
+        &["on_start", "on_stop", "on_restart", "on_reload", "on_role_change"],
+        &[],
+    ),
 ];
 
 /// One warning for each key that this version does not read.
@@ -98,7 +103,10 @@ pub(super) fn unknown_keys(file: &serde_json::Value) -> Vec<String> {
     for (section, read, not_yet) in SECTIONS {
         let value = section.split('.').filter(|p| !p.is_empty()).try_fold(file, |v, p| v.get(p));
         let Some(map) = value.and_then(serde_json::Value::as_object) else { continue };
-        for key in map.keys().filter(|key| !read.contains(&key.as_str())) {
+        let named = super::methods::named(file, section);
+        let unread =
+            |key: &&String| !read.contains(&key.as_str()) && !named.contains(&key.as_str());
+        for key in map.keys().filter(unread) {
             let dot = if section.is_empty() { "" } else { "." };
             let why = if not_yet.contains(&key.as_str()) {
                 "is Patroni's, but this version does not use it yet"

@@ -9,9 +9,11 @@ mod checks;
 pub mod dynamic;
 mod dynamic_section;
 mod known;
+mod methods;
 mod postgres;
 pub mod promise;
 mod regent;
+mod scripts;
 mod sections;
 pub mod tags;
 pub mod watchdog;
@@ -29,8 +31,10 @@ use serde::Deserialize;
 
 use crate::decide::view::Tags;
 
+pub use methods::{BootstrapMethod, Maker, Methods, ReplicaMethod};
 pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
 pub use regent::RegentConfig;
+pub use scripts::{CallbacksSection, CommandLine};
 
 use checks::Checks;
 use dynamic::Dynamic;
@@ -124,6 +128,8 @@ pub struct Config {
     pub watchdog: WatchdogConfig,
     /// What a person should know: unknown keys, insecure listeners.
     pub warnings: Vec<String>,
+    /// Other ways to make a data directory.
+    pub methods: Methods,
 }
 
 /// An address to listen on and the one to tell others.
@@ -188,6 +194,7 @@ impl Config {
         let federation = checks.federation(file.federation, file.regent.insecure, &mut warnings)?;
         checks.postgres(&file.postgresql, &rest)?;
         let tagged = checks.tags(&file.tags, &mut warnings)?;
+        let methods = checks.methods(&raw)?;
         let config = Self {
             scope: file.scope,
             namespace: file.namespace,
@@ -202,6 +209,7 @@ impl Config {
             tagged,
             watchdog: file.watchdog,
             warnings,
+            methods,
         };
         if let Some(problem) = config.first_dynamic().problems.first() {
             return Err(checks.error("bootstrap.dcs", problem.clone()));
@@ -292,6 +300,16 @@ postgresql:
             ("listen: 127.0.0.1:5501", "listen: here", "want HOST:PORT"),
             ("data_dir: /tmp/data", "data_dir: data", "not absolute"),
             ("username: replicator", "username: postgres", "want two users"),
+            (
+                "data_dir: /tmp/data",
+                "data_dir: /tmp/data\n  callbacks: {on_stop: /none/here}",
+                "postgresql.callbacks.on_stop: /none/here is not there",
+            ),
+            (
+                "data_dir: /tmp/data",
+                "data_dir: /tmp/data\n  pre_promote: \"a 'b\"",
+                "a quote without its end",
+            ),
             ("name: eu-1", "name: 'eu 1'", "node name"),
             ("ttl: 5", "ttl: soon", "seconds as a number"),
             ("ttl: 5", "ttl: 1", "exceeds the TTL"),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::scripts::{CallbacksSection, CommandLine};
 use super::{Secret, split};
 
 /// Patroni's `bootstrap` section.
@@ -49,6 +50,15 @@ pub struct PostgresConfig {
     /// Settings of recovery, above the dynamic ones.
     #[serde(default)]
     pub recovery_conf: BTreeMap<String, Option<String>>,
+    /// What is told of the server's life.
+    #[serde(default)]
+    pub callbacks: CallbacksSection,
+    /// Runs before a promotion, and can refuse it.
+    #[serde(default)]
+    pub pre_promote: Option<CommandLine>,
+    /// Runs before a stop that waits for it.
+    #[serde(default)]
+    pub before_stop: Option<CommandLine>,
 }
 
 /// Users.

@@ -8,7 +8,7 @@ use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
 use regent_proto::record::SeenEpoch;
 use regent_proto::timeline::{Ancestry, HistoryPoint};
 
-use super::view::{Follow, JobKind};
+use super::view::{Answer, Follow, JobKind};
 
 /// One effect.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,6 +142,17 @@ pub enum Action {
     AskCandidates(BTreeSet<NodeName>),
     /// Put what is wanted into the server's files, as far as it takes it, and have it read again.
     Reload,
+    /// Answer a request.
+    Answer {
+        /// Its number.
+        request: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// End the copy or the rewind that runs.
+    CancelJob,
+    /// Delete the `initialize` that this process claimed: what it made of it has failed.
+    AbandonInitialize,
 }
 
 /// A long act with what it needs.
@@ -166,6 +177,11 @@ pub enum Job {
     Checkpoint,
     /// Create the replication and rewind users.
     CreateUsers,
+    /// Stop for a restart: in order, with patience for the shutdown's checkpoint, while the deadlines
+    /// go on as ever.
+    StopToRestart,
+    /// The operator's program that can refuse a promotion.
+    PrePromote,
 }
 
 impl Job {
@@ -176,10 +192,11 @@ impl Job {
             Self::Initdb => JobKind::Initdb,
             Self::Clone(_) => JobKind::Clone,
             Self::StartStandby(_) | Self::StartPrimary { .. } => JobKind::Start,
-            Self::Stop => JobKind::Stop,
+            Self::Stop | Self::StopToRestart => JobKind::Stop,
             Self::Rewind(_) => JobKind::Rewind,
             Self::Checkpoint => JobKind::Checkpoint,
             Self::CreateUsers => JobKind::CreateUsers,
+            Self::PrePromote => JobKind::PrePromote,
         }
     }
 }

@@ -10,8 +10,8 @@ use regent_proto::timeline::{Ancestry, Following};
 
 use super::rejoin::{self, Stand, Way};
 use super::view::{
-    At, Control, DataDirectory, FederationView, Follow, Initialize, LeaderKey, Process, SiteView,
-    Status,
+    At, Control, DataDirectory, FederationView, Follow, Initialize, JobKind, LeaderKey, Process,
+    SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, Reason, Stranded, synchronous};
 
@@ -66,7 +66,9 @@ impl<'a> Judge<'a> {
         let history = site.ancestry.as_ref();
         self.manage_slots(site);
         self.note_following();
-        self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
+        let choice = self.come_under(target.filter(|_| running), history);
+        let choice = choice.map(|choice| self.relieves(site, leader, choice));
+        choice.unwrap_or_else(|status| {
             self.keep_epoch(site)
                 .or_else(|| self.slots_choice(status, BTreeSet::new()))
                 .or_else(|| self.make_room_for_recovery())
@@ -75,8 +77,23 @@ impl<'a> Judge<'a> {
         })
     }
 
+    /// A copy of the leader is taken from a member with the tag `clonefrom`, where there is one and no copy
+    /// has just failed (spec/patroni-compat.md 3.2).
+    fn relieves(&self, site: &SiteView, leader: &LeaderKey, mut choice: Choice) -> Choice {
+        let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Clone);
+        let source = rejoin::clone_member(site, &leader.name, &self.policy.me);
+        if let (Some(source), false) = (source, failed) {
+            for action in &mut choice.actions {
+                if let Action::Run(Job::Clone(from)) = action {
+                    *from = source.clone();
+                }
+            }
+        }
+        choice
+    }
+
     /// In the primary site a leader is followed once it is open; in a standby site nobody opens.
-    fn leader_is_open(&self, site: &SiteView, leader: &LeaderKey) -> bool {
+    pub(super) fn leader_is_open(&self, site: &SiteView, leader: &LeaderKey) -> bool {
         let standby_site = self.view.federation.as_ref().is_some_and(|federation| {
             federation.primary.as_ref().is_some_and(|primary| {
                 primary.value.holder != federation.site
@@ -403,10 +420,21 @@ impl<'a> Judge<'a> {
     }
 
     /// A node without data in a cluster that has no leader.
-    pub(super) fn make_cluster(&self, site: &SiteView) -> Choice {
+    pub(super) fn make_cluster(&mut self, site: &SiteView) -> Choice {
         let incomplete = self.view.postgres.data == DataDirectory::Incomplete;
         if incomplete && self.is_left_half_rewound() {
             return Choice::wait(Reason::NotCopied(Stranded::RewindFailed));
+        }
+        let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Initdb);
+        if site.initialize == Initialize::Running && self.memory.claimed_initialize && failed {
+            // Another node may be luckier, and this one tries again after its pause.
+            return Choice::act(Reason::Bootstrap, vec![Action::AbandonInitialize]);
+        }
+        let made = matches!(site.initialize, Initialize::Done(_));
+        if made && self.policy.clones_without_leader && self.view.federation.is_none() {
+            // What comes of it is a standby like any other, which the race judges as such.
+            let job = Job::Clone(Follow::Nobody);
+            return Choice::act(Reason::Cloning, vec![Action::Run(job)]);
         }
         let mine = match site.initialize {
             Initialize::Absent => true,
@@ -444,6 +472,7 @@ impl<'a> Judge<'a> {
         };
         let mut actions = Vec::new();
         if site.initialize == Initialize::Absent {
+            self.memory.claimed_initialize = true;
             actions.push(Action::ClaimInitialize);
         }
         actions.push(Action::Run(job));

@@ -11,8 +11,8 @@ use regent_proto::timeline::{Ancestry, Containment};
 
 use super::preconditions::{Opening, Precondition};
 use super::view::{
-    At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, Process,
-    SiteView, Status,
+    At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, PrePromote,
+    Process, SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, preconditions, synchronous};
 
@@ -156,13 +156,13 @@ impl Judge<'_> {
                     && control.state == ControlState::ShutDown;
                 // What crashed while it was open under this very epoch contains what this epoch
                 // demands; anything else goes through recovery, where the floor is tested.
-                let of_this_epoch = global.is_none_or(|(federation, primary)| {
-                    matches!(&federation.disk_epoch,
-                        DiskEpoch::Seen(seen) if seen.epoch == primary.value.epoch)
-                });
-                let crashed = control.state == ControlState::InProduction && of_this_epoch;
-                // No new timeline where nobody else can have opened since it stopped in order.
-                let again = self.opens_again(site, control) && of_this_epoch;
+                let crashed =
+                    control.state == ControlState::InProduction && self.is_of_this_epoch(global);
+                // No new timeline where nobody else can have opened since it stopped in order: for a
+                // switchover that came to nothing, or for a restart, its key unbroken.
+                let ended = self.opens_again(site, control)
+                    || (self.memory.reopens && control.state == ControlState::ShutDown);
+                let again = ended && self.is_of_this_epoch(global);
                 if fresh || crashed || again {
                     // It opens where it stopped, in the same order as a promotion.
                     // It waits for whom the record names: nothing else may be acknowledged (I3).
@@ -186,6 +186,14 @@ impl Judge<'_> {
                     .unwrap_or_else(|| self.open(site, global, status, None)),
             },
         }
+    }
+
+    /// Whether the epoch on disk, under which the server last wrote, is that of `primary`.
+    fn is_of_this_epoch(&self, global: Option<(&FederationView, &At<Primary>)>) -> bool {
+        global.is_none_or(|(federation, primary)| {
+            matches!(&federation.disk_epoch,
+                DiskEpoch::Seen(seen) if seen.epoch == primary.value.epoch)
+        })
     }
 
     /// The order of opening: floor, lease, epoch, record and list, promote (rule 8).
@@ -259,6 +267,10 @@ impl Judge<'_> {
         if let Some(choice) = self.barred(site, Opening::Promotion) {
             return choice;
         }
+        // The last before the promotion: what it is asked about is just to come.
+        if let Some(choice) = self.ask_pre_promote() {
+            return choice;
+        }
         self.memory.promoting_since = Some(self.view.now);
         self.memory.owes_checkpoint_since = Some(self.view.now);
         self.memory.list_since = None;
@@ -280,6 +292,40 @@ impl Judge<'_> {
         });
         let (ancestry, end) = (status.ancestry.clone(), status.end);
         (!recorded).then_some(Action::WritePromotions { ancestry, end })
+    }
+
+    /// A refusal gives the key back, for another member.
+    fn ask_pre_promote(&self) -> Option<Choice> {
+        self.policy.pre_promote?;
+        match self.memory.pre_promote {
+            PrePromote::NotAsked => {
+                Some(Choice::act(Reason::PrePromoting, vec![Action::Run(Job::PrePromote)]))
+            }
+            PrePromote::Passed => None,
+            PrePromote::Refused(_) => {
+                let reason = Reason::NotCandidate(Unfit::PrePromoteRefused);
+                Some(Choice::act(reason, vec![Action::ReleaseLeader]))
+            }
+        }
+    }
+
+    /// What `pre_promote` said is of one promotion: it is forgotten once that is done, or another
+    /// leads; a refusal after a while only, or this node would ask at once again.
+    pub(super) fn remember_pre_promote(&mut self) {
+        let leader = self.view.site.as_ref().and_then(|site| site.leader.as_ref());
+        let leads = leader.is_some_and(|leader| leader.name == self.policy.me);
+        let opened = self.view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
+        let forgets = match self.memory.pre_promote {
+            PrePromote::NotAsked => false,
+            PrePromote::Passed => opened || !leads,
+            PrePromote::Refused(at) => {
+                let span = self.policy.pre_promote.unwrap_or_default();
+                opened || self.view.now.since(at) >= span
+            }
+        };
+        if forgets {
+            self.memory.pre_promote = PrePromote::NotAsked;
+        }
     }
 
     /// The gate of I6, behind every step that leads to it. Whoever may not lead at all makes room.

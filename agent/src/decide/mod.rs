@@ -5,12 +5,13 @@
 //! Keeps I2, I6, I12, I13, I14, I16, I25 to I27 and I29 as far as they are kept yet
 //! (docs/safety.md); the rules cited are protocol.md's.
 //!
-//! Here is the order of judgement: a job that runs, a site DCS that never answered, a pause, a foreign
-//! database; then `leader_key`, and by it `lead`, `follow` or `race`.
+//! Here is the order of judgement: what people asked for (`requests`), a job that runs, a site DCS that
+//! never answered, a pause, a foreign database; then `leader_key`, and by it `lead`, `follow` or `race`.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod action;
+pub mod callbacks;
 mod candidate;
 mod configuration;
 pub mod demote;
@@ -32,6 +33,7 @@ mod race;
 mod reason;
 mod rejoin;
 pub mod renewal;
+mod requests;
 mod retry;
 pub mod salvage;
 pub mod standing;
@@ -111,14 +113,26 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_leader();
     judge.remember_end_of_start();
     judge.remember_start();
-    let choice = judge.judge();
-    let choice = judge.without_hasty_retry(choice);
+    judge.remember_reopening();
+    judge.remember_pre_promote();
+    judge.remember_claim();
+    let (answers, step) = judge.requested();
+    let choice = match step {
+        Some(choice) => choice,
+        // An answer is no step: whoever asks without end must not keep the rest from being judged.
+        None => {
+            let choice = judge.judge();
+            judge.without_hasty_retry(choice)
+        }
+    };
+    judge.forget_reopening(&choice.actions);
     // Never later: a loop that does not come round counts as one that hangs (ADR 28).
     let wake_in = choice.wake_in.map_or(policy.loop_wait, |span| span.min(policy.loop_wait));
-    let wake_in = judge.before_overdue(wake_in);
+    let wake_in = judge.before_overdue(wake_in).min(judge.request_due_in());
     Decision {
         memory: judge.memory,
-        actions: choice.actions,
+        // First, for they are done even where what follows is not.
+        actions: answers.into_iter().chain(choice.actions).collect(),
         wake_at: view.now.plus(wake_in),
         reason: choice.reason,
     }
@@ -141,6 +155,15 @@ impl Judge<'_> {
         if let Some(leader) = leader.filter(|leader| !leader.unreadable) {
             self.memory.last_leader = Some(leader.name.clone());
         }
+    }
+
+    /// A claim of `initialize` is over once the key is gone, or says who was made.
+    fn remember_claim(&mut self) {
+        let ours = self.view.site.as_ref().is_some_and(|site| match site.initialize {
+            Initialize::Running | Initialize::Unreadable => true,
+            Initialize::Absent | Initialize::Done(_) => false,
+        });
+        self.memory.claimed_initialize &= ours;
     }
 
     /// The order of judgement.

@@ -37,6 +37,9 @@ impl Judge<'_> {
             let actions = if held { vec![Action::ReleaseLeader] } else { Vec::new() };
             return Choice::act(foreign.reason, actions);
         }
+        if let Some(choice) = self.start_by_request(site, held) {
+            return choice;
+        }
         let choice = self.paused_as(site);
         // Nothing is started or stopped by it, so it goes on, as in Patroni.
         if choice.actions.is_empty() { self.reload().unwrap_or(choice) } else { choice }
@@ -157,10 +160,16 @@ impl Judge<'_> {
                 self.view.site.as_ref().is_none_or(|site| site.leader.is_none())
             }
             Action::Run(job) => match job.kind() {
-                JobKind::Stop | JobKind::Checkpoint | JobKind::CreateUsers => false,
-                JobKind::Initdb | JobKind::Clone | JobKind::Start | JobKind::Rewind => true,
+                JobKind::Stop
+                | JobKind::Checkpoint
+                | JobKind::CreateUsers
+                | JobKind::PrePromote => false,
+                // A person asked for the start.
+                JobKind::Start => !self.starts_by_request(),
+                JobKind::Initdb | JobKind::Clone | JobKind::Rewind => true,
             },
             Action::ClaimInitialize
+            | Action::AbandonInitialize
             | Action::AskPeers
             | Action::AskCandidates(_)
             | Action::Exit(_) => true,
@@ -185,6 +194,8 @@ impl Judge<'_> {
             | Action::ArmWatchdog
             | Action::RenewNow
             | Action::Promote
+            | Action::Answer { .. }
+            | Action::CancelJob
             | Action::Slots { .. }
             | Action::ClearFailover { .. }
             | Action::Reload => false,

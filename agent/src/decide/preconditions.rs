@@ -111,10 +111,13 @@ impl Precondition {
             | Self::SynchronousRecord
             | Self::SynchronousList => match opening {
                 Opening::Promotion => true,
-                Opening::Start => false,
+                Opening::Start | Opening::StartInPause => false,
             },
-            Self::NotPaused
-            | Self::SiteRead
+            Self::NotPaused => match opening {
+                Opening::Promotion | Opening::Start => true,
+                Opening::StartInPause => false,
+            },
+            Self::SiteRead
             | Self::LeaderKey
             | Self::SiteDeadline
             | Self::SiteRenewed
@@ -170,6 +173,8 @@ pub enum Opening {
     Promotion,
     /// A stopped server is started writable: a new one, or one that crashed under this epoch.
     Start,
+    /// The same in a pause, by a person's order: the fence is off because a person wants it so.
+    StartInPause,
 }
 
 /// What stands against opening; empty: it may open.

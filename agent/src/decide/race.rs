@@ -9,8 +9,8 @@ use regent_proto::name::NodeName;
 use super::candidate::Candidate;
 use super::standing::{self, Last, Newer, Standing, Wal};
 use super::view::{
-    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PeerAnswer, PeersView, Process,
-    SiteView, Status,
+    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PeerAnswer, PeersView, PrePromote,
+    Process, SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit};
 
@@ -201,6 +201,9 @@ impl Judge<'_> {
             && self.view.now < promised.until
         {
             return Some(Unfit::Promised(promised.leader.clone()));
+        }
+        if matches!(self.memory.pre_promote, PrePromote::Refused(_)) {
+            return Some(Unfit::PrePromoteRefused);
         }
         if !status.in_recovery {
             return Some(Unfit::NotInRecovery);

@@ -137,6 +137,10 @@ pub enum Reason {
     RaisingParameters,
     /// It cannot come back by itself, and may not be copied over.
     NotCopied(Stranded),
+    /// A person asked for it: what is done just now.
+    Requested(&'static str),
+    /// Asks `pre_promote`.
+    PrePromoting,
 }
 
 /// Why a node cannot come back under its upstream but by a new copy.
@@ -307,6 +311,8 @@ impl fmt::Display for Reason {
             Self::RaisingParameters => {
                 "its WAL asks for higher settings than it was started with: starting it again"
             }
+            Self::Requested(step) => step,
+            Self::PrePromoting => "running pre_promote before the promotion",
         };
         f.write_str(text)
     }
@@ -355,6 +361,8 @@ pub enum Unfit {
     CouldNotStart,
     /// A person asked for another member, which seems fit.
     OtherWanted(NodeName),
+    /// Its `pre_promote` has refused a promotion just now.
+    PrePromoteRefused,
 }
 
 impl fmt::Display for Unfit {
@@ -392,6 +400,7 @@ impl fmt::Display for Unfit {
                 f.write_str("check_timeline: the last leader's timeline is later")
             }
             Self::OtherWanted(who) => write!(f, "{who} was asked for"),
+            Self::PrePromoteRefused => f.write_str("its pre_promote has refused the promotion"),
         }
     }
 }

@@ -55,6 +55,19 @@ pub(super) fn member_follow(site: &SiteView, name: &NodeName) -> Option<Follow> 
     Some(Follow::Member { name: name.clone(), address: (member.host.clone(), member.port) })
 }
 
+/// Whom to copy in place of the leader: a member that is there for it, runs and streams. The first by its
+/// name, so that the same view gives the same answer.
+pub(super) fn clone_member(site: &SiteView, leader: &NodeName, me: &NodeName) -> Option<Follow> {
+    let fit = site.members.iter().find(|(name, member)| {
+        *name != leader
+            && *name != me
+            && member.clonefrom
+            && member.state == "running"
+            && member.streaming
+    });
+    fit.and_then(|(name, _)| member_follow(site, name))
+}
+
 /// What a stopped server has to go through before it may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {

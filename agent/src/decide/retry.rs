@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::view::{FailedJob, JobKind, Process};
-use super::{Action, Choice, Job, Judge, Reason};
+use super::view::{FailedJob, JobKind, PrePromote, Process};
+use super::{Action, Choice, Judge, Reason};
 
 /// The first pause after a job failed; doubles up to [`BACKOFF_MOST`].
 const BACKOFF_LEAST: Duration = Duration::from_secs(1);
@@ -17,7 +17,9 @@ impl Judge<'_> {
         // Of a start that is done it is not known yet whether the server comes up.
         let started = finished.problem.is_none() && finished.job == JobKind::Start;
         self.memory.start_unanswered = match finished.job {
-            JobKind::Checkpoint | JobKind::CreateUsers => self.memory.start_unanswered,
+            JobKind::Checkpoint | JobKind::CreateUsers | JobKind::PrePromote => {
+                self.memory.start_unanswered
+            }
             JobKind::Initdb | JobKind::Clone | JobKind::Start | JobKind::Stop | JobKind::Rewind => {
                 started
             }
@@ -40,9 +42,13 @@ impl Judge<'_> {
                     }
                 }
                 JobKind::Rewind => self.memory.rewinds = self.memory.rewinds.saturating_add(1),
+                JobKind::PrePromote => self.memory.pre_promote = PrePromote::Passed,
                 JobKind::Initdb | JobKind::Start | JobKind::Stop | JobKind::CreateUsers => {}
             }
             return;
+        }
+        if finished.job == JobKind::PrePromote {
+            self.memory.pre_promote = PrePromote::Refused(self.view.now);
         }
         if finished.job == JobKind::Rewind && !finished.untouched {
             self.memory.rewind_failed = true;
@@ -81,7 +87,7 @@ impl Judge<'_> {
     /// A job that failed is not tried again at once. Stopping is never put off.
     pub(super) fn without_hasty_retry(&self, choice: Choice) -> Choice {
         let Some(failed) = &self.memory.failed else { return choice };
-        let again = |action: &Action| matches!(action, Action::Run(job) if job.kind() == failed.job && *job != Job::Stop);
+        let again = |action: &Action| matches!(action, Action::Run(job) if job.kind() == failed.job && job.kind() != JobKind::Stop);
         if self.view.now < failed.retry_at && choice.actions.iter().any(again) {
             let left = failed.retry_at.since(self.view.now);
             return Choice::wait_for(Reason::Backoff(failed.job.clone()), left);

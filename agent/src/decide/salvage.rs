@@ -41,6 +41,8 @@ pub fn before(job: &Job, view: &View) -> Option<Salvage> {
         | Job::StartStandby(_)
         | Job::StartPrimary { .. }
         | Job::Stop
+        | Job::StopToRestart
+        | Job::PrePromote
         | Job::Checkpoint
         | Job::CreateUsers => return None,
     };

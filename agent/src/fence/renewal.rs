@@ -1,7 +1,7 @@
 //! The renewal thread: keeps the site's lease and the primary lease, and raises their deadlines.
 //!
 //! It has its own runtime and its own connections to the stores. Here is what the rest of the agent
-//! knows of it; the loops are [`super::site_lease`] and [`super::primary_lease`]. A deadline is raised
+//! knows of it; the loops are `site_lease` and `primary_lease`. A deadline is raised
 //! only by an acknowledged renewal and counts from the clock read *before* that request was sent (I7;
 //! protocol.md rules 1 to 3).
 

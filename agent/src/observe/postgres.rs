@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 use super::clock::boot_time;
 use super::configuration::{ConfigurationObserver, SettingAnswer};
 use super::promotions::{Search, Server};
+use crate::act::history::TimelineHistory;
 use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Refused;
 use crate::act::postgres::server::Postmaster;
@@ -167,6 +168,8 @@ pub struct Extra {
     pub objects: ReportedObjects,
     /// Replay is paused.
     pub replay_paused: bool,
+    /// What the file of the present timeline says.
+    pub history: Option<TimelineHistory>,
 }
 
 /// Looks at the server.
@@ -188,6 +191,8 @@ pub struct PostgresObserver {
     /// For the ids of promotions.
     search: Search,
     configuration: ConfigurationObserver,
+    /// What the file of the timeline that was last seen says.
+    history: Option<TimelineHistory>,
 }
 
 /// How often the objects are looked at.
@@ -215,6 +220,7 @@ impl PostgresObserver {
             surroundings: None,
             search,
             configuration,
+            history: None,
         }
     }
 
@@ -271,6 +277,7 @@ impl PostgresObserver {
             self.surroundings = None;
             self.configuration.forget();
             self.search.forget();
+            self.history = None;
         }
         let mut configuration = ConfigurationView::default();
         let mut extra = Extra::default();
@@ -291,6 +298,7 @@ impl PostgresObserver {
             extra = self.extra(&answer, &surroundings);
             let mut found = self.status(answer, surroundings);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
+            extra.history = self.history(found.ancestry.timeline);
             found.name_sought =
                 self.search.go_on(&mut found.ancestry, found.end, server, boot_time());
             status = Some(found);
@@ -408,7 +416,19 @@ impl PostgresObserver {
                 .collect(),
             objects: self.objects.clone(),
             replay_paused: answer.replay_paused,
+            history: None,
         }
+    }
+
+    /// Read once for each timeline of a postmaster: nobody changes it afterwards.
+    fn history(&mut self, timeline: TimelineId) -> Option<TimelineHistory> {
+        if timeline.0 <= 1 {
+            return None;
+        }
+        if self.history.as_ref().is_none_or(|known| known.timeline != timeline) {
+            self.history = TimelineHistory::read(&self.files.data_dir, timeline);
+        }
+        self.history.clone()
     }
 
     fn status(&mut self, answer: Answer, surroundings: Surroundings) -> Status {

@@ -503,6 +503,7 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         nosync: tags.nosync,
         sync_priority: tags.sync_priority,
         replicatefrom: tags.replicatefrom,
+        clonefrom: tags.clonefrom,
         api_url: record.api_url,
         promise_url: record.promise_url,
         streaming: record.replication_state == "streaming",

@@ -8,7 +8,9 @@ use regent_proto::time::Deadline;
 use regent_guardian::processes::of_data_directory;
 
 use super::Agent;
+use crate::act::jobs::BEFORE_STOP;
 use crate::act::postgres::files::write_atomically;
+use crate::act::scripts;
 use crate::act::site::Held;
 use crate::decide::view::{JobKind, View};
 use crate::fence::release::Release;
@@ -20,6 +22,8 @@ const LETS_GO: Duration = Duration::from_secs(5);
 /// How long what lives is waited for: the part of an `initdb` that was just ended, for instance.
 const LOOKS: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often the loop says that it lives while `before_stop` runs.
+const LIVES_EVERY: Duration = Duration::from_millis(200);
 
 impl Agent {
     /// Starts the next program in this process, once no job runs: a job's child belongs to this life,
@@ -27,7 +31,10 @@ impl Agent {
     pub(super) async fn upgrade_when_idle(&mut self, view: &View) {
         let idle = view.job.is_none()
             && self.actor.jobs.running().is_none()
-            && !self.actor.jobs.checkpoint_runs();
+            && !self.actor.jobs.checkpoint_runs()
+            // Nor does it know who waits for an answer, and that what stands still may open again.
+            && self.memory.request.is_none()
+            && self.callbacks.are_idle();
         if !self.upgrade_asked || !idle {
             return;
         }
@@ -53,6 +60,7 @@ impl Agent {
         tracing::info!(node = %self.config.name, "stopping");
         self.actor.server.close();
         let known = self.actor.jobs.end().await;
+        self.before_stop().await;
         // No round follows that would tell: from here on nobody is a primary (I17).
         self.pictures.send_modify(|picture| {
             if let Some(picture) = picture {
@@ -75,6 +83,9 @@ impl Agent {
         }
         self.actor.guard.disarm();
         self.actor.guard.end();
+        if let Some((callback, role)) = self.told.stopped() {
+            self.callbacks.call(callback, role);
+        }
         let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
         if let Some(held) = Held::of(leads) {
             // Released only after the stop (I12); the lease would end it a little later anyway.
@@ -88,6 +99,26 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// The operator's program before a stop in order. The right to write goes on meanwhile, and so do
+    /// this loop's signs of life, without which nothing is renewed (ADR 28).
+    async fn before_stop(&self) {
+        let Some(command) = &self.config.postgres.before_stop else { return };
+        if self.actor.server.postmaster().is_none() {
+            return;
+        }
+        let call = scripts::Call::new("before_stop", command);
+        let mut script = std::pin::pin!(scripts::run(call, BEFORE_STOP));
+        let ended = loop {
+            tokio::select! {
+                ended = &mut script => break ended,
+                () = tokio::time::sleep(LIVES_EVERY) => self.deadlines.comes_round(boot_time()),
+            }
+        };
+        if let Err(error) = ended {
+            tracing::warn!("{error:#}: PostgreSQL is stopped all the same");
+        }
     }
 
     /// Sees for itself that no process of the data directory lives: the right to write is given back

@@ -24,7 +24,7 @@ impl Agent {
             self.adopt_what_was_started().await;
         }
         let postmaster = self.actor.server.postmaster();
-        let owned = !matches!(job, None | Some(JobKind::CreateUsers));
+        let owned = !matches!(job, None | Some(JobKind::CreateUsers | JobKind::PrePromote));
         let (mut postgres, extra) = self.postgres.read(postmaster, follows, owned).await;
         let now = boot_time();
         let tenures = self.actor.renewal.tenures().borrow().clone();
@@ -73,6 +73,7 @@ impl Agent {
             dynamic: &self.actor.dynamic,
         };
         let failsafe = self.failsafe.read(&seen, now);
+        let requests = self.requests_view(&postgres, &extra);
         let mut view = View {
             now,
             failsafe,
@@ -89,9 +90,10 @@ impl Agent {
             finished: self.finished.clone(),
             peers,
             guardian: self.guardian_view(now),
+            requests,
         };
         let shortest = watchdog::shortest_lease(&self.config, &self.actor.dynamic, &view);
-        // Before the site was read the TTL in force is not known, only the file's.
+        // Before the site was read the TTL in force is not known, only the file's or the one kept.
         if view.site.is_some() {
             watchdog::lower(self.deadlines.page(), &self.config, &shortest);
         }

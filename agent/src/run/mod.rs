@@ -11,6 +11,7 @@ mod fence;
 mod gather;
 mod perform;
 mod preflight;
+mod requests;
 mod start;
 mod tell;
 mod wakes;
@@ -25,8 +26,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::act::Actor;
+use crate::act::callbacks::Callbacks;
 use crate::act::publish::Picture;
 use crate::config::Config;
+use crate::decide::callbacks::Told;
 use crate::decide::decide;
 use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
 use crate::fence::Deadlines;
@@ -38,6 +41,7 @@ use crate::observe::mirror::Mirror;
 use crate::observe::postgres::PostgresObserver;
 use crate::observe::site::SiteObserver;
 use crate::upgrade::Upgrade;
+use requests::Requests;
 use wakes::{Wakes, waited_for};
 
 /// A running agent.
@@ -73,6 +77,9 @@ pub struct Agent {
     upgrade_asked: bool,
     /// Why the last long act failed.
     job_problem: Option<String>,
+    requests: Requests,
+    callbacks: Callbacks,
+    told: Told,
     /// Held for the life of the process.
     _lock: std::fs::File,
 }
@@ -87,14 +94,18 @@ impl Agent {
             let policy = self.policy();
             let decision = decide(&policy, &self.memory, &view);
             self.say(&view, &decision.reason);
+            self.say_what_is_over(&decision.memory);
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
-            self.tell(&view, extra, &decision.reason);
+            self.tell(&view, extra, &decision);
+            self.call_back(&view);
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
             self.memory = decision.memory;
             if self.stop.is_cancelled() {
-                return self.shut_down(&view).await;
+                let ended = self.shut_down(&view).await;
+                self.callbacks.end().await;
+                return ended;
             }
             self.upgrade_when_idle(&view).await;
             if again && !self.spinning(&decision.actions) {

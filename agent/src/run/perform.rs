@@ -7,6 +7,7 @@ use regent_proto::name::NodeName;
 use super::Agent;
 use crate::act::{Outcome, Touched};
 use crate::decide::Action;
+use crate::decide::callbacks::Callback;
 use crate::decide::view::View;
 use crate::observe::peers;
 
@@ -23,6 +24,10 @@ impl Agent {
                 self.ask_peers(view, Some(names));
                 return Ok(false);
             }
+            if let Action::Answer { request, answer } = action {
+                self.requests.answer(*request, *answer);
+                continue;
+            }
             let client = self.postgres.client();
             match self.actor.perform(action, view, client).await {
                 Outcome::Done(what) => {
@@ -30,6 +35,13 @@ impl Agent {
                         Action::Slots { .. } => self.postgres.forget_surroundings(),
                         Action::Reload => self.postgres.forget_files(),
                         _ => {}
+                    }
+                    if matches!(
+                        action,
+                        Action::Follow(_) | Action::SetSynchronousNames(_) | Action::Reload
+                    ) && let Some(role) = self.told.role()
+                    {
+                        self.callbacks.call(Callback::Reload, role);
                     }
                     touched.push(what);
                 }

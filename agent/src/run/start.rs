@@ -1,6 +1,5 @@
 //! Builds an agent: what it is made of, what it opens, and the threads and tasks that it starts.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,15 +7,15 @@ use anyhow::Context as _;
 use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
-use regent_proto::name::SiteName;
-use regent_proto::record::Reach;
 use regent_proto::time::{LeaseTiming, WallTime};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::preflight::LockError;
+use super::requests::Requests;
 use super::{Agent, adoption, preflight, tell};
+use crate::act::callbacks::Callbacks;
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
 use crate::act::failsafe::word::Word;
@@ -37,6 +36,7 @@ use crate::api;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
+use crate::decide::callbacks::Told;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
@@ -128,16 +128,11 @@ impl Agent {
         let stores = (site_store.clone(), global_store.clone());
         let publisher = Publisher::new(Arc::clone(&config), stores, keeper);
         tokio::spawn(tell::publish(publisher, picture_receiver.clone()));
-        let shared = api::Shared {
-            config: Arc::clone(&config),
-            pictures: picture_receiver.clone(),
-            deadlines: Arc::clone(&deadlines),
-            site: site_store.clone(),
-            failsafe: failsafe.clone(),
-            http: Some(http.clone()),
-        };
-        listeners.serve(&shared);
-        let reaches = begin_reach(&config, &programs, &files, picture_receiver);
+        let seen = (picture_receiver.clone(), Arc::clone(&deadlines));
+        let asks = (site_store.clone(), failsafe.clone(), http.clone());
+        let arriving = serve(listeners, &config, seen, asks);
+        let callbacks = Callbacks::begin(&config);
+        let reaches = tell::reaches(&config, &programs, &files, picture_receiver);
         Ok(Self {
             site_observer: SiteObserver::new(site_keys, config.name.clone()),
             global_observer: global_store
@@ -161,6 +156,7 @@ impl Agent {
                 dynamic,
                 failsafe,
                 marked_at: WallTime::default(),
+                claimed: None,
             },
             config,
             deadlines,
@@ -185,22 +181,34 @@ impl Agent {
             upgrade,
             upgrade_asked: false,
             job_problem: None,
+            requests: Requests::new(arriving),
+            callbacks,
+            told: Told::default(),
             _lock: lock,
         })
     }
 }
 
-/// Whether the other sites' replication ports are reached, tried beside the loop.
-fn begin_reach(
+/// Answers from now on whoever asks; requests arrive at what is returned.
+fn serve(
+    listeners: api::Listeners,
     config: &Arc<Config>,
-    programs: &Programs,
-    files: &Files,
-    pictures: watch::Receiver<Option<Arc<Picture>>>,
-) -> watch::Sender<BTreeMap<SiteName, Reach>> {
-    let reaches = watch::Sender::new(BTreeMap::new());
-    let (config, programs, files) = (Arc::clone(config), programs.clone(), files.clone());
-    tokio::spawn(tell::ask_reach(config, programs, files, pictures, reaches.clone()));
-    reaches
+    (pictures, deadlines): (watch::Receiver<Option<Arc<Picture>>>, Arc<Deadlines>),
+    (site, failsafe, http): (SiteStore, failsafe::Shared, reqwest::Client),
+) -> mpsc::Receiver<api::requests::Asked> {
+    let (desk, arriving) = mpsc::channel(api::requests::MOST);
+    let config = Arc::clone(config);
+    let http = Some(http);
+    listeners.serve(&api::Shared {
+        config,
+        pictures,
+        deadlines,
+        site,
+        failsafe,
+        http,
+        requests: desk,
+    });
+    arriving
 }
 
 fn open_stores(

@@ -16,9 +16,9 @@ use crate::act::postgres::files::Files;
 use crate::act::postgres::programs::Programs;
 use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::config::Config;
-use crate::decide::Reason;
 use crate::decide::parameters::Difference;
-use crate::decide::view::View;
+use crate::decide::view::{Memory, UnderWay, View};
+use crate::decide::{Decision, Reason};
 use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
 use crate::observe::{guardian, reach};
@@ -57,8 +57,23 @@ impl Agent {
         tracing::info!(cluster = %self.config.scope, node = %self.config.name, epoch, "{reason}");
     }
 
+    /// What PostgreSQL's life means to the operator's own programs.
+    pub(super) fn call_back(&mut self, view: &View) {
+        if let Some((callback, role)) = self.told.next(&self.config.name, view) {
+            self.callbacks.call(callback, role);
+        }
+    }
+
+    /// A writer has nobody to withdraw from.
+    fn withdraws(&self, view: &View, memory: &Memory) -> bool {
+        let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
+        let leads = leader.is_some_and(|leader| leader.name == self.config.name);
+        !leads && memory.request.as_ref().is_some_and(UnderWay::withdraws)
+    }
+
     /// Hands out the picture of this round.
-    pub(super) fn tell(&self, view: &View, extra: Extra, reason: &Reason) {
+    pub(super) fn tell(&self, view: &View, extra: Extra, decision: &Decision) {
+        let reason = &decision.reason;
         let mut warnings = self.config.warnings.clone();
         // A configuration that is in force has passed the check.
         warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
@@ -103,6 +118,8 @@ impl Agent {
             fences: self.site_observer.fences().clone(),
             restarts: self.site_observer.restarts().clone(),
             config: self.site_observer.config(),
+            scheduled_restart: decision.memory.scheduled_restart.clone(),
+            withdraws: self.withdraws(view, &decision.memory),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }
@@ -121,8 +138,26 @@ pub(super) async fn publish(
     }
 }
 
+/// Whether the other sites' replication ports can be reached, kept by a task of its own.
+pub(super) fn reaches(
+    config: &Arc<Config>,
+    programs: &Programs,
+    files: &Files,
+    pictures: watch::Receiver<Option<Arc<Picture>>>,
+) -> watch::Sender<BTreeMap<SiteName, Reach>> {
+    let reaches = watch::Sender::new(BTreeMap::new());
+    tokio::spawn(ask_reach(
+        Arc::clone(config),
+        programs.clone(),
+        files.clone(),
+        pictures,
+        reaches.clone(),
+    ));
+    reaches
+}
+
 /// Tries the other sites' replication ports while this node leads its site.
-pub(super) async fn ask_reach(
+async fn ask_reach(
     config: Arc<Config>,
     programs: Programs,
     files: Files,

@@ -148,6 +148,7 @@ impl Agent {
                     self.say_fenced(fenced);
                 }
             }
+            () = self.requests.arrive() => self.repeated = 0,
             () = wakes.changed() => {}
         }
     }

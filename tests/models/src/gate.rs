@@ -9,8 +9,8 @@ use regent_agent::decide::preconditions::{self, Opening, Precondition};
 use regent_agent::decide::view::{
     At, ConfigurationView, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord,
     FailsafeView, FederationView, GuardianView, Initialize, LeaderKey, Policy, PostgresView,
-    PrimaryTenure, Process, PromiseRecord, SiteView, Status, SyncView, TenureView, View,
-    WatchdogState, WatchdogView,
+    PrimaryTenure, Process, PromiseRecord, RequestsView, SiteView, Status, SyncView, TenureView,
+    View, WatchdogState, WatchdogView,
 };
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
@@ -110,6 +110,8 @@ fn policy() -> Policy {
         ttl: Duration::from_secs(5),
         remove_on_rewind_failure: true,
         remove_on_diverged_timelines: true,
+        pre_promote: None,
+        clones_without_leader: false,
     }
 }
 
@@ -229,6 +231,7 @@ fn view(facts: &Facts) -> View {
             },
             ..GuardianView::default()
         },
+        requests: RequestsView::default(),
     }
 }
 

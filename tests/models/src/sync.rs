@@ -232,6 +232,8 @@ impl Synchronous {
             ttl: Duration::from_secs(5),
             remove_on_rewind_failure: true,
             remove_on_diverged_timelines: true,
+            pre_promote: None,
+            clones_without_leader: false,
         }
     }
 
@@ -396,6 +398,7 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             nosync: false,
             sync_priority: 1,
             replicatefrom: None,
+            clonefrom: false,
         })
     };
     SiteView {

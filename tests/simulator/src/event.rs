@@ -73,6 +73,8 @@ pub enum Event {
     Operator(Verb),
     /// Somebody asks for a switchover or failover inside a site.
     AskInSite(usize),
+    /// Somebody asks the agent of this node for a restart or a new copy.
+    AskAgent(usize, u64),
     /// The faults end here.
     Heal,
 }
@@ -107,6 +109,7 @@ impl fmt::Debug for Event {
             Self::StartCoordinator(c) => write!(f, "StartCoordinator({c})"),
             Self::Operator(verb) => write!(f, "Operator({verb:?})"),
             Self::AskInSite(site) => write!(f, "AskInSite({site})"),
+            Self::AskAgent(n, _) => write!(f, "AskAgent({n})"),
             Self::Heal => write!(f, "Heal"),
         }
     }

@@ -42,6 +42,7 @@ impl World {
             1 => format!(r#"{{"leader":"{leader}"}}"#),
             _ => format!(r#"{{"leader":"{leader}","member":"{candidate}"}}"#),
         };
+        self.disturbed();
         self.counters.count("operator: asks inside a site");
         self.explain(usize::MAX, "operator", || format!("asks inside a site: {request}"));
         // Whoever leads may be asked to stop.

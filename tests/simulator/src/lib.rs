@@ -21,6 +21,7 @@ pub mod names;
 pub mod network;
 pub mod node;
 pub mod postgres;
+mod requests;
 pub mod run;
 pub mod scenario;
 pub mod seeds;

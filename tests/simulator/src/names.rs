@@ -87,6 +87,8 @@ names! {
         Reason::Reloading => "reason: Reloading",
         Reason::RaisingParameters => "reason: RaisingParameters",
         Reason::NotCopied(_) => "reason: NotCopied",
+        Reason::Requested(_) => "reason: Requested",
+        Reason::PrePromoting => "reason: PrePromoting",
     }
 }
 
@@ -113,6 +115,7 @@ names! {
         Unfit::OlderTimeline => "unfit: OlderTimeline",
         Unfit::CouldNotStart => "unfit: CouldNotStart",
         Unfit::OtherWanted(_) => "unfit: OtherWanted",
+        Unfit::PrePromoteRefused => "unfit: PrePromoteRefused",
     }
 }
 
@@ -162,6 +165,9 @@ names! {
         Action::ClearFailover { .. } => "action: ClearFailover",
         Action::AskCandidates(_) => "action: AskCandidates",
         Action::Reload => "action: Reload",
+        Action::Answer { .. } => "action: Answer",
+        Action::CancelJob => "action: CancelJob",
+        Action::AbandonInitialize => "action: AbandonInitialize",
     }
 }
 
@@ -264,6 +270,8 @@ pub const OTHERS: &[&str] = &[
     "failsafe: acknowledged by the members' word",
     "failsafe: acknowledged by promise",
     "operator: asks inside a site",
+    "operator: restart",
+    "operator: reinitialize",
     "asynchronous loss",
     "opened",
 ];

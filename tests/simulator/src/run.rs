@@ -115,6 +115,7 @@ fn handle(sim: &Sim, event: Event) {
         Event::StartCoordinator(c) => world.start_coordinator(sim, c),
         Event::Operator(verb) => world.operator(sim, verb),
         Event::AskInSite(site) => world.ask_in_site(site),
+        Event::AskAgent(n, seed) => world.ask_agent(n, seed),
         Event::Heal => world.heal(),
     }
 }

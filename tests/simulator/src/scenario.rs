@@ -149,6 +149,7 @@ pub fn build(plan: &Plan) -> World {
         }
     }
     world.draw_requests(plan.seed);
+    world.draw_asks(plan.seed);
     world.schedule_at(HARSH, Event::Heal);
     world
 }
@@ -313,6 +314,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             orders_seen: 0,
             paused_at: None,
             unfenced: false,
+            by_request: false,
             paused: None,
             off: false,
             suspended: None,

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use regent_agent::decide::Decision;
 use regent_agent::decide::view::View;
+use regent_agent::decide::{Decision, Reason};
 use regent_agent::observe::{global, site};
 use regent_proto::name::{FederationName, SiteName};
 use regent_proto::record::Reach;
@@ -133,6 +133,8 @@ pub struct World {
     pub last_connection: u64,
     /// The last job's number.
     pub last_job: u64,
+    /// How often somebody asked an agent for something.
+    pub asks: u64,
     /// Records that are no writes.
     pub marks: u64,
     /// Databases that were made.
@@ -199,6 +201,7 @@ impl World {
             connections: BTreeMap::new(),
             last_connection: 0,
             last_job: 0,
+            asks: 0,
             marks: 0,
             databases: 0,
             clients: Vec::new(),
@@ -321,6 +324,9 @@ impl World {
     /// A decision was made.
     pub fn decided(&mut self, n: usize, view: &View, decision: &Decision) {
         self.trace.note(self.now, n as u64, decision.actions.len() as u64);
+        if matches!(decision.reason, Reason::Manual(_) | Reason::Requested(_)) {
+            self.is_asked_for();
+        }
         if self.nodes[n].decided.as_ref() == Some(&decision.reason) {
             return;
         }

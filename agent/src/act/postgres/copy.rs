@@ -23,7 +23,8 @@ const COPY_BOUND: Duration = Duration::from_secs(24 * 3600);
 /// The longest a rewind may take.
 const REWIND_BOUND: Duration = Duration::from_secs(6 * 3600);
 
-/// Creates a cluster. The directory counts as incomplete until it is done.
+/// Creates a cluster. The directory counts as incomplete until whoever asked for it says that all is
+/// [`done`].
 pub async fn initdb(
     programs: &Programs,
     files: &Files,
@@ -54,7 +55,7 @@ pub async fn initdb(
     let owned = Wanted::of(config, dynamic).owned();
     command.arg("--single").args(files.arguments(config, &owned)).arg("postgres");
     programs.output(command, INITDB_BOUND).await?;
-    done(files)
+    Ok(())
 }
 
 /// Patroni's list: names, or one-entry maps.
@@ -103,12 +104,14 @@ pub async fn identify(
 
 /// What comes before the first file is removed: what is here may be all that is left of what the source
 /// has lost, so it goes only for one that answers and is of the same database, and after what that one
-/// may never have had is kept (I15). An empty directory is begun at once: by that the node that claimed
+/// may never have had is kept (I15): linked where all of it is removed, for what is removed lives on under
+/// its other name. An empty directory is begun at once: by that the node that claimed
 /// `initialize` is known.
 pub async fn make_room(
     programs: &Programs,
     files: &Files,
     conninfo: &str,
+    how: How,
     (keep, limit): (Option<&Salvage>, u64),
 ) -> anyhow::Result<()> {
     let is_there = |name: &str| files.data_dir.join(name).exists();
@@ -128,8 +131,7 @@ pub async fn make_room(
     };
     same_database(&there, mine).context("what is here stays")?;
     match keep {
-        // What is removed lives on under its other name.
-        Some(salvage) => salvage_first(files, salvage, How::Link, limit).await,
+        Some(salvage) => salvage_first(files, salvage, how, limit).await,
         None => Ok(()),
     }
 }
@@ -144,7 +146,7 @@ pub async fn clone(
     keep: (Option<&Salvage>, u64),
 ) -> anyhow::Result<()> {
     let conninfo = files.conninfo(user, addresses, "pg_basebackup");
-    make_room(programs, files, &conninfo, keep).await?;
+    make_room(programs, files, &conninfo, How::Link, keep).await?;
     begin(files)?;
     let mut command = programs.command("pg_basebackup");
     command.arg("-D").arg(&files.data_dir).arg("-d").arg(conninfo).args([
@@ -167,7 +169,7 @@ pub async fn clone(
 
 /// The kept dynamic configuration came along from the source, which may be of another site. This
 /// node's own is written at its next start.
-fn forget_sources_configuration(files: &Files) -> std::io::Result<()> {
+pub fn forget_sources_configuration(files: &Files) -> std::io::Result<()> {
     match std::fs::remove_file(files.dynamic()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -234,15 +236,30 @@ pub async fn rewind(
     done(files)
 }
 
-fn begin(files: &Files) -> anyhow::Result<()> {
+/// Notes that the directory is incomplete, and empties it.
+pub fn begin(files: &Files) -> anyhow::Result<()> {
     write_atomically(&files.incomplete(), b"copy\n")?;
     empty(&files.data_dir)?;
     Ok(())
 }
 
-fn done(files: &Files) -> anyhow::Result<()> {
+/// It is complete.
+pub fn done(files: &Files) -> anyhow::Result<()> {
     std::fs::remove_file(files.incomplete())?;
     Ok(())
+}
+
+/// Gives up what was begun here. What is still in the directory goes before the marker does: without it,
+/// half a cluster would count as one.
+pub fn give_up(files: &Files) -> std::io::Result<()> {
+    let marker = files.incomplete();
+    if !marker.exists() {
+        return Ok(());
+    }
+    if files.data_dir.exists() {
+        empty(&files.data_dir)?;
+    }
+    std::fs::remove_file(&marker)
 }
 
 /// Removes what is in the directory, not the directory (it may be a mount point).

@@ -18,6 +18,16 @@ use crate::config::{Config, User};
 use crate::decide::parameters;
 use crate::decide::view::Follow;
 
+/// Where a recovery ends. Left by a restore, or copied from a server that was restored, each ends the
+/// recovery of a standby in a promotion that nobody has decided.
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
+
 /// What is in force on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct InForce {
@@ -277,21 +287,19 @@ impl Files {
     /// leave settings of recovery there.
     pub fn strip_auto_conf(&self) -> std::io::Result<()> {
         let file = self.data_dir.join("postgresql.auto.conf");
-        let text = match std::fs::read_to_string(&file) {
+        let text = match std::fs::read(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let outdoes = |line: &&str| {
-            let name = line.split('=').next().unwrap_or_default().trim();
-            parameters::is_recovery(&name.to_ascii_lowercase())
-        };
-        if !text.lines().any(|line| outdoes(&line)) {
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
+        let kept = lines.filter(|line| !outdoes(line));
+        let kept: Vec<u8> = kept.flatten().copied().collect();
+        if kept.len() == text.len() {
             return Ok(());
         }
-        let kept: String =
-            text.lines().filter(|line| !outdoes(line)).flat_map(|line| [line, "\n"]).collect();
-        write_atomically(&file, kept.as_bytes())
+        tracing::warn!("settings that would outdo the agent's are removed from {}", file.display());
+        write_atomically(&file, &kept)
     }
 
     fn in_force(&self) -> PathBuf {
@@ -331,7 +339,8 @@ impl Files {
     }
 
     fn recovery_parameters(&self, config: &Config, follow: &Follow) -> BTreeMap<String, String> {
-        let mut parameters = BTreeMap::new();
+        let nowhere = TARGETS.map(|target| (target.to_owned(), String::new()));
+        let mut parameters = BTreeMap::from(nowhere);
         parameters.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
         let conninfo = match follow {
             Follow::Nobody => String::new(),
@@ -352,6 +361,12 @@ impl Files {
         parameters
     }
 
+    /// The password file.
+    #[must_use]
+    pub fn passfile(&self) -> &Path {
+        &self.passfile
+    }
+
     /// A connection string without its password, which stands in the password file.
     #[must_use]
     pub fn conninfo(&self, user: &User, addresses: &[(String, u16)], application: &str) -> String {
@@ -368,6 +383,13 @@ impl Files {
             quote(application),
         )
     }
+}
+
+/// Whether a line of postgresql.auto.conf sets what the agent alone sets.
+fn outdoes(line: &[u8]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next();
+    parameters::is_recovery(&name.unwrap_or_default().to_ascii_lowercase())
 }
 
 const HEADER: &str = "# Written by the Regent agent; changes made here are lost.\n";

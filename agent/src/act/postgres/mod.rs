@@ -3,6 +3,7 @@
 //! No choices here: which of these is done, and when, `decide` says.
 
 pub mod archive;
+pub mod bootstrap;
 pub mod configuration;
 pub mod control;
 pub mod copy;
@@ -11,6 +12,7 @@ pub mod found;
 pub mod guardian;
 pub mod programs;
 pub mod promotions;
+pub mod replica;
 pub mod salvage;
 pub mod server;
 pub mod sql;

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use regent_proto::lsn::Lsn;
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ const KEPT: usize = 3;
 const LEFT_FREE: u64 = 256 << 20;
 /// What is being written.
 const PARTIAL: &str = ".partial";
+/// Two must not number, and remove, beside each other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Why nothing was kept; then nothing was touched either.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,8 @@ pub fn keep(
     how: How,
     limit: u64,
 ) -> Result<PathBuf, SalvageError> {
+    // A copy that was cancelled may be keeping still: the next one waits for it.
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let place = files.salvage.clone();
     make(&place)?;
     let wal = files.data_dir.join("pg_wal");

@@ -176,15 +176,22 @@ pub async fn keep_slots(
     Ok(())
 }
 
+/// Keeps what follows on this connection out of the server's log. A message of its own: the server looks
+/// whether it logs a message before it runs the first statement in it.
+async fn unlogged(client: &Client) -> Result<(), SqlError> {
+    let statements = "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
+         SET log_min_duration_sample = -1; SET log_transaction_sample_rate = 0; \
+         SET log_min_error_statement = 'panic'; SET password_encryption = 'scram-sha-256'";
+    execute(client, statements, Duration::from_secs(10)).await
+}
+
 /// Creates the replication and rewind users with what they need, or brings their passwords up to
 /// date. Statements with passwords are kept out of the server's log.
 pub async fn create_users(config: &Config) -> Result<(), SqlError> {
     let client = connect_local(config).await?;
+    unlogged(&client).await?;
     let users = &config.postgres.authentication;
-    let mut statements = String::from(
-        "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
-         SET log_min_error_statement = 'panic'; SET password_encryption = 'scram-sha-256';",
-    );
+    let mut statements = String::new();
     let create = |user: &User, attributes: &str| {
         let name = identifier(&user.username);
         let exists = literal(&user.username);
@@ -209,6 +216,14 @@ pub async fn create_users(config: &Config) -> Result<(), SqlError> {
         }
     }
     execute(&client, &statements, Duration::from_secs(10)).await
+}
+
+/// The superuser's password as the configuration has it, in no log.
+pub async fn set_password(client: &Client, user: &User) -> Result<(), SqlError> {
+    unlogged(client).await?;
+    let (name, password) = (identifier(&user.username), literal(user.password.reveal()));
+    let statement = format!("ALTER ROLE {name} PASSWORD {password}");
+    execute(client, &statement, Duration::from_secs(10)).await
 }
 
 /// Waits until a source's pg_control is on the timeline that it writes or replays: before

@@ -3,6 +3,8 @@
 //! `world` is a compact language for views; `cases` says what is decided in named situations;
 //! `properties` draws any combination and checks what must hold in all of them.
 
+mod bootstrap;
+mod callbacks;
 mod candidates;
 mod cases;
 mod configuration;
@@ -12,10 +14,13 @@ mod guarding;
 mod hazards;
 mod manual;
 mod paused;
+mod pre_promote;
 mod preconditions;
 mod promotions;
 mod properties;
 mod rejoins;
+mod requests;
+mod restarts;
 mod start;
 mod synchronous;
 pub(crate) mod world;

@@ -113,6 +113,7 @@ fn member(port: u16) -> Arc<Member> {
         nosync: false,
         sync_priority: 1,
         replicatefrom: None,
+        clonefrom: false,
     })
 }
 
@@ -233,6 +234,8 @@ impl World {
             ttl: Duration::from_secs(5),
             remove_on_rewind_failure: true,
             remove_on_diverged_timelines: true,
+            pre_promote: None,
+            clones_without_leader: false,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -272,6 +275,7 @@ impl World {
             peers: None,
             failsafe: FailsafeView::default(),
             guardian: GuardianView { alive: true, ..GuardianView::default() },
+            requests: RequestsView::default(),
         };
         let memory =
             Memory { list_since: Some(("\"a2\"".to_owned(), Lsn::new(1))), ..Memory::default() };

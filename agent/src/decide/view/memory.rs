@@ -8,7 +8,7 @@ use regent_proto::name::{NodeName, OperationId};
 use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 
-use super::JobKind;
+use super::{JobKind, ScheduledRestart, UnderWay};
 use crate::decide::manual::Switching;
 
 /// What does not change from round to round.
@@ -49,10 +49,16 @@ pub struct Policy {
     pub remove_on_rewind_failure: bool,
     /// `postgresql.remove_data_directory_on_diverged_timelines`: copied anew where no rewind can help.
     pub remove_on_diverged_timelines: bool,
+    /// `postgresql.pre_promote` is there: it runs before a promotion. This node is no candidate for so
+    /// long after it failed.
+    pub pre_promote: Option<Duration>,
+    /// A replica can be made while nobody leads, from a backup for instance.
+    pub clones_without_leader: bool,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact")]
 pub struct Memory {
     /// The last job that failed, how often in a row, and when it may be tried again.
     pub failed: Option<FailedJob>,
@@ -108,6 +114,29 @@ pub struct Memory {
     pub switching: Option<Switching>,
     /// The request, by revision of its key, whose candidates were asked, and since when.
     pub asked_for: Option<(u64, BootTime)>,
+    /// The request that was taken on, until it is answered and done.
+    pub request: Option<UnderWay>,
+    /// The restart that people have scheduled.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// This process stopped the server, which wrote, for a restart, and the leader key has carried its
+    /// name ever since, unbroken: the server opens where it stopped, on the same timeline.
+    pub reopens: bool,
+    /// This process has claimed `initialize`, and has not seen it done or gone since.
+    pub claimed_initialize: bool,
+    /// What `pre_promote` said about the promotion that is coming.
+    pub pre_promote: PrePromote,
+}
+
+/// What `pre_promote` said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PrePromote {
+    /// It was not asked yet.
+    #[default]
+    NotAsked,
+    /// Go on.
+    Passed,
+    /// No, at this instant.
+    Refused(BootTime),
 }
 
 /// A job that failed.

@@ -5,6 +5,7 @@
 mod federation;
 mod memory;
 mod postgres;
+mod requests;
 mod site;
 mod tags;
 
@@ -20,10 +21,14 @@ use super::failsafe::site::PromisedLeader;
 
 pub use super::guardian::{GuardianRights, GuardianView, WatchdogState, WatchdogView};
 pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
-pub use memory::{FailedJob, Memory, Policy};
+pub use memory::{FailedJob, Memory, Policy, PrePromote};
 pub use postgres::{
     ConfigurationView, Control, ControlState, DataDirectory, Follow, PostgresView, Process,
     Receiver, Sender, Slot, Status, senders_by_name,
+};
+pub use requests::{
+    Answer, Ask, NodeRole, Reinitialize, Request, RequestsView, Restart, ScheduledRestart,
+    ServerVersion, Stage, Task, UnderWay,
 };
 pub use site::{
     Due, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, Schedule,
@@ -56,6 +61,8 @@ pub struct View {
     pub failsafe: FailsafeView,
     /// The guardian of this node's server.
     pub guardian: GuardianView,
+    /// What people asked of this node.
+    pub requests: RequestsView,
 }
 
 /// A value with the store revision it was read at.
@@ -103,6 +110,8 @@ pub enum JobKind {
     Checkpoint,
     /// Creating users after a bootstrap.
     CreateUsers,
+    /// `pre_promote`.
+    PrePromote,
 }
 
 /// How a job ended.

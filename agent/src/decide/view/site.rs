@@ -123,6 +123,7 @@ pub enum Initialize {
 
 /// A member's record, as far as decisions need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each tag is one independent fact")]
 pub struct Member {
     /// PostgreSQL's host.
     pub host: String,
@@ -150,6 +151,8 @@ pub struct Member {
     pub sync_priority: i64,
     /// Tag `replicatefrom`.
     pub replicatefrom: Option<NodeName>,
+    /// Tag `clonefrom`: it is there to be copied from.
+    pub clonefrom: bool,
 }
 
 /// A switchover or failover request inside the site (Patroni's `failover` key).

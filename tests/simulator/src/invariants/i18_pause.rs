@@ -27,14 +27,20 @@ pub(super) fn check(world: &mut World, n: usize) {
     }
 }
 
-/// An agent that knows of the pause starts, stops, copies, promotes and turns nothing; in a federation
-/// it starts and copies nothing.
+/// An agent that knows of the pause starts, stops, copies, promotes and turns nothing by itself, only the
+/// server that a person asked it to restart or to make anew; in a federation it starts and copies
+/// nothing.
 pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
+    let by_itself = !world.nodes[n].by_request;
     let frozen = match action {
         Action::ClaimInitialize | Action::AskPeers | Action::AskCandidates(_) => true,
-        Action::Run(Job::Initdb | Job::Clone(_) | Job::Rewind(_)) => true,
-        Action::Run(Job::StartStandby(_) | Job::StartPrimary { .. }) => true,
-        Action::Run(Job::Stop | Job::Checkpoint | Job::CreateUsers) => world.federation.is_none(),
+        Action::AbandonInitialize => true,
+        Action::Run(Job::Initdb | Job::Rewind(_)) => true,
+        Action::Run(Job::Clone(_) | Job::StopToRestart) => by_itself,
+        Action::Run(Job::StartStandby(_) | Job::StartPrimary { .. }) => by_itself,
+        Action::Run(Job::Stop | Job::Checkpoint) => world.federation.is_none() && by_itself,
+        Action::Run(Job::CreateUsers | Job::PrePromote) => world.federation.is_none(),
+        Action::CancelJob => by_itself,
         Action::Promote | Action::Follow(_) => world.federation.is_none(),
         Action::RecordInitialize(_)
         | Action::AcquireLeader
@@ -59,6 +65,7 @@ pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
         | Action::Reload
         | Action::ArmWatchdog
         | Action::RenewNow
+        | Action::Answer { .. }
         | Action::Exit(_) => false,
     };
     if frozen {

@@ -35,6 +35,13 @@ impl World {
     }
 }
 
+impl World {
+    /// A person's request takes its course, which may end any server: what was written is not why.
+    pub(crate) fn is_asked_for(&mut self) {
+        self.checks.steady = None;
+    }
+}
+
 /// A server ends, or is told to.
 pub(super) fn check(world: &mut World, n: usize) {
     let Some((steady, life, until)) = world.checks.steady else { return };

@@ -58,7 +58,15 @@ impl Agent {
             Action::Exit(_) => Came::ToAnEnd,
             Action::Run(job) => self.run_job(job, view),
             Action::ArmWatchdog => self.arm_watchdog(view),
-            Action::AskPeers | Action::AskCandidates(_) => Came::About(Touched::Nothing),
+            // An initdb never fails here; answers are given before.
+            Action::AskPeers
+            | Action::AskCandidates(_)
+            | Action::Answer { .. }
+            | Action::AbandonInitialize => Came::About(Touched::Nothing),
+            Action::CancelJob => {
+                self.sim.world().cancel_job(self.n);
+                Came::About(Touched::Nothing)
+            }
             Action::RenewNow => {
                 self.sim.world().hurry(self.n);
                 Came::About(Touched::Nothing)
@@ -135,9 +143,11 @@ impl Agent {
             Job::Initdb
             | Job::Clone(_)
             | Job::Stop
+            | Job::StopToRestart
             | Job::Rewind(_)
             | Job::Checkpoint
-            | Job::CreateUsers => {}
+            | Job::CreateUsers
+            | Job::PrePromote => {}
         }
         let mut world = self.sim.world();
         world.begin_job(self.n, job.clone());

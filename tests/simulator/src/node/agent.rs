@@ -14,7 +14,8 @@ use regent_agent::config::dynamic::Dynamic;
 use regent_agent::decide::guarding::{Guarding, Guards, Postmaster, Watched, guarding};
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
-    FederationView, FinishedJob, Memory, PeersView, Policy, Process, SiteView, TenureView, View,
+    FederationView, FinishedJob, Memory, PeersView, Policy, Process, RequestsView, SiteView,
+    TenureView, UnderWay, View,
 };
 use regent_agent::decide::{Action, decide};
 use regent_agent::fence::renewal::{RenewalThread, Tenures};
@@ -89,6 +90,8 @@ impl Agent {
             let decision = decide(&policy, &self.memory, &view);
             policy.paused = self.dynamic.pause;
             self.sim.world().decided(self.n, &view, &decision);
+            let request = self.memory.request.as_ref().or(decision.memory.request.as_ref());
+            self.sim.world().nodes[self.n].by_request = request.is_some();
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
             self.tell(&view, &decision);
@@ -230,6 +233,12 @@ impl Agent {
         let peers = peers
             .map(|(asked, answers)| PeersView { age: now.since(*asked), answers: answers.clone() });
         let checkpoint_runs = node.checkpoint.is_some();
+        let under_way = self.memory.request.as_ref();
+        let requests = RequestsView {
+            asked: node.mail.asked.clone(),
+            restarting: under_way.is_some_and(UnderWay::restarts),
+            ..RequestsView::default()
+        };
         let mut view = View {
             now,
             site,
@@ -246,6 +255,7 @@ impl Agent {
             peers,
             guardian: world.observe_guardian(self.n),
             failsafe,
+            requests,
         };
         let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, &view);
         let page = self.deadlines.page();
@@ -328,6 +338,12 @@ impl Agent {
         let mut done = Vec::new();
         for action in actions {
             self.sim.world().on_action(self.n, self.dynamic.pause, action);
+            if let Action::Answer { request, answer } = action {
+                let mut world = self.sim.world();
+                world.explain(self.n, "agent", || format!("answers {request}: {answer:?}"));
+                world.nodes[self.n].mail.asked.retain(|asked| asked.number != *request);
+                continue;
+            }
             if *action == Action::AskPeers {
                 self.sim.world().ask_peers(self.n, self.process, view, None);
                 return false;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use regent_agent::config::Config;
 use regent_agent::decide::Reason;
 use regent_agent::decide::freeze::{Frozen, Reading};
-use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer};
+use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer, Request};
 use regent_agent::fence::Deadlines;
 use regent_guardian::page::{Because, Page, WatchdogWanted};
 use regent_guardian::tend::Tended;
@@ -66,6 +66,8 @@ pub struct Mailbox {
     pub peers: Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>,
     /// It is to end in order.
     pub stop: bool,
+    /// What people asked for and were not answered.
+    pub asked: Vec<Request>,
 }
 
 /// One node.
@@ -122,6 +124,8 @@ pub struct Node {
     pub paused_at: Option<(Nanos, Reading)>,
     /// A pause has taken the fence away; nobody has put it back since.
     pub unfenced: bool,
+    /// Its agent does what a person asked it for: a restart, or a new copy.
+    pub by_request: bool,
     /// What the present agent has read of a pause.
     pub paused: Option<bool>,
     /// The machine is off.

@@ -46,7 +46,7 @@ impl World {
     #[must_use]
     pub fn observe_postgres(&self, n: usize, job: Option<&JobKind>) -> PostgresView {
         let server = &self.nodes[n].server;
-        let owned = !matches!(job, None | Some(JobKind::CreateUsers));
+        let owned = !matches!(job, None | Some(JobKind::CreateUsers | JobKind::PrePromote));
         let status = (server.answers() && !owned).then(|| self.status(n));
         let process = match (server.process, &status) {
             (postgres::Process::Stopped, _) => Process::Stopped,

@@ -25,7 +25,7 @@ use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::time::{BootTime, WallTime};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::agent::Agent;
 use super::failsafe as questions;
@@ -218,6 +218,7 @@ impl World {
                 site: site.clone(),
                 failsafe: failsafe.clone(),
                 http: None,
+                requests: mpsc::channel(1).0,
             },
             clock: clock.clone(),
             tenures: tenures.clone(),

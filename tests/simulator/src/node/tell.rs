@@ -8,7 +8,7 @@ use std::time::Duration;
 use regent_agent::act::fence_report::RoundTrips;
 use regent_agent::act::publish::{self, Picture as Told};
 use regent_agent::decide::Decision;
-use regent_agent::decide::view::{LeaderKey, View};
+use regent_agent::decide::view::{LeaderKey, UnderWay, View};
 use regent_agent::observe::postgres::Extra;
 use regent_dcs::LeaseId;
 use regent_proto::name::{NodeName, OperationId};
@@ -29,6 +29,7 @@ pub(super) struct Word {
     site: Option<(BTreeSet<NodeName>, usize)>,
     primary: Option<u64>,
     failsafe: Option<u64>,
+    withdraws: bool,
 }
 
 impl Agent {
@@ -37,6 +38,8 @@ impl Agent {
         let status = view.postgres.status.as_ref();
         let leads = view.site.as_ref().and_then(|site| site.leader.as_ref());
         let lease = self.renewal.tenures().borrow().lease;
+        let withdraws = leads.is_none_or(|leader| leader.name != self.config.name)
+            && decision.memory.request.as_ref().is_some_and(UnderWay::withdraws);
         let word = Word {
             state: publish::state(view),
             server: status.map(|s| (s.in_recovery, s.ancestry.timeline, s.receiver.is_some())),
@@ -47,6 +50,7 @@ impl Agent {
             site: view.site.as_ref().map(|s| (s.sync.standbys.clone(), s.members.len())),
             primary: view.federation.as_ref().and_then(|f| f.primary.as_ref()).map(|p| p.revision),
             failsafe: view.site.as_ref().and_then(|s| s.failsafe.revision()),
+            withdraws,
         };
         let asked = self.dynamic.failsafe_mode || self.promises();
         let (last, at) = &self.told_last;
@@ -77,6 +81,8 @@ impl Agent {
             fences: self.site_observer.fences().clone(),
             restarts: self.site_observer.restarts().clone(),
             config: self.site_observer.config(),
+            scheduled_restart: None,
+            withdraws,
         };
         let picture = Some(Arc::new(picture));
         if asked {

@@ -31,10 +31,12 @@ impl World {
             Job::Initdb => self.chance.between(2 * SEC, 6 * SEC),
             Job::Clone(_) => self.chance.between(3 * SEC, 40 * SEC),
             Job::StartStandby(_) | Job::StartPrimary { .. } => 20 * MS,
-            Job::Stop => return self.begin_stop(n, number),
+            Job::Stop => return self.begin_stop(n, number, Duration::ZERO),
+            // As the product's.
+            Job::StopToRestart => return self.begin_stop(n, number, Duration::from_secs(60)),
             Job::Rewind(_) => self.chance.between(SEC, 15 * SEC),
             Job::Checkpoint => self.chance.between(100 * MS, 4 * SEC),
-            Job::CreateUsers => self.chance.between(50 * MS, 300 * MS),
+            Job::CreateUsers | Job::PrePromote => self.chance.between(50 * MS, 300 * MS),
         };
         match &job {
             // The agent's own marker stands until they are done.
@@ -56,12 +58,17 @@ impl World {
                     self.server(n).synchronous.clear();
                 }
             }
-            Job::Stop | Job::Rewind(_) | Job::Checkpoint | Job::CreateUsers => {}
+            Job::Stop
+            | Job::StopToRestart
+            | Job::Rewind(_)
+            | Job::Checkpoint
+            | Job::CreateUsers
+            | Job::PrePromote => {}
         }
         self.schedule(took, Event::Job(n, number, Box::new(job)));
     }
 
-    fn begin_stop(&mut self, n: usize, number: u64) {
+    fn begin_stop(&mut self, n: usize, number: u64, least: Duration) {
         let now = self.nodes[n].clock.boot(self.now);
         let budget = self.nodes[n].config.regent.stop_budget.0;
         let orders = self.nodes[n].page.orders();
@@ -74,7 +81,7 @@ impl World {
             | regent_guardian::page::Guard::Unknown(_) => Duration::ZERO,
         };
         // As the product's job: the budget, then the walsenders are ended, then the patience.
-        let patience = budget.max(span.saturating_sub(budget));
+        let patience = budget.max(span.saturating_sub(budget)).max(least);
         if self.nodes[n].server.process == Process::Stopped {
             self.schedule(20 * MS, Event::Job(n, number, Box::new(Job::Stop)));
             return;
@@ -150,11 +157,12 @@ impl World {
                 self.arm(n);
                 Ok(())
             }
-            Job::Stop => {
+            Job::Stop | Job::StopToRestart => {
                 self.disarm(n);
                 Ok(())
             }
             Job::Rewind(from) => self.rewind(n, &from),
+            Job::PrePromote => Ok(()),
             Job::Checkpoint => {
                 let server = self.server(n);
                 if !server.answers() {
