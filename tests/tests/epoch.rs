@@ -100,7 +100,8 @@ impl Down<'_> {
                 let bytes = std::fs::read(log).unwrap_or_default();
                 String::from_utf8_lossy(bytes.get(*from..).unwrap_or_default()).contains(because)
             });
-            if said { Ok(()) } else { Err(format!("not in {logs:?}")) }
+            let open = acknowledged(self.bed) > self.acknowledged;
+            if said || open { Ok(()) } else { Err(format!("not in {logs:?}")) }
         })
         .await?;
         let now = acknowledged(self.bed);
@@ -177,7 +178,18 @@ async fn unknown_and_older(bed: &Bed) -> anyhow::Result<()> {
     let gate = Gate::close_lease(&bed.quorum_file()?)?;
     site.stays_closed("no acknowledged transaction", &gate.words()).await?;
     drop(gate);
-    bed.healthy().await?;
+    let roles = bed.healthy().await?;
+
+    // The disks have lost it: what the site DCS says is on the leader's again before it opens.
+    let site = down(bed, &roles).await?;
+    for node in &site.nodes {
+        std::fs::remove_file(site.file(node)?)?;
+        bed.lab().start_agent(node).await?;
+    }
+    let roles = bed.healthy().await?;
+    let leader = &roles.a_leader;
+    let seen = site.seen(leader).with_context(|| format!("{leader} has it on disk again"))?;
+    ensure!(seen.epoch == Epoch::FIRST && seen.holder == roles.a, "{leader}: {seen:?}");
     Ok(())
 }
 

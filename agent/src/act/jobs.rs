@@ -214,9 +214,7 @@ impl Context {
             Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
             Job::CreateUsers => Ok(sql::create_users(&self.config).await?),
             Job::PrePromote => match &self.config.postgres.pre_promote {
-                Some(command) => {
-                    scripts::run(Call::new("pre_promote", command), PRE_PROMOTE).await
-                }
+                Some(command) => scripts::run(Call::new("pre_promote", command), PRE_PROMOTE).await,
                 None => Ok(()),
             },
         }

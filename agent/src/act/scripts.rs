@@ -220,10 +220,7 @@ mod tests {
     use super::*;
 
     fn shell(text: &str) -> CommandLine {
-        CommandLine {
-            program: "/bin/sh".into(),
-            arguments: vec!["-c".to_owned(), text.to_owned()],
-        }
+        CommandLine { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), text.to_owned()] }
     }
 
     #[test]

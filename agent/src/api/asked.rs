@@ -313,11 +313,9 @@ async fn what_people_ask_for_needs_the_right_to_ask() {
     let open = Asked::new("");
     let users = Asked::new(", authentication: {username: ann, password: pw}");
     let closed = Asked::new(", allowlist: ['10.0.0.1']");
-    for (method, path) in [
-        (Method::POST, "/restart"),
-        (Method::DELETE, "/restart"),
-        (Method::POST, "/reinitialize"),
-    ] {
+    for (method, path) in
+        [(Method::POST, "/restart"), (Method::DELETE, "/restart"), (Method::POST, "/reinitialize")]
+    {
         let known = Some("Basic YW5uOnB3");
         assert_eq!(ask(&users, method.clone(), path, None).await, 401, "{method} {path}");
         assert_eq!(ask(&closed, method.clone(), path, known).await, 403, "{method} {path}");

@@ -1,12 +1,14 @@
 //! What the sections may say: each check names the place, the value and what is accepted.
 
+use std::collections::BTreeMap;
 use std::net::ToSocketAddrs as _;
 use std::path::Path;
 
 use super::methods::Methods;
 use super::postgres::PostgresConfig;
 use super::sections::{EtcdSection, FederationSection, RestSection, SqliteSection};
-use super::{ConfigError, FederationConfig, Listener, StoreConfig, scripts, split};
+use super::{ConfigError, FederationConfig, Listener, StoreConfig, scripts, split, tags};
+use crate::decide::view::Tags;
 
 pub(super) struct Checks<'a> {
     pub(super) path: &'a Path,
@@ -142,6 +144,20 @@ impl Checks<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A tag that cannot be read could make this node lead, or keep it from it: the file is refused.
+    pub(super) fn tags(
+        &self,
+        written: &BTreeMap<String, serde_json::Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Tags, ConfigError> {
+        let read = tags::read(written);
+        if let Some(problem) = read.problems.first() {
+            return Err(self.error("tags", problem.clone()));
+        }
+        warnings.extend(read.contradictions.iter().map(|said| format!("tags: {said}")));
+        Ok(read.tags)
     }
 
     pub(super) fn postgres(

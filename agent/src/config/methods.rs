@@ -108,9 +108,8 @@ impl Methods {
             ReplicaMethod::Basebackup => None,
         });
         let makers = bootstrap.chain(replica);
-        let makers = makers.map(|(section, maker)| {
-            (format!("{section}.{}.command", maker.name), &maker.command)
-        });
+        let makers = makers
+            .map(|(section, maker)| (format!("{section}.{}.command", maker.name), &maker.command));
         let post = self.post_bootstrap.iter();
         makers.chain(post.map(|post| ("bootstrap.post_bootstrap".to_owned(), post))).collect()
     }

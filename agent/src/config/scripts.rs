@@ -155,7 +155,7 @@ mod tests {
         std::fs::write(&file, "").expect("written");
         let problem = |program: &Path| {
             let command = CommandLine { program: program.to_owned(), arguments: Vec::new() };
-            super::problem(&command, Some(dir.path().as_os_str())).unwrap_or_default()
+            problem(&command, Some(dir.path().as_os_str())).unwrap_or_default()
         };
         assert!(problem(&dir.path().join("none")).contains("is not there"));
         assert!(problem(dir.path()).contains("is not there"), "a directory");

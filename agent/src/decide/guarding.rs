@@ -7,10 +7,8 @@ use super::view::View;
 /// What the guard and the deadlines are at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guards {
-    /// The deadlines are already what stops the server: nothing more has to be said.
-    pub by_deadline: bool,
-    /// Nothing at all is watched over.
-    pub off: bool,
+    /// What the guard watches over.
+    pub watched: Watched,
     /// The last round of this loop was suspended by a pause.
     pub was_suspended: bool,
     /// What this life knows that it holds lies ahead.
@@ -19,6 +17,17 @@ pub struct Guards {
     pub may_write: bool,
     /// The postmaster that this agent knows of.
     pub postmaster: Postmaster,
+}
+
+/// What the guard watches over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// Nothing at all.
+    Nothing,
+    /// A server that the deadlines stop: nothing more has to be said.
+    ByDeadline,
+    /// A planned stop, to its end.
+    Stop,
 }
 
 /// A postmaster, as its process tells.
@@ -59,14 +68,9 @@ pub fn guarding(fence: Fence, view: &View, guards: Guards) -> Guarding {
     }
 }
 
-/// What runs may have been promoted, or have lost its key, while nobody watched. One that gives no
-/// status is judged by its files.
+/// What runs may have been promoted, or have lost its key, while nobody watched.
 fn after_pause(view: &View, guards: Guards) -> Guarding {
-    let recovers = match &view.postgres.status {
-        Some(status) => status.in_recovery,
-        None => view.postgres.standby_signal,
-    };
-    if recovers {
+    if !view.postgres.may_write() {
         Guarding::Keep
     } else if guards.may_write {
         Guarding::Arm
@@ -76,16 +80,23 @@ fn after_pause(view: &View, guards: Guards) -> Guarding {
 }
 
 /// A server that was found writable (adopted after a restart of the agent) is under the guard from
-/// its first acknowledged deadline on. One that writes while nothing is watched over, such as a
-/// standby that somebody promoted by hand, has no right that anybody knows. A job that runs has its
-/// own word with the guard.
+/// its first acknowledged deadline on, or by what a former life left. One that writes while nothing
+/// is watched over, such as a standby that somebody promoted by hand, has no right that anybody
+/// knows. A job that runs has its own word with the guard.
+///
+/// A restarted agent that belongs to no federation does not know of a pause before its DCS has
+/// answered once: an outage of that is what one pauses for.
 fn while_it_stands(view: &View, guards: Guards) -> Guarding {
-    let writable = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
-    if !writable || view.job.is_some() || guards.by_deadline {
+    let paused_for_all_we_know = view.federation.is_none() && view.site.is_none();
+    if !view.postgres.may_write()
+        || view.job.is_some()
+        || guards.watched == Watched::ByDeadline
+        || paused_for_all_we_know
+    {
         Guarding::Keep
-    } else if guards.holds {
+    } else if guards.holds || (guards.watched == Watched::Nothing && guards.may_write) {
         Guarding::Arm
-    } else if guards.off && guards.postmaster == Postmaster::Lives {
+    } else if guards.watched == Watched::Nothing && guards.postmaster == Postmaster::Lives {
         Guarding::Freeze
     } else {
         Guarding::Keep

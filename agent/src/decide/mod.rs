@@ -12,6 +12,7 @@
 
 mod action;
 pub mod callbacks;
+mod candidate;
 pub mod demote;
 pub mod epoch;
 pub mod failsafe;
@@ -31,6 +32,8 @@ mod rejoin;
 pub mod renewal;
 mod requests;
 mod retry;
+pub mod standing;
+mod start;
 mod steady;
 pub mod synchronous;
 #[cfg(test)]
@@ -101,6 +104,9 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_finished_job();
     judge.remember_epoch();
     judge.remember_word();
+    judge.remember_leader();
+    judge.remember_end_of_start();
+    judge.remember_start();
     judge.remember_reopening();
     judge.remember_pre_promote();
     judge.remember_claim();
@@ -114,7 +120,9 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
         }
     };
     judge.forget_reopening(&choice.actions);
-    let wake_in = choice.wake_in.unwrap_or(policy.loop_wait).min(judge.request_due_in());
+    // Never later: a loop that does not come round counts as one that hangs (ADR 28).
+    let wake_in = choice.wake_in.map_or(policy.loop_wait, |span| span.min(policy.loop_wait));
+    let wake_in = judge.before_overdue(wake_in).min(judge.request_due_in());
     Decision {
         memory: judge.memory,
         // First, for they are done even where what follows is not.
@@ -142,6 +150,14 @@ impl Judge<'_> {
             Initialize::Absent | Initialize::Done(_) => false,
         });
         self.memory.claimed_initialize &= ours;
+    }
+
+    /// Whoever led last is waited for by nobody when the key is free.
+    fn remember_leader(&mut self) {
+        let leader = self.view.site.as_ref().and_then(|site| site.leader.as_ref());
+        if let Some(leader) = leader.filter(|leader| !leader.unreadable) {
+            self.memory.last_leader = Some(leader.name.clone());
+        }
     }
 
     /// The order of judgement.
@@ -212,11 +228,7 @@ impl Judge<'_> {
         match self.view.postgres.process {
             Process::Stopped => false,
             Process::Starting => !self.view.postgres.standby_signal,
-            Process::Running => match &self.view.postgres.status {
-                Some(status) => !status.in_recovery,
-                // It answers nothing: without the signal file it can only be a primary.
-                None => !self.view.postgres.standby_signal,
-            },
+            Process::Running => self.view.postgres.may_write(),
         }
     }
 }

@@ -7,13 +7,18 @@ use regent_proto::name::{SiteName, Tenure};
 use regent_proto::record::{Lease, Primary, PrimaryState};
 use regent_proto::time::BootTime;
 
-/// Whether a main loop that last came round then hangs, by this TTL: nothing is renewed for one that
-/// does, so that somebody else can lead (I20; hazards.md row 69). Twice the TTL: a loop waits for
-/// stores and for PostgreSQL, each within a bound, and overload alone must demote nobody.
-/// `None`: no loop is watched.
+/// How long a round may take under any TTL: it waits for stores and for PostgreSQL several times, each
+/// time within a bound of seconds.
+const LONGEST_ROUND: Duration = Duration::from_secs(10);
+
+/// Whether a main loop that last came round then hangs, by this TTL: neither lease is renewed for one
+/// that does, so that somebody else can lead (I20; hazards.md row 69). Twice the TTL, and never less
+/// than 10 s: overload alone must demote nobody. `None`: no loop is watched.
+///
+/// A round of failsafe questions that is under way may still end well, once.
 #[must_use]
 pub fn hangs(came_round: Option<BootTime>, now: BootTime, ttl: Duration) -> bool {
-    came_round.is_some_and(|then| now.since(then) > ttl * 2)
+    came_round.is_some_and(|then| now.since(then) > (ttl * 2).max(LONGEST_ROUND))
 }
 
 /// What the renewal thread does after a refusal, from the records it then read.
@@ -93,5 +98,8 @@ mod tests {
         assert!(!hangs(Some(at(5_000)), at(65_000), ttl));
         assert!(hangs(Some(at(5_000)), at(65_001), ttl));
         assert!(!hangs(Some(at(5_000)), at(4_000), ttl), "it came round meanwhile");
+        let short = Duration::from_secs(3);
+        assert!(!hangs(Some(at(5_000)), at(15_000), short), "it may be slow");
+        assert!(hangs(Some(at(5_000)), at(15_001), short));
     }
 }

@@ -1,13 +1,14 @@
 //! Leases and the fence: what holds the right to write, and what ends it in time.
 //!
-//! Two threads of their own. [`renewal`] renews the site's leader key and the primary lease; no
-//! PostgreSQL call, file or log can hold it up (I10). [`guard`] stops PostgreSQL before the earlier
-//! of the two deadlines and kills what is left of it, without asking anybody (rung 1, I7). The
-//! deadlines themselves stand in the page that the guardian reads (rung 2): an acknowledged renewal
-//! is one store instruction away from it.
+//! Two threads of their own. [`renewal`] (`site_lease`, `primary_lease`) renews the site's
+//! leader key and the primary lease; no PostgreSQL call, file or log can hold it up (I10). [`guard`]
+//! stops PostgreSQL before the earlier of the two deadlines and kills what is left of it, without
+//! asking anybody (rung 1, I7). The deadlines themselves stand in the page that the guardian reads
+//! (rung 2): an acknowledged renewal is one store instruction away from it.
 
 pub mod guard;
 pub mod measured;
+mod primary_lease;
 pub mod processes;
 mod promises;
 pub mod release;
@@ -15,6 +16,7 @@ pub mod renewal;
 pub mod rounds;
 mod sessions;
 mod silence;
+mod site_lease;
 pub mod successor;
 mod ttl;
 pub mod watchdog;
@@ -140,5 +142,21 @@ impl Deadlines {
     /// A right that has ended has ended for the former life too.
     fn end_carried(&self) {
         self.page.set_carried(Deadline::NEVER);
+    }
+
+    /// What a former life left is never more than what the key rests on now: its lease may have been
+    /// a longer one. A frozen server acknowledges nothing, and needs its time until it is judged; what
+    /// it carries ends with the freeze.
+    pub(crate) fn lower_carried(&self, to: Deadline) {
+        if !self.page.frozen() {
+            self.page.lower_carried(to);
+        }
+    }
+
+    /// This life's own acknowledged rights, written before, are what counts from here on (I7).
+    fn replace_carried(&self, now: BootTime) {
+        if self.held().lies_ahead(now) {
+            self.end_carried();
+        }
     }
 }

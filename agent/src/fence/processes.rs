@@ -116,7 +116,8 @@ impl Instance {
         });
     }
 
-    /// Whether something lives that can acknowledge a write. What cannot be seen may.
+    /// Whether something lives that can acknowledge a write. What cannot be seen may. Reads titles, as
+    /// [`Self::end_sessions`] does.
     #[must_use]
     pub fn has_clients(&mut self) -> bool {
         let mut found = false;

@@ -9,8 +9,9 @@ use regent_dcs::StoreError;
 use regent_proto::name::NodeName;
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 
-use super::renewal::{SiteCommand, SiteLoop, Woken};
+use super::renewal::{SiteCommand, Woken};
 use super::rounds::Finished;
+use super::site_lease::SiteLoop;
 use crate::decide::failsafe::site::Answer;
 
 impl SiteLoop {
@@ -33,6 +34,8 @@ impl SiteLoop {
     pub(super) fn renewed(&mut self, sent: BootTime, granted: Deadline) {
         self.silent = false;
         self.deadlines.set_site(self.deadlines.site().raised(granted));
+        self.deadlines.lower_carried(self.deadlines.site());
+        self.deadlines.replace_carried(self.side.clock.now());
         self.deadlines.site_acknowledged(sent);
         if let Some(failsafe) = &self.side.failsafe {
             failsafe.leader.lock().renewed(granted);
@@ -77,7 +80,7 @@ impl SiteLoop {
         let Some(members) = failsafe.leader.lock().question(&self.side.me, now) else { return };
         let bound = self.side.timing.fence_at(self.deadlines.site()).since(now);
         if !bound.is_zero() {
-            self.rounds.begin(now, || (failsafe.ask)(members, bound));
+            self.rounds.begin(now, &failsafe.spawn, || (failsafe.ask)(members, bound));
         }
     }
 

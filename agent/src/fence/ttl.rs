@@ -12,13 +12,19 @@ use std::time::Duration;
 use regent_dcs::{Change, Compare, Txn, TxnOutcome};
 use regent_proto::time::{Deadline, LeaseTiming};
 
-use super::renewal::SiteLoop;
+use super::site_lease::SiteLoop;
 use super::watchdog;
 
 impl SiteLoop {
     /// Whether the watchdog allows the TTL that is asked for.
     pub(super) fn borne(&self) -> bool {
         watchdog::bears(self.deadlines.page(), &self.side.timing)
+    }
+
+    /// Nothing lasts longer than a lease on which the key may hang from now on.
+    fn bound_by(&self, granted: Deadline) {
+        self.deadlines.set_site(self.deadlines.site().earlier(granted));
+        self.deadlines.lower_carried(granted);
     }
 
     /// Moves to a lease of the configured TTL, or leaves everything as it is until the next attempt.
@@ -55,7 +61,7 @@ impl SiteLoop {
         let moved = match self.side.store.get(&self.side.leader_key, timeout).await {
             Ok(Some(entry)) if entry.lease == Some(new) => true,
             Ok(Some(entry)) if entry.lease == Some(old) => {
-                self.deadlines.set_site(self.deadlines.site().earlier(granted));
+                self.bound_by(granted);
                 let key = entry.key.clone();
                 let txn = Txn::new()
                     .when(Compare::as_read(key.clone(), Some(&entry)))
@@ -73,7 +79,7 @@ impl SiteLoop {
             // Only the member record hangs on the old lease, and is written anew. A key that is made
             // again hangs on the new one, so the deadline counts by that from here on.
             Ok(Some(_) | None) => {
-                self.deadlines.set_site(self.deadlines.site().earlier(granted));
+                self.bound_by(granted);
                 true
             }
             Err(error) => {

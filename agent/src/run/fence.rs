@@ -17,8 +17,7 @@ impl Agent {
         let postmaster = self.actor.server.postmaster();
         let now = boot_time();
         let guards = Guards {
-            by_deadline: guard.watches(),
-            off: guard.is_off(),
+            watched: guard.watched(),
             was_suspended: self.suspended,
             holds: self.deadlines.held().lies_ahead(now),
             may_write: self.deadlines.writing().lies_ahead(now),

@@ -83,6 +83,8 @@ names! {
         Reason::Paused(_) => "reason: Paused",
         Reason::Requested(_) => "reason: Requested",
         Reason::PrePromoting => "reason: PrePromoting",
+        Reason::StartOverdue => "reason: StartOverdue",
+        Reason::RecordingOpening => "reason: RecordingOpening",
     }
 }
 
@@ -104,6 +106,11 @@ names! {
         Unfit::Promised(_) => "unfit: Promised",
         Unfit::NotInFailsafe => "unfit: NotInFailsafe",
         Unfit::PrePromoteRefused => "unfit: PrePromoteRefused",
+        Unfit::NewerHistory(_) => "unfit: NewerHistory",
+        Unfit::HistoriesPart(_) => "unfit: HistoriesPart",
+        Unfit::Preferred(_) => "unfit: Preferred",
+        Unfit::OlderTimeline => "unfit: OlderTimeline",
+        Unfit::CouldNotStart => "unfit: CouldNotStart",
     }
 }
 
@@ -141,6 +148,7 @@ names! {
         Action::Follow(_) => "action: Follow",
         Action::SetSynchronousNames(_) => "action: SetSynchronousNames",
         Action::Promote => "action: Promote",
+        Action::WritePromotions { .. } => "action: WritePromotions",
         Action::NamePromotion => "action: NamePromotion",
         Action::RecordPromotion { .. } => "action: RecordPromotion",
         Action::Slots { .. } => "action: Slots",
@@ -202,6 +210,11 @@ names! {
         Kind::WallStep(_) => "fault: WallStep",
         Kind::KillCoordinator(_) => "fault: KillCoordinator",
         Kind::KillSite(_) => "fault: KillSite",
+        Kind::Timing(..) => "fault: Timing",
+        Kind::PauseSite(_) => "fault: PauseSite",
+        Kind::PauseBoth(_) => "fault: PauseBoth",
+        Kind::KillBoth(_) => "fault: KillBoth",
+        Kind::Device(..) => "fault: Device",
     }
 }
 
@@ -221,12 +234,35 @@ pub const OTHERS: &[&str] = &[
     "guard: freeze",
     "guard: thaw",
     "guardian: kill",
+    "guardian: hangs, and is replaced",
     "operator: create the federation",
     "operator: begin the operation",
     "operator: ask for the operation's end",
     "operator: refused",
     "operator: restart",
     "operator: reinitialize",
+    "configuration: timing taken",
+    "configuration: timing refused",
+    "configuration: changed beneath a healthy leader",
+    "pause: fence taken away",
+    "pause: fence stands again",
+    "pause: stopped agent leaves its server",
+    "pause: outlived",
+    "watchdog: armed",
+    "watchdog: ping",
+    "watchdog: lowered",
+    "watchdog: disarmed",
+    "watchdog: declined",
+    "watchdog: reset",
+    "watchdog: agent and guardian stopped",
+    "watchdog: agent and guardian killed",
+    "watchdog: no server without it",
+    "failsafe: a member agrees",
+    "failsafe: a member refuses",
+    "failsafe: a site promises",
+    "failsafe: a site refuses",
+    "failsafe: acknowledged by the members' word",
+    "failsafe: acknowledged by promise",
     "asynchronous loss",
     "opened",
 ];

@@ -68,7 +68,7 @@ impl Ground<'_> {
             Some(method) => self.restore(method).await?,
         }
         if methods.bootstrap.is_some() || methods.post_bootstrap.is_some() {
-            let server = self.start_alone().await?;
+            let server = self.start_alone()?;
             self.finish(server).await?;
         }
         copy::done(self.files)
@@ -115,7 +115,7 @@ impl Ground<'_> {
 
     /// A server that nobody else can reach. It recovers without serving reads, so what connects has been
     /// recovered.
-    async fn start_alone(self) -> anyhow::Result<Child> {
+    fn start_alone(self) -> anyhow::Result<Child> {
         let run_dir = &self.files.run_dir;
         let hba = run_dir.join("bootstrap-hba.conf");
         // Whoever reaches the socket is this user; a restored cluster has passwords of its own.
@@ -223,9 +223,7 @@ fn aside(data_dir: &Path) -> PathBuf {
 /// Lines for the recovery, which ends with a promotion where nothing else is said.
 fn recovery(method: &BootstrapMethod) -> String {
     let mut settings = method.recovery_conf.clone();
-    settings
-        .entry("recovery_target_action".to_owned())
-        .or_insert_with(|| "promote".to_owned());
+    settings.entry("recovery_target_action".to_owned()).or_insert_with(|| "promote".to_owned());
     // Of versions before those that are supported.
     settings.remove("standby_mode");
     let mut text = String::new();

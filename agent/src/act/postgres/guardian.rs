@@ -148,6 +148,14 @@ impl Guardian {
     }
 }
 
+/// Ends a child that was just started and cannot be followed. Should it have started a postmaster in
+/// that moment, the next round finds that one, as it finds anybody's, and the page is armed.
+fn end_unseen(mut child: std::process::Child) {
+    if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
+        tracing::error!(%error, pid = child.id(), "a guardian that cannot be followed does not end");
+    }
+}
+
 /// Reaps a child; that it is another's is no error.
 pub fn reap(pid: i32) {
     waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).ok();
@@ -212,7 +220,15 @@ impl Launcher {
             .spawn()
             .map_err(|source| GuardianError::Start { program: self.program.clone(), source })?;
         let pid = i32::try_from(child.id()).unwrap_or_default();
-        let guardian = Guardian { pid, ended: Ended::of(pid)? };
+        let ended = match Ended::of(pid) {
+            Ok(ended) => ended,
+            Err(error) => {
+                // Nobody would know of it, and its lock would keep the next one out.
+                end_unseen(child);
+                return Err(error.into());
+            }
+        };
+        let guardian = Guardian { pid, ended };
         let postmaster = self.until_it_guards(&guardian, (log, before)).await?;
         // It guards all the same: a full disk must not end a healthy server.
         if let Err(error) = self.point_to(pid) {

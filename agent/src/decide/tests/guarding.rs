@@ -1,7 +1,7 @@
 //! What is watched over: in every combination of what the guard, the deadlines and the server are.
 
 use super::world::{World, status};
-use crate::decide::guarding::{Guarding, Guards, Postmaster, guarding};
+use crate::decide::guarding::{Guarding, Guards, Postmaster, Watched, guarding};
 use crate::decide::paused::Fence;
 use crate::decide::view::*;
 
@@ -12,6 +12,13 @@ enum Server {
     InRecovery,
     SilentStandby,
     Silent,
+}
+
+fn watched_and_postmasters() -> impl Iterator<Item = (Watched, Postmaster)> {
+    let postmasters = [Postmaster::None, Postmaster::Ended, Postmaster::Lives];
+    [Watched::Nothing, Watched::ByDeadline, Watched::Stop]
+        .into_iter()
+        .flat_map(move |watched| postmasters.map(|postmaster| (watched, postmaster)))
 }
 
 fn every(mut judge: impl FnMut(&View, Fence, Guards, Server, bool)) {
@@ -27,15 +34,14 @@ fn every(mut judge: impl FnMut(&View, Fence, Guards, Server, bool)) {
                 Server::Silent => (None, false),
             };
             world.view.job = job.then_some(JobKind::Start);
-            for bits in 0_u32..32 {
+            for bits in 0_u32..8 {
                 let bit = |n: u32| bits >> n & 1 == 1;
-                for postmaster in [Postmaster::None, Postmaster::Ended, Postmaster::Lives] {
+                for (watched, postmaster) in watched_and_postmasters() {
                     let guards = Guards {
-                        by_deadline: bit(0),
-                        off: bit(1),
-                        was_suspended: bit(2),
-                        holds: bit(3),
-                        may_write: bit(4),
+                        watched,
+                        was_suspended: bit(0),
+                        holds: bit(1),
+                        may_write: bit(2),
                         postmaster,
                     };
                     for fence in [Fence::Stands, Fence::Suspended] {
@@ -86,16 +92,42 @@ fn while_the_fence_stands_no_server_writes_unguarded() {
         {
             return;
         }
-        let wanted = if server != Server::Writable || job || guards.by_deadline {
-            Guarding::Keep
-        } else if guards.holds {
-            Guarding::Arm
-        } else if guards.off && guards.postmaster == Postmaster::Lives {
-            Guarding::Freeze
-        } else {
-            // A planned stop is under way, or its processes are being killed.
-            Guarding::Keep
-        };
-        assert_eq!(guarding(fence, view, guards), wanted, "{server:?} {job} {guards:?}");
+        let told = guarding(fence, view, guards);
+        let what = format!("{told:?}: {server:?} {job} {guards:?}");
+        let writes = matches!(server, Server::Writable | Server::Silent);
+        let right = guards.holds || guards.may_write;
+        let alone = guards.watched == Watched::Nothing && guards.postmaster == Postmaster::Lives;
+        assert_ne!(told, Guarding::Suspend, "{what}");
+        if !writes || job || guards.watched == Watched::ByDeadline {
+            assert_eq!(told, Guarding::Keep, "{what}");
+        }
+        if writes && !job && alone {
+            let wanted = if right { Guarding::Arm } else { Guarding::Freeze };
+            assert_eq!(told, wanted, "{what}");
+        }
+        // Nobody who has a right is frozen, nobody without one counts as guarded by it, and a planned
+        // stop, or a kill that goes on, is left to end.
+        assert!(told != Guarding::Freeze || (!right && alone), "{what}");
+        assert!(told != Guarding::Arm || right, "{what}");
+        if guards.watched == Watched::Stop && !guards.holds {
+            assert_eq!(told, Guarding::Keep, "{what}");
+        }
     });
+}
+
+/// The site DCS has not answered since the agent began: whether the cluster is paused is not known.
+#[test]
+fn before_the_first_picture_only_a_federation_freezes_what_writes() {
+    let guards = Guards {
+        watched: Watched::Nothing,
+        was_suspended: false,
+        holds: false,
+        may_write: false,
+        postmaster: Postmaster::Lives,
+    };
+    let mut world = World::new();
+    world.view.site = None;
+    assert_eq!(guarding(Fence::Stands, &world.view, guards), Guarding::Freeze);
+    world.view.federation = None;
+    assert_eq!(guarding(Fence::Stands, &world.view, guards), Guarding::Keep);
 }

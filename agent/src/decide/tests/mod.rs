@@ -5,10 +5,12 @@
 
 mod bootstrap;
 mod callbacks;
+mod candidates;
 mod cases;
 mod epochs;
 mod failsafe;
 mod guarding;
+mod hazards;
 mod paused;
 mod pre_promote;
 mod preconditions;
@@ -16,5 +18,6 @@ mod promotions;
 mod properties;
 mod requests;
 mod restarts;
+mod start;
 mod synchronous;
 pub(crate) mod world;

@@ -7,6 +7,7 @@ mod memory;
 mod postgres;
 mod requests;
 mod site;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::failsafe::site::PromisedLeader;
 
@@ -23,7 +24,7 @@ pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
 pub use memory::{FailedJob, Memory, Policy, PrePromote};
 pub use postgres::{
     Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
-    Status,
+    Status, senders_by_name,
 };
 pub use requests::{
     Answer, Ask, NodeRole, Reinitialize, Request, RequestsView, Restart, ScheduledRestart,
@@ -33,6 +34,7 @@ pub use site::{
     FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
     SyncView,
 };
+pub use tags::Tags;
 
 /// Everything a decision may look at.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,4 +145,8 @@ pub struct PeerAnswer {
     pub timeline: Option<TimelineId>,
     /// It may not lead.
     pub nofailover: bool,
+    /// Tag `failover_priority`.
+    pub failover_priority: i64,
+    /// Its history; a Patroni member tells none.
+    pub ancestry: Option<Ancestry>,
 }

@@ -1,228 +1,26 @@
 //! The renewal thread against the faulty store: what raises a deadline, and what never does
-//! (I7, I9; protocol.md rules 1 to 3).
+//! (I7, I9; protocol.md rules 1 to 3). [`carried`]: what a former life left; [`bed`]: the thread and
+//! its stores.
 
 #![cfg(test)]
 
+mod bed;
+mod carried;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use regent_agent::act::random::Ids;
-use regent_agent::act::site::Held;
-use regent_agent::decide::view::LeaderKey;
-use regent_agent::fence::Deadlines;
 use regent_agent::fence::release::Release;
-use regent_agent::fence::renewal::{Adopted, GlobalSide, RenewalThread, SiteSide};
+use regent_agent::fence::renewal::RenewalThread;
 use regent_agent::observe::clock::boot_time;
-use regent_dcs::clock::BootClock;
-use regent_dcs::memory::{Call, Fault, MemoryStore};
-use regent_dcs::{Change, LeaseId, Renewal, Revision, Store as _, Txn};
-use regent_guardian::page::{Guard, Page, Side, WatchdogState};
+use regent_dcs::memory::{Call, Fault};
+use regent_dcs::{Change, Renewal, Store as _, Txn};
+use regent_guardian::page::{Guard, Side, WatchdogState};
 use regent_proto::epoch::Epoch;
-use regent_proto::keys::GlobalKeys;
-use regent_proto::record::{Lease, Primary, PrimaryState, Record as _, Unknown, VERSION};
-use regent_proto::time::{BootTime, Deadline, LeaseTiming};
+use regent_proto::record::{PrimaryState, Record as _};
+use regent_proto::time::{Deadline, LeaseTiming};
 
-const LEADER: &str = "/service/a/leader";
-const CALL: Duration = Duration::from_secs(1);
-
-fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
-    text.parse().expect("names in tests are well formed")
-}
-
-fn timing() -> LeaseTiming {
-    LeaseTiming {
-        ttl: Duration::from_secs(60),
-        renew_every: Duration::from_millis(20),
-        call_timeout: Duration::from_millis(500),
-        stop_budget: Duration::from_secs(1),
-        kill_budget: Duration::from_millis(250),
-    }
-}
-
-fn primary(state: PrimaryState) -> Primary {
-    Primary {
-        version: VERSION,
-        federation: uuid::Uuid::nil(),
-        system_identifier: None,
-        holder: name("a"),
-        epoch: Epoch::new(3),
-        state,
-        floor: None,
-        electorate: ["a", "b"].iter().map(|s| name(s)).collect(),
-        ttl_max: Duration::from_secs(60),
-        span_max: Duration::from_secs(60),
-        writes_fenced: None,
-        unknown: Unknown::new(),
-    }
-}
-
-fn lease(tenure: &str) -> Lease {
-    Lease {
-        version: VERSION,
-        site: name("a"),
-        node: name("a1"),
-        tenure: name(tenure),
-        epoch: Epoch::new(3),
-        counter: 0,
-        request: name("first"),
-        ttl: Duration::from_secs(60),
-        released: false,
-        unknown: Unknown::new(),
-    }
-}
-
-/// Counts a handle's calls, and disturbs each of them.
-struct Calls(Arc<AtomicU64>);
-
-impl Calls {
-    fn count(store: &MemoryStore, fault: Option<Fault>) -> Self {
-        let made = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&made);
-        store.faults().otherwise(move |call| {
-            matches!(call, Call::Txn | Call::Get | Call::Renew).then(|| {
-                counter.fetch_add(1, Ordering::SeqCst);
-            })?;
-            fault.clone()
-        });
-        Self(made)
-    }
-
-    fn made(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-/// The two stores, the thread on them, and handles whose calls are not disturbed.
-struct Bed {
-    site: MemoryStore,
-    quorum: MemoryStore,
-    /// The thread's handles, for faults.
-    thread_site: MemoryStore,
-    thread_quorum: MemoryStore,
-    keys: GlobalKeys,
-    deadlines: Arc<Deadlines>,
-    thread: RenewalThread,
-}
-
-impl Bed {
-    fn new() -> Self {
-        let site = MemoryStore::new(BootClock::kernel().expect("a boot id"));
-        let quorum = MemoryStore::new(BootClock::kernel().expect("a boot id"));
-        let (thread_site, thread_quorum) = (site.process("thread"), quorum.process("thread"));
-        let keys = GlobalKeys::new(&name("f"));
-        let deadlines = Arc::new(Deadlines::new(Page::create().expect("a page"), true));
-        let sides = (
-            SiteSide {
-                store: Arc::new(thread_site.clone()),
-                leader_key: LEADER.to_owned(),
-                me: name("a1"),
-                timing: timing(),
-                clock: BootClock::kernel().expect("a boot id"),
-                failsafe: None,
-            },
-            Some(GlobalSide {
-                store: Arc::new(thread_quorum.clone()),
-                keys: keys.clone(),
-                site: name("a"),
-                clock: BootClock::kernel().expect("a boot id"),
-                ids: Ids::Kernel,
-                failsafe: None,
-            }),
-        );
-        let open = Box::new(move || {
-            let ready: futures::future::BoxFuture<'static, _> = Box::pin(async move { Ok(sides) });
-            ready
-        });
-        let thread =
-            RenewalThread::start(open, Arc::clone(&deadlines), true).expect("the thread starts");
-        Self { site, quorum, thread_site, thread_quorum, keys, deadlines, thread }
-    }
-
-    async fn store_lease(&self) -> LeaseId {
-        let mut tenures = self.thread.tenures();
-        let found = tokio::time::timeout(CALL, tenures.wait_for(|t| t.lease.is_some())).await;
-        found.expect("a lease is granted in time").expect("the thread lives").lease.expect("some")
-    }
-
-    /// The store lease as it is now.
-    fn lease(&self) -> Option<LeaseId> {
-        self.thread.tenures().borrow().lease
-    }
-
-    /// Takes the leader key, as the main loop does.
-    async fn lead(&self) {
-        let lease = self.store_lease().await;
-        let put = Change::put_leased(LEADER, "a1", lease);
-        self.site.txn(Txn::new().then(put), CALL).await.expect("the store is well");
-        self.thread.renew_site(timing()).await;
-        self.until("the site deadline lies ahead", || {
-            self.deadlines.site().lies_ahead(boot_time())
-        })
-        .await;
-    }
-
-    async fn put(&self, key: String, value: Vec<u8>) -> Revision {
-        let txn = Txn::new().then(Change::put(key, value));
-        let outcome = self.quorum.txn(txn, CALL).await.expect("the store is well");
-        outcome.applied().expect("unconditional")
-    }
-
-    /// Writes both records and hands the lease to the thread.
-    async fn hold(&self, sent: BootTime) {
-        let open = primary(PrimaryState::Open);
-        let primary_revision = self.put(self.keys.primary(), open.encode()).await;
-        let record = lease("t1");
-        let lease_revision = self.put(self.keys.lease(), record.encode()).await;
-        let adopted = Adopted {
-            record,
-            lease_revision,
-            primary_revision,
-            sent,
-            timing: timing(),
-            electorate: open.electorate,
-            span_max: open.span_max,
-        };
-        self.thread.adopt(adopted).await;
-    }
-
-    /// The leader key as the main loop sees it held.
-    async fn held(&self) -> Held {
-        let revision = self.leader_key().await.expect("there").0;
-        let seen =
-            LeaderKey { name: name("a1"), unreadable: false, bound_to_my_lease: true, revision };
-        Held::of(Some(&seen)).expect("bound")
-    }
-
-    /// Its revision, where it is there.
-    async fn leader_key(&self) -> Option<Revision> {
-        self.site.get(LEADER, CALL).await.expect("well").map(|entry| entry.modified)
-    }
-
-    async fn until_gone(&self) {
-        let gone = async {
-            while self.leader_key().await.is_some() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the key goes");
-    }
-
-    async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let wait = async {
-            while !done() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(5), wait).await.expect(what);
-    }
-
-    /// The lease record as it stands.
-    async fn lease_now(&self) -> Lease {
-        let entry = self.quorum.get(&self.keys.lease(), CALL).await.expect("well").expect("there");
-        Lease::decode(&entry.key, &entry.value).expect("readable")
-    }
-}
+use crate::bed::{Bed, CALL, Calls, LEADER, lease, name, primary, timing};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_renewal_raises_and_counts_from_its_sending() {
@@ -267,6 +65,26 @@ async fn nothing_but_an_acknowledgement_raises() {
         bed.until("disturbed again and again", || calls.made() >= 8).await;
         assert_eq!(bed.deadlines.primary(), before, "{label}");
         assert!(before.lies_ahead(boot_time()), "{label}: nor is it lowered");
+    }
+}
+
+/// hazards.md rows 7, 29 and 30: whatever the site DCS answers but a renewal, also for longer than one
+/// call, the right neither grows nor ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_error_of_the_site_dcs_raises_or_ends_the_right() {
+    for fault in [Fault::Refused, Fault::NotDone, Fault::UnknownNotApplied, Fault::UnknownApplied] {
+        let bed = Bed::new();
+        bed.lead().await;
+        let label = format!("{fault:?}");
+        let calls = Calls::count(&bed.thread_site, Some(fault));
+        // The renewal in flight, two calls at once, may still succeed.
+        bed.until("disturbed", || calls.made() >= 4).await;
+        let before = bed.deadlines.site();
+        bed.until("disturbed again and again", || calls.made() >= 16).await;
+        assert_eq!(bed.deadlines.site(), before, "{label}");
+        assert!(before.lies_ahead(boot_time()), "{label}: nor is it lowered");
+        drop(Calls::count(&bed.thread_site, None));
+        bed.until("renewed", || bed.deadlines.site() > before).await;
     }
 }
 
@@ -361,8 +179,7 @@ async fn after_the_end_no_answer_raises_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hurry_before_the_first_tenure_ends_nothing() {
     let bed = Bed::new();
-    let granted = Deadline::at(boot_time().plus(Duration::from_secs(60)));
-    bed.deadlines.page().set_carried(granted);
+    let granted = bed.of_a_former_life(Duration::from_secs(30)).await;
     bed.store_lease().await;
     bed.deadlines.hurry();
     let calls = Calls::count(&bed.thread_site, None);
@@ -487,13 +304,16 @@ async fn a_changed_ttl_does_not_bring_back_what_was_given_back() {
 /// I12: an agent that ends while something may still write leaves the key to expire.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_ends_lets_go_at_once_only_of_what_it_gave_back() {
-    for given_back in [false, true] {
+    // Given back, but the fence still ends what it guards: the key stands.
+    for (asked, guard) in [(false, Guard::Off), (true, Guard::ByDeadline), (true, Guard::Off)] {
         let mut bed = Bed::new();
         bed.lead().await;
         let lease = bed.store_lease().await;
-        if given_back {
+        bed.deadlines.page().set_guard(guard);
+        if asked {
             drop(bed.thread.release(bed.held().await).await);
         }
+        let given_back = asked && guard == Guard::Off;
         let deadlines = Arc::clone(&bed.deadlines);
         let (idle, loops) = RenewalThread::wire(Arc::clone(&bed.deadlines), false);
         drop(loops);

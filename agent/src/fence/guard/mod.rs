@@ -22,6 +22,7 @@ use super::sessions::Sessions;
 use super::watchdog;
 use crate::decide::demote::{self, Demote, DemoteView, Guarded};
 use crate::decide::freeze::{self, ClockView, Freeze, Frozen, Pause, Reading};
+use crate::decide::guarding::Watched;
 use crate::observe::clock::{boot_time, monotonic};
 
 /// The longest the thread sleeps while it guards: bounds how late it sees a changed deadline.
@@ -198,10 +199,14 @@ impl Guard {
         self.deadlines.writing().lies_ahead(boot_time())
     }
 
-    /// Whether nothing is watched over.
+    /// What is watched over.
     #[must_use]
-    pub fn is_off(&self) -> bool {
-        self.page().guard() == page::Guard::Off
+    pub fn watched(&self) -> Watched {
+        match self.page().guard() {
+            page::Guard::Off => Watched::Nothing,
+            page::Guard::ByDeadline | page::Guard::Unknown(_) => Watched::ByDeadline,
+            page::Guard::PlannedStop => Watched::Stop,
+        }
     }
 
     /// What this agent measured in its life.
@@ -227,9 +232,13 @@ impl Guard {
     /// A planned stop begins: the deadline of now stays the bound for clients, and `stop_until` is
     /// the end of the stop's span, where there is one (protocol.md rule 5).
     pub fn plan_stop(&self, stop_until: Deadline) {
-        let _state = self.state();
+        let mut state = self.state();
         if self.page().guard() == page::Guard::ByDeadline {
-            self.page().plan_stop(self.deadlines.writing(), stop_until);
+            state.sessions.begin();
+            let deadlines = &self.deadlines;
+            // What an adopted one carries is time until it is judged, and no right.
+            let bound = if state.adopted { deadlines.held() } else { deadlines.writing() };
+            self.page().plan_stop(bound, stop_until);
         }
         self.shared.1.notify_all();
     }
@@ -244,12 +253,6 @@ impl Guard {
             }
             page::Guard::Off | page::Guard::ByDeadline | page::Guard::Unknown(_) => Duration::ZERO,
         }
-    }
-
-    /// Whether it watches over a server by the deadlines themselves, not only by a bound.
-    #[must_use]
-    pub fn watches(&self) -> bool {
-        self.page().guard() == page::Guard::ByDeadline
     }
 
     /// Nothing writable runs any more.
@@ -322,7 +325,8 @@ impl Guard {
                 events.try_send(Fenced::Stopping).ok();
             }
             Demote::KillBackends => {
-                if state.instance.has_clients() {
+                let named = state.instance.named();
+                if state.sessions.may_be_clients(named, now, settings.kill_budget / 2) {
                     self.kill(state, events);
                 }
             }
@@ -384,9 +388,9 @@ impl Guard {
             }
             Freeze::Hold => state.instance.freeze(),
             Freeze::Thaw(after) => {
-                if std::mem::take(&mut state.adopted) {
-                    page.set_carried(Deadline::NEVER);
-                }
+                state.adopted = false;
+                // This life has renewed its own, or nothing is guarded.
+                page.set_carried(Deadline::NEVER);
                 // Whoever is left behind is looked for again, by the next life too, while the word
                 // says that there may be somebody: as long as the freeze could have lasted.
                 let over = state.frozen.is_none_or(|frozen| now.boot >= frozen.until);
@@ -432,238 +436,4 @@ fn guarded(page: &Page) -> Guarded {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::{Child, Command, Stdio};
-
-    use regent_proto::record::ReportedFence;
-
-    use super::*;
-    use crate::decide::margins;
-    use crate::fence::processes::stopped;
-
-    const LONG: Duration = Duration::from_secs(20);
-
-    fn settings(data_dir: &Path, stop_budget: Duration) -> GuardSettings {
-        GuardSettings {
-            data_dir: data_dir.to_owned(),
-            stop_budget,
-            kill_budget: Duration::from_millis(250),
-            pause_threshold: LONG,
-            epsilon: LONG,
-        }
-    }
-
-    /// A guard without a server; its directory never answers where `hangs`.
-    fn guard(hangs: bool) -> (Guard, tempfile::TempDir) {
-        guard_of(hangs, Duration::from_secs(2))
-    }
-
-    fn guard_of(hangs: bool, stop_budget: Duration) -> (Guard, tempfile::TempDir) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let settings = settings(dir.path(), stop_budget);
-        let deadlines = Arc::new(Deadlines::new(Page::create().expect("a page"), false));
-        let (events, _) = mpsc::channel(8);
-        let mut guard = Guard::start(settings, deadlines, events).expect("a thread");
-        if hangs {
-            guard.resolve = |_| loop {
-                std::thread::park();
-            };
-        }
-        (guard, dir)
-    }
-
-    fn until(what: &str, done: impl Fn() -> bool) {
-        let end = boot_time().plus(LONG);
-        while !done() {
-            assert!(boot_time() < end, "never: {what}");
-            std::thread::yield_now();
-        }
-    }
-
-    fn sleeper() -> (Child, i32) {
-        child("exec sleep 60")
-    }
-
-    fn deaf_sleeper() -> (Child, i32) {
-        // Ignored signals stay ignored. Its output ends once it is.
-        let (mut child, pid) = child("trap '' INT TERM; exec 1>&-; exec sleep 60");
-        let mut out = child.stdout.take().expect("piped");
-        io::Read::read_to_end(&mut out, &mut Vec::new()).expect("read");
-        (child, pid)
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a process to signal")]
-    fn child(line: &str) -> (Child, i32) {
-        let mut command = Command::new("sh");
-        let child = command.args(["-c", line]).stdout(Stdio::piped()).spawn().expect("sh");
-        let pid = i32::try_from(child.id()).expect("small");
-        (child, pid)
-    }
-
-    /// A postmaster that does not get done ends no session: they are told by rung 1 itself.
-    #[test]
-    fn sessions_are_told_to_end_long_before_the_kill() {
-        let (guard, _dir) = guard_of(false, LONG);
-        let (mut child, pid) = child(
-            "trap : INT; sleep 60 & echo; while kill -0 $!; do wait $!; done 2>&-; echo over; \
-             exec sleep 60",
-        );
-        let mut out = io::BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = || {
-            let mut line = String::new();
-            io::BufRead::read_line(&mut out, &mut line).expect("read");
-            line
-        };
-        assert_eq!(line(), "\n");
-        guard.page().set_site_deadline(Deadline::at(boot_time().plus(LONG)));
-        guard.arm(Some(pid));
-        assert_eq!(line(), "over\n");
-        child.kill().expect("ours");
-        child.wait().expect("it ends");
-        guard.end();
-    }
-
-    /// Where the word says that nothing is frozen, nothing is: an agent that is killed in between leaves
-    /// nobody behind whom its successor does not look for.
-    #[test]
-    fn the_word_falls_when_everybody_goes_on() {
-        let (guard, _dir) = guard(false);
-        let (mut child, pid) = sleeper();
-        for _ in 0..20 {
-            guard.adopt(pid, LONG);
-            assert!(stopped(pid) && guard.page().frozen());
-            let sent = boot_time();
-            guard.page().set_site_deadline(Deadline::at(sent.plus(LONG * 2)));
-            guard.deadlines.site_acknowledged(sent);
-            // Without a pause: what is between the word and the processes is short.
-            while guard.page().frozen() {
-                assert!(boot_time() < sent.plus(LONG), "never thawed");
-            }
-            assert!(!stopped(pid));
-        }
-        child.kill().expect("ours");
-        child.wait().expect("it ends");
-        guard.end();
-    }
-
-    /// Whoever arms waits for the disk, rung 1 does not: it kills what it guards.
-    #[test]
-    fn a_disk_that_hangs_does_not_hold_the_thread_up() {
-        let (guard, _dir) = guard(false);
-        let (mut child, pid) = sleeper();
-        guard.page().set_site_deadline(Deadline::at(boot_time().plus(LONG * 2)));
-        guard.arm(Some(pid));
-        let hanging = Guard {
-            resolve: |_| loop {
-                std::thread::park();
-            },
-            ..guard.clone()
-        };
-        let armed = std::thread::spawn(move || hanging.arm(Some(pid)));
-        let before = guard.page().agent_heartbeat();
-        until("it wakes", || guard.page().agent_heartbeat() > before.plus(SLICE * 2));
-        guard.page().set_site_deadline(Deadline::at(boot_time()));
-        child.wait().expect("killed");
-        assert!(!armed.is_finished());
-        guard.end();
-    }
-
-    /// What is adopted may be writing: it is frozen before its disk is asked anything.
-    #[test]
-    fn an_adopted_server_is_frozen_while_its_disk_hangs() {
-        let (guard, _dir) = guard(true);
-        let (mut child, pid) = sleeper();
-        let adopting = guard.clone();
-        std::thread::spawn(move || adopting.adopt(pid, LONG));
-        until("frozen and watched", || stopped(pid) && guard.page().frozen() && guard.watches());
-        child.kill().expect("ours");
-        child.wait().expect("it ends");
-        guard.end();
-    }
-
-    /// That nothing lives yet does not end the watch over what is about to be started.
-    #[test]
-    fn a_start_under_way_stays_guarded_though_its_deadline_passes() {
-        let (guard, _dir) = guard(false);
-        guard.page().set_site_deadline(Deadline::at(boot_time()));
-        guard.arm_for_start();
-        let before = guard.page().agent_heartbeat();
-        until("rung 1 looks", || guard.page().agent_heartbeat() > before.plus(SLICE));
-        assert!(guard.watches() && !guard.may_write());
-        let (mut child, pid) = sleeper();
-        guard.arm(Some(pid));
-        child.wait().expect("killed");
-        until("nothing is left", || guard.is_off());
-
-        guard.arm_for_start();
-        guard.not_started();
-        until("nothing was started", || guard.is_off());
-        guard.end();
-    }
-
-    /// Nobody granted what a freeze carries: it ends with the kill.
-    #[test]
-    fn what_an_adoption_carries_does_not_outlive_its_kill() {
-        for before in [false, true] {
-            let (guard, _dir) = guard(false);
-            let (mut child, pid) = sleeper();
-            if before {
-                // A life that ended while it was frozen.
-                guard.adopt(pid, LONG);
-                guard.end();
-                let page = guard.page().clone();
-                assert!(page.carried() > Deadline::at(boot_time()));
-                // As its guardian, which died too, had written.
-                page.enter(page::Side::Guardian);
-                page.set_postmaster_pid(pid);
-                let settings = settings(&guard.data_dir, Duration::ZERO);
-                let deadlines = Arc::new(Deadlines::new(page, false));
-                let (events, _) = mpsc::channel(8);
-                let next = Guard::start(settings, deadlines, events).expect("a thread");
-                child.wait().expect("killed");
-                until("it is over", || next.is_off());
-                assert_eq!(next.page().carried(), Deadline::NEVER);
-                next.end();
-            } else {
-                guard.adopt(pid, Duration::ZERO);
-                child.wait().expect("killed");
-                until("it is over", || guard.is_off());
-                assert_eq!(guard.page().carried(), Deadline::NEVER);
-                guard.end();
-            }
-        }
-    }
-
-    /// What G bounds is rung 1's own stop, what κ bounds its own kill: near their budgets they warn.
-    #[test]
-    fn rung_1_measures_its_stop_and_its_kill_and_thin_margins_follow() {
-        let (guard, _dir) = guard(false);
-        // Hears no SIGINT and no SIGTERM, as a server that does not get done.
-        let (mut child, pid) = deaf_sleeper();
-        let deadline = boot_time().plus(Duration::from_secs(4));
-        guard.page().set_site_deadline(Deadline::at(deadline));
-        guard.arm(Some(pid));
-        assert!(child.wait().is_ok() && boot_time() < deadline);
-        let measured = guard.measured();
-        until("its kill is measured", || measured.kill.worst().is_some());
-        guard.forget_postmaster();
-        assert_eq!(measured.stop.worst(), None, "it is over once nothing is left");
-        guard.server_ended();
-        let (stop, kill) = (measured.stop.worst(), measured.kill.worst());
-        let stop = stop.expect("measured");
-        assert!(stop >= Duration::from_millis(1700) && kill < Some(Duration::from_secs(2)));
-        let millis = |span: Duration| u64::try_from(span.as_millis()).expect("short");
-        let fence = ReportedFence {
-            worst_stop_ms: Some(millis(stop)),
-            stop_budget_ms: 2000,
-            worst_kill_ms: kill.map(millis),
-            kill_budget_ms: 250,
-            guardian: true,
-            ..ReportedFence::default()
-        };
-        assert!(margins::thin(&fence, true, 0).iter().any(|text| text.starts_with("a stop took")));
-        guard.server_ended();
-        assert_eq!(measured.stop.last(), Some(stop), "counted once");
-        guard.end();
-    }
-}
+mod tests;
