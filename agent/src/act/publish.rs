@@ -328,6 +328,7 @@ impl Publisher {
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;
         }
+        let tells = tells_history(&picture.view);
         // `promotions` before `history`: whoever finds `history` to be the later one takes it for a
         // Patroni member's.
         let values: [(SiteKey, Valued); 2] = [
@@ -335,7 +336,7 @@ impl Publisher {
             (SiteKey::Promotions, promotions),
         ];
         for (key, value) in values {
-            if key != SiteKey::Status && !tells_history(&picture.view) {
+            if key != SiteKey::Status && !tells {
                 continue;
             }
             let mended = picture.unreadable.contains(&self.site.keys.key(key));
@@ -357,7 +358,7 @@ impl Publisher {
                 Err(error) => return tracing::debug!(%error, "publishing {}", key.name()),
             }
         }
-        if !tells_history(&picture.view) {
+        if !tells {
             return;
         }
         let unreadable = picture.unreadable.contains(&self.site.keys.key(SiteKey::History));

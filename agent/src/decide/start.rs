@@ -15,7 +15,7 @@ use super::candidate::Candidate;
 use super::race::ANSWERS_FRESH;
 use super::view::{
     Control, ControlState, DataDirectory, FailedJob, Initialize, JobKind, PeerAnswer, PeersView,
-    Process, SiteView,
+    Process, SiteView, Stage,
 };
 use super::{Action, Choice, Job, Judge, Reason, Unfit};
 
@@ -56,7 +56,10 @@ impl Judge<'_> {
             (Process::Starting | Process::Running, None) => {}
         }
         let steady = self.memory.answers_since.is_some_and(|since| now.since(since) >= STEADY);
-        if steady || !leads || self.policy.paused {
+        // What a person had stopped did not fall: it has its time anew.
+        let asked = self.memory.reopens
+            && self.memory.request.as_ref().is_some_and(|r| r.stage == Stage::Stopping);
+        if steady || asked || !leads || self.policy.paused {
             self.memory.start_since = None;
             self.memory.successors_asked = None;
         }

@@ -314,7 +314,6 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             orders_seen: 0,
             paused_at: None,
             unfenced: false,
-            by_request: false,
             paused: None,
             off: false,
             suspended: None,
