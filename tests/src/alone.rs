@@ -62,7 +62,6 @@ impl Alone {
         let lab = Lab::up(&topology(synchronous), &options, &mut |_| {}).await?;
         let place = lab.layout().site_stores.values().next().context("a site store")?.clone();
         ensure!(matches!(place, StorePlace::Sqlite { .. }), "want the embedded store: {place:?}");
-        let store = crate::records::open(&place)?;
         for node in &lab.layout().nodes {
             lab.kill_agent(&node.name, Signal::SIGKILL).await?;
             let file = lab.layout().config(&node.agent());
@@ -74,9 +73,10 @@ impl Alone {
         for node in &lab.layout().nodes {
             lab.start_agent(&node.name).await?;
         }
-        let site = Self { lab, store };
-        site.whole().await?;
-        Ok(site)
+        whole(&lab.layout().nodes).await?;
+        // Whoever opens it first owns it: that must be the agents.
+        let store = crate::records::open(&place)?;
+        Ok(Self { lab, store })
     }
 
     /// Its processes.
@@ -96,20 +96,7 @@ impl Alone {
     /// # Errors
     /// When there is no such moment in time.
     pub async fn whole(&self) -> anyhow::Result<(NodePlace, NodePlace)> {
-        let [a, b] = self.nodes() else { anyhow::bail!("want two nodes") };
-        until("a primary and a streaming replica", READY, async || {
-            let is = [code(a.rest_port, "/primary").await, code(b.rest_port, "/primary").await];
-            let (primary, replica) = match is {
-                [200, 200] => return Err("two primaries".to_owned()),
-                [200, _] => (a, b),
-                [_, 200] => (b, a),
-                [_, _] => return Err(format!("{is:?}")),
-            };
-            let state = self.patroni(replica).await.map_err(|e| e.to_string())?;
-            let streams = state["replication_state"] == "streaming";
-            streams.then(|| (primary.clone(), replica.clone())).ok_or_else(|| state.to_string())
-        })
-        .await
+        whole(self.nodes()).await
     }
 
     /// `GET /patroni`.
@@ -117,7 +104,7 @@ impl Alone {
     /// # Errors
     /// When it does not answer.
     pub async fn patroni(&self, node: &NodePlace) -> anyhow::Result<Value> {
-        Ok(ask(node.rest_port, "GET", "/patroni", "").await?.json())
+        patroni(node).await
     }
 
     /// `PATCH /config`, asked of the last node; the code.
@@ -193,4 +180,25 @@ impl Alone {
     pub async fn end(self) -> anyhow::Result<()> {
         Ok(self.lab.down().await?)
     }
+}
+
+async fn whole(nodes: &[NodePlace]) -> anyhow::Result<(NodePlace, NodePlace)> {
+    let [a, b] = nodes else { anyhow::bail!("want two nodes") };
+    until("a primary and a streaming replica", READY, async || {
+        let is = [code(a.rest_port, "/primary").await, code(b.rest_port, "/primary").await];
+        let (primary, replica) = match is {
+            [200, 200] => return Err("two primaries".to_owned()),
+            [200, _] => (a, b),
+            [_, 200] => (b, a),
+            [_, _] => return Err(format!("{is:?}")),
+        };
+        let state = patroni(replica).await.map_err(|e| e.to_string())?;
+        let streams = state["replication_state"] == "streaming";
+        streams.then(|| (primary.clone(), replica.clone())).ok_or_else(|| state.to_string())
+    })
+    .await
+}
+
+async fn patroni(node: &NodePlace) -> anyhow::Result<Value> {
+    Ok(ask(node.rest_port, "GET", "/patroni", "").await?.json())
 }

@@ -151,9 +151,10 @@ async fn up_and_down() -> anyhow::Result<()> {
     waits_for_a_restart(&site, &both, Some(&reason("80", "70"))).await?;
     restart(&site, &primary).await?;
     shows(&site, std::slice::from_ref(&primary), ("max_connections", "70"), READY).await?;
-    // Once a record of the new settings is replayed there.
+    // Once a record of the new settings is replayed there, and nothing before it has to be once more:
+    // a checkpoint of the primary's behind it, from which the standby's recovery begins.
     site.whole().await?;
-    site.value(&primary, "SELECT pg_switch_wal()").await?;
+    site.session(&primary).await?.batch_execute("CHECKPOINT").await?;
     let end = site.value(&primary, "SELECT pg_current_wal_lsn()").await?;
     until("the standby to have replayed it", READY, async || {
         let there = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
@@ -161,6 +162,7 @@ async fn up_and_down() -> anyhow::Result<()> {
         (there == "t").then_some(()).ok_or(there)
     })
     .await?;
+    site.session(&replica).await?.batch_execute("CHECKPOINT").await?;
     restart(&site, &replica).await?;
     shows(&site, &both, ("max_connections", "70"), READY).await?;
     waits_for_a_restart(&site, &both, None).await?;

@@ -373,7 +373,9 @@ impl Trial {
             let lease = lease.filter(|_| turn % 2 == 1);
             let (replaced, revision) = self.replace(subject, Some(&garbage), lease).await?;
             seen.revisions += 1;
-            if self.reported(subject, &said, seen.revisions, revision).await.context(kind)? {
+            // Whoever was slower than the owner has not seen what the owner wrote over.
+            let least = seen.revisions - seen.mended_by_owner;
+            if self.reported(subject, &said, least, revision).await.context(kind)? {
                 seen.mended_by_owner += 1;
             } else {
                 match replaced {
@@ -438,8 +440,8 @@ impl Trial {
         Ok(())
     }
 
-    /// Waits until every reader has reported this many revisions; true when the owner wrote the
-    /// record anew before.
+    /// Waits until every reader has reported at least this many revisions; true when the owner wrote
+    /// the record anew before.
     async fn reported(
         &mut self,
         subject: &Subject,

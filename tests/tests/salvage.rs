@@ -36,7 +36,12 @@ fn kept(site: &Alone, node: &NodePlace) -> anyhow::Result<Vec<PathBuf>> {
 /// Whether a directory of WAL has these bytes.
 fn has(wal: &Path, bytes: &[u8]) -> anyhow::Result<bool> {
     for entry in std::fs::read_dir(wal)? {
-        let content = std::fs::read(entry?.path())?;
+        let path = entry?.path();
+        // archive_status
+        if path.is_dir() {
+            continue;
+        }
+        let content = std::fs::read(path)?;
         if content.windows(bytes.len()).any(|window| window == bytes) {
             return Ok(true);
         }
