@@ -113,34 +113,36 @@ impl SiteStore {
         }
     }
 
-    /// Writes `sync` with this member as leader.
+    /// Writes `sync` with this member as leader: the standbys, and how many votes one of them needs
+    /// beside its own.
     pub async fn write_sync(
         &self,
         held: Held,
-        standbys: &BTreeSet<NodeName>,
+        voting: (&BTreeSet<NodeName>, usize),
         revision: Option<u64>,
         timeout: Duration,
     ) -> Written {
-        self.put_sync(held, Some(&self.me), standbys, revision, timeout).await
+        self.put_sync(held, Some(&self.me), voting, revision, timeout).await
     }
 
-    /// Empties `sync`.
+    /// Empties `sync`. It is not deleted, which Patroni does on some stores: a write of unknown outcome
+    /// that compares "absent" could be applied after the next deletion.
     pub async fn clear_sync(&self, held: Held, revision: u64, timeout: Duration) -> Written {
-        self.put_sync(held, None, &BTreeSet::new(), Some(revision), timeout).await
+        self.put_sync(held, None, (&BTreeSet::new(), 0), Some(revision), timeout).await
     }
 
     async fn put_sync(
         &self,
         held: Held,
         leader: Option<&NodeName>,
-        standbys: &BTreeSet<NodeName>,
+        (standbys, quorum): (&BTreeSet<NodeName>, usize),
         revision: Option<u64>,
         timeout: Duration,
     ) -> Written {
         let names = standbys.iter().map(NodeName::as_str).collect::<Vec<_>>().join(",");
         let names = (!names.is_empty()).then_some(names);
         let leader = leader.map(NodeName::as_str);
-        let value = serde_json::json!({"leader": leader, "quorum": 0, "sync_standby": names});
+        let value = serde_json::json!({"leader": leader, "quorum": quorum, "sync_standby": names});
         let txn = Txn::new()
             .when(self.while_leading(held))
             .when(self.as_read(SiteKey::Sync, revision))

@@ -68,6 +68,8 @@ pub struct Dynamic {
     pub pg_hba: Vec<String>,
     /// `pause`.
     pub pause: bool,
+    /// `synchronous_mode: quorum`; then `synchronous_mode` is true as well.
+    pub synchronous_quorum: bool,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
 }
@@ -92,6 +94,7 @@ impl Default for Dynamic {
             parameters: BTreeMap::new(),
             pg_hba: Vec::new(),
             pause: false,
+            synchronous_quorum: false,
             problems: Vec::new(),
         }
     }
@@ -164,7 +167,19 @@ impl Dynamic {
             use_pg_rewind: self.use_pg_rewind,
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
+            synchronous_quorum: self.synchronous_quorum,
+            own_standby_names: self.own_standby_names(config),
         }
+    }
+
+    /// `synchronous_standby_names` among the user's own parameters; the file's before the DCS's.
+    fn own_standby_names(&self, config: &Config) -> String {
+        let name = "synchronous_standby_names";
+        let own = match config.postgres.parameters.get(name) {
+            Some(of_the_file) => of_the_file.clone(),
+            None => self.parameters.get(name).cloned(),
+        };
+        own.unwrap_or_default()
     }
 
     /// Reads a document. A key that is missing has Patroni's default; one that cannot be read
@@ -190,12 +205,16 @@ impl Dynamic {
         );
         let nodes_in_force = u64::try_from(in_force.synchronous_node_count).unwrap_or(1);
         let nodes = reader.count("synchronous_node_count", 1, nodes_in_force);
-        let synchronous_mode = match document.get("synchronous_mode") {
-            Some(value) if value == "quorum" => {
-                reader.problems.push("synchronous_mode: quorum is not built yet, using on".into());
-                true
+        let (synchronous_mode, synchronous_quorum) = match document.get("synchronous_mode") {
+            Some(serde_json::Value::String(word)) if word.to_lowercase() == "quorum" => {
+                (true, true)
             }
-            value => reader.truth("synchronous_mode", value, in_force.synchronous_mode),
+            value => {
+                let before = reader.problems.len();
+                let on = reader.truth("synchronous_mode", value, in_force.synchronous_mode);
+                // What cannot be read keeps the whole mode.
+                (on, in_force.synchronous_quorum && reader.problems.len() > before)
+            }
         };
         let strict = document.get("synchronous_mode_strict");
         let synchronous_mode_strict =
@@ -248,6 +267,7 @@ impl Dynamic {
             parameters,
             pg_hba,
             pause,
+            synchronous_quorum,
             problems: reader.problems,
         }
     }
@@ -297,6 +317,19 @@ mod tests {
         for garbage in [serde_json::json!({}), serde_json::json!(3), serde_json::json!("perhaps")] {
             let kept = Dynamic::read(&serde_json::json!({"synchronous_mode": garbage}), &in_force);
             assert!(kept.synchronous_mode && kept.problems.len() == 1, "{kept:?}");
+            assert!(!kept.synchronous_quorum, "{kept:?}");
+            let quorum = Dynamic { synchronous_quorum: true, ..in_force.clone() };
+            let kept = Dynamic::read(&serde_json::json!({"synchronous_mode": garbage}), &quorum);
+            assert!(kept.synchronous_mode && kept.synchronous_quorum, "{kept:?}");
+        }
+        for (word, mode, quorum) in
+            [("quorum", true, true), ("Quorum", true, true), ("on", true, false), ("off", false, false)]
+        {
+            let document = serde_json::json!({"synchronous_mode": word});
+            let in_force = Dynamic { synchronous_quorum: true, ..in_force.clone() };
+            let read = Dynamic::read(&document, &in_force);
+            assert!(read.problems.is_empty(), "{read:?}");
+            assert_eq!((read.synchronous_mode, read.synchronous_quorum), (mode, quorum), "{word}");
         }
         for section in [serde_json::json!({"parameters": "x"}), serde_json::json!({"pg_hba": [1]})]
         {

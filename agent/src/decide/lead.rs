@@ -9,6 +9,7 @@ use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::timeline::Containment;
 
 use super::preconditions::{Opening, Precondition};
+use super::quorum::{self, Voting};
 use super::view::{
     At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, Process,
     SiteView, Status,
@@ -216,10 +217,10 @@ impl Judge<'_> {
             },
         }
         let entering = !actions.is_empty();
-        let standbys = self.standbys_before_opening(site, global, status);
-        let list = synchronous::list(self.policy, &standbys);
+        let voting = self.voting_before_opening(site, global, status);
+        let list = synchronous::list_of(self.policy, &voting);
         let memory = &mut self.memory;
-        actions.extend(synchronous::record_at_opening(self.policy, memory, site, standbys));
+        actions.extend(synchronous::record_at_opening(self.policy, memory, site, voting));
         if status.synchronous_standby_names != list {
             actions.push(Action::SetSynchronousNames(list));
         }
@@ -254,20 +255,31 @@ impl Judge<'_> {
 
     /// Who is synchronous from the first commit on: those that have confirmed all of the WAL this
     /// node opens with. After a take these are the nodes named by it (protocol.md, *take*).
-    fn standbys_before_opening(
+    fn voting_before_opening(
         &self,
         site: &SiteView,
         global: Option<(&FederationView, &At<Primary>)>,
         status: &Status,
-    ) -> BTreeSet<NodeName> {
+    ) -> Voting {
         if !self.policy.synchronous_mode {
-            return BTreeSet::new();
+            return Voting::default();
         }
         let taken = global.is_some_and(|(_, primary)| primary.value.floor.is_some());
-        if !taken && site.sync.leader.is_some() && !site.sync.standbys.contains(&self.policy.me) {
-            return site.sync.standbys.clone();
+        if !taken && site.sync.leader.is_some() {
+            let me = &self.policy.me;
+            if !site.sync.standbys.contains(me) {
+                return site.sync.voting();
+            }
+            let runs = |name: &NodeName| {
+                let member = site.members.get(name);
+                member.is_some_and(|member| member.state == "running" && !member.nosync)
+            };
+            let by_quorum = self.policy.synchronous_quorum || site.sync.quorum > 0;
+            if let Some(kept) = quorum::kept(&site.sync, me, runs).filter(|_| by_quorum) {
+                return kept;
+            }
         }
-        self.confirmed(site, status, status.end)
+        synchronous::voting(self.policy, self.confirmed(site, status, status.end))
     }
 
     /// Own members that stream and have flushed up to `end`, as many as are wanted.
@@ -287,7 +299,11 @@ impl Judge<'_> {
                     .is_some_and(|sender| sender.streaming && sender.flushed >= end)
             })
             .map(|(name, _)| name.clone())
-            .take(self.policy.synchronous_node_count)
+            .take(if self.policy.synchronous_quorum {
+                usize::MAX
+            } else {
+                self.policy.synchronous_node_count
+            })
             .collect()
     }
 

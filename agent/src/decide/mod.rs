@@ -24,6 +24,7 @@ mod leader_key;
 pub mod margins;
 pub mod paused;
 pub mod preconditions;
+pub mod quorum;
 mod race;
 mod reason;
 mod rejoin;

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use super::view::{
-    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, Process, SiteView, Status,
+    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PeersView, Process, SiteView,
+    Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe, quorum};
 
 /// Answers of the other members older than this are asked for again.
 const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
@@ -89,6 +90,8 @@ impl Judge<'_> {
         let Some(peers) = fresh else {
             return if others {
                 Choice::act(Reason::AskingPeers, vec![Action::AskPeers])
+            } else if let Some(unfit) = self.lacks_votes(site, status, None) {
+                Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN)
             } else {
                 Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
             };
@@ -111,7 +114,24 @@ impl Judge<'_> {
                 return Choice::wait_for(reason, RACE_AGAIN);
             }
         }
+        if let Some(unfit) = self.lacks_votes(site, status, Some(peers)) {
+            return Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN);
+        }
         Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
+    }
+
+    /// What was acknowledged may be with members of `sync` that did not answer (I4), whatever the
+    /// mode is by now: the record says how many have to.
+    fn lacks_votes(
+        &self,
+        site: &SiteView,
+        status: &Status,
+        peers: Option<&PeersView>,
+    ) -> Option<Unfit> {
+        let mine = (status.ancestry.timeline, status.end);
+        let (votes, needed) = quorum::votes(&site.sync, &self.policy.me, mine, peers);
+        (self.synchronous_rule_applies(site) && votes < needed)
+            .then_some(Unfit::TooFewVotes { votes, needed })
     }
 
     /// `sync` restricts who may lead while this site is, or is to be, writable. A standby site's

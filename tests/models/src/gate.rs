@@ -103,6 +103,8 @@ fn policy() -> Policy {
         use_pg_rewind: true,
         may_bootstrap: false,
         paused: false,
+        synchronous_quorum: false,
+        own_standby_names: String::new(),
     }
 }
 
@@ -137,6 +139,7 @@ fn view(facts: &Facts) -> View {
             leader: Some(me),
             standbys: BTreeSet::new(),
             unreadable: false,
+            quorum: 0,
         },
         optime: None,
         ancestry: None,

@@ -101,6 +101,7 @@ names! {
         Unfit::WatchdogFailed => "unfit: WatchdogFailed",
         Unfit::Promised(_) => "unfit: Promised",
         Unfit::NotInFailsafe => "unfit: NotInFailsafe",
+        Unfit::TooFewVotes { .. } => "unfit: TooFewVotes",
     }
 }
 

@@ -205,6 +205,8 @@ impl World {
             use_pg_rewind: true,
             may_bootstrap: true,
             paused: false,
+            synchronous_quorum: false,
+            own_standby_names: String::new(),
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -366,6 +368,7 @@ fn site_view() -> SiteView {
             leader: Some(name("a1")),
             standbys: BTreeSet::from([name("a2")]),
             unreadable: false,
+            quorum: 0,
         },
         optime: Some(Lsn::new(500)),
         ancestry: Some(history(3)),

@@ -9,6 +9,7 @@ use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 
 use super::JobKind;
+use super::super::quorum::Voting;
 
 /// What does not change from round to round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,10 @@ pub struct Policy {
     pub may_bootstrap: bool,
     /// `pause`.
     pub paused: bool,
+    /// `synchronous_mode: quorum`; only with `synchronous_mode`.
+    pub synchronous_quorum: bool,
+    /// The user's own `synchronous_standby_names`, in force while `synchronous_mode` is off.
+    pub own_standby_names: String,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -44,8 +49,8 @@ pub struct Memory {
     /// The synchronous list in force, and the WAL end when it came into force (I5).
     pub list_since: Option<(String, Lsn)>,
     /// The revision of `sync` that writes of this process compare which may not have been applied
-    /// yet, and every name that they put there.
-    pub sync_sent: Option<(Option<u64>, BTreeSet<NodeName>)>,
+    /// yet, and what stands for each of them.
+    pub sync_sent: Option<(Option<u64>, Voting)>,
     /// The operation whose checkpoint was done.
     pub checkpointed_for: Option<OperationId>,
     /// The operation whose checkpoint runs.
@@ -77,6 +82,8 @@ pub struct Memory {
     /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
     /// others needs (hazards.md section 4, fact 27).
     pub owes_checkpoint_since: Option<BootTime>,
+    /// The user's own `synchronous_standby_names` as last asked for, and when.
+    pub own_names_asked: Option<(String, BootTime)>,
 }
 
 /// A job that failed.

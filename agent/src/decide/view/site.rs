@@ -10,6 +10,7 @@ use regent_proto::record::{Mark, Promise, SeenEpoch};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::At;
+use super::super::quorum::Voting;
 
 /// The site DCS, from one snapshot.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,4 +164,14 @@ pub struct SyncView {
     pub standbys: BTreeSet<NodeName>,
     /// There is a record, but nobody knows what it says.
     pub unreadable: bool,
+    /// How many votes a standby needs beside its own to lead; 0 unless the mode is `quorum`.
+    pub quorum: usize,
+}
+
+impl SyncView {
+    /// Who may lead beside its leader.
+    #[must_use]
+    pub fn voting(&self) -> Voting {
+        Voting { voters: self.standbys.clone(), quorum: self.quorum }
+    }
 }

@@ -124,9 +124,9 @@ impl Agent {
                     Release::Kept(problem) => Came::ToNothing(problem),
                 };
             }
-            (Action::WriteSync { standbys, revision }, Some(held)) => {
+            (Action::WriteSync { standbys, revision, quorum }, Some(held)) => {
                 self.empty_the_list_early();
-                site.write_sync(held, standbys, *revision, timeout).await
+                site.write_sync(held, (standbys, *quorum), *revision, timeout).await
             }
             (Action::ClearSync { revision }, Some(held)) => {
                 site.clear_sync(held, *revision, timeout).await
