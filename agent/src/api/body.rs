@@ -42,8 +42,8 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
         body["database_system_identifier"] = json!(control.system_identifier.to_string());
     }
     if let Some(site) = &view.site {
-        if site.sync.standbys.contains(&config.name) {
-            body["sync_standby"] = json!(true);
+        if let Some(flag) = publish::of_sync(picture, &config.name) {
+            body[flag] = json!(true);
         }
         if site.leader.is_none() {
             body["cluster_unlocked"] = json!(true);
@@ -88,11 +88,10 @@ pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
         let standby_site = publish::is_standby_site(&picture.view);
         for (name, member) in &site.members {
             let leads = site.leader.as_ref().is_some_and(|leader| leader.name == *name);
-            let role = match (leads, standby_site, site.sync.standbys.contains(name)) {
-                (true, true, _) => "standby_leader",
-                (true, false, _) => "leader",
-                (false, _, true) => "sync_standby",
-                (false, _, false) => "replica",
+            let role = match (leads, standby_site) {
+                (true, true) => "standby_leader",
+                (true, false) => "leader",
+                (false, _) => publish::of_sync(picture, name).unwrap_or("replica"),
             };
             members.push(cluster_member(name.as_str(), role, member, site, leads));
         }
