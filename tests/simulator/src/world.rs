@@ -163,6 +163,8 @@ pub struct World {
     pub last_operation: u64,
     /// Commits wait for a standby inside each site.
     pub synchronous: bool,
+    /// They wait for a quorum, if they wait.
+    pub quorum: bool,
 }
 
 impl World {
@@ -210,6 +212,7 @@ impl World {
             topology: String::new(),
             last_operation: 0,
             synchronous: true,
+            quorum: false,
         }
     }
 
