@@ -11,5 +11,7 @@ mod paused;
 mod preconditions;
 mod promotions;
 mod properties;
+mod quorum;
+mod quorum_walks;
 mod synchronous;
 pub(crate) mod world;
