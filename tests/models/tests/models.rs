@@ -2,7 +2,7 @@
 //! property that it names. `make models` searches the long ones.
 
 use regent_models::run::{Rows, Size};
-use regent_models::{election, lease, primary, sync};
+use regent_models::{election, lease, primary, quorum, sync};
 
 fn check(rows: Rows) {
     let mut seen = 0;
@@ -26,6 +26,11 @@ fn primary_record() {
 #[test]
 fn synchronous_record_and_list() {
     check(sync::rows(Size::Short));
+}
+
+#[test]
+fn voters_and_any_of_the_list() {
+    check(quorum::rows(Size::Short));
 }
 
 #[test]
