@@ -43,6 +43,10 @@ pub fn voting(policy: &Policy, voters: BTreeSet<NodeName>) -> Voting {
 /// A write of the record whose outcome is unknown may still be applied, as long as the record is at
 /// the revision that it compares. A list that what it may put there does not cover waits until the
 /// record was written once more, which leaves nothing for the late write to be applied to.
+///
+/// A list that was set may come into force at any moment, and the record covers it when it is set. Until
+/// then the record changes only in ways that cover whatever it did; if the list in force is right after
+/// all, it is set anew.
 pub fn next(
     policy: &Policy,
     memory: &mut Memory,
@@ -51,7 +55,16 @@ pub fn next(
 ) -> Option<Action> {
     let revision = site.sync.revision;
     let may_come = may_come(memory, site);
-    let mut step = step(policy, memory, site, status)?;
+    let in_force = &status.synchronous_standby_names;
+    memory.list_asked.take_if(|asked| *asked == *in_force);
+    let step = step(policy, memory, site, status);
+    let fits = |step: &Action| fits_any_list(site, step);
+    let mut step = if memory.list_asked.is_none() || step.as_ref().is_some_and(fits) {
+        step?
+    } else {
+        memory.list_since = None;
+        Action::SetSynchronousNames(in_force.clone())
+    };
     if let Action::SetSynchronousNames(list) = &step
         && policy.synchronous_mode
         && !List::parse(list).is_some_and(|list| may_come.covers(&list))
@@ -62,7 +75,19 @@ pub fn next(
         let sent = Voting { voters: standbys.clone(), quorum: *quorum };
         sends(memory, revision, &sent);
     }
+    if let Action::SetSynchronousNames(list) = &step {
+        memory.list_asked = Some(list.clone());
+    }
     Some(step)
+}
+
+/// Whether a step is right under any list that the record covers.
+fn fits_any_list(site: &SiteView, step: &Action) -> bool {
+    if let Action::WriteSync { standbys, quorum, .. } = step {
+        let written = Voting { voters: standbys.clone(), quorum: *quorum };
+        return written.restricts(&site.sync.voting());
+    }
+    true
 }
 
 /// The write that makes this the record.

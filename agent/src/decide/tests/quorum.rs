@@ -342,6 +342,20 @@ fn whoever_is_far_behind_does_not_count() {
     assert!(matches!(world.decide().actions[..], [Action::WriteSync { quorum: 1, .. }]));
 }
 
+/// It may come into force after the decision, and nobody would wait for whom the record then names.
+#[test]
+fn no_record_grows_while_another_list_was_set() {
+    let mut world = primary(&["a2"]);
+    world.policy.synchronous_quorum = false;
+    world.site().sync.standbys.clear();
+    world.memory.list_asked = Some(String::new());
+    let again = Action::SetSynchronousNames("\"a2\"".to_owned());
+    let decision = world.decide();
+    assert_eq!(decision.actions, vec![again], "not the record, which would be next");
+    world.memory = decision.memory;
+    assert!(matches!(world.decide().actions[..], [Action::WriteSync { .. }]), "seen: now it is");
+}
+
 /// hazards.md row 37.
 #[test]
 fn a_list_that_somebody_changed_takes_the_record_with_it() {

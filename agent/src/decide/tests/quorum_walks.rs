@@ -31,6 +31,8 @@ enum Event {
     Late,
     /// It never is.
     Lost,
+    /// The list that was set comes into force.
+    Reload,
     /// A row is written.
     Write,
     /// A standby flushes what there is.
@@ -53,6 +55,8 @@ struct Site {
     flushed: BTreeMap<NodeName, u64>,
     streams: BTreeSet<NodeName>,
     list: String,
+    /// Set, and not in force yet.
+    asked: Option<String>,
     acknowledged: u64,
     late: Vec<(Option<u64>, SyncView)>,
     opened: usize,
@@ -70,7 +74,7 @@ impl Site {
         world.policy.synchronous_quorum = true;
         let flushed = (0..NAMES.len()).map(|index| (node(index), 10)).collect();
         let (streams, list, late) = (BTreeSet::new(), String::new(), Vec::new());
-        Self { world, flushed, streams, list, acknowledged: 0, late, opened: 0 }
+        Self { world, flushed, streams, list, asked: None, acknowledged: 0, late, opened: 0 }
     }
 
     fn me(&self) -> NodeName {
@@ -118,7 +122,7 @@ impl Site {
         let (compared, record) = match next(policy, memory, site, status) {
             None => return,
             Some(Action::SetSynchronousNames(list)) => {
-                self.list = list;
+                self.asked = Some(list);
                 return;
             }
             Some(Action::WriteSync { standbys, revision, quorum }) => {
@@ -197,6 +201,7 @@ impl Site {
             old.voting()
         };
         self.list = list_of(&self.world.policy, &voting);
+        self.asked = None;
         let Voting { voters, quorum } = voting;
         self.put(SyncView { leader: Some(winner), standbys: voters, quorum, ..old });
         let end = self.end();
@@ -218,6 +223,7 @@ impl Site {
         match event {
             Event::Step => self.step(false),
             Event::Unknown => self.step(true),
+            Event::Reload => self.list = self.asked.take().unwrap_or_else(|| self.list.clone()),
             Event::Late => {
                 if let Some((compared, record)) = self.late.pop()
                     && compared == self.record().revision
@@ -254,9 +260,14 @@ impl Site {
                 let World { policy, memory, view } = &mut self.world;
                 let site = view.site.as_ref().expect("these worlds have a site DCS");
                 self.list = list_at_start(policy, memory, site);
+                self.asked = None;
                 self.streams.clear();
             }
-            Event::Restart => self.begin_life(),
+            Event::Restart => {
+                // A reload takes milliseconds, a start longer.
+                self.list = self.asked.take().unwrap_or_else(|| self.list.clone());
+                self.begin_life();
+            }
             Event::Failover(answering) => self.failover(*answering),
         }
         self.acknowledge();
@@ -287,6 +298,7 @@ fn event() -> impl Strategy<Value = Event> {
     let mode = prop_oneof![3 => Just(Some(true)), 2 => Just(Some(false)), 1 => Just(None)];
     prop_oneof![
         20 => Just(Event::Step),
+        12 => Just(Event::Reload),
         3 => Just(Event::Unknown),
         2 => Just(Event::Late),
         1 => Just(Event::Lost),
@@ -341,6 +353,7 @@ proptest! {
             }
             site.apply(&Event::Write);
             site.apply(&Event::Step);
+            site.apply(&Event::Reload);
             prop_assert_eq!(site.check(), Ok(()), "round {}", round);
         }
         let there = site.streams.len();
@@ -378,6 +391,7 @@ fn a_voter_with_enough_votes_wins_and_goes_on() {
     }
     for _ in 0..6 {
         site.apply(&Event::Step);
+        site.apply(&Event::Reload);
     }
     assert_eq!(site.list, "ANY 1 (\"a2\",\"a3\",\"a4\")");
     assert_eq!(site.record().quorum, 2);

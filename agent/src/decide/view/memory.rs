@@ -82,6 +82,8 @@ pub struct Memory {
     /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
     /// others needs (hazards.md section 4, fact 27).
     pub owes_checkpoint_since: Option<BootTime>,
+    /// The synchronous list that was last set and not seen in force since.
+    pub list_asked: Option<String>,
     /// The user's own `synchronous_standby_names` as last asked for, and when.
     pub own_names_asked: Option<(String, BootTime)>,
 }
