@@ -97,14 +97,18 @@ fn write(site: &SiteView, Voting { voters, quorum }: Voting) -> Action {
 
 /// The list of a server that starts writable, having crashed under this very leader key: whom the
 /// record names, and whom a write of unknown outcome may still bring into it (I3, I4). Where the
-/// record is not this node's, only the latter can be in it one day.
+/// record is not this node's, only the latter can be in it one day. Also where the mode has just been
+/// switched off: it waits until the record is empty.
 #[must_use]
 pub fn list_at_start(policy: &Policy, memory: &mut Memory, site: &SiteView) -> String {
     let mut waited_for = may_come(memory, site);
     if site.sync.leader.as_ref() == Some(&policy.me) {
         waited_for = waited_for.or(&site.sync.voting());
     }
-    list_of(policy, &waited_for)
+    if waited_for.voters.is_empty() {
+        return list_of(policy, &waited_for);
+    }
+    waited_for.list(policy.synchronous_mode_strict).text(policy.synchronous_quorum)
 }
 
 /// The write that makes this the record before the server opens; nothing where it is, and no
