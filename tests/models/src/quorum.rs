@@ -136,6 +136,7 @@ pub enum Decided {
 
 /// A state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a small state")]
 pub struct State {
     leader: u8,
     /// The leader's server is open.

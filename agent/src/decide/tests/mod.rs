@@ -12,6 +12,7 @@ mod preconditions;
 mod promotions;
 mod properties;
 mod quorum;
+mod quorum_cases;
 mod quorum_walks;
 mod synchronous;
 pub(crate) mod world;

@@ -1,0 +1,227 @@
+//! What is decided with `synchronous_mode: quorum`, and on the way into and out of it, in named
+//! situations.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use regent_proto::lsn::Lsn;
+use regent_proto::name::NodeName;
+use regent_proto::time::Deadline;
+use regent_proto::timeline::TimelineId;
+
+use super::world::{NOW, World, name, sender};
+use crate::decide::quorum::Voting;
+use crate::decide::view::*;
+use crate::decide::{Action, Job, Reason, Unfit};
+
+/// The world's leader in quorum mode, with these standbys that have everything.
+fn primary(standbys: &[&str]) -> World {
+    let mut world = World::new();
+    world.policy.synchronous_quorum = true;
+    let member = world.site().members[&name::<NodeName>("a2")].clone();
+    world.status().senders.clear();
+    for standby in standbys {
+        world.site().members.insert(name(standby), member.clone());
+        world.status().senders.insert((*standby).to_owned(), sender(500));
+        let slot = Slot { active: true, physical: true };
+        world.status().slots.insert((*standby).to_owned(), slot);
+    }
+    world
+}
+
+fn names_of(names: &[&str]) -> BTreeSet<NodeName> {
+    names.iter().map(|n| name(n)).collect()
+}
+
+#[test]
+fn from_on_to_quorum_and_back() {
+    let mut world = primary(&["a2", "a3"]);
+    let revision = Some(20);
+    let both = names_of(&["a2", "a3"]);
+    let grown = Action::WriteSync { standbys: both.clone(), revision, quorum: 1 };
+    assert_eq!(world.decide().actions, vec![grown], "the record first: two of the two have to be seen");
+    (world.site().sync.standbys, world.site().sync.quorum) = (both.clone(), 1);
+    let any = "ANY 1 (\"a2\",\"a3\")".to_owned();
+    assert_eq!(world.decide().actions, vec![Action::SetSynchronousNames(any.clone())]);
+    world.status().synchronous_standby_names = any.clone();
+    world.view.checkpoint_runs = true;
+    assert_eq!(world.decide().reason, Reason::Leading, "at rest");
+    // Back: one is enough, and it is the list that shrinks first.
+    world.policy.synchronous_quorum = false;
+    assert_eq!(world.decide().actions, vec![Action::SetSynchronousNames("\"a2\"".to_owned())]);
+    world.status().synchronous_standby_names = "\"a2\"".to_owned();
+    let one = names_of(&["a2"]);
+    // Not before it has confirmed what was there.
+    world.memory.list_since = Some(("\"a2\"".to_owned(), Lsn::new(501)));
+    assert_eq!(world.decide().reason, Reason::Leading);
+    world.memory.list_since = Some(("\"a2\"".to_owned(), Lsn::new(500)));
+    let shrunk = Action::WriteSync { standbys: one, revision, quorum: 0 };
+    assert_eq!(world.decide().actions, vec![shrunk]);
+}
+
+#[test]
+fn whoever_is_far_behind_does_not_count() {
+    let mut world = primary(&["a2", "a3"]);
+    world.status().synchronous_standby_names = "ANY 1 (\"a2\")".to_owned();
+    world.memory.list_since = Some(("ANY 1 (\"a2\")".to_owned(), Lsn::new(450)));
+    world.view.checkpoint_runs = true;
+    world.status().senders.insert("a3".to_owned(), sender(449));
+    assert_eq!(world.decide().reason, Reason::Leading);
+    world.status().senders.insert("a3".to_owned(), sender(450));
+    assert!(matches!(world.decide().actions[..], [Action::WriteSync { quorum: 1, .. }]));
+}
+
+/// It may come into force after the decision, and nobody would wait for whom the record then names.
+#[test]
+fn no_record_grows_while_another_list_was_set() {
+    let mut world = primary(&["a2"]);
+    world.policy.synchronous_quorum = false;
+    world.site().sync.standbys.clear();
+    world.memory.list_asked = Some(String::new());
+    let again = Action::SetSynchronousNames("\"a2\"".to_owned());
+    let decision = world.decide();
+    assert_eq!(decision.actions, vec![again], "not the record, which would be next");
+    world.memory = decision.memory;
+    assert!(matches!(world.decide().actions[..], [Action::WriteSync { .. }]), "seen: now it is");
+}
+
+/// hazards.md row 37.
+#[test]
+fn a_list_that_somebody_changed_takes_the_record_with_it() {
+    let mut world = primary(&["a2", "a3"]);
+    (world.site().sync.standbys, world.site().sync.quorum) = (names_of(&["a2", "a3"]), 1);
+    for list in ["", "*", "ANY 1 (\"a2\",\"a3\",\"a4\")"] {
+        world.status().synchronous_standby_names = list.to_owned();
+        let standbys = BTreeSet::new();
+        let nobody = Action::WriteSync { standbys, revision: Some(20), quorum: 0 };
+        assert_eq!(world.decide().actions, vec![nobody], "{list}");
+    }
+}
+
+#[test]
+fn off_empties_the_record_and_then_brings_the_users_own_list_back() {
+    let mut world = primary(&["a2"]);
+    world.policy.synchronous_mode = false;
+    world.policy.own_standby_names = "2 (x, y)".to_owned();
+    assert_eq!(world.decide().actions, vec![Action::ClearSync { revision: 20 }]);
+    world.site().sync = SyncView { revision: Some(21), ..SyncView::default() };
+    world.view.checkpoint_runs = true;
+    let decision = world.decide();
+    assert_eq!(decision.actions, vec![Action::SetSynchronousNames("2 (x, y)".to_owned())]);
+    // PostgreSQL refuses it: said by PostgreSQL, and not tried in each round.
+    world.memory = decision.memory;
+    assert_eq!(world.decide().actions, vec![]);
+    world.view.now = NOW.plus(Duration::from_secs(10));
+    world.view.tenure.site = Deadline::at(NOW.plus(Duration::from_secs(14)));
+    world.view.tenure.primary.as_mut().expect("held").deadline = world.view.tenure.site;
+    assert_eq!(world.decide().actions, decision.actions);
+    world.status().synchronous_standby_names = "2 (x, y)".to_owned();
+    assert_eq!(world.decide().actions, vec![]);
+    // A server that starts writable, or opens, has none: a value that is refused would keep it down.
+    world.stopped(ControlState::InProduction, 3, 400);
+    let starts = Action::Run(Job::StartPrimary { synchronous: String::new() });
+    assert_eq!(world.decide().actions, vec![starts]);
+}
+
+#[test]
+fn a_crashed_server_starts_with_the_list_of_its_quorum() {
+    let mut world = primary(&["a2", "a3", "a4"]);
+    (world.site().sync.standbys, world.site().sync.quorum) = (names_of(&["a2", "a3", "a4"]), 2);
+    world.stopped(ControlState::InProduction, 3, 400);
+    let starts = |world: &World| match &world.decide().actions[..] {
+        [Action::Run(Job::StartPrimary { synchronous })] => synchronous.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(starts(&world), "ANY 1 (\"a2\",\"a3\",\"a4\")");
+    // A write that may still be applied would let two of the three lead.
+    let sent = Voting { voters: names_of(&["a2", "a3", "a4"]), quorum: 1 };
+    world.memory.sync_sent = Some((Some(20), sent));
+    assert_eq!(starts(&world), "ANY 2 (\"a2\",\"a3\",\"a4\")");
+}
+
+/// In recovery without a leader; `a9` led with the voters a1, a2, a3, of which it takes two to lead.
+fn race() -> World {
+    let mut world = primary(&["a2", "a3"]);
+    world.leader(None);
+    world.standby(3, 500);
+    world.view.tenure.primary = None;
+    world.site().leaderless = Duration::from_secs(1);
+    let (leader, standbys) = (Some(name("a9")), names_of(&["a1", "a2", "a3"]));
+    let revision = Some(20);
+    world.site().sync = SyncView { revision, leader, standbys, unreadable: false, quorum: 1 };
+    world.view.peers = Some(PeersView { age: Duration::from_millis(10), answers: [].into() });
+    world
+}
+
+fn answers(world: &mut World, who: &str, position: u64, timeline: Option<u32>) {
+    let answer = PeerAnswer {
+        primary: false,
+        position: Lsn::new(position),
+        timeline: timeline.map(TimelineId),
+        nofailover: false,
+    };
+    world.view.peers.as_mut().expect("asked").answers.insert(name(who), answer);
+}
+
+#[test]
+fn a_race_needs_votes_of_the_record() {
+    let lacks = |votes, needed| Reason::NotCandidate(Unfit::TooFewVotes { votes, needed });
+    let mut world = race();
+    assert_eq!(world.decide().reason, lacks(1, 2), "its own");
+    for (who, position, timeline) in [
+        // No member of the record; nothing yet; of which history cannot be told.
+        ("a7", 500, Some(3)),
+        ("a2", 0, Some(3)),
+        ("a2", 500, None),
+    ] {
+        let mut world = race();
+        answers(&mut world, who, position, timeline);
+        assert_eq!(world.decide().reason, lacks(1, 2), "{who} at {position} of {timeline:?}");
+    }
+    // Ahead, and it may not lead: it stands in nobody's way, and gives no vote.
+    let mut other = race();
+    answers(&mut other, "a2", 501, Some(3));
+    let peers = other.view.peers.as_mut().expect("asked");
+    peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers").nofailover = true;
+    assert_eq!(other.decide().reason, lacks(1, 2));
+    for (who, position, timeline) in [("a2", 500, 3), ("a3", 499, 3), ("a9", 500, 3), ("a2", 1, 2)] {
+        let mut world = race();
+        answers(&mut world, who, position, Some(timeline));
+        assert_eq!(world.decide().actions, vec![Action::AcquireLeader], "{who}");
+    }
+    // The record counts, also in another mode; and who led needs nobody.
+    world.policy.synchronous_quorum = false;
+    assert_eq!(world.decide().reason, lacks(1, 2));
+    world.site().sync.leader = Some(name("a1"));
+    assert_eq!(world.decide().actions, vec![Action::AcquireLeader]);
+    // Nobody else is there to be asked.
+    let mut alone = race();
+    alone.site().members.retain(|member, _| member.as_str() == "a1");
+    alone.view.peers = None;
+    assert_eq!(alone.decide().reason, lacks(1, 2));
+    alone.site().sync.quorum = 0;
+    assert_eq!(alone.decide().actions, vec![Action::AcquireLeader]);
+}
+
+#[test]
+fn whoever_won_waits_for_the_others_of_the_record_from_the_first_commit_on() {
+    let mut world = race();
+    world.view.federation = None;
+    world.leader(Some("a1"));
+    world.view.tenure.site = Deadline::at(NOW.plus(Duration::from_secs(4)));
+    let standbys = names_of(&["a2", "a3", "a9"]);
+    let list = "ANY 2 (\"a2\",\"a3\",\"a9\")".to_owned();
+    let opens = vec![
+        Action::WriteSync { standbys: standbys.clone(), revision: Some(20), quorum: 1 },
+        Action::SetSynchronousNames(list.clone()),
+    ];
+    assert_eq!(world.decide().actions, opens);
+    let mut written = world.clone();
+    (written.site().sync.leader, written.site().sync.standbys) = (Some(name("a1")), standbys);
+    written.status().synchronous_standby_names = list;
+    assert_eq!(written.decide().actions, vec![Action::Promote]);
+    // Too few of them run: commits would wait for ever, so nobody but this node may lead.
+    world.member("a3").state = "stopped".to_owned();
+    let alone = Action::WriteSync { standbys: BTreeSet::new(), revision: Some(20), quorum: 0 };
+    assert_eq!(world.decide().actions, vec![alone]);
+}
