@@ -153,8 +153,8 @@ impl List {
         if text == NOBODY {
             return Some(Self::of_nobody(true));
         }
-        let names = text.split('"').skip(1).step_by(2).map(str::parse);
-        let names = names.collect::<Result<BTreeSet<NodeName>, _>>().ok()?;
+        let names = text.split('"').skip(1).step_by(2).map(|name| name.parse::<NodeName>());
+        let names = names.collect::<Result<BTreeSet<_>, _>>().ok()?;
         let needed = match text.split_once('(') {
             Some((number, _)) => number.trim_start_matches("ANY").trim().parse().ok()?,
             None => names.len(),
