@@ -30,14 +30,17 @@
 //!   on these k, whoever acknowledged it, and all that came later on n of S; so |V' ∪ S| ≤ q' + k is
 //!   enough. Both keep *covers* for the list in force.
 //!
-//! So the process may die between any two steps, and at any step the outcome may be unknown: a write that may
-//! still be applied has to be covered as well (`synchronous::next`). At a change of leaders X writes
+//! So the process may die between any two steps. A write of the record that may still be applied covers
+//! each list that is set, and while a list that was set is not in force yet the record only restricts
+//! (`synchronous::next`). At a change of leaders X writes
 //! itself as L with V' = V ∪ {L} ∖ {X} and the same q ([`kept`]): groups of the new record are groups of the
 //! old one, or have X, which won and so has everything.
 //!
-//! Sources: hazards.md section 4, facts 10 to 13; spec/patroni-compat.md 3.5.3 to 3.5.6 and 3.4, row e
-//! (whose formula counts L on both sides). The order differs from Patroni's in one place: voters
-//! never come without the list in force being covered by their number, also while it is empty.
+//! Sources: hazards.md section 4, facts 10 to 13, and spec/patroni-compat.md 3.5.3 to 3.5.6 and 3.4, row
+//! e, which count L on both sides: |V ∪ S ∪ {L}| ≤ q + n + 1 is the same. What is wanted, in which order,
+//! follows from *covers*: who joins comes to the voters first, with one vote more needed, then to the list;
+//! who goes leaves the list first and the voters on evidence, or, where fewer would be left than n, the
+//! voters first.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
