@@ -413,8 +413,7 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
 #[must_use]
 pub fn of_sync(picture: &Picture, name: &NodeName) -> Option<&'static str> {
     let site = picture.view.site.as_ref()?;
-    let word =
-        if picture.dynamic.synchronous_quorum { "quorum_standby" } else { "sync_standby" };
+    let word = if picture.dynamic.synchronous_quorum { "quorum_standby" } else { "sync_standby" };
     site.sync.standbys.contains(name).then_some(word)
 }
 

@@ -308,7 +308,11 @@ mod tests {
     async fn sync_has_patronis_form_and_is_read_with_its_tolerance() {
         let memory = MemoryStore::new(BootClock::kernel().expect("a boot id"));
         let keys = SiteKeys::new("/service", &name("a"));
-        let store = SiteStore { store: Arc::new(memory.clone()), keys: keys.clone(), me: name("a1") };
+        let store = SiteStore {
+            store: Arc::new(memory.clone()),
+            keys: keys.clone(),
+            me: name("a1"),
+        };
         let lease = memory.grant(CALL * 30, CALL).await.expect("well").id;
         let taken = store.acquire_leader(lease, None, (None, None), CALL).await.expect("well");
         let held = Held(taken.expect("nobody has it"));
@@ -320,7 +324,8 @@ mod tests {
             let mut observer = SiteObserver::new(keys.clone(), name("a1"));
             let now = BootTime::from_nanos(1);
             let seen = observer.read(&picture, Some(lease), now, &Dynamic::default());
-            let text = picture.entries.get(&keys.key(SiteKey::Sync)).map(|entry| entry.value.clone());
+            let entry = picture.entries.get(&keys.key(SiteKey::Sync));
+            let text = entry.map(|entry| entry.value.clone());
             (seen.expect("it has answered").0.sync, text)
         };
         let standbys = BTreeSet::from([name("a3"), name("a2")]);

@@ -322,9 +322,12 @@ mod tests {
             let kept = Dynamic::read(&serde_json::json!({"synchronous_mode": garbage}), &quorum);
             assert!(kept.synchronous_mode && kept.synchronous_quorum, "{kept:?}");
         }
-        for (word, mode, quorum) in
-            [("quorum", true, true), ("Quorum", true, true), ("on", true, false), ("off", false, false)]
-        {
+        for (word, mode, quorum) in [
+            ("quorum", true, true),
+            ("Quorum", true, true),
+            ("on", true, false),
+            ("off", false, false),
+        ] {
             let document = serde_json::json!({"synchronous_mode": word});
             let in_force = Dynamic { synchronous_quorum: true, ..in_force.clone() };
             let read = Dynamic::read(&document, &in_force);

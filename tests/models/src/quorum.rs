@@ -417,9 +417,12 @@ impl Quorum {
             s.led = index;
         }
         s.set_list(of_list(&voting(s.record).list(false))?);
-        if self.is(Mutant::EmptyListAfterACrash) && comes_back
-            || self.is(Mutant::KeptWithoutTheList) && !comes_back
-        {
+        let forgets = if comes_back {
+            self.is(Mutant::EmptyListAfterACrash)
+        } else {
+            self.is(Mutant::KeptWithoutTheList)
+        };
+        if forgets {
             s.list = (0, 0);
         }
         // Who leads has the leader key anew, and every write of the record compares its revision.

@@ -226,8 +226,7 @@ fn while_nobody_goes_somebody_who_is_there_may_lead() {
             for (had, wanted) in (1..=before).flat_map(|h| (1..=after).map(move |w| (h, w))) {
                 let voters = (1u8 << before) - 1;
                 let active = (1u8 << after) - 1;
-                let mut at =
-                    State { voters, quorum: before - had, names: voters, needed: had };
+                let mut at = State { voters, quorum: before - had, names: voters, needed: had };
                 // Whoever is new has confirmed nothing when it is asked first.
                 for round in 0..40 {
                     let confirmed = if round % 2 == 1 { at.needed } else { 0 };
@@ -275,8 +274,15 @@ fn a_list_is_read_as_it_was_written() {
         assert_eq!(list.text(any), text);
         assert_eq!(List::parse(text), Some(list), "{text}");
     }
-    for text in ["*", "a", "\"a\",\"b\"", "FIRST 1 (\"a\")", "1 (\"a\",\"b\")", "ANY x (\"a\")", "ANY 1 (a)"]
-    {
+    for text in [
+        "*",
+        "a",
+        "\"a\",\"b\"",
+        "FIRST 1 (\"a\")",
+        "1 (\"a\",\"b\")",
+        "ANY x (\"a\")",
+        "ANY 1 (a)",
+    ] {
         assert_eq!(List::parse(text), None, "{text}");
     }
 }
@@ -299,7 +305,8 @@ fn the_record_that_is_kept_lets_nobody_else_win() {
             let needed = u32::try_from(new.list(false).needed).expect("small");
             let quorum = u32::try_from(quorum).expect("small");
             let old = State { voters, quorum, names: 0, needed: 0 };
-            let next = State { voters: bits(&new.voters), quorum, names: bits(&new.voters), needed };
+            let voters = bits(&new.voters);
+            let next = State { voters, quorum, names: voters, needed };
             assert!(next.is_safe(), "{next:?}");
             for group in next.groups() {
                 let with_the_former = group & 1 != 0;

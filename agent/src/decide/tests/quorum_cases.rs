@@ -39,7 +39,7 @@ fn from_on_to_quorum_and_back() {
     let revision = Some(20);
     let both = names_of(&["a2", "a3"]);
     let grown = Action::WriteSync { standbys: both.clone(), revision, quorum: 1 };
-    assert_eq!(world.decide().actions, vec![grown], "the record first: two of the two have to be seen");
+    assert_eq!(world.decide().actions, vec![grown], "the record first: both have to be seen");
     (world.site().sync.standbys, world.site().sync.quorum) = (both.clone(), 1);
     let any = "ANY 1 (\"a2\",\"a3\")".to_owned();
     assert_eq!(world.decide().actions, vec![Action::SetSynchronousNames(any.clone())]);
@@ -184,7 +184,9 @@ fn a_race_needs_votes_of_the_record() {
     let peers = other.view.peers.as_mut().expect("asked");
     peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers").nofailover = true;
     assert_eq!(other.decide().reason, lacks(1, 2));
-    for (who, position, timeline) in [("a2", 500, 3), ("a3", 499, 3), ("a9", 500, 3), ("a2", 1, 2)] {
+    for (who, position, timeline) in
+        [("a2", 500, 3), ("a3", 499, 3), ("a9", 500, 3), ("a2", 1, 2)]
+    {
         let mut world = race();
         answers(&mut world, who, position, Some(timeline));
         assert_eq!(world.decide().actions, vec![Action::AcquireLeader], "{who}");

@@ -8,8 +8,8 @@ use regent_proto::name::{NodeName, OperationId};
 use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 
-use super::JobKind;
 use super::super::quorum::Voting;
+use super::JobKind;
 
 /// What does not change from round to round.
 #[derive(Debug, Clone, PartialEq, Eq)]

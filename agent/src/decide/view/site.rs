@@ -9,8 +9,8 @@ use regent_proto::name::{NodeName, SystemIdentifier};
 use regent_proto::record::{Mark, Promise, SeenEpoch};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
-use super::At;
 use super::super::quorum::Voting;
+use super::At;
 
 /// The site DCS, from one snapshot.
 #[derive(Debug, Clone, PartialEq)]
