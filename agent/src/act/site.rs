@@ -345,6 +345,9 @@ mod tests {
             (r#"{"leader":"a1","sync_standby":"a2","quorum":null}"#, Some(0)),
             (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":"1"}"#, Some(1)),
             (r#"{"leader":null,"sync_standby":"a2,a3","quorum":1}"#, Some(0)),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":2}"#, Some(2)),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":18446744073709551615}"#, Some(3)),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":18446744073709551616}"#, None),
             (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":"some"}"#, None),
             (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":-1}"#, None),
         ] {

@@ -377,8 +377,9 @@ impl SiteObserver {
             self.unreadable.report(entry, "quorum is not a number");
             return SyncView { revision, unreadable: true, ..SyncView::default() };
         };
-        // As Patroni reads it: without a leader it says nothing.
-        let quorum = if leader.is_some() { quorum } else { 0 };
+        // As Patroni reads it: without a leader it says nothing. More votes than there are, the leader's
+        // among them, nobody has; how many more does not matter, and must not overflow a sum.
+        let quorum = if leader.is_some() { quorum.min(standbys.len() + 1) } else { 0 };
         SyncView { revision, leader, standbys, unreadable: false, quorum }
     }
 
