@@ -44,6 +44,9 @@ pub fn voting(policy: &Policy, voters: BTreeSet<NodeName>) -> Voting {
 /// the revision that it compares. A list that what it may put there does not cover waits until the
 /// record was written once more, which leaves nothing for the late write to be applied to.
 ///
+/// A clearing of unknown outcome would let anybody lead. Where the mode is on again the record is written
+/// once more, as it is, before anything else.
+///
 /// A list that was set may come into force at any moment, and the record covers it when it is set. Until
 /// then the record changes only in ways that cover whatever it did; if the list in force is right after
 /// all, it is set anew.
@@ -57,6 +60,13 @@ pub fn next(
     let may_come = may_come(memory, site);
     let in_force = &status.synchronous_standby_names;
     memory.list_asked.take_if(|asked| *asked == *in_force);
+    memory.clear_sent.take_if(|compared| Some(*compared) != revision);
+    if policy.synchronous_mode && memory.clear_sent.is_some() {
+        let ours = site.sync.leader.as_ref() == Some(&policy.me);
+        let again = if ours { site.sync.voting() } else { Voting::default() };
+        sends(memory, revision, &again);
+        return Some(write(site, again));
+    }
     let step = step(policy, memory, site, status);
     let fits = |step: &Action| fits_any_list(site, step);
     let mut step = if memory.list_asked.is_none() || step.as_ref().is_some_and(fits) {
@@ -137,6 +147,7 @@ pub fn clear(memory: &mut Memory, site: &SiteView) -> Option<Action> {
     }
     may_come(memory, site);
     sends(memory, Some(revision), &Voting::default());
+    memory.clear_sent = Some(revision);
     Some(Action::ClearSync { revision })
 }
 

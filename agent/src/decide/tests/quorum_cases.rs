@@ -123,6 +123,25 @@ fn off_empties_the_record_and_then_brings_the_users_own_list_back() {
     assert_eq!(world.decide().actions, vec![starts]);
 }
 
+/// Applied while commits wait for the list again, it would let anybody lead.
+#[test]
+fn a_clearing_that_may_still_come_is_outrun_once_the_mode_is_on_again() {
+    let mut world = primary(&["a2"]);
+    world.view.checkpoint_runs = true;
+    world.policy.synchronous_mode = false;
+    let decision = world.decide();
+    assert_eq!(decision.actions, vec![Action::ClearSync { revision: 20 }]);
+    world.memory = decision.memory;
+    world.policy.synchronous_mode = true;
+    let standbys = names_of(&["a2"]);
+    let again = Action::WriteSync { standbys, revision: Some(20), quorum: 0 };
+    let decision = world.decide();
+    assert_eq!(decision.actions, vec![again], "nothing else is to be done, and this is");
+    world.memory = decision.memory;
+    world.site().sync.revision = Some(21);
+    assert_eq!(world.decide().reason, Reason::Leading, "it compares what is past");
+}
+
 #[test]
 fn a_crashed_server_starts_with_the_list_of_its_quorum() {
     let mut world = primary(&["a2", "a3", "a4"]);

@@ -60,6 +60,8 @@ struct Site {
     acknowledged: u64,
     late: Vec<(Option<u64>, SyncView)>,
     opened: usize,
+    /// The mode is on, and was seen at rest: from here on only whom the record names may lead.
+    promised: bool,
 }
 
 impl Site {
@@ -73,8 +75,17 @@ impl Site {
         world.memory = Memory::default();
         world.policy.synchronous_quorum = true;
         let flushed = (0..NAMES.len()).map(|index| (node(index), 10)).collect();
-        let (streams, list, late) = (BTreeSet::new(), String::new(), Vec::new());
-        Self { world, flushed, streams, list, asked: None, acknowledged: 0, late, opened: 0 }
+        Self {
+            world,
+            flushed,
+            streams: BTreeSet::new(),
+            list: String::new(),
+            asked: None,
+            acknowledged: 0,
+            late: Vec::new(),
+            opened: 0,
+            promised: false,
+        }
     }
 
     fn me(&self) -> NodeName {
@@ -120,7 +131,10 @@ impl Site {
         let site = view.site.as_ref().expect("these worlds have a site DCS");
         let status = view.postgres.status.as_ref().expect("the server runs");
         let (compared, record) = match next(policy, memory, site, status) {
-            None => return,
+            None => {
+                self.promised |= policy.synchronous_mode;
+                return;
+            }
             Some(Action::SetSynchronousNames(list)) => {
                 self.asked = Some(list);
                 return;
@@ -252,6 +266,7 @@ impl Site {
             Event::Mode(mode, count, strict) => {
                 let policy = &mut self.world.policy;
                 policy.synchronous_mode = mode.is_some();
+                self.promised &= mode.is_some();
                 policy.synchronous_quorum = *mode == Some(true);
                 policy.synchronous_node_count = *count;
                 policy.synchronous_mode_strict = *strict;
@@ -289,6 +304,7 @@ impl Site {
             Some(leader) if self.flushed[leader] < self.acknowledged => {
                 Err(format!("{leader} may lead without {}", self.acknowledged))
             }
+            None if self.promised => Err("anybody may lead".to_owned()),
             Some(_) | None => Ok(()),
         }
     }

@@ -86,6 +86,9 @@ pub struct Memory {
     pub list_asked: Option<String>,
     /// The user's own `synchronous_standby_names` as last asked for, and when.
     pub own_names_asked: Option<(String, BootTime)>,
+    /// The revision of `sync` that a clearing of this process compares which may not have been
+    /// applied yet: it lets anybody lead.
+    pub clear_sent: Option<u64>,
 }
 
 /// A job that failed.
