@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::act::publish::{self, PATRONI_VERSION, Picture};
 use crate::config::Config;
 use crate::decide::view::{DataDirectory, Member, SiteView, WatchdogState};
+use crate::observe::clock::boot_time;
 
 /// `GET /patroni`, and the body of every health check.
 pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
@@ -66,6 +67,11 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     }
     if let Some(progress) = &picture.progress {
         regent["progress"] = json!(progress);
+    }
+    // A voter's position counts as of then. Rounded up, or it would count too early.
+    if let Some(asked) = picture.extra.end_asked {
+        let age = u64::try_from(boot_time().since(asked).as_millis()).unwrap_or(u64::MAX);
+        regent["end_asked_ms_ago"] = json!(age.saturating_add(1));
     }
     if let Some(federation) = &view.federation {
         regent["site"] = json!(federation.site.as_str());

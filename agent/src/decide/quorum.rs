@@ -44,6 +44,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
@@ -288,22 +289,29 @@ fn union(one: &BTreeSet<NodeName>, other: &BTreeSet<NodeName>) -> usize {
 /// Votes in a race, as of the record: how many a node has, its own among them, and how many it needs.
 /// What was the leader needs none but its own, for it has everything. A vote is a member of the
 /// record that answered, is no primary, and has nothing that this node does not have: neither a
-/// higher timeline nor a higher position.
+/// higher timeline nor a higher position. Its position is all that it has, and was looked at once the
+/// leader was gone, which it has been for `leaderless`: what it flushed later nobody acknowledged, and what
+/// it flushed between an older look and the leader's end may have been.
 #[must_use]
 pub fn votes(
     record: &SyncView,
     me: &NodeName,
     (timeline, end): (TimelineId, Lsn),
     peers: Option<&PeersView>,
+    leaderless: Duration,
 ) -> (usize, usize) {
     let of_record =
         |name: &NodeName| record.standbys.contains(name) || record.leader.as_ref() == Some(name);
+    // Asked so long ago, and it had looked so long before that at most.
+    let asked = peers.map_or(Duration::ZERO, |peers| peers.age);
+    let in_time = |age: Duration| age.saturating_add(asked) <= leaderless;
     let answers = peers.into_iter().flat_map(|peers| &peers.answers);
     let others = answers
         .filter(|(name, answer)| {
             *name != me
                 && of_record(name)
                 && !answer.primary
+                && answer.age.is_some_and(in_time)
                 && answer.position.get() > 0
                 && answer.position <= end
                 && answer.timeline.is_some_and(|theirs| theirs <= timeline)

@@ -115,6 +115,10 @@ impl Judge<'_> {
             }
         }
         if let Some(unfit) = self.lacks_votes(site, status, Some(peers)) {
+            if peers.age >= RACE_AGAIN {
+                // Who answered may have looked before the leader was gone, and has again since.
+                return Choice::act(Reason::AskingPeers, vec![Action::AskPeers]);
+            }
             return Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN);
         }
         Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
@@ -129,7 +133,8 @@ impl Judge<'_> {
         peers: Option<&PeersView>,
     ) -> Option<Unfit> {
         let mine = (status.ancestry.timeline, status.end);
-        let (votes, needed) = quorum::votes(&site.sync, &self.policy.me, mine, peers);
+        let (votes, needed) =
+            quorum::votes(&site.sync, &self.policy.me, mine, peers, site.leaderless);
         (self.synchronous_rule_applies(site) && votes < needed)
             .then_some(Unfit::TooFewVotes { votes, needed })
     }

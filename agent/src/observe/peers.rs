@@ -26,6 +26,15 @@ struct Body {
     watchdog_failed: bool,
     #[serde(default)]
     tags: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    regent: Ours,
+}
+
+/// What Patroni does not tell.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Ours {
+    end_asked_ms_ago: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,5 +73,28 @@ fn interpret(body: &Body) -> PeerAnswer {
         // As in Patroni: who cannot lead for want of a watchdog is in nobody's way.
         nofailover: body.watchdog_failed
             || body.tags.get("nofailover").is_some_and(|v| *v == serde_json::Value::Bool(true)),
+        age: body.regent.end_asked_ms_ago.map(Duration::from_millis),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_of_when_its_position_is_or_nothing_of_it() {
+        for (regent, age) in [
+            (r#"{"version": "0.1.0", "end_asked_ms_ago": 7}"#, Some(Duration::from_millis(7))),
+            (r#"{"version": "0.1.0"}"#, None),
+        ] {
+            let text = format!(
+                r#"{{"state": "running", "role": "replica", "timeline": 3, "regent": {regent},
+                    "xlog": {{"received_location": 500, "replayed_location": 400}}}}"#
+            );
+            let answer = interpret(&serde_json::from_str(&text).expect("a body"));
+            assert_eq!((answer.position, answer.age), (Lsn::new(500), age), "{regent}");
+        }
+        let patronis = r#"{"role": "replica", "xlog": {"received_location": 500}}"#;
+        assert_eq!(interpret(&serde_json::from_str(patronis).expect("a body")).age, None);
     }
 }

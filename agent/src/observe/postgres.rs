@@ -30,6 +30,9 @@ SELECT json_build_object(
    ELSE pg_current_wal_flush_lsn() END,
  'replayed', CASE WHEN r.in_recovery THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
    ELSE pg_current_wal_flush_lsn() END,
+ 'to_the_end', NOT r.in_recovery OR pg_last_wal_receive_lsn() IS NOT NULL
+   OR EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup'
+     AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')),
  'timeline', CASE WHEN r.in_recovery
    THEN greatest((SELECT received_tli FROM pg_stat_wal_receiver), c.timeline_id,
                  (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
@@ -75,6 +78,9 @@ struct Answer {
     in_recovery: bool,
     end: Lsn,
     replayed: Lsn,
+    /// `end` is the end of all WAL that is here. A standby that was started reads what it has first, and
+    /// tells only how far it is: it has asked its upstream, or waits for more, once it has read all.
+    to_the_end: bool,
     timeline: Option<u32>,
     control_timeline: u32,
     senders: Option<Vec<SenderAnswer>>,
@@ -129,6 +135,8 @@ pub struct Extra {
     pub replication: Vec<serde_json::Value>,
     /// What a switchover does not carry over.
     pub objects: ReportedObjects,
+    /// When the server was asked for its end of WAL; `None` where it may have more than it told.
+    pub end_asked: Option<BootTime>,
 }
 
 /// Looks at the server.
@@ -220,6 +228,7 @@ impl PostgresObserver {
         let mut extra = Extra::default();
         let mut users_exist = false;
         let mut status = None;
+        let asked = boot_time();
         // A job that stops or copies the server owns it: asking would only wait for it.
         if postmaster.is_some()
             && !job
@@ -229,6 +238,7 @@ impl PostgresObserver {
             users_exist = surroundings.users == self.users().len();
             self.look_at_objects(answer.in_recovery).await;
             extra = self.extra(&answer, &surroundings);
+            extra.end_asked = answer.to_the_end.then_some(asked);
             let mut found = self.status(answer, surroundings);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
             found.name_sought =
@@ -336,6 +346,7 @@ impl PostgresObserver {
                 })
                 .collect(),
             objects: self.objects.clone(),
+            end_asked: None,
         }
     }
 

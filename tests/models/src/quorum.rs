@@ -9,7 +9,8 @@
 //! [`synchronous::list_at_start`].
 //!
 //! Bounds: see [`Bounds`]. The mode changes to `on` and back as often as they say. Not in it: strict mode,
-//! the mode off, cancelled waits; what a dead leader wrote and nobody received is cut off at once.
+//! the mode off, cancelled waits, answers of before the leader's end; what a dead leader wrote and nobody
+//! received is cut off at once, so there is one timeline.
 //!
 //! Distinct states: `make models` prints them.
 
@@ -391,6 +392,7 @@ impl Quorum {
                     position: Lsn::new(u64::from(flushed(other)) + 1),
                     timeline: Some(TimelineId(1)),
                     nofailover: false,
+                    age: Some(Duration::ZERO),
                 };
                 (node(other), answer)
             })
@@ -398,7 +400,8 @@ impl Quorum {
         let peers = PeersView { age: Duration::ZERO, answers };
         let mine = (TimelineId(1), Lsn::new(u64::from(flushed(index)) + 1));
         let record = site(s, self.nodes()).sync;
-        let (has, needs) = quorum::votes(&record, &node(index), mine, Some(&peers));
+        let gone = Duration::ZERO;
+        let (has, needs) = quorum::votes(&record, &node(index), mine, Some(&peers), gone);
         let behind = others().any(|other| of_record(other) && flushed(other) > flushed(index));
         of_record(index) && !behind && (has >= needs || self.is(Mutant::OwnVoteIsEnough))
     }

@@ -325,6 +325,7 @@ fn the_race_is_won_by_the_healthiest() {
         position: regent_proto::Lsn::new(position),
         timeline: Some(regent_proto::timeline::TimelineId(3)),
         nofailover: false,
+        age: Some(Duration::ZERO),
     };
     let mut fit = World::new();
     fit.leader(None);

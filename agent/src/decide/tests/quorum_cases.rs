@@ -178,6 +178,7 @@ fn answers(world: &mut World, who: &str, position: u64, timeline: Option<u32>) {
         position: Lsn::new(position),
         timeline: timeline.map(TimelineId),
         nofailover: false,
+        age: Some(Duration::ZERO),
     };
     world.view.peers.as_mut().expect("asked").answers.insert(name(who), answer);
 }
@@ -222,6 +223,27 @@ fn a_race_needs_votes_of_the_record() {
     assert_eq!(alone.decide().reason, lacks(1, 2));
     alone.site().sync.quorum = 0;
     assert_eq!(alone.decide().actions, vec![Action::AcquireLeader]);
+}
+
+/// What it flushed between its look and the leader's end may be acknowledged. So may what a server that was
+/// just started has on disk and has not read yet.
+#[test]
+fn a_vote_was_looked_at_to_its_end_once_the_leader_was_gone() {
+    // The leader has been gone for a second, and this node asked 10 ms ago.
+    for (age, counts) in [(Some(0), true), (Some(990), true), (Some(991), false), (None, false)] {
+        let mut world = race();
+        answers(&mut world, "a2", 500, Some(3));
+        let peers = world.view.peers.as_mut().expect("asked");
+        let answer = peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers");
+        answer.age = age.map(Duration::from_millis);
+        let wins = matches!(world.decide().actions[..], [Action::AcquireLeader]);
+        assert_eq!(wins, counts, "{age:?}");
+        // It looks again all the time: so it is asked again, soon.
+        world.view.peers.as_mut().expect("asked").age = Duration::from_millis(300);
+        world.site().leaderless = Duration::from_millis(300);
+        let asks = matches!(world.decide().actions[..], [Action::AskPeers]);
+        assert_eq!(asks, age != Some(0), "{age:?}");
+    }
 }
 
 #[test]

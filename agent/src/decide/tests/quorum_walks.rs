@@ -3,6 +3,7 @@
 //! may win has every acknowledged row, and whoever wins has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use regent_proto::lsn::Lsn;
@@ -185,11 +186,13 @@ impl Site {
                 position: Lsn::new(self.flushed[other]),
                 timeline: Some(TimelineId(3)),
                 nofailover: false,
+                age: Some(Duration::ZERO),
             };
             let others = answering.iter().filter(|other| *other != who);
             let answers = others.map(|other| (other.clone(), answer(other))).collect();
-            let peers = PeersView { age: std::time::Duration::ZERO, answers };
-            let (has, needs) = votes(record, who, (TimelineId(3), Lsn::new(mine)), Some(&peers));
+            let peers = PeersView { age: Duration::ZERO, answers };
+            let at = (TimelineId(3), Lsn::new(mine));
+            let (has, needs) = votes(record, who, at, Some(&peers), Duration::ZERO);
             let behind = answering.iter().any(|o| of_record(o) && self.flushed[o] > mine);
             of_record(who) && has >= needs && !behind
         };

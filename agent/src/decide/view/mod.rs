@@ -134,4 +134,7 @@ pub struct PeerAnswer {
     pub timeline: Option<TimelineId>,
     /// It may not lead.
     pub nofailover: bool,
+    /// How long before it answered it had looked at its position; `None` where it does not say, or has
+    /// not read to the end of its WAL yet.
+    pub age: Option<Duration>,
 }

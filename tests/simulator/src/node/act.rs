@@ -348,6 +348,8 @@ impl World {
                     timeline: answers
                         .then_some(regent_proto::timeline::TimelineId(server.wal.timeline)),
                     nofailover: false,
+                    // Read as it is asked.
+                    age: answers.then_some(Duration::ZERO),
                 };
                 (self.nodes[*m].name.clone(), answer)
             })
