@@ -68,6 +68,10 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     if let Some(progress) = &picture.progress {
         regent["progress"] = json!(progress);
     }
+    let status = view.postgres.status.as_ref();
+    if let Some(promotion) = status.and_then(|status| status.ancestry.promotion.as_ref()) {
+        regent["promotion"] = json!(promotion.as_str());
+    }
     // A voter's position counts as of then. Rounded up, or it would count too early.
     if let Some(asked) = picture.extra.end_asked {
         let age = u64::try_from(boot_time().since(asked).as_millis()).unwrap_or(u64::MAX);

@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::Ancestry;
 
 use super::view::{PeersView, SyncView};
 
@@ -289,14 +289,15 @@ fn union(one: &BTreeSet<NodeName>, other: &BTreeSet<NodeName>) -> usize {
 /// Votes in a race, as of the record: how many a node has, its own among them, and how many it needs.
 /// What was the leader needs none but its own, for it has everything. A vote is a member of the
 /// record that answered, is no primary, and has nothing that this node does not have: neither a
-/// higher timeline nor a higher position. Its position is all that it has, and was looked at once the
+/// higher timeline nor a higher position, nor a timeline of this number that another promotion
+/// began. Its position is all that it has, and was looked at once the
 /// leader was gone, which it has been for `leaderless`: what it flushed later nobody acknowledged, and what
 /// it flushed between an older look and the leader's end may have been.
 #[must_use]
 pub fn votes(
     record: &SyncView,
     me: &NodeName,
-    (timeline, end): (TimelineId, Lsn),
+    (ancestry, end): (&Ancestry, Lsn),
     peers: Option<&PeersView>,
     leaderless: Duration,
 ) -> (usize, usize) {
@@ -314,7 +315,8 @@ pub fn votes(
                 && answer.age.is_some_and(in_time)
                 && answer.position.get() > 0
                 && answer.position <= end
-                && answer.timeline.is_some_and(|theirs| theirs <= timeline)
+                && answer.timeline.is_some_and(|theirs| theirs <= ancestry.timeline)
+                && !answer.is_foreign(ancestry)
         })
         .count();
     let leader = record.leader.as_ref() == Some(me);

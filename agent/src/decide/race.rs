@@ -101,7 +101,10 @@ impl Judge<'_> {
                 let reason = Reason::NotCandidate(Unfit::PrimaryAlive(name.clone()));
                 return Choice::wait_for(reason, RACE_AGAIN);
             }
+            // A voter that a leader kept may still be on the timeline of one that died before it.
+            let apart = self.synchronous_rule_applies(site) && answer.is_foreign(&status.ancestry);
             let ahead = !answer.nofailover
+                && !apart
                 && answer.timeline.is_none_or(|t| t >= status.ancestry.timeline)
                 && (answer.position > status.end
                     || answer.timeline.is_some_and(|t| t > status.ancestry.timeline));
@@ -132,7 +135,7 @@ impl Judge<'_> {
         status: &Status,
         peers: Option<&PeersView>,
     ) -> Option<Unfit> {
-        let mine = (status.ancestry.timeline, status.end);
+        let mine = (&status.ancestry, status.end);
         let (votes, needed) =
             quorum::votes(&site.sync, &self.policy.me, mine, peers, site.leaderless);
         (self.synchronous_rule_applies(site) && votes < needed)

@@ -35,6 +35,7 @@ struct Body {
 #[serde(default)]
 struct Ours {
     end_asked_ms_ago: Option<u64>,
+    promotion: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -74,17 +75,20 @@ fn interpret(body: &Body) -> PeerAnswer {
         nofailover: body.watchdog_failed
             || body.tags.get("nofailover").is_some_and(|v| *v == serde_json::Value::Bool(true)),
         age: body.regent.end_asked_ms_ago.map(Duration::from_millis),
+        promotion: body.regent.promotion.as_ref().and_then(|id| id.parse().ok()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use regent_proto::name::PromotionId;
+
     use super::*;
 
     #[test]
     fn an_answer_says_of_when_its_position_is_or_nothing_of_it() {
         for (regent, age) in [
-            (r#"{"version": "0.1.0", "end_asked_ms_ago": 7}"#, Some(Duration::from_millis(7))),
+            (r#"{"promotion": "p3", "end_asked_ms_ago": 7}"#, Some(Duration::from_millis(7))),
             (r#"{"version": "0.1.0"}"#, None),
         ] {
             let text = format!(
@@ -93,6 +97,8 @@ mod tests {
             );
             let answer = interpret(&serde_json::from_str(&text).expect("a body"));
             assert_eq!((answer.position, answer.age), (Lsn::new(500), age), "{regent}");
+            let promotion = answer.promotion.as_ref().map(PromotionId::as_str);
+            assert_eq!(promotion, age.map(|_| "p3"), "{regent}");
         }
         let patronis = r#"{"role": "replica", "xlog": {"received_location": 500}}"#;
         assert_eq!(interpret(&serde_json::from_str(patronis).expect("a body")).age, None);

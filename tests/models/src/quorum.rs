@@ -393,12 +393,14 @@ impl Quorum {
                     timeline: Some(TimelineId(1)),
                     nofailover: false,
                     age: Some(Duration::ZERO),
+                    promotion: None,
                 };
                 (node(other), answer)
             })
             .collect();
         let peers = PeersView { age: Duration::ZERO, answers };
-        let mine = (TimelineId(1), Lsn::new(u64::from(flushed(index)) + 1));
+        let history = first_history();
+        let mine = (&history, Lsn::new(u64::from(flushed(index)) + 1));
         let record = site(s, self.nodes()).sync;
         let gone = Duration::ZERO;
         let (has, needs) = quorum::votes(&record, &node(index), mine, Some(&peers), gone);

@@ -326,6 +326,7 @@ fn the_race_is_won_by_the_healthiest() {
         timeline: Some(regent_proto::timeline::TimelineId(3)),
         nofailover: false,
         age: Some(Duration::ZERO),
+        promotion: None,
     };
     let mut fit = World::new();
     fit.leader(None);

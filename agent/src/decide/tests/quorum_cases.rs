@@ -179,6 +179,7 @@ fn answers(world: &mut World, who: &str, position: u64, timeline: Option<u32>) {
         timeline: timeline.map(TimelineId),
         nofailover: false,
         age: Some(Duration::ZERO),
+        promotion: None,
     };
     world.view.peers.as_mut().expect("asked").answers.insert(name(who), answer);
 }
@@ -244,6 +245,29 @@ fn a_vote_was_looked_at_to_its_end_once_the_leader_was_gone() {
         let asks = matches!(world.decide().actions[..], [Action::AskPeers]);
         assert_eq!(asks, age != Some(0), "{age:?}");
     }
+}
+
+/// a1 streamed from a leader that died before enough confirmed; the next one took the same number, had a1 among
+/// its voters, and a2 confirmed its commits.
+#[test]
+fn positions_of_two_promotions_with_one_number_are_no_votes() {
+    let of = |promotion: &str, position: u64| {
+        let mut world = race();
+        answers(&mut world, "a2", position, Some(3));
+        answers(&mut world, "a3", 400, Some(3));
+        let peers = world.view.peers.as_mut().expect("asked");
+        for (who, answer) in &mut peers.answers {
+            answer.promotion = (who.as_str() == "a2").then(|| name(promotion));
+        }
+        world.site().sync.quorum = 2;
+        world
+    };
+    let lacks = Reason::NotCandidate(Unfit::TooFewVotes { votes: 2, needed: 3 });
+    assert_eq!(of("p3", 420).decide().actions, vec![Action::AcquireLeader]);
+    assert_eq!(of("other", 420).decide().reason, lacks);
+    let behind = Reason::NotCandidate(Unfit::Behind(name("a2")));
+    assert_eq!(of("p3", 520).decide().reason, behind);
+    assert_eq!(of("other", 520).decide().reason, lacks, "nor is it in the way of those who agree");
 }
 
 #[test]

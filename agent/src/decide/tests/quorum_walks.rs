@@ -10,7 +10,7 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::timeline::TimelineId;
 
-use super::world::{World, name};
+use super::world::{World, history, name};
 use crate::decide::Action;
 use crate::decide::quorum::{List, Voting, kept, votes};
 use crate::decide::synchronous::{list_at_start, list_of, next};
@@ -187,11 +187,13 @@ impl Site {
                 timeline: Some(TimelineId(3)),
                 nofailover: false,
                 age: Some(Duration::ZERO),
+                promotion: None,
             };
             let others = answering.iter().filter(|other| *other != who);
             let answers = others.map(|other| (other.clone(), answer(other))).collect();
             let peers = PeersView { age: Duration::ZERO, answers };
-            let at = (TimelineId(3), Lsn::new(mine));
+            let history = history(3);
+            let at = (&history, Lsn::new(mine));
             let (has, needs) = votes(record, who, at, Some(&peers), Duration::ZERO);
             let behind = answering.iter().any(|o| of_record(o) && self.flushed[o] > mine);
             of_record(who) && has >= needs && !behind

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
-use regent_proto::name::NodeName;
+use regent_proto::name::{NodeName, PromotionId};
 use regent_proto::time::BootTime;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::failsafe::site::PromisedLeader;
 
@@ -137,4 +137,16 @@ pub struct PeerAnswer {
     /// How long before it answered it had looked at its position; `None` where it does not say, or has
     /// not read to the end of its WAL yet.
     pub age: Option<Duration>,
+    /// The promotion that began its timeline, where it knows.
+    pub promotion: Option<PromotionId>,
+}
+
+impl PeerAnswer {
+    /// Another promotion began its timeline, which has the number of this one by chance: their
+    /// positions say nothing about each other (I14).
+    #[must_use]
+    pub fn is_foreign(&self, mine: &Ancestry) -> bool {
+        let both = self.promotion.as_ref().zip(mine.promotion.as_ref());
+        self.timeline == Some(mine.timeline) && both.is_some_and(|(theirs, ours)| theirs != ours)
+    }
 }

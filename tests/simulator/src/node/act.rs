@@ -350,6 +350,7 @@ impl World {
                     nofailover: false,
                     // Read as it is asked.
                     age: answers.then_some(Duration::ZERO),
+                    promotion: server.wal.ancestry().promotion.filter(|_| answers),
                 };
                 (self.nodes[*m].name.clone(), answer)
             })
