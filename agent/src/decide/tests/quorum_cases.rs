@@ -85,6 +85,25 @@ fn no_record_grows_while_another_list_was_set() {
     assert!(matches!(world.decide().actions[..], [Action::WriteSync { .. }]), "seen: now it is");
 }
 
+/// Its predecessor may have written one and ended before it told the server: any reload brings it.
+#[test]
+fn a_new_process_sets_the_list_in_force_anew_before_a_record_rests_on_it() {
+    let mut world = primary(&["a2"]);
+    world.policy.synchronous_quorum = false;
+    world.site().sync.standbys.clear();
+    world.memory = Memory::of_a_new_process();
+    let decision = world.decide();
+    let again = Action::SetSynchronousNames("\"a2\"".to_owned());
+    assert_eq!(decision.actions, vec![again]);
+    world.memory = decision.memory;
+    assert!(matches!(world.decide().actions[..], [Action::WriteSync { .. }]));
+    // What only restricts is right under either.
+    world.memory = Memory::of_a_new_process();
+    world.site().sync.standbys = names_of(&["a2"]);
+    world.status().senders.clear();
+    assert!(matches!(world.decide().actions[..], [Action::WriteSync { .. }]));
+}
+
 /// hazards.md row 37.
 #[test]
 fn a_list_that_somebody_changed_takes_the_record_with_it() {

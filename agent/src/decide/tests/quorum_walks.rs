@@ -234,7 +234,7 @@ impl Site {
 
     /// Another process leads, or the same node's next: what was under way compares a key that is gone.
     fn begin_life(&mut self) {
-        self.world.memory = Memory::default();
+        self.world.memory = Memory::of_a_new_process();
         self.late.clear();
     }
 
@@ -283,11 +283,8 @@ impl Site {
                 self.asked = None;
                 self.streams.clear();
             }
-            Event::Restart => {
-                // A reload takes milliseconds, a start longer.
-                self.list = self.asked.take().unwrap_or_else(|| self.list.clone());
-                self.begin_life();
-            }
+            // What was written into the configuration stays there, until any reload.
+            Event::Restart => self.begin_life(),
             Event::Failover(answering) => self.failover(*answering),
         }
         self.acknowledge();

@@ -91,6 +91,15 @@ pub struct Memory {
     pub clear_sent: Option<u64>,
 }
 
+impl Memory {
+    /// Of a process that has decided nothing yet. An earlier one may have written a list into the
+    /// configuration and ended before the server was told, and any reload brings it into force.
+    #[must_use]
+    pub fn of_a_new_process() -> Self {
+        Self { list_asked: Some("an earlier process's".to_owned()), ..Self::default() }
+    }
+}
+
 /// A job that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedJob {
