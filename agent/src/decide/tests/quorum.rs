@@ -259,6 +259,30 @@ fn what_is_not_safe_is_seen() {
     assert!(raised.may_become(all_of_two, 2) && !raised.may_become(all_of_two, 1));
 }
 
+/// A server that crashed starts with the list of what stands for record and late write; either may be
+/// the record when its commits are acknowledged.
+#[test]
+fn the_list_of_either_of_two_records_is_safe_with_both() {
+    let all: Vec<State> = (0..16u8)
+        .flat_map(|voters| (0..=voters.count_ones()).map(move |quorum| (voters, quorum)))
+        .map(|(voters, quorum)| State { voters, quorum, names: 0, needed: 0 })
+        .collect();
+    let voting = |record: &State| {
+        let quorum = usize::try_from(record.quorum).expect("small");
+        Voting { voters: set(record.voters), quorum }
+    };
+    for one in &all {
+        for other in &all {
+            let list = voting(one).or(&voting(other)).list(false);
+            let (names, needed) = (bits(&list.names), u32::try_from(list.needed).expect("small"));
+            for record in [one, other] {
+                let started = State { names, needed, ..*record };
+                assert!(started.is_safe(), "{one:?} or {other:?}: {started:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_list_is_read_as_it_was_written() {
     let list = |names: u8, needed| List { names: set(names), needed };
