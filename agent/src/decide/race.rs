@@ -118,11 +118,11 @@ impl Judge<'_> {
             }
         }
         if let Some(unfit) = self.lacks_votes(site, status, Some(peers)) {
-            if peers.age >= RACE_AGAIN {
-                // Who answered may have looked before the leader was gone, and has again since.
-                return Choice::act(Reason::AskingPeers, vec![Action::AskPeers]);
-            }
-            return Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN);
+            // Who answered may have looked before the leader was gone, and has again since.
+            let asks = (peers.age >= RACE_AGAIN).then_some(Action::AskPeers);
+            let reason = Reason::NotCandidate(unfit);
+            let actions = asks.into_iter().collect();
+            return Choice { actions, reason, wake_in: Some(RACE_AGAIN) };
         }
         Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
     }
