@@ -238,8 +238,10 @@ impl PostgresObserver {
             users_exist = surroundings.users == self.users().len();
             self.look_at_objects(answer.in_recovery).await;
             extra = self.extra(&answer, &surroundings);
-            extra.end_asked = answer.to_the_end.then_some(asked);
+            let to_the_end = answer.to_the_end;
             let mut found = self.status(answer, surroundings);
+            let newest = || control::newest_segment(&self.files.data_dir);
+            extra.end_asked = (to_the_end && is_sure(&found, newest)).then_some(asked);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
             found.name_sought =
                 self.search.go_on(&mut found.ancestry, found.end, server, boot_time());
@@ -447,6 +449,12 @@ impl PostgresObserver {
     }
 }
 
+/// Whether the timeline that a server tells is that of the end of its WAL. Without a receiver it is
+/// pg_control's, which lags behind what a standby that was just started has read.
+fn is_sure(found: &Status, newest_segment: impl FnOnce() -> u32) -> bool {
+    !found.in_recovery || found.receiver.is_some() || newest_segment() <= found.ancestry.timeline.0
+}
+
 fn is_empty(directory: &std::path::Path) -> std::io::Result<bool> {
     match std::fs::read_dir(directory) {
         Ok(mut entries) => Ok(entries.next().is_none()),
@@ -457,3 +465,20 @@ fn is_empty(directory: &std::path::Path) -> std::io::Result<bool> {
 
 /// How soon a server that does not answer yet is asked again.
 pub const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::world::status;
+
+    #[test]
+    fn a_timeline_below_the_newest_segment_is_sure_with_a_receiver_only() {
+        let mut found = status(true, 2, 500);
+        assert!(is_sure(&found, || 2));
+        assert!(!is_sure(&found, || 3), "it was restarted just after it had turned");
+        let timeline = TimelineId(2);
+        found.receiver = Some(Receiver { host: "h".to_owned(), port: 1, timeline });
+        assert!(is_sure(&found, || 3));
+        assert!(is_sure(&status(false, 2, 500), || 3));
+    }
+}
