@@ -50,7 +50,7 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::timeline::Ancestry;
 
-use super::view::{PeersView, SyncView};
+use super::view::{PeerAnswer, PeersView, SyncView};
 
 /// A name that nobody may stream under: with it in the list commits wait (strict mode without a
 /// standby). No member can have it, for a member name has no leading underscore.
@@ -288,11 +288,11 @@ fn union(one: &BTreeSet<NodeName>, other: &BTreeSet<NodeName>) -> usize {
 
 /// Votes in a race, as of the record: how many a node has, its own among them, and how many it needs.
 /// What was the leader needs none but its own, for it has everything. A vote is a member of the
-/// record that answered, is no primary, and has nothing that this node does not have: neither a
-/// higher timeline nor a higher position, nor a timeline of this number that another promotion
-/// began. Its position is all that it has, and was looked at once the
-/// leader was gone, which it has been for `leaderless`: what it flushed later nobody acknowledged, and what
-/// it flushed between an older look and the leader's end may have been.
+/// record that answered, is no primary, and has nothing acknowledged that this node does not have: neither
+/// a higher timeline, nor one of this number that another promotion began, nor a higher position, but on a
+/// timeline that was left. Its position is all that it has, and was looked at once the leader was gone, which
+/// it has been for `leaderless`: what it flushed later nobody acknowledged, and what it flushed between an older
+/// look and the leader's end may have been.
 #[must_use]
 pub fn votes(
     record: &SyncView,
@@ -314,13 +314,24 @@ pub fn votes(
                 && !answer.primary
                 && answer.age.is_some_and(in_time)
                 && answer.position.get() > 0
-                && answer.position <= end
+                && (answer.position <= end || was_left(answer, ancestry, end))
                 && answer.timeline.is_some_and(|theirs| theirs <= ancestry.timeline)
                 && !answer.is_foreign(ancestry)
         })
         .count();
     let leader = record.leader.as_ref() == Some(me);
     (others + usize::from(of_record(me)), if leader { 1 } else { record.quorum + 1 })
+}
+
+/// This node's history left the answering one's timeline at a point that it has. A leader opened there with
+/// everything that was acknowledged: what the other has beyond it is not, however far that is.
+fn was_left(answer: &PeerAnswer, ancestry: &Ancestry, end: Lsn) -> bool {
+    ancestry.switches.iter().any(|switch| {
+        let both = answer.promotion.as_ref().zip(switch.promotion.as_ref());
+        answer.timeline == Some(switch.timeline)
+            && switch.end <= end
+            && both.is_none_or(|(theirs, ours)| theirs == ours)
+    })
 }
 
 /// The record with which a voter that won follows the leader of before, where enough of the others

@@ -289,6 +289,31 @@ fn positions_of_two_promotions_with_one_number_are_no_votes() {
     assert_eq!(of("other", 520).decide().reason, lacks, "nor is it in the way of those who agree");
 }
 
+/// a2 received more of timeline 2 than its leader's successor, and than anybody acknowledged. Until it has
+/// rewound, which it can't without a leader, the others would lack its vote.
+#[test]
+fn who_is_left_on_an_older_timeline_votes_however_far_it_is() {
+    // Timeline 2 ended at 200.
+    for (promotion, end, counts) in [
+        (Some("p2"), 500, true),
+        (None, 500, true),
+        (Some("p2"), 200, true),
+        // Its receiver is on the new timeline, and what it has is not.
+        (Some("p2"), 199, false),
+        (Some("other"), 500, false),
+    ] {
+        let mut world = race();
+        world.view.federation = None;
+        world.standby(3, end);
+        answers(&mut world, "a2", 600, Some(2));
+        let peers = world.view.peers.as_mut().expect("asked");
+        let answer = peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers");
+        answer.promotion = promotion.map(name);
+        let wins = matches!(world.decide().actions[..], [Action::AcquireLeader]);
+        assert_eq!(wins, counts, "{promotion:?} seen from {end}");
+    }
+}
+
 #[test]
 fn whoever_won_waits_for_the_others_of_the_record_from_the_first_commit_on() {
     let mut world = race();
