@@ -62,15 +62,15 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     }
     // Ours, beside Patroni's fields: why the node does what it does.
     let mut regent = json!({"version": env!("CARGO_PKG_VERSION"), "reason": picture.reason});
+    if let Some(status) = &view.postgres.status {
+        // Whoever races for the leader key compares histories by it.
+        regent["ancestry"] = json!(status.ancestry);
+    }
     if picture.suspended {
         regent["fence"] = json!(publish::NOT_FENCED);
     }
     if let Some(progress) = &picture.progress {
         regent["progress"] = json!(progress);
-    }
-    let status = view.postgres.status.as_ref();
-    if let Some(promotion) = status.and_then(|status| status.ancestry.promotion.as_ref()) {
-        regent["promotion"] = json!(promotion.as_str());
     }
     // A voter's position counts as of then. Rounded up, or it would count too early.
     if let Some(asked) = picture.extra.end_asked {

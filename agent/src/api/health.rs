@@ -98,7 +98,7 @@ impl Facts {
             quorum: publish::of_sync(picture, &config.name) == Some("quorum_standby"),
             lag_bytes: status.zip(optime).map(|(s, optime)| optime.bytes_since(s.replayed)),
             fresh,
-            noloadbalance: config.tag("noloadbalance"),
+            noloadbalance: config.tagged.noloadbalance,
             tags: config
                 .tags
                 .iter()

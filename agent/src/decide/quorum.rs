@@ -327,7 +327,7 @@ pub fn votes(
 /// everything that was acknowledged: what the other has beyond it is not, however far that is.
 fn was_left(answer: &PeerAnswer, ancestry: &Ancestry, end: Lsn) -> bool {
     ancestry.switches.iter().any(|switch| {
-        let both = answer.promotion.as_ref().zip(switch.promotion.as_ref());
+        let both = answer.promotion().zip(switch.promotion.as_ref());
         answer.timeline == Some(switch.timeline)
             && switch.end <= end
             && both.is_none_or(|(theirs, ours)| theirs == ours)

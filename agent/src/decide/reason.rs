@@ -124,6 +124,10 @@ pub enum Reason {
     Checkpoint,
     /// The cluster is paused.
     Paused(PausedAs),
+    /// The leader's server has had its time to come up: another member is to lead.
+    StartOverdue,
+    /// Writes down which history it is about to open.
+    RecordingOpening,
 }
 
 /// What a node of a paused cluster is.
@@ -230,6 +234,11 @@ impl fmt::Display for Reason {
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
+            Self::RecordingOpening => "writing down the history that it is about to promote",
+            Self::StartOverdue => {
+                "PostgreSQL has not come up within primary_start_timeout: making room for a member \
+                 that can lead"
+            }
         };
         f.write_str(text)
     }
@@ -274,12 +283,22 @@ pub enum Unfit {
         /// Votes that it needs.
         needed: usize,
     },
+    /// Another member has the newer of two histories that have parted.
+    NewerHistory(NodeName),
+    /// Its history and another member's have parted, and nobody can tell which of them counts.
+    HistoriesPart(NodeName),
+    /// Another member is as far, and preferred.
+    Preferred(NodeName),
+    /// `check_timeline`: the last leader was on a later timeline.
+    OlderTimeline,
+    /// Its server did not come up while it led: others have the first turn.
+    CouldNotStart,
 }
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoFailover => f.write_str("tag nofailover"),
+            Self::NoFailover => f.write_str("tag nofailover, or failover_priority 0"),
             Self::NotSynchronous => f.write_str("not a synchronous standby of the last leader"),
             Self::OldPicture => {
                 f.write_str("the site has seen a newer epoch than the quorum shows this node")
@@ -300,6 +319,21 @@ impl fmt::Display for Unfit {
                 "{votes} of the {needed} members of `sync` that it takes have answered and are not \
                  ahead"
             ),
+            Self::NewerHistory(who) => {
+                write!(f, "{who} has the newer history, which parted from this")
+            }
+            Self::HistoriesPart(who) => write!(
+                f,
+                "{who} and this node have parted, and nobody can tell whose history counts: stop \
+                 the one whose rows are to go"
+            ),
+            Self::Preferred(who) => write!(f, "{who} is as far and has a higher failover_priority"),
+            Self::CouldNotStart => {
+                f.write_str("its server did not come up while it led; others have the first turn")
+            }
+            Self::OlderTimeline => {
+                f.write_str("check_timeline: the last leader's timeline is later")
+            }
         }
     }
 }

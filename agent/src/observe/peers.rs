@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
 
+use crate::config::tags;
 use crate::decide::view::{Member, PeerAnswer};
 
 /// The longest wait for one answer; all are asked at once.
@@ -26,16 +27,9 @@ struct Body {
     watchdog_failed: bool,
     #[serde(default)]
     tags: BTreeMap<String, serde_json::Value>,
+    /// Ours; a newer version's may be of another form.
     #[serde(default)]
-    regent: Ours,
-}
-
-/// What Patroni does not tell.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Ours {
-    end_asked_ms_ago: Option<u64>,
-    promotion: Option<String>,
+    regent: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -65,6 +59,9 @@ pub async fn ask(
 }
 
 fn interpret(body: &Body) -> PeerAnswer {
+    // What is wrong with them is said where the member's record is read.
+    let tags = tags::read(&body.tags).tags;
+    let ours = |name| body.regent.as_ref().and_then(|regent| regent.get(name));
     let position = [body.xlog.location, body.xlog.received_location, body.xlog.replayed_location];
     PeerAnswer {
         primary: body.xlog.location.is_some_and(|at| at > 0)
@@ -72,35 +69,109 @@ fn interpret(body: &Body) -> PeerAnswer {
         position: Lsn::new(position.into_iter().flatten().max().unwrap_or(0)),
         timeline: body.timeline.map(TimelineId),
         // As in Patroni: who cannot lead for want of a watchdog is in nobody's way.
-        nofailover: body.watchdog_failed
-            || body.tags.get("nofailover").is_some_and(|v| *v == serde_json::Value::Bool(true)),
-        age: body.regent.end_asked_ms_ago.map(Duration::from_millis),
-        promotion: body.regent.promotion.as_ref().and_then(|id| id.parse().ok()),
+        nofailover: body.watchdog_failed || tags.nofailover,
+        failover_priority: tags.failover_priority,
+        age: ours("end_asked_ms_ago")
+            .and_then(serde_json::Value::as_u64)
+            .map(Duration::from_millis),
+        ancestry: ours("ancestry").and_then(|told| Ancestry::deserialize(told).ok()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use regent_proto::name::PromotionId;
-
     use super::*;
+
+    fn answer(body: serde_json::Value) -> PeerAnswer {
+        interpret(&serde_json::from_value(body).expect("a body of ours"))
+    }
+
+    #[test]
+    fn a_peer_is_taken_for_what_it_takes_itself_for() {
+        use serde_json::json;
+        for (tags, nofailover, priority) in [
+            (json!({}), false, 1),
+            (json!({"failover_priority": 0}), true, 0),
+            (json!({"failover_priority": "4"}), false, 4),
+            (json!({"nofailover": true}), true, 1),
+            (json!({"nofailover": false, "failover_priority": 0}), false, 0),
+        ] {
+            let answer = answer(json!({"tags": tags}));
+            assert_eq!(
+                (answer.nofailover, answer.failover_priority),
+                (nofailover, priority),
+                "{tags}"
+            );
+        }
+        // Spec 3.4 d: without its watchdog it cannot lead.
+        assert!(answer(json!({"watchdog_failed": true})).nofailover);
+    }
+
+    #[test]
+    fn a_regent_peer_tells_its_ancestry_and_a_patroni_member_none() {
+        use serde_json::json;
+        let ancestry = json!({"timeline": 2, "promotion": "p2", "switches": [
+            {"timeline": 1, "end": "0/64"}]});
+        let told =
+            answer(json!({"role": "replica", "timeline": 2, "regent": {"ancestry": ancestry},
+            "xlog": {"received_location": 300, "replayed_location": 200}}));
+        assert_eq!((told.position, told.timeline), (Lsn::new(300), Some(TimelineId(2))));
+        assert_eq!(told.ancestry, serde_json::from_value(ancestry).ok());
+        assert!(told.ancestry.is_some() && !told.primary);
+        for regent in [json!(null), json!({}), json!({"ancestry": 7})] {
+            assert_eq!(answer(json!({"role": "replica", "regent": regent})).ancestry, None);
+        }
+        assert!(answer(json!({"xlog": {"location": 5}})).primary);
+    }
 
     #[test]
     fn an_answer_says_of_when_its_position_is_or_nothing_of_it() {
+        use serde_json::json;
         for (regent, age) in [
-            (r#"{"promotion": "p3", "end_asked_ms_ago": 7}"#, Some(Duration::from_millis(7))),
-            (r#"{"version": "0.1.0"}"#, None),
+            (json!({"end_asked_ms_ago": 7}), Some(Duration::from_millis(7))),
+            (json!({"end_asked_ms_ago": "7"}), None),
+            (json!({"version": "0.1.0"}), None),
+            (json!(null), None),
         ] {
-            let text = format!(
-                r#"{{"state": "running", "role": "replica", "timeline": 3, "regent": {regent},
-                    "xlog": {{"received_location": 500, "replayed_location": 400}}}}"#
-            );
-            let answer = interpret(&serde_json::from_str(&text).expect("a body"));
-            assert_eq!((answer.position, answer.age), (Lsn::new(500), age), "{regent}");
-            let promotion = answer.promotion.as_ref().map(PromotionId::as_str);
-            assert_eq!(promotion, age.map(|_| "p3"), "{regent}");
+            let told = answer(json!({"role": "replica", "timeline": 3, "regent": regent,
+                "xlog": {"received_location": 500, "replayed_location": 400}}));
+            assert_eq!((told.position, told.age), (Lsn::new(500), age), "{regent}");
         }
-        let patronis = r#"{"role": "replica", "xlog": {"received_location": 500}}"#;
-        assert_eq!(interpret(&serde_json::from_str(patronis).expect("a body")).age, None);
+        let patronis = json!({"role": "replica", "xlog": {"received_location": 500}});
+        assert_eq!(answer(patronis).age, None);
+    }
+}
+
+#[cfg(test)]
+mod roles {
+    use super::*;
+
+    fn answer(body: serde_json::Value) -> PeerAnswer {
+        interpret(&serde_json::from_value(body).expect("a body of this form"))
+    }
+
+    /// hazards.md row 9: as agents of each version say it, and with everything else unknown.
+    #[test]
+    fn whoever_writes_is_a_primary_in_the_words_of_every_version() {
+        use serde_json::json;
+        for writes in [
+            json!({"role": "primary"}),
+            json!({"role": "master"}),
+            // It has been told to stop, or its role is a word of tomorrow.
+            json!({"role": "demoted", "state": "stopping", "xlog": {"location": 1}}),
+            json!({"role": "ruler", "xlog": {"location": 67_108_960}}),
+            json!({"xlog": {"location": 67_108_960}, "dcs_last_seen": 1}),
+            json!({"role": "primary", "xlog": {}, "timeline": null, "tags": {"nofailover": 1}}),
+        ] {
+            assert!(answer(writes.clone()).primary, "{writes}");
+        }
+        for reads in [
+            json!({}),
+            json!({"role": "replica", "xlog": {"received_location": 5, "replayed_location": 5}}),
+            json!({"role": "standby_leader", "xlog": {"location": 0}}),
+            json!({"role": "uninitialized"}),
+        ] {
+            assert!(!answer(reads.clone()).primary, "{reads}");
+        }
     }
 }

@@ -35,7 +35,7 @@ use crate::config::watchdog::WatchdogMode;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
-use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
+use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets, on_this_runtime};
 use crate::fence::{Deadlines, successor};
 use crate::observe::clock::boot_time;
 use crate::observe::failsafe::FailsafeObserver;
@@ -118,7 +118,7 @@ impl Agent {
         adoption::adopt(&config, &server, &files, &guard).await?;
         let (finished_send, finished_jobs) = mpsc::channel(8);
         let (pictures, picture_receiver) = watch::channel(None);
-        let keeper = Keeper::new(failsafe.leader.clone());
+        let keeper = Keeper::new(failsafe.leader.clone(), clock.clone());
         let stores = (site_store.clone(), global_store.clone());
         let publisher = Publisher::new(Arc::clone(&config), stores, keeper);
         tokio::spawn(tell::publish(publisher, picture_receiver.clone()));
@@ -270,7 +270,11 @@ fn start_renewal(
                     me: config.name.clone(),
                     timing,
                     clock: clock.clone(),
-                    failsafe: Some(SiteRounds { leader, ask: members::asker(&config, client) }),
+                    failsafe: Some(SiteRounds {
+                        leader,
+                        ask: members::asker(&config, client),
+                        spawn: on_this_runtime(),
+                    }),
                 };
                 let global = match &config.federation {
                     None => None,
@@ -283,7 +287,8 @@ fn start_renewal(
                         failsafe: match &federation.promise {
                             None => None,
                             Some(promise) => {
-                                Some(QuorumRounds { targets, ask: sites::asker(promise)? })
+                                let (ask, spawn) = (sites::asker(promise)?, on_this_runtime());
+                                Some(QuorumRounds { targets, ask, spawn })
                             }
                         },
                     }),

@@ -105,6 +105,11 @@ fn policy() -> Policy {
         paused: false,
         synchronous_quorum: false,
         own_standby_names: String::new(),
+        failover_priority: 1,
+        check_timeline: false,
+        maximum_lag_on_syncnode: None,
+        primary_start_timeout: Duration::from_secs(300),
+        ttl: Duration::from_secs(5),
     }
 }
 
@@ -118,8 +123,7 @@ fn seen(federation: uuid::Uuid, (epoch, holder): &(Epoch, SiteName)) -> SeenEpoc
     }
 }
 
-fn view(facts: &Facts) -> View {
-    let (ancestry, end) = facts.history.clone();
+fn site(facts: &Facts) -> SiteView {
     let quorum = facts.federation.as_ref();
     let me: NodeName = name("a1");
     let leader = LeaderKey {
@@ -128,7 +132,7 @@ fn view(facts: &Facts) -> View {
         bound_to_my_lease: facts.leader_key,
         revision: 1,
     };
-    let site = SiteView {
+    SiteView {
         age: Duration::ZERO,
         leader: Some(leader),
         leaderless: Duration::ZERO,
@@ -162,7 +166,14 @@ fn view(facts: &Facts) -> View {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
-    };
+        promotions: None,
+        history: None,
+    }
+}
+
+fn view(facts: &Facts) -> View {
+    let (ancestry, end) = facts.history.clone();
+    let quorum = facts.federation.as_ref();
     let federation = quorum.map(|quorum| FederationView {
         site: quorum.site.clone(),
         age: quorum.primary.is_some().then_some(Duration::ZERO),
@@ -194,7 +205,7 @@ fn view(facts: &Facts) -> View {
     };
     View {
         now: NOW,
-        site: Some(site),
+        site: Some(site(facts)),
         federation,
         postgres: postgres(facts, ancestry, end),
         tenure,

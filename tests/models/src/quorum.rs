@@ -272,6 +272,11 @@ impl Quorum {
             paused: false,
             synchronous_quorum: s.by_quorum,
             own_standby_names: String::new(),
+            failover_priority: 1,
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
+            ttl: Duration::from_secs(5),
         }
     }
 
@@ -392,8 +397,9 @@ impl Quorum {
                     position: Lsn::new(u64::from(flushed(other)) + 1),
                     timeline: Some(TimelineId(1)),
                     nofailover: false,
+                    failover_priority: 1,
                     age: Some(Duration::ZERO),
-                    promotion: None,
+                    ancestry: None,
                 };
                 (node(other), answer)
             })
@@ -479,6 +485,8 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             position: None,
             nofailover: false,
             nosync: false,
+            sync_priority: 1,
+            replicatefrom: None,
         })
     };
     SiteView {
@@ -503,6 +511,8 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        promotions: None,
+        history: None,
     }
 }
 

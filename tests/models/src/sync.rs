@@ -9,7 +9,8 @@
 //!
 //! Bounds: rows, failovers, and how many standbys are to be synchronous, see [`Bounds`]; standbys
 //! disconnect and come back without end. The list is in force when the server says so. In it: lists
-//! of one and two, not strict. Not in it: cancelled waits, a change of mode.
+//! of one and two, not strict. Not in it: cancelled waits, a change of mode, members of different
+//! priorities (the agent's property tests have them).
 //!
 //! Distinct states: `make models` prints them.
 
@@ -227,6 +228,11 @@ impl Synchronous {
             paused: false,
             synchronous_quorum: false,
             own_standby_names: String::new(),
+            failover_priority: 1,
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
+            ttl: Duration::from_secs(5),
         }
     }
 
@@ -389,6 +395,8 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             position: None,
             nofailover: false,
             nosync: false,
+            sync_priority: 1,
+            replicatefrom: None,
         })
     };
     SiteView {
@@ -413,6 +421,8 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        promotions: None,
+        history: None,
     }
 }
 

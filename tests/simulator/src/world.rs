@@ -90,6 +90,7 @@ pub struct Federation {
 }
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "independent settings of a run")]
 pub struct World {
     /// The present.
     pub now: Nanos,
@@ -153,6 +154,8 @@ pub struct World {
     pub mutant: Mutant,
     /// The run's faults.
     pub plan: Vec<Fault>,
+    /// Those that have begun and not ended.
+    pub struck: Vec<Fault>,
     /// The harsh phase is over.
     pub healing: bool,
     /// The coordinators.
@@ -165,6 +168,8 @@ pub struct World {
     pub synchronous: bool,
     /// They wait for a quorum, if they wait.
     pub quorum: bool,
+    /// Members and sites are asked when a store does not answer.
+    pub failsafe: bool,
 }
 
 impl World {
@@ -207,12 +212,14 @@ impl World {
             violation: None,
             mutant,
             plan: Vec::new(),
+            struck: Vec::new(),
             healing: false,
             coordinators: Vec::new(),
             topology: String::new(),
             last_operation: 0,
             synchronous: true,
             quorum: false,
+            failsafe: false,
         }
     }
 
@@ -370,6 +377,8 @@ impl World {
         if let Some(process) = self.nodes[n].agent.take() {
             self.end_program(process);
             self.nodes[n].deadlines = None;
+            self.nodes[n].door = None;
+            self.nodes[n].paused = None;
         }
         self.explain(n, "agent", || "ends".to_owned());
         let pause = self.chance.between(SEC, 5 * SEC);

@@ -3,10 +3,12 @@
 //! `world` is a compact language for views; `cases` says what is decided in named situations;
 //! `properties` draws any combination and checks what must hold in all of them.
 
+mod candidates;
 mod cases;
 mod epochs;
 mod failsafe;
 mod guarding;
+mod hazards;
 mod paused;
 mod preconditions;
 mod promotions;
@@ -14,5 +16,6 @@ mod properties;
 mod quorum;
 mod quorum_cases;
 mod quorum_walks;
+mod start;
 mod synchronous;
 pub(crate) mod world;

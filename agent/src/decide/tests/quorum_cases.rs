@@ -7,9 +7,9 @@ use std::time::Duration;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::time::Deadline;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::{Ancestry, TimelineId};
 
-use super::world::{NOW, World, name, sender};
+use super::world::{NOW, World, history, name, promotions, sender};
 use crate::decide::quorum::Voting;
 use crate::decide::view::*;
 use crate::decide::{Action, Job, Reason, Unfit};
@@ -197,8 +197,9 @@ fn answers(world: &mut World, who: &str, position: u64, timeline: Option<u32>) {
         position: Lsn::new(position),
         timeline: timeline.map(TimelineId),
         nofailover: false,
+        failover_priority: 1,
         age: Some(Duration::ZERO),
-        promotion: None,
+        ancestry: None,
     };
     world.view.peers.as_mut().expect("asked").answers.insert(name(who), answer);
 }
@@ -224,8 +225,7 @@ fn a_race_needs_votes_of_the_record() {
     let peers = other.view.peers.as_mut().expect("asked");
     peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers").nofailover = true;
     assert_eq!(other.decide().reason, lacks(1, 2));
-    for (who, position, timeline) in
-        [("a2", 500, 3), ("a3", 499, 3), ("a9", 500, 3), ("a2", 1, 2)]
+    for (who, position, timeline) in [("a2", 500, 3), ("a3", 499, 3), ("a9", 500, 3), ("a2", 1, 2)]
     {
         let mut world = race();
         answers(&mut world, who, position, Some(timeline));
@@ -276,7 +276,8 @@ fn positions_of_two_promotions_with_one_number_are_no_votes() {
         answers(&mut world, "a3", 400, Some(3));
         let peers = world.view.peers.as_mut().expect("asked");
         for (who, answer) in &mut peers.answers {
-            answer.promotion = (who.as_str() == "a2").then(|| name(promotion));
+            let told = Ancestry { promotion: Some(name(promotion)), ..history(3) };
+            answer.ancestry = (who.as_str() == "a2").then_some(told);
         }
         world.site().sync.quorum = 2;
         world
@@ -287,6 +288,42 @@ fn positions_of_two_promotions_with_one_number_are_no_votes() {
     let behind = Reason::NotCandidate(Unfit::Behind(name("a2")));
     assert_eq!(of("p3", 520).decide().reason, behind);
     assert_eq!(of("other", 520).decide().reason, lacks, "nor is it in the way of those who agree");
+}
+
+/// The last leader was lost between its promotion and its word of it: nobody could ever tell.
+#[test]
+fn between_two_promotions_that_nobody_can_tell_apart_the_votes_decide() {
+    let mut world = race();
+    answers(&mut world, "a2", 520, Some(3));
+    answers(&mut world, "a3", 400, Some(3));
+    let peers = world.view.peers.as_mut().expect("asked");
+    let answer = peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers");
+    answer.ancestry = Some(Ancestry { promotion: Some(name("other")), ..history(3) });
+    world.site().promotions = Some(promotions("a9", history(2), Some(200)));
+    assert_eq!(world.decide().actions, vec![Action::AcquireLeader]);
+    let mut lacks = world.clone();
+    lacks.site().sync.quorum = 2;
+    let votes = Reason::NotCandidate(Unfit::TooFewVotes { votes: 2, needed: 3 });
+    assert_eq!(lacks.decide().reason, votes);
+    // In mode on a voter needs none but its own.
+    world.policy.synchronous_quorum = false;
+    world.site().sync.quorum = 0;
+    let part = Reason::NotCandidate(Unfit::HistoriesPart(name("a2")));
+    assert_eq!(world.decide().reason, part);
+}
+
+/// Preference only orders those who are safe.
+#[test]
+fn a_preferred_one_counts_only_once_the_votes_are_there() {
+    let mut world = race();
+    answers(&mut world, "a2", 500, Some(3));
+    let peers = world.view.peers.as_mut().expect("asked");
+    peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers").failover_priority = 2;
+    let preferred = Reason::NotCandidate(Unfit::Preferred(name("a2")));
+    assert_eq!(world.decide().reason, preferred);
+    world.site().sync.quorum = 2;
+    let lacks = Reason::NotCandidate(Unfit::TooFewVotes { votes: 2, needed: 3 });
+    assert_eq!(world.decide().reason, lacks);
 }
 
 /// a2 received more of timeline 2 than its leader's successor, and than anybody acknowledged. Until it has
@@ -308,7 +345,7 @@ fn who_is_left_on_an_older_timeline_votes_however_far_it_is() {
         answers(&mut world, "a2", 600, Some(2));
         let peers = world.view.peers.as_mut().expect("asked");
         let answer = peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers");
-        answer.promotion = promotion.map(name);
+        answer.ancestry = Some(Ancestry { promotion: promotion.map(name), ..history(2) });
         let wins = matches!(world.decide().actions[..], [Action::AcquireLeader]);
         assert_eq!(wins, counts, "{promotion:?} seen from {end}");
     }

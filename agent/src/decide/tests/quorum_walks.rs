@@ -186,8 +186,9 @@ impl Site {
                 position: Lsn::new(self.flushed[other]),
                 timeline: Some(TimelineId(3)),
                 nofailover: false,
+                failover_priority: 1,
                 age: Some(Duration::ZERO),
-                promotion: None,
+                ancestry: None,
             };
             let others = answering.iter().filter(|other| *other != who);
             let answers = others.map(|other| (other.clone(), answer(other))).collect();
@@ -299,7 +300,10 @@ impl Site {
             let group: Vec<u64> = group.map(|(_, voter)| self.flushed[*voter]).collect();
             let furthest = group.iter().max().copied().unwrap_or(0);
             if group.len() > record.quorum && furthest < self.acknowledged {
-                return Err(format!("{part:b} of {record:?} may win without {}", self.acknowledged));
+                return Err(format!(
+                    "{part:b} of {record:?} may win without {}",
+                    self.acknowledged
+                ));
             }
         }
         match &record.leader {

@@ -9,8 +9,8 @@ use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::SiteName;
 use regent_proto::record::{
-    Assignment, Lease, Mark, Primary, PrimaryState, Report, ReportedNode, ReportedObjects,
-    ReportedRole, SeenEpoch, SiteRole, Token, Unknown, VERSION,
+    Assignment, Lease, Mark, Primary, PrimaryState, Promotions, Report, ReportedNode,
+    ReportedObjects, ReportedRole, SeenEpoch, SiteRole, Token, Unknown, VERSION,
 };
 use regent_proto::time::{BootTime, Deadline, WallTime};
 use regent_proto::timeline::{Ancestry, HistoryPoint, Switch, TimelineId};
@@ -110,6 +110,8 @@ fn member(port: u16) -> Arc<Member> {
         position: None,
         nofailover: false,
         nosync: false,
+        sync_priority: 1,
+        replicatefrom: None,
     })
 }
 
@@ -171,6 +173,24 @@ pub(crate) fn token(end: HistoryPoint) -> Token {
     }
 }
 
+/// `regent/promotions` of a node that is open, or about to promote there.
+pub(crate) fn promotions(
+    node: &str,
+    ancestry: Ancestry,
+    promotes_at: Option<u64>,
+) -> At<Promotions> {
+    At {
+        value: Promotions {
+            version: VERSION,
+            node: name(node),
+            ancestry,
+            promotes_at: promotes_at.map(Lsn::new),
+            unknown: Unknown::new(),
+        },
+        revision: 42,
+    }
+}
+
 pub(crate) fn mark(primary_revision: u64) -> At<Mark> {
     At {
         value: Mark {
@@ -207,6 +227,11 @@ impl World {
             paused: false,
             synchronous_quorum: false,
             own_standby_names: String::new(),
+            failover_priority: 1,
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
+            ttl: Duration::from_secs(5),
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -307,13 +332,16 @@ impl World {
         self.view.postgres.status = None;
     }
 
-    /// The server runs in recovery.
+    /// The server runs in recovery, and the record says that it is about to promote.
     pub(crate) fn standby(&mut self, timeline: u32, end: u64) {
         self.view.postgres.data =
             DataDirectory::Cluster(control(ControlState::InRecovery, timeline, end));
         self.view.postgres.process = Process::Running;
         self.view.postgres.standby_signal = true;
         self.view.postgres.status = Some(status(true, timeline, end));
+        if let Some(site) = &mut self.view.site {
+            site.promotions = Some(promotions("a1", history(timeline), Some(end)));
+        }
     }
 
     /// This site is not the primary site.
@@ -379,6 +407,8 @@ fn site_view() -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        promotions: Some(promotions("a1", history(3), None)),
+        history: None,
     }
 }
 

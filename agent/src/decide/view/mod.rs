@@ -6,6 +6,7 @@ mod federation;
 mod memory;
 mod postgres;
 mod site;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,12 +23,13 @@ pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
 pub use memory::{FailedJob, Memory, Policy};
 pub use postgres::{
     Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
-    Status,
+    Status, senders_by_name,
 };
 pub use site::{
     FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
     SyncView,
 };
+pub use tags::Tags;
 
 /// Everything a decision may look at.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,19 +136,27 @@ pub struct PeerAnswer {
     pub timeline: Option<TimelineId>,
     /// It may not lead.
     pub nofailover: bool,
+    /// Tag `failover_priority`.
+    pub failover_priority: i64,
     /// How long before it answered it had looked at its position; `None` where it does not say, or has
     /// not read to the end of its WAL yet.
     pub age: Option<Duration>,
-    /// The promotion that began its timeline, where it knows.
-    pub promotion: Option<PromotionId>,
+    /// Its history; a Patroni member tells none.
+    pub ancestry: Option<Ancestry>,
 }
 
 impl PeerAnswer {
+    /// The promotion that began its timeline, where it knows.
+    #[must_use]
+    pub fn promotion(&self) -> Option<&PromotionId> {
+        self.ancestry.as_ref().and_then(|ancestry| ancestry.promotion.as_ref())
+    }
+
     /// Another promotion began its timeline, which has the number of this one by chance: their
     /// positions say nothing about each other (I14).
     #[must_use]
     pub fn is_foreign(&self, mine: &Ancestry) -> bool {
-        let both = self.promotion.as_ref().zip(mine.promotion.as_ref());
+        let both = self.promotion().zip(mine.promotion.as_ref());
         self.timeline == Some(mine.timeline) && both.is_some_and(|(theirs, ours)| theirs != ours)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SystemIdentifier};
-use regent_proto::record::{Mark, Promise, SeenEpoch};
+use regent_proto::record::{Mark, Promise, Promotions, SeenEpoch};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::super::quorum::Voting;
@@ -45,6 +45,10 @@ pub struct SiteView {
     pub failsafe: FailsafeRecord,
     /// What the site has promised to the primary site.
     pub promise: PromiseRecord,
+    /// `regent/promotions`: whoever last opened here, or was about to.
+    pub promotions: Option<At<Promotions>>,
+    /// Patroni's `history`, which has no ids.
+    pub history: Option<At<Ancestry>>,
 }
 
 /// `failsafe`: who may take the leader key, since its holder asks them all.
@@ -140,8 +144,12 @@ pub struct Member {
     pub position: Option<Lsn>,
     /// Tag `nofailover`, or a failover priority of zero.
     pub nofailover: bool,
-    /// Tag `nosync`.
+    /// Tag `nosync`, or a synchronous priority of zero.
     pub nosync: bool,
+    /// Tag `sync_priority`.
+    pub sync_priority: i64,
+    /// Tag `replicatefrom`.
+    pub replicatefrom: Option<NodeName>,
 }
 
 /// A switchover or failover request inside the site (Patroni's `failover` key).
