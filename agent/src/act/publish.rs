@@ -536,6 +536,14 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
     })
 }
 
+/// Patroni's word for a member that `sync` names, by the mode.
+#[must_use]
+pub fn of_sync(picture: &Picture, name: &NodeName) -> Option<&'static str> {
+    let site = picture.view.site.as_ref()?;
+    let word = if picture.dynamic.synchronous_quorum { "quorum_standby" } else { "sync_standby" };
+    site.sync.standbys.contains(name).then_some(word)
+}
+
 /// As primary: whom commits wait for. As standby leader: own members that have confirmed its WAL.
 fn synchronous_nodes(picture: &Picture, me: &NodeName) -> BTreeSet<NodeName> {
     let (Some(site), Some(status)) = (&picture.view.site, &picture.view.postgres.status) else {

@@ -17,7 +17,7 @@ use super::view::{
     Control, ControlState, DataDirectory, FailedJob, Initialize, JobKind, PeerAnswer, PeersView,
     Process, SiteView, Stage,
 };
-use super::{Action, Choice, Job, Judge, Reason, Unfit};
+use super::{Action, Choice, Job, Judge, Reason, Unfit, quorum};
 
 /// What a server that was found starting, or was stopped in order and is to open again, may need for
 /// its first answer, whatever the timeout.
@@ -196,8 +196,28 @@ impl Judge<'_> {
                 && answer.position.get() > 0
                 && self.disqualified(site, Candidate::of(name, answer)).is_none()
                 && self.continues(answer, own)
+                && self.gets_votes(site, (name, answer), peers)
         });
         able && !bars_all
+    }
+
+    /// Whether enough of `sync` would vote for it once this node, which is not up, has given the key up.
+    /// Of when they looked does not matter yet: they go on looking. Of a Patroni member nobody here
+    /// knows what it counts.
+    fn gets_votes(
+        &self,
+        site: &SiteView,
+        (name, answer): (&NodeName, &PeerAnswer),
+        peers: &PeersView,
+    ) -> bool {
+        if !self.synchronous_rule_applies(site) || site.sync.quorum == 0 {
+            return true;
+        }
+        answer.ancestry.as_ref().is_some_and(|told| {
+            let its = (told, answer.position);
+            let (votes, needed) = quorum::votes(&site.sync, name, its, Some(peers), Duration::MAX);
+            votes >= needed
+        })
     }
 
     /// What this node opened with, where it wrote that down: after a promotion pg_control has the
