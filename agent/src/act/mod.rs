@@ -373,8 +373,8 @@ impl Actor {
         let site = &self.site;
         Ok(match action {
             Action::RecordInitialize(id) => site.record_initialize(held, *id, timeout).await,
-            Action::WriteSync { standbys, revision } => {
-                site.write_sync(held, standbys, *revision, timeout).await
+            Action::WriteSync { standbys, revision, quorum } => {
+                site.write_sync(held, (standbys, *quorum), *revision, timeout).await
             }
             Action::ClearSync { revision } => site.clear_sync(held, *revision, timeout).await,
             Action::WritePromotions { ancestry, end } => {

@@ -328,6 +328,7 @@ impl Publisher {
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;
         }
+        let tells = tells_history(&picture.view);
         // `promotions` before `history`: whoever finds `history` to be the later one takes it for a
         // Patroni member's.
         let values: [(SiteKey, Valued); 2] = [
@@ -335,7 +336,7 @@ impl Publisher {
             (SiteKey::Promotions, promotions),
         ];
         for (key, value) in values {
-            if key != SiteKey::Status && !tells_history(&picture.view) {
+            if key != SiteKey::Status && !tells {
                 continue;
             }
             let mended = picture.unreadable.contains(&self.site.keys.key(key));
@@ -357,7 +358,7 @@ impl Publisher {
                 Err(error) => return tracing::debug!(%error, "publishing {}", key.name()),
             }
         }
-        if !tells_history(&picture.view) {
+        if !tells {
             return;
         }
         let unreadable = picture.unreadable.contains(&self.site.keys.key(SiteKey::History));
@@ -533,6 +534,14 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         server_version: status.map_or(0, |status| status.server_version),
         unknown: Unknown::new(),
     })
+}
+
+/// Patroni's word for a member that `sync` names, by the mode.
+#[must_use]
+pub fn of_sync(picture: &Picture, name: &NodeName) -> Option<&'static str> {
+    let site = picture.view.site.as_ref()?;
+    let word = if picture.dynamic.synchronous_quorum { "quorum_standby" } else { "sync_standby" };
+    site.sync.standbys.contains(name).then_some(word)
 }
 
 /// As primary: whom commits wait for. As standby leader: own members that have confirmed its WAL.

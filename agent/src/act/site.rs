@@ -124,34 +124,36 @@ impl SiteStore {
         }
     }
 
-    /// Writes `sync` with this member as leader.
+    /// Writes `sync` with this member as leader: the standbys, and how many votes one of them needs
+    /// beside its own.
     pub async fn write_sync(
         &self,
         held: Held,
-        standbys: &BTreeSet<NodeName>,
+        voting: (&BTreeSet<NodeName>, usize),
         revision: Option<u64>,
         timeout: Duration,
     ) -> Written {
-        self.put_sync(held, Some(&self.me), standbys, revision, timeout).await
+        self.put_sync(held, Some(&self.me), voting, revision, timeout).await
     }
 
-    /// Empties `sync`.
+    /// Empties `sync`. It is not deleted, which Patroni does on some stores: a write of unknown outcome
+    /// that compares "absent" could be applied after the next deletion.
     pub async fn clear_sync(&self, held: Held, revision: u64, timeout: Duration) -> Written {
-        self.put_sync(held, None, &BTreeSet::new(), Some(revision), timeout).await
+        self.put_sync(held, None, (&BTreeSet::new(), 0), Some(revision), timeout).await
     }
 
     async fn put_sync(
         &self,
         held: Held,
         leader: Option<&NodeName>,
-        standbys: &BTreeSet<NodeName>,
+        (standbys, quorum): (&BTreeSet<NodeName>, usize),
         revision: Option<u64>,
         timeout: Duration,
     ) -> Written {
         let names = standbys.iter().map(NodeName::as_str).collect::<Vec<_>>().join(",");
         let names = (!names.is_empty()).then_some(names);
         let leader = leader.map(NodeName::as_str);
-        let value = serde_json::json!({"leader": leader, "quorum": 0, "sync_standby": names});
+        let value = serde_json::json!({"leader": leader, "quorum": quorum, "sync_standby": names});
         let txn = Txn::new()
             .when(self.while_leading(held))
             .when(self.as_read(SiteKey::Sync, revision))
@@ -297,8 +299,12 @@ impl SiteStore {
 mod tests {
     use regent_dcs::clock::BootClock;
     use regent_dcs::memory::MemoryStore;
+    use regent_proto::time::BootTime;
 
     use super::*;
+    use crate::config::dynamic::Dynamic;
+    use crate::observe::mirror::Picture;
+    use crate::observe::site::SiteObserver;
 
     const CALL: Duration = Duration::from_secs(1);
 
@@ -389,5 +395,57 @@ mod tests {
         assert!(store.clear_failover(held, read, CALL).await.expect("well").is_some());
         let left = memory.get(&key, CALL).await.expect("well").expect("it stays");
         assert_eq!(&left.value[..], b"{}");
+    }
+
+    /// Patroni's wire, there and back: its own tools read the record, and it reads theirs.
+    #[tokio::test]
+    async fn sync_has_patronis_form_and_is_read_with_its_tolerance() {
+        let memory = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let keys = SiteKeys::new("/service", &name("a"));
+        let store =
+            SiteStore { store: Arc::new(memory.clone()), keys: keys.clone(), me: name("a1") };
+        let lease = memory.grant(CALL * 30, CALL).await.expect("well").id;
+        let taken = store.acquire_leader(lease, None, (None, None), CALL).await.expect("well");
+        let held = Held(taken.expect("nobody has it"));
+        let read = async || {
+            let entries = memory.range("/service/a/", CALL).await.expect("well").entries;
+            let entries = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+            let answered = Some(BootTime::from_nanos(1));
+            let picture = Picture { entries, answered, ..Picture::default() };
+            let mut observer = SiteObserver::new(keys.clone(), name("a1"));
+            let now = BootTime::from_nanos(1);
+            let seen = observer.read(&picture, Some(lease), now, &Dynamic::default());
+            let entry = picture.entries.get(&keys.key(SiteKey::Sync));
+            let text = entry.map(|entry| entry.value.clone());
+            (seen.expect("it has answered").0.sync, text)
+        };
+        let standbys = BTreeSet::from([name("a3"), name("a2")]);
+        let written = store.write_sync(held, (&standbys, 1), None, CALL).await.expect("well");
+        let written = written.expect("nothing was there").0;
+        let (sync, text) = read().await;
+        let wanted = r#"{"leader":"a1","quorum":1,"sync_standby":"a2,a3"}"#;
+        assert_eq!(text.as_deref(), Some(wanted.as_bytes()));
+        assert_eq!((sync.leader, sync.standbys, sync.quorum), (Some(name("a1")), standbys, 1));
+        store.clear_sync(held, written, CALL).await.expect("well").expect("as read");
+        let (sync, text) = read().await;
+        let wanted = r#"{"leader":null,"quorum":0,"sync_standby":null}"#;
+        assert_eq!(text.as_deref(), Some(wanted.as_bytes()));
+        assert!(sync.leader.is_none() && sync.standbys.is_empty() && !sync.unreadable);
+        for (text, quorum) in [
+            (r#"{"leader":"a1","sync_standby":"a2"}"#, Some(0)),
+            (r#"{"leader":"a1","sync_standby":"a2","quorum":null}"#, Some(0)),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":"1"}"#, Some(1)),
+            (r#"{"leader":null,"sync_standby":"a2,a3","quorum":1}"#, Some(0)),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":2}"#, Some(2)),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":18446744073709551615}"#, Some(3)),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":18446744073709551616}"#, None),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":"some"}"#, None),
+            (r#"{"leader":"a1","sync_standby":"a2,a3","quorum":-1}"#, None),
+        ] {
+            let put = Change::put(keys.key(SiteKey::Sync), text);
+            memory.txn(Txn::new().then(put), CALL).await.expect("well");
+            let (sync, _) = read().await;
+            assert_eq!((!sync.unreadable).then_some(sync.quorum), quorum, "{text}");
+        }
     }
 }

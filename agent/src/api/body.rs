@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::act::publish::{self, PATRONI_VERSION, Picture};
 use crate::config::Config;
 use crate::decide::view::{DataDirectory, Member, SiteView, WatchdogState};
+use crate::observe::clock::boot_time;
 
 /// `GET /patroni`, and the body of every health check.
 pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
@@ -42,8 +43,8 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
         body["database_system_identifier"] = json!(control.system_identifier.to_string());
     }
     if let Some(site) = &view.site {
-        if site.sync.standbys.contains(&config.name) {
-            body["sync_standby"] = json!(true);
+        if let Some(flag) = publish::of_sync(picture, &config.name) {
+            body[flag] = json!(true);
         }
         if site.leader.is_none() {
             body["cluster_unlocked"] = json!(true);
@@ -82,6 +83,11 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     if let Some(progress) = &picture.progress {
         regent["progress"] = json!(progress);
     }
+    // A voter's position counts as of then. Rounded up, or it would count too early.
+    if let Some(asked) = picture.extra.end_asked {
+        let age = u64::try_from(boot_time().since(asked).as_millis()).unwrap_or(u64::MAX);
+        regent["end_asked_ms_ago"] = json!(age.saturating_add(1));
+    }
     if let Some(federation) = &view.federation {
         regent["site"] = json!(federation.site.as_str());
         if let Some(primary) = &federation.primary {
@@ -103,11 +109,10 @@ pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
         let standby_site = publish::is_standby_site(&picture.view);
         for (name, member) in &site.members {
             let leads = site.leader.as_ref().is_some_and(|leader| leader.name == *name);
-            let role = match (leads, standby_site, site.sync.standbys.contains(name)) {
-                (true, true, _) => "standby_leader",
-                (true, false, _) => "leader",
-                (false, _, true) => "sync_standby",
-                (false, _, false) => "replica",
+            let role = match (leads, standby_site) {
+                (true, true) => "standby_leader",
+                (true, false) => "leader",
+                (false, _) => publish::of_sync(picture, name).unwrap_or("replica"),
             };
             let mut value = cluster_member(name.as_str(), role, member, site, leads);
             if let Some(reason) = picture.restarts.get(name) {

@@ -25,6 +25,8 @@ pub(super) struct Facts {
     replica: bool,
     streaming: bool,
     synchronous: bool,
+    /// As `synchronous`, while commits wait for a quorum.
+    quorum: bool,
     lag_bytes: Option<u64>,
     noloadbalance: bool,
     tags: BTreeMap<String, String>,
@@ -92,7 +94,8 @@ impl Facts {
             running,
             replica: publish::role(picture, &config.name) == "replica",
             streaming: status.is_some_and(|status| status.receiver.is_some()),
-            synchronous: site.is_some_and(|site| site.sync.standbys.contains(&config.name)),
+            synchronous: publish::of_sync(picture, &config.name) == Some("sync_standby"),
+            quorum: publish::of_sync(picture, &config.name) == Some("quorum_standby"),
             lag_bytes: status.zip(optime).map(|(s, optime)| optime.bytes_since(s.replayed)),
             fresh,
             noloadbalance: config.tagged.noloadbalance,
@@ -150,8 +153,12 @@ impl Facts {
             (self.running, true)
         } else if has("read-only-sync") {
             (leader() || (self.synchronous && self.replica(query)), true)
+        } else if has("read-only-quorum") {
+            (leader() || (self.quorum && self.replica(query)), true)
+        } else if path == "quorum" {
+            (self.quorum && self.replica(query), true)
         } else if path == "async" || path == "asynchronous" {
-            (!self.synchronous && self.replica(query), true)
+            (!self.synchronous && !self.quorum && self.replica(query), true)
         } else if path == "sync" || path == "synchronous" {
             (self.synchronous && self.replica(query), true)
         } else {
@@ -210,6 +217,7 @@ mod tests {
             replica: false,
             streaming: false,
             synchronous: false,
+            quorum: false,
             lag_bytes: Some(0),
             noloadbalance: false,
             tags: BTreeMap::from([("zone".to_owned(), "b".to_owned())]),
@@ -230,24 +238,28 @@ mod tests {
         let leader = Facts { leads: true, standby_site: true, ..nothing() };
         let replica = Facts { replica: true, streaming: true, ..nothing() };
         let synchronous = Facts { synchronous: true, ..replica.clone() };
-        for (path, by_primary, by_leader, by_replica, by_synchronous) in [
-            ("", true, false, false, false),
-            ("primary", true, false, false, false),
-            ("master", true, false, false, false),
-            ("read-write", true, false, false, false),
-            ("leader", true, true, false, false),
-            ("standby-leader", false, true, false, false),
-            ("standby_leader", false, true, false, false),
-            ("replica", false, false, true, true),
-            ("read-only", true, true, true, true),
-            ("health", true, true, true, true),
-            ("sync", false, false, false, true),
-            ("async", false, false, true, false),
-            ("read-only-sync", true, true, false, true),
-            ("nonsense", false, false, false, false),
+        let quorum = Facts { quorum: true, ..replica.clone() };
+        for (path, by_primary, by_leader, by_replica, by_synchronous, by_quorum) in [
+            ("", true, false, false, false, false),
+            ("primary", true, false, false, false, false),
+            ("master", true, false, false, false, false),
+            ("read-write", true, false, false, false, false),
+            ("leader", true, true, false, false, false),
+            ("standby-leader", false, true, false, false, false),
+            ("standby_leader", false, true, false, false, false),
+            ("replica", false, false, true, true, true),
+            ("read-only", true, true, true, true, true),
+            ("health", true, true, true, true, true),
+            ("sync", false, false, false, true, false),
+            ("quorum", false, false, false, false, true),
+            ("async", false, false, true, false, false),
+            ("read-only-sync", true, true, false, true, false),
+            ("read-only-quorum", true, true, false, false, true),
+            ("nonsense", false, false, false, false, false),
         ] {
-            let wanted = [by_primary, by_leader, by_replica, by_synchronous];
-            let seen = [&primary, &leader, &replica, &synchronous].map(|f| ok(f, path, &[]));
+            let wanted = [by_primary, by_leader, by_replica, by_synchronous, by_quorum];
+            let all = [&primary, &leader, &replica, &synchronous, &quorum];
+            let seen = all.map(|f| ok(f, path, &[]));
             assert_eq!(seen, wanted, "/{path}");
         }
     }

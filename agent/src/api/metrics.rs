@@ -116,9 +116,11 @@ fn patroni(out: &mut Text, config: &Config, picture: &Picture) {
         leads_standby,
     );
     out.flag("patroni_replica", "Value is 1 if this node is a replica.", role == "replica");
-    let synchronous = site.is_some_and(|site| site.sync.standbys.contains(&config.name));
+    let of_sync = publish::of_sync(picture, &config.name);
+    let synchronous = of_sync == Some("sync_standby");
+    let quorum = of_sync == Some("quorum_standby");
     out.flag("patroni_sync_standby", "Value is 1 if this node is a sync standby.", synchronous);
-    out.flag("patroni_quorum_standby", "Value is 1 if this node is a quorum standby.", false);
+    out.flag("patroni_quorum_standby", "Value is 1 if this node is a quorum standby.", quorum);
     out.sample(
         Kind::Counter,
         "patroni_xlog_received_location",

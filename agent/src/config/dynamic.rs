@@ -69,6 +69,8 @@ pub struct Dynamic {
     pub pg_hba: Vec<String>,
     /// `pause`.
     pub pause: bool,
+    /// `synchronous_mode: quorum`; then `synchronous_mode` is true as well.
+    pub synchronous_quorum: bool,
     /// A node on an older timeline than the last leader's does not lead.
     pub check_timeline: bool,
     /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
@@ -112,6 +114,7 @@ impl Default for Dynamic {
             parameters: BTreeMap::new(),
             pg_hba: Vec::new(),
             pause: false,
+            synchronous_quorum: false,
             check_timeline: false,
             maximum_lag_on_syncnode: None,
             primary_start_timeout: Duration::from_secs(300),
@@ -202,6 +205,22 @@ impl Reader<'_> {
         }
     }
 
+    /// Whether commits wait, and whether for a quorum.
+    fn synchronous_mode(&mut self, in_force: &Dynamic) -> (bool, bool) {
+        let document = self.document;
+        match document.get("synchronous_mode") {
+            Some(serde_json::Value::String(word)) if word.to_lowercase() == "quorum" => {
+                (true, true)
+            }
+            value => {
+                let before = self.problems.len();
+                let on = self.truth("synchronous_mode", value, in_force.synchronous_mode);
+                // What cannot be read keeps the whole mode.
+                (on, in_force.synchronous_quorum && self.problems.len() > before)
+            }
+        }
+    }
+
     /// A boolean, or the words PostgreSQL takes for one.
     pub(super) fn truth(
         &mut self,
@@ -239,6 +258,8 @@ impl Dynamic {
             use_pg_rewind: self.use_pg_rewind,
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
+            synchronous_quorum: self.synchronous_quorum,
+            own_standby_names: self.own_standby_names(config),
             failover_priority: config.tagged.failover_priority,
             check_timeline: self.check_timeline,
             maximum_lag_on_syncnode: self.maximum_lag_on_syncnode,
@@ -255,6 +276,16 @@ impl Dynamic {
             pre_promote: config.postgres.pre_promote.as_ref().map(|_| self.ttl),
             clones_without_leader: config.methods.needs_no_leader(),
         }
+    }
+
+    /// `synchronous_standby_names` among the user's own parameters; the file's before the DCS's.
+    fn own_standby_names(&self, config: &Config) -> String {
+        let name = "synchronous_standby_names";
+        let own = match config.postgres.parameters.get(name) {
+            Some(of_the_file) => of_the_file.clone(),
+            None => self.parameters.get(name).cloned(),
+        };
+        own.unwrap_or_default()
     }
 
     /// Reads a document. A key that is missing has Patroni's default; one that cannot be read
@@ -284,13 +315,7 @@ impl Dynamic {
         let nodes = reader.count("synchronous_node_count", 1, nodes_in_force);
         let kept_in_force = u64::try_from(in_force.max_timelines_history).unwrap_or(0);
         let kept = reader.count("max_timelines_history", 0, kept_in_force);
-        let synchronous_mode = match document.get("synchronous_mode") {
-            Some(value) if value == "quorum" => {
-                reader.problems.push("synchronous_mode: quorum is not built yet, using on".into());
-                true
-            }
-            value => reader.truth("synchronous_mode", value, in_force.synchronous_mode),
-        };
+        let (synchronous_mode, synchronous_quorum) = reader.synchronous_mode(in_force);
         let strict = document.get("synchronous_mode_strict");
         let synchronous_mode_strict =
             reader.truth("synchronous_mode_strict", strict, in_force.synchronous_mode_strict);
@@ -351,6 +376,7 @@ impl Dynamic {
             parameters,
             pg_hba,
             pause,
+            synchronous_quorum,
             check_timeline,
             maximum_lag_on_syncnode,
             primary_start_timeout,
@@ -409,6 +435,22 @@ mod tests {
         for garbage in [serde_json::json!({}), serde_json::json!(3), serde_json::json!("perhaps")] {
             let kept = Dynamic::read(&serde_json::json!({"synchronous_mode": garbage}), &in_force);
             assert!(kept.synchronous_mode && kept.problems.len() == 1, "{kept:?}");
+            assert!(!kept.synchronous_quorum, "{kept:?}");
+            let quorum = Dynamic { synchronous_quorum: true, ..in_force.clone() };
+            let kept = Dynamic::read(&serde_json::json!({"synchronous_mode": garbage}), &quorum);
+            assert!(kept.synchronous_mode && kept.synchronous_quorum, "{kept:?}");
+        }
+        for (word, mode, quorum) in [
+            ("quorum", true, true),
+            ("Quorum", true, true),
+            ("on", true, false),
+            ("off", false, false),
+        ] {
+            let document = serde_json::json!({"synchronous_mode": word});
+            let in_force = Dynamic { synchronous_quorum: true, ..in_force.clone() };
+            let read = Dynamic::read(&document, &in_force);
+            assert!(read.problems.is_empty(), "{read:?}");
+            assert_eq!((read.synchronous_mode, read.synchronous_quorum), (mode, quorum), "{word}");
         }
         for section in [serde_json::json!({"parameters": "x"}), serde_json::json!({"pg_hba": [1]})]
         {

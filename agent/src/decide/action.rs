@@ -27,6 +27,8 @@ pub enum Action {
         standbys: BTreeSet<NodeName>,
         /// Revision of the record that was read.
         revision: Option<u64>,
+        /// How many votes one of them needs beside its own to lead.
+        quorum: usize,
     },
     /// Empty `sync`: a standby site has no synchronous standby.
     ClearSync {

@@ -10,6 +10,7 @@ use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::timeline::{Ancestry, Containment};
 
 use super::preconditions::{Opening, Precondition};
+use super::quorum::{self, Voting};
 use super::view::{
     At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, PrePromote,
     Process, SiteView, Status,
@@ -247,10 +248,10 @@ impl Judge<'_> {
         }
         let entering = !actions.is_empty();
         let unrecorded = self.promotes_unrecorded(site, status);
-        let standbys = self.standbys_before_opening(site, global, status);
-        let list = synchronous::list(self.policy, &standbys);
+        let voting = self.voting_before_opening(site, global, status);
+        let list = synchronous::list_of(self.policy, &voting);
         let memory = &mut self.memory;
-        actions.extend(synchronous::record_at_opening(self.policy, memory, site, standbys));
+        actions.extend(synchronous::record_at_opening(self.policy, memory, site, voting));
         if status.synchronous_standby_names != list {
             actions.push(Action::SetSynchronousNames(list));
         }
@@ -341,20 +342,33 @@ impl Judge<'_> {
 
     /// Who is synchronous from the first commit on: those that have confirmed all of the WAL this
     /// node opens with. After a take these are the nodes named by it (protocol.md, *take*).
-    fn standbys_before_opening(
+    fn voting_before_opening(
         &self,
         site: &SiteView,
         global: Option<(&FederationView, &At<Primary>)>,
         status: &Status,
-    ) -> BTreeSet<NodeName> {
+    ) -> Voting {
         if !self.policy.synchronous_mode {
-            return BTreeSet::new();
+            return Voting::default();
         }
         let taken = global.is_some_and(|(_, primary)| primary.value.floor.is_some());
-        if !taken && site.sync.leader.is_some() && !site.sync.standbys.contains(&self.policy.me) {
-            return site.sync.standbys.clone();
+        if !taken && site.sync.leader.is_some() {
+            let me = &self.policy.me;
+            if !site.sync.standbys.contains(me) {
+                return site.sync.voting();
+            }
+            let runs = |name: &NodeName| {
+                site.members.get(name).is_some_and(|member| {
+                    member.state == "running"
+                        && synchronous::may_be_waited_for(self.policy, site, name, member)
+                })
+            };
+            let by_quorum = self.policy.synchronous_quorum || site.sync.quorum > 0;
+            if let Some(kept) = quorum::kept(&site.sync, me, runs).filter(|_| by_quorum) {
+                return kept;
+            }
         }
-        self.confirmed(site, status, status.end)
+        synchronous::voting(self.policy, self.confirmed(site, status, status.end))
     }
 
     /// Own members that commits may wait for, that stream and have flushed up to `end`: as many as are
@@ -381,7 +395,11 @@ impl Judge<'_> {
             .collect();
         // The members come by name, and this keeps the order of equals.
         confirmed.sort_by_key(|(_, priority)| std::cmp::Reverse(*priority));
-        let wanted = self.policy.synchronous_node_count;
+        let wanted = if self.policy.synchronous_quorum {
+            usize::MAX
+        } else {
+            self.policy.synchronous_node_count
+        };
         confirmed.into_iter().take(wanted).map(|(name, _)| name.clone()).collect()
     }
 

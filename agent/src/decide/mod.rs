@@ -29,6 +29,7 @@ pub mod margins;
 pub mod parameters;
 pub mod paused;
 pub mod preconditions;
+pub mod quorum;
 mod race;
 mod reason;
 mod rejoin;

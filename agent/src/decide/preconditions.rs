@@ -284,7 +284,7 @@ impl<'a> Evidence<'a> {
             Precondition::SynchronousList => match (self.status, self.site) {
                 (Some(status), Some(site)) => {
                     status.synchronous_standby_names
-                        == synchronous::list(self.policy, &site.sync.standbys)
+                        == synchronous::list_of(self.policy, &site.sync.voting())
                 }
                 (Some(_) | None, Some(_) | None) => true,
             },

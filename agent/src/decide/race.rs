@@ -12,7 +12,7 @@ use super::view::{
     ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PeerAnswer, PeersView, PrePromote,
     Process, SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, quorum};
 
 /// Answers of the other members older than this are asked for again.
 pub(super) const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
@@ -102,14 +102,19 @@ impl Judge<'_> {
         let Some(peers) = fresh else {
             return if others {
                 Choice::act(Reason::AskingPeers, vec![Action::AskPeers])
+            } else if let Some(unfit) = self.lacks_votes(site, status, None) {
+                Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN)
             } else {
                 Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
             };
         };
-        match self.in_the_way(site, status, peers) {
-            Some(unfit) => Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN),
-            None => Choice::act(Reason::RaceWon, vec![Action::AcquireLeader]),
-        }
+        let Some(unfit) = self.in_the_way(site, status, peers) else {
+            return Choice::act(Reason::RaceWon, vec![Action::AcquireLeader]);
+        };
+        // Who answered may have looked before the leader was gone, and has again since.
+        let asks = matches!(unfit, Unfit::TooFewVotes { .. }) && peers.age >= RACE_AGAIN;
+        let actions = asks.then_some(Action::AskPeers).into_iter().collect();
+        Choice { actions, reason: Reason::NotCandidate(unfit), wake_in: Some(RACE_AGAIN) }
     }
 
     /// Who should have the key instead of this node, or bars it from everybody.
@@ -117,6 +122,10 @@ impl Judge<'_> {
         if let Some((name, _)) = peers.answers.iter().find(|(_, answer)| answer.primary) {
             return Some(Unfit::PrimaryAlive(name.clone()));
         }
+        let synchronous = self.synchronous_rule_applies(site);
+        // A voter that a leader kept may still be on the timeline of one that died before it. Where
+        // nobody can tell whose counts the votes do: the two give each other none.
+        let by_votes = synchronous && (self.policy.synchronous_quorum || site.sync.quorum > 0);
         let mine = self.own_wal(status);
         let rivals: Vec<(&NodeName, i64, Standing)> = peers
             .answers
@@ -125,12 +134,17 @@ impl Judge<'_> {
             .map(|(name, answer)| {
                 let theirs = Candidate::of(name, answer).wal;
                 let standing = standing::compare(mine, theirs, Last::of(site));
-                (name, answer.failover_priority, standing)
+                (name, answer, standing)
             })
+            .filter(|(_, answer, standing)| {
+                let undecidable = *standing == Standing::Diverged(Newer::Undecidable);
+                !(by_votes && undecidable && answer.is_foreign(&status.ancestry))
+            })
+            .map(|(name, answer, standing)| (name, answer.failover_priority, standing))
             .collect();
-        let synchronous = self.synchronous_rule_applies(site);
-        // What the leader of before has more than its synchronous standbys, it never acknowledged:
-        // neither a tail on this history nor one that has parted from it.
+        // What the leader of before has more than its synchronous standbys, or than any of them that
+        // has the votes, it never acknowledged: neither a tail on this history nor one that has parted
+        // from it.
         let passed_over = |name: &NodeName| synchronous && site.sync.leader.as_ref() == Some(name);
         let waited_for: Vec<_> = rivals.iter().filter(|(name, ..)| !passed_over(name)).collect();
         let parted = waited_for.iter().find_map(|(name, _, standing)| match standing {
@@ -158,9 +172,12 @@ impl Judge<'_> {
             })?;
             Some(Unfit::Preferred((*name).clone()))
         };
-        // A person has chosen this node whatever others have, be it on another history.
+        let lacks = || self.lacks_votes(site, status, Some(peers));
+        // A person has chosen this node whatever others have, be it on another history; what was
+        // acknowledged is with whoever has the votes, whomever a person wants.
         let has_other_wal = parted.or_else(ahead).filter(|_| !self.is_wanted_though_behind(site));
-        has_other_wal.or_else(|| self.other_is_wanted(site, peers)).or_else(preferred)
+        let unsafe_to_take = has_other_wal.or_else(lacks);
+        unsafe_to_take.or_else(|| self.other_is_wanted(site, peers)).or_else(preferred)
     }
 
     /// Whether a member that answered may take the key at all: only one that may is in the way.
@@ -176,6 +193,21 @@ impl Judge<'_> {
             timeline: Some(status.ancestry.timeline),
             ancestry: Some(&status.ancestry),
         }
+    }
+
+    /// What was acknowledged may be with members of `sync` that did not answer (I4), whatever the
+    /// mode is by now: the record says how many have to.
+    fn lacks_votes(
+        &self,
+        site: &SiteView,
+        status: &Status,
+        peers: Option<&PeersView>,
+    ) -> Option<Unfit> {
+        let mine = (&status.ancestry, status.end);
+        let (votes, needed) =
+            quorum::votes(&site.sync, &self.policy.me, mine, peers, site.leaderless);
+        (self.synchronous_rule_applies(site) && votes < needed)
+            .then_some(Unfit::TooFewVotes { votes, needed })
     }
 
     /// `sync` restricts who may lead while this site is, or is to be, writable. A standby site's

@@ -349,6 +349,14 @@ pub enum Unfit {
     Promised(NodeName),
     /// The `failsafe` record does not name it: its leader goes on without asking it.
     NotInFailsafe,
+    /// Too few members of `sync` answered that are not ahead: what was acknowledged may be with
+    /// those who did not.
+    TooFewVotes {
+        /// Votes, its own among them.
+        votes: usize,
+        /// Votes that it needs.
+        needed: usize,
+    },
     /// Another member has the newer of two histories that have parted.
     NewerHistory(NodeName),
     /// Its history and another member's have parted, and nobody can tell which of them counts.
@@ -384,6 +392,11 @@ impl fmt::Display for Unfit {
             Self::NotInRecovery => f.write_str("PostgreSQL is not running in recovery"),
             Self::Promised(who) => write!(f, "failsafe: {who} was promised the leader key"),
             Self::NotInFailsafe => f.write_str("the `failsafe` record does not name this node"),
+            Self::TooFewVotes { votes, needed } => write!(
+                f,
+                "{votes} of the {needed} members of `sync` that it takes have answered and are not \
+                 ahead"
+            ),
             Self::NewerHistory(who) => {
                 write!(f, "{who} has the newer history, which parted from this")
             }

@@ -15,9 +15,9 @@ use super::candidate::Candidate;
 use super::race::ANSWERS_FRESH;
 use super::view::{
     Control, ControlState, DataDirectory, FailedJob, Initialize, JobKind, PeerAnswer, PeersView,
-    Process, SiteView,
+    Process, SiteView, Stage,
 };
-use super::{Action, Choice, Job, Judge, Reason, Unfit};
+use super::{Action, Choice, Job, Judge, Reason, Unfit, quorum};
 
 /// What a server that was found starting, or was stopped in order and is to open again, may need for
 /// its first answer, whatever the timeout.
@@ -56,7 +56,10 @@ impl Judge<'_> {
             (Process::Starting | Process::Running, None) => {}
         }
         let steady = self.memory.answers_since.is_some_and(|since| now.since(since) >= STEADY);
-        if steady || !leads || self.policy.paused {
+        // What a person had stopped did not fall: it has its time anew.
+        let asked = self.memory.reopens
+            && self.memory.request.as_ref().is_some_and(|r| r.stage == Stage::Stopping);
+        if steady || asked || !leads || self.policy.paused {
             self.memory.start_since = None;
             self.memory.successors_asked = None;
         }
@@ -193,8 +196,28 @@ impl Judge<'_> {
                 && answer.position.get() > 0
                 && self.disqualified(site, Candidate::of(name, answer)).is_none()
                 && self.continues(answer, own)
+                && self.gets_votes(site, (name, answer), peers)
         });
         able && !bars_all
+    }
+
+    /// Whether enough of `sync` would vote for it once this node, which is not up, has given the key up.
+    /// Of when they looked does not matter yet: they go on looking. Of a Patroni member nobody here
+    /// knows what it counts.
+    fn gets_votes(
+        &self,
+        site: &SiteView,
+        (name, answer): (&NodeName, &PeerAnswer),
+        peers: &PeersView,
+    ) -> bool {
+        if !self.synchronous_rule_applies(site) || site.sync.quorum == 0 {
+            return true;
+        }
+        answer.ancestry.as_ref().is_some_and(|told| {
+            let its = (told, answer.position);
+            let (votes, needed) = quorum::votes(&site.sync, name, its, Some(peers), Duration::MAX);
+            votes >= needed
+        })
     }
 
     /// What this node opened with, where it wrote that down: after a promotion pg_control has the

@@ -21,6 +21,9 @@ const CHECKPOINT_AFTER_OPENING: Duration = Duration::from_secs(2);
 /// How long a synchronous standby may take to turn to the timeline that was just opened.
 const STANDBY_RETURNS: Duration = Duration::from_secs(2);
 
+/// How soon a list of the user's own that is not in force yet is set again.
+const OWN_NAMES_AGAIN: Duration = Duration::from_secs(10);
+
 impl Judge<'_> {
     /// Writable, with every right it needs.
     pub(super) fn steady_primary(
@@ -100,8 +103,8 @@ impl Judge<'_> {
     }
 
     pub(super) fn keep_synchronous(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
-        let in_step =
-            status.synchronous_standby_names == synchronous::list(self.policy, &site.sync.standbys);
+        let in_step = status.synchronous_standby_names
+            == synchronous::list_of(self.policy, &site.sync.voting());
         let opened = self.memory.owes_checkpoint_since;
         if in_step
             && site.sync.leader.as_ref() == Some(&self.policy.me)
@@ -113,6 +116,17 @@ impl Judge<'_> {
             return None;
         }
         let step = synchronous::next(self.policy, &mut self.memory, site, status)?;
+        if let Action::SetSynchronousNames(own) = &step
+            && !self.policy.synchronous_mode
+        {
+            // The user's: what PostgreSQL refuses never comes into force.
+            let asked = self.memory.own_names_asked.as_ref();
+            let now = self.view.now;
+            if asked.is_some_and(|(text, at)| text == own && now.since(*at) < OWN_NAMES_AGAIN) {
+                return None;
+            }
+            self.memory.own_names_asked = Some((own.clone(), now));
+        }
         Some(Choice::act(Reason::Synchronous, vec![step]))
     }
 

@@ -3,7 +3,8 @@
 //!
 //! The rule (spec/patroni-compat.md 3.5.2): shrink the record first, then set the list, grow the
 //! record last. A name enters the record only on evidence: it has flushed what the primary had
-//! when the list came into force.
+//! when the list came into force. With `synchronous_mode: quorum`, and on the way back from it, the
+//! steps are those of [`quorum`].
 
 use std::collections::BTreeSet;
 
@@ -11,33 +12,45 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 
 use super::Action;
+use super::quorum::{self, List, Situation, Step, Voting};
 use super::view::{Member, Memory, Policy, SiteView, Status};
 
-/// A name that nobody may stream under: with it in the list commits wait (strict mode without a
-/// standby). No member can have it, for a member name has no leading underscore.
-const NOBODY: &str = "\"__regent_nobody__\"";
-
-/// The text of `synchronous_standby_names` for these members. Always quoted: an unquoted name can
-/// be a key word or be folded (hazards.md rows 32 and 33).
+/// The text of `synchronous_standby_names` for these members, all of whom have what there is.
 #[must_use]
 pub fn list(policy: &Policy, standbys: &BTreeSet<NodeName>) -> String {
+    list_of(policy, &voting(policy, standbys.clone()))
+}
+
+/// The text that goes with a record. While the mode is off nothing: the user's own list comes once
+/// the server is open, for a value that PostgreSQL refuses would keep it from starting.
+#[must_use]
+pub fn list_of(policy: &Policy, record: &Voting) -> String {
     if !policy.synchronous_mode {
         return String::new();
     }
-    let names: Vec<String> = standbys.iter().map(|name| format!("\"{name}\"")).collect();
-    match names.len() {
-        0 if policy.synchronous_mode_strict => NOBODY.to_owned(),
-        0 => String::new(),
-        1 => names.concat(),
-        many => format!("{many} ({})", names.join(",")),
-    }
+    record.list(policy.synchronous_mode_strict).text(policy.synchronous_quorum)
+}
+
+/// The record for these members, all of whom have what there is.
+#[must_use]
+pub fn voting(policy: &Policy, voters: BTreeSet<NodeName>) -> Voting {
+    let needed = policy.synchronous_node_count.clamp(1, voters.len().max(1));
+    let quorum = if policy.synchronous_quorum { voters.len().saturating_sub(needed) } else { 0 };
+    Voting { voters, quorum }
 }
 
 /// The next single step, or nothing when record and list are in step.
 ///
 /// A write of the record whose outcome is unknown may still be applied, as long as the record is at
-/// the revision that it compares. A list without the names that it may put there waits until the
+/// the revision that it compares. A list that what it may put there does not cover waits until the
 /// record was written once more, which leaves nothing for the late write to be applied to.
+///
+/// A clearing of unknown outcome would let anybody lead. Where the mode is on again the record is written
+/// once more, as it is, before anything else.
+///
+/// A list that was set may come into force at any moment, and the record covers it when it is set. Until
+/// then the record changes only in ways that cover whatever it did; if the list in force is right after
+/// all, it is set anew.
 pub fn next(
     policy: &Policy,
     memory: &mut Memory,
@@ -46,48 +59,85 @@ pub fn next(
 ) -> Option<Action> {
     let revision = site.sync.revision;
     let may_come = may_come(memory, site);
-    let mut step = step(policy, memory, site, status)?;
-    let waits_for = |list: &str, name: &NodeName| list.contains(&format!("\"{name}\""));
+    let in_force = &status.synchronous_standby_names;
+    memory.list_asked.take_if(|asked| *asked == *in_force);
+    memory.clear_sent.take_if(|compared| Some(*compared) != revision);
+    if policy.synchronous_mode && memory.clear_sent.is_some() {
+        let ours = site.sync.leader.as_ref() == Some(&policy.me);
+        let again = if ours { site.sync.voting() } else { Voting::default() };
+        sends(memory, revision, &again);
+        return Some(write(site, again));
+    }
+    let step = step(policy, memory, site, status);
+    let fits = |step: &Action| fits_any_list(site, step);
+    let mut step = if memory.list_asked.is_none() || step.as_ref().is_some_and(fits) {
+        step?
+    } else {
+        memory.list_since = None;
+        Action::SetSynchronousNames(in_force.clone())
+    };
     if let Action::SetSynchronousNames(list) = &step
         && policy.synchronous_mode
-        && !may_come.iter().all(|name| waits_for(list, name))
+        && !List::parse(list).is_some_and(|list| may_come.covers(&list))
     {
-        step = Action::WriteSync { standbys: site.sync.standbys.clone(), revision };
+        step = write(site, site.sync.voting());
     }
-    if let Action::WriteSync { standbys, .. } = &step {
-        sends(memory, revision, standbys);
+    if let Action::WriteSync { standbys, quorum, .. } = &step {
+        let sent = Voting { voters: standbys.clone(), quorum: *quorum };
+        sends(memory, revision, &sent);
+    }
+    if let Action::SetSynchronousNames(list) = &step {
+        memory.list_asked = Some(list.clone());
     }
     Some(step)
 }
 
+/// Whether a step is right under any list that the record covers.
+fn fits_any_list(site: &SiteView, step: &Action) -> bool {
+    if let Action::WriteSync { standbys, quorum, .. } = step {
+        let written = Voting { voters: standbys.clone(), quorum: *quorum };
+        return written.restricts(&site.sync.voting());
+    }
+    true
+}
+
+/// The write that makes this the record.
+fn write(site: &SiteView, Voting { voters, quorum }: Voting) -> Action {
+    Action::WriteSync { standbys: voters, revision: site.sync.revision, quorum }
+}
+
 /// The list of a server that starts writable, having crashed under this very leader key: whom the
 /// record names, and whom a write of unknown outcome may still bring into it (I3, I4). Where the
-/// record is not this node's, only the latter can be in it one day.
+/// record is not this node's, only the latter can be in it one day. Also where the mode has just been
+/// switched off: it waits until the record is empty.
 #[must_use]
 pub fn list_at_start(policy: &Policy, memory: &mut Memory, site: &SiteView) -> String {
     let mut waited_for = may_come(memory, site);
     if site.sync.leader.as_ref() == Some(&policy.me) {
-        waited_for.extend(site.sync.standbys.iter().cloned());
+        waited_for = waited_for.or(&site.sync.voting());
     }
-    list(policy, &waited_for)
+    if waited_for.voters.is_empty() {
+        return list_of(policy, &waited_for);
+    }
+    waited_for.list(policy.synchronous_mode_strict).text(policy.synchronous_quorum)
 }
 
-/// The write that makes these standbys the record before the server opens; nothing where they are,
-/// and no earlier write can be applied any more.
+/// The write that makes this the record before the server opens; nothing where it is, and no
+/// earlier write can be applied any more.
 pub fn record_at_opening(
     policy: &Policy,
     memory: &mut Memory,
     site: &SiteView,
-    standbys: BTreeSet<NodeName>,
+    voting: Voting,
 ) -> Option<Action> {
     let revision = site.sync.revision;
     may_come(memory, site);
-    let stands = site.sync.leader.as_ref() == Some(&policy.me) && site.sync.standbys == standbys;
+    let stands = site.sync.leader.as_ref() == Some(&policy.me) && site.sync.voting() == voting;
     if !policy.synchronous_mode || (stands && memory.sync_sent.is_none()) {
         return None;
     }
-    sends(memory, revision, &standbys);
-    Some(Action::WriteSync { standbys, revision })
+    sends(memory, revision, &voting);
+    Some(write(site, voting))
 }
 
 /// The write that empties the record.
@@ -97,36 +147,45 @@ pub fn clear(memory: &mut Memory, site: &SiteView) -> Option<Action> {
         return None;
     }
     may_come(memory, site);
-    sends(memory, Some(revision), &BTreeSet::new());
+    sends(memory, Some(revision), &Voting::default());
+    memory.clear_sent = Some(revision);
     Some(Action::ClearSync { revision })
 }
 
-/// The names that writes of unknown outcome may still bring into the record. Once it has another
-/// revision than the one that they compare, they are dead.
-fn may_come(memory: &mut Memory, site: &SiteView) -> BTreeSet<NodeName> {
+/// What stands for each write of unknown outcome that may still be applied. Once the record has
+/// another revision than the one that they compare, they are dead.
+fn may_come(memory: &mut Memory, site: &SiteView) -> Voting {
     memory.sync_sent.take_if(|(compared, _)| *compared != site.sync.revision);
-    memory.sync_sent.as_ref().map(|(_, names)| names.clone()).unwrap_or_default()
+    memory.sync_sent.as_ref().map(|(_, sent)| sent.clone()).unwrap_or_default()
 }
 
 /// Remembers a write until its outcome is known.
-fn sends(memory: &mut Memory, revision: Option<u64>, standbys: &BTreeSet<NodeName>) {
-    let (_, names) = memory.sync_sent.get_or_insert((revision, BTreeSet::new()));
-    names.extend(standbys.iter().cloned());
+fn sends(memory: &mut Memory, revision: Option<u64>, voting: &Voting) {
+    let (_, sent) = memory.sync_sent.get_or_insert((revision, Voting::default()));
+    *sent = sent.or(voting);
 }
 
 fn step(policy: &Policy, memory: &mut Memory, site: &SiteView, status: &Status) -> Option<Action> {
     remember_list(memory, status);
-    let record =
-        |standbys: BTreeSet<NodeName>| Action::WriteSync { standbys, revision: site.sync.revision };
+    let record = |voters: BTreeSet<NodeName>| write(site, Voting { voters, quorum: 0 });
     if !policy.synchronous_mode {
-        if !site.sync.standbys.is_empty() {
-            return Some(record(BTreeSet::new()));
-        }
-        return (!status.synchronous_standby_names.is_empty())
-            .then(|| Action::SetSynchronousNames(String::new()));
+        // First nobody rests on the record any more, then nobody waits (spec 3.5.5).
+        let own = &policy.own_standby_names;
+        return clear(memory, site).or_else(|| {
+            (status.synchronous_standby_names != *own)
+                .then(|| Action::SetSynchronousNames(own.clone()))
+        });
     }
     if site.sync.leader.as_ref() != Some(&policy.me) {
         return Some(record(BTreeSet::new()));
+    }
+    if in_quorum(policy, site, status) {
+        return match quorum::step(&situation(policy, memory, site, status))? {
+            Step::Record(voting) => Some(write(site, voting)),
+            Step::List(list) => {
+                Some(Action::SetSynchronousNames(list.text(policy.synchronous_quorum)))
+            }
+        };
     }
     let picked = pick(policy, site, status);
     let confirmed = confirmed(memory, &picked, status);
@@ -232,4 +291,57 @@ fn confirmed(memory: &Memory, picked: &BTreeSet<NodeName>, status: &Status) -> B
         })
         .cloned()
         .collect()
+}
+
+/// Whether the steps are those of quorum commit: by the mode, or by what is left of it.
+fn in_quorum(policy: &Policy, site: &SiteView, status: &Status) -> bool {
+    let list = List::parse(&status.synchronous_standby_names);
+    policy.synchronous_quorum
+        || site.sync.quorum > 0
+        || list.is_some_and(|list| list.needed < list.names.len())
+}
+
+/// What the next step of quorum commit depends on.
+fn situation(policy: &Policy, memory: &Memory, site: &SiteView, status: &Status) -> Situation {
+    let list = List::parse(&status.synchronous_standby_names);
+    let names = list.as_ref().map(|list| list.names.clone()).unwrap_or_default();
+    let active = if policy.synchronous_quorum {
+        every(policy, memory, site, status, &names)
+    } else {
+        pick(policy, site, status)
+    };
+    Situation {
+        record: site.sync.voting(),
+        confirmed: confirmed(memory, &names, status).len(),
+        wanted: if policy.synchronous_quorum {
+            policy.synchronous_node_count
+        } else {
+            active.len()
+        },
+        active,
+        list,
+        strict: policy.synchronous_mode_strict,
+    }
+}
+
+/// Everybody that commits may wait for: streaming members that may lead. Whoever is in neither list nor
+/// record yet has to have flushed what there was when the list in force was seen, so that nobody
+/// who is far behind counts (I5).
+fn every(
+    policy: &Policy,
+    memory: &Memory,
+    site: &SiteView,
+    status: &Status,
+    names: &BTreeSet<NodeName>,
+) -> BTreeSet<NodeName> {
+    let one = Policy { synchronous_node_count: usize::MAX, ..policy.clone() };
+    let since = memory.list_since.as_ref().map(|(_, since)| *since);
+    let mut every = pick(&one, site, status);
+    every.retain(|name| {
+        let sender = status.senders.get(name.as_str());
+        names.contains(name)
+            || site.sync.standbys.contains(name)
+            || since.is_some_and(|since| sender.is_some_and(|sender| sender.flushed >= since))
+    });
+    every
 }

@@ -61,7 +61,7 @@ pub async fn ask(
 fn interpret(body: &Body) -> PeerAnswer {
     // What is wrong with them is said where the member's record is read.
     let tags = tags::read(&body.tags).tags;
-    let told = body.regent.as_ref().and_then(|regent| regent.get("ancestry"));
+    let ours = |name| body.regent.as_ref().and_then(|regent| regent.get(name));
     let position = [body.xlog.location, body.xlog.received_location, body.xlog.replayed_location];
     PeerAnswer {
         primary: body.xlog.location.is_some_and(|at| at > 0)
@@ -71,7 +71,10 @@ fn interpret(body: &Body) -> PeerAnswer {
         // As in Patroni: who cannot lead for want of a watchdog is in nobody's way.
         nofailover: body.watchdog_failed || tags.nofailover,
         failover_priority: tags.failover_priority,
-        ancestry: told.and_then(|told| Ancestry::deserialize(told).ok()),
+        age: ours("end_asked_ms_ago")
+            .and_then(serde_json::Value::as_u64)
+            .map(Duration::from_millis),
+        ancestry: ours("ancestry").and_then(|told| Ancestry::deserialize(told).ok()),
     }
 }
 
@@ -119,6 +122,23 @@ mod tests {
             assert_eq!(answer(json!({"role": "replica", "regent": regent})).ancestry, None);
         }
         assert!(answer(json!({"xlog": {"location": 5}})).primary);
+    }
+
+    #[test]
+    fn an_answer_says_of_when_its_position_is_or_nothing_of_it() {
+        use serde_json::json;
+        for (regent, age) in [
+            (json!({"end_asked_ms_ago": 7}), Some(Duration::from_millis(7))),
+            (json!({"end_asked_ms_ago": "7"}), None),
+            (json!({"version": "0.1.0"}), None),
+            (json!(null), None),
+        ] {
+            let told = answer(json!({"role": "replica", "timeline": 3, "regent": regent,
+                "xlog": {"received_location": 500, "replayed_location": 400}}));
+            assert_eq!((told.position, told.age), (Lsn::new(500), age), "{regent}");
+        }
+        let patronis = json!({"role": "replica", "xlog": {"received_location": 500}});
+        assert_eq!(answer(patronis).age, None);
     }
 }
 

@@ -35,6 +35,9 @@ SELECT json_build_object(
    ELSE pg_current_wal_flush_lsn() END,
  'replayed', CASE WHEN r.in_recovery THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
    ELSE pg_current_wal_flush_lsn() END,
+ 'to_the_end', NOT r.in_recovery OR pg_last_wal_receive_lsn() IS NOT NULL
+   OR EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup'
+     AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')),
  'timeline', CASE WHEN r.in_recovery
    THEN greatest((SELECT received_tli FROM pg_stat_wal_receiver), c.timeline_id,
                  (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
@@ -100,6 +103,9 @@ struct Answer {
     in_recovery: bool,
     end: Lsn,
     replayed: Lsn,
+    /// `end` is the end of all WAL that is here. A standby that was started reads what it has first, and
+    /// tells only how far it is: it has asked its upstream, or waits for more, once it has read all.
+    to_the_end: bool,
     timeline: Option<u32>,
     control_timeline: u32,
     senders: Option<Vec<SenderAnswer>>,
@@ -170,6 +176,8 @@ pub struct Extra {
     pub replay_paused: bool,
     /// What the file of the present timeline says.
     pub history: Option<TimelineHistory>,
+    /// When the server was asked for its end of WAL; `None` where it may have more than it told.
+    pub end_asked: Option<BootTime>,
 }
 
 /// Looks at the server.
@@ -283,6 +291,7 @@ impl PostgresObserver {
         let mut extra = Extra::default();
         let mut users_exist = false;
         let mut status = None;
+        let asked = boot_time();
         // A job that stops or copies the server owns it: asking would only wait for it.
         if postmaster.is_some()
             && !job
@@ -296,7 +305,10 @@ impl PostgresObserver {
             let (settings, paused) = (&surroundings.settings, answer.replay_paused);
             configuration = self.configuration.view(client, settings, paused).await;
             extra = self.extra(&answer, &surroundings);
+            let to_the_end = answer.to_the_end;
             let mut found = self.status(answer, surroundings);
+            let newest = || control::newest_segment(&self.files.data_dir);
+            extra.end_asked = (to_the_end && is_sure(&found, newest)).then_some(asked);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
             extra.history = self.history(found.ancestry.timeline);
             found.name_sought =
@@ -417,6 +429,7 @@ impl PostgresObserver {
             objects: self.objects.clone(),
             replay_paused: answer.replay_paused,
             history: None,
+            end_asked: None,
         }
     }
 
@@ -519,6 +532,12 @@ impl PostgresObserver {
     }
 }
 
+/// Whether the timeline that a server tells is that of the end of its WAL. Without a receiver it is
+/// pg_control's, which lags behind what a standby that was just started has read.
+fn is_sure(found: &Status, newest_segment: impl FnOnce() -> u32) -> bool {
+    !found.in_recovery || found.receiver.is_some() || newest_segment() <= found.ancestry.timeline.0
+}
+
 /// Who streams at the moment and whether it is counted as synchronous, as [`Status::streams`] says it of
 /// a round; `None` where the server does not answer.
 pub async fn streams(client: &Client) -> Option<BTreeMap<String, bool>> {
@@ -547,6 +566,18 @@ pub const ASK_AGAIN: Duration = Duration::from_millis(20);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::tests::world::status;
+
+    #[test]
+    fn a_timeline_below_the_newest_segment_is_sure_with_a_receiver_only() {
+        let mut found = status(true, 2, 500);
+        assert!(is_sure(&found, || 2));
+        assert!(!is_sure(&found, || 3), "it was restarted just after it had turned");
+        let timeline = TimelineId(2);
+        found.receiver = Some(Receiver { host: "h".to_owned(), port: 1, timeline });
+        assert!(is_sure(&found, || 3));
+        assert!(is_sure(&status(false, 2, 500), || 3));
+    }
 
     #[test]
     fn the_look_and_the_round_fold_the_senders_of_one_name_alike() {
@@ -563,7 +594,7 @@ mod tests {
         reversed.reverse();
         assert_eq!(streams_in(&serde_json::json!(reversed).to_string()), Some(wanted.clone()));
         let rows: Vec<SenderAnswer> = serde_json::from_value(rows).expect("rows of this form");
-        let mut status = crate::decide::tests::world::status(false, 3, 500);
+        let mut status = status(false, 3, 500);
         status.senders = senders_by_name(rows.into_iter().map(SenderAnswer::read));
         assert_eq!(status.streams(), wanted);
         assert_eq!(streams_in("no rows"), None);

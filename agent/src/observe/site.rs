@@ -66,6 +66,16 @@ struct SyncRecord {
     leader: Option<String>,
     #[serde(default)]
     sync_standby: Option<String>,
+    #[serde(default)]
+    quorum: Option<Quorum>,
+}
+
+/// A number, which some of Patroni's stores keep as text.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Quorum {
+    Number(usize),
+    Text(String),
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -397,7 +407,20 @@ impl SiteObserver {
             .filter_map(|name| name.trim().parse().ok())
             .collect();
         let leader = record.leader.and_then(|l| l.parse().ok());
-        SyncView { revision, leader, standbys, unreadable: false }
+        // Who may lead, and with whose votes, is one statement: half of it is none (I9).
+        let quorum = match record.quorum {
+            None => Some(0),
+            Some(Quorum::Number(number)) => Some(number),
+            Some(Quorum::Text(text)) => text.trim().parse().ok(),
+        };
+        let Some(quorum) = quorum else {
+            self.unreadable.report(entry, "quorum is not a number");
+            return SyncView { revision, unreadable: true, ..SyncView::default() };
+        };
+        // As Patroni reads it: without a leader it says nothing. More votes than there are, the leader's
+        // among them, nobody has; how many more does not matter, and must not overflow a sum.
+        let quorum = if leader.is_some() { quorum.min(standbys.len() + 1) } else { 0 };
+        SyncView { revision, leader, standbys, unreadable: false, quorum }
     }
 
     fn optime(&mut self, picture: &Picture) -> Option<Lsn> {

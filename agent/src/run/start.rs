@@ -162,7 +162,7 @@ impl Agent {
             deadlines,
             site_mirror,
             global_mirror,
-            memory: Memory::default(),
+            memory: Memory::of_a_new_process(),
             finished: None,
             finished_jobs,
             fenced,

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod lease;
 pub mod primary;
 pub mod progress;
+pub mod quorum;
 pub mod run;
 pub mod sync;
 
@@ -20,9 +21,10 @@ pub mod sync;
 pub type Search = fn(run::Size) -> run::Rows;
 
 /// The models by name.
-pub const EACH: [(&str, Search); 4] = [
+pub const EACH: [(&str, Search); 5] = [
     ("lease", lease::rows),
     ("sync", sync::rows),
+    ("quorum", quorum::rows),
     ("primary", primary::rows),
     ("election", election::rows),
 ];

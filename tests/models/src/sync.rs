@@ -19,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use regent_agent::decide::quorum::Voting;
 use regent_agent::decide::view::{
     FailsafeRecord, Initialize, Member, Memory, Policy, PromiseRecord, Sender, SiteView, Status,
     SyncView,
@@ -225,6 +226,8 @@ impl Synchronous {
             use_pg_rewind: true,
             may_bootstrap: false,
             paused: false,
+            synchronous_quorum: false,
+            own_standby_names: String::new(),
             failover_priority: 1,
             check_timeline: false,
             maximum_lag_on_syncnode: None,
@@ -258,7 +261,7 @@ impl Synchronous {
         }
         let status = self.status(s, list(s.list), end);
         let action = synchronous::next(&policy, &mut memory, &site(s, self.nodes()), &status);
-        s.may_come = memory.sync_sent.take().map_or(0, |(_, names)| bits(&names));
+        s.may_come = memory.sync_sent.take().map_or(0, |(_, sent)| bits(&sent.voters));
         s.since =
             memory.list_since.and_then(|(_, end)| Some((s.list, u8::try_from(end.get()).ok()?)));
         let decided = match action? {
@@ -378,8 +381,8 @@ impl State {
     }
 }
 
-fn sent(s: &State) -> Option<(Option<u64>, BTreeSet<NodeName>)> {
-    (s.may_come != 0).then(|| (Some(1), names(s.may_come)))
+fn sent(s: &State) -> Option<(Option<u64>, Voting)> {
+    (s.may_come != 0).then(|| (Some(1), Voting { voters: names(s.may_come), quorum: 0 }))
 }
 
 fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
@@ -412,6 +415,7 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             leader: Some(node(s.record.0)),
             standbys: names(s.record.1),
             unreadable: false,
+            quorum: 0,
         },
         optime: None,
         ancestry: None,

@@ -2,7 +2,7 @@
 //! property that it names. `make models` searches the long ones.
 
 use regent_models::run::{Rows, Size};
-use regent_models::{election, lease, primary, sync};
+use regent_models::{election, lease, primary, quorum, sync};
 
 /// How many of the rows are mutants; every one passes.
 fn mutants_of(rows: Rows) -> usize {
@@ -36,6 +36,11 @@ fn mutants_of_the_primary_record() {
 #[test]
 fn synchronous_record_and_list() {
     check(sync::rows(Size::Short));
+}
+
+#[test]
+fn voters_and_any_of_the_list() {
+    check(quorum::rows(Size::Short));
 }
 
 #[test]

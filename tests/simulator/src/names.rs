@@ -109,6 +109,7 @@ names! {
         Unfit::WatchdogFailed => "unfit: WatchdogFailed",
         Unfit::Promised(_) => "unfit: Promised",
         Unfit::NotInFailsafe => "unfit: NotInFailsafe",
+        Unfit::TooFewVotes { .. } => "unfit: TooFewVotes",
         Unfit::NewerHistory(_) => "unfit: NewerHistory",
         Unfit::HistoriesPart(_) => "unfit: HistoriesPart",
         Unfit::Preferred(_) => "unfit: Preferred",

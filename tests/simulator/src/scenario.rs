@@ -50,9 +50,12 @@ fn config(
     name: &str,
     site: &str,
     (synchronous, federated, failsafe): (bool, bool, bool),
+    quorum: bool,
     watchdog: &str,
 ) -> String {
     let (host, port) = address(n);
+    let mode = if synchronous && quorum { "quorum" } else { "on" };
+    let mode = if synchronous { mode } else { "off" };
     // Small enough to be reached by the few rows of an hour, where it may bar anybody.
     let lag: u64 = if synchronous { 16 << 20 } else { 2 << 10 };
     let promise =
@@ -75,7 +78,7 @@ regent: {{run_dir: /run/{name}, stop_budget: 5s, insecure: true}}
 watchdog: {{{watchdog}}}
 {federation}
 bootstrap:
-  dcs: {{ttl: 30, loop_wait: 10, retry_timeout: 10, synchronous_mode: {synchronous}, \
+  dcs: {{ttl: 30, loop_wait: 10, retry_timeout: 10, synchronous_mode: '{mode}', \
          failsafe_mode: {failsafe}, maximum_lag_on_failover: {lag}, postgresql: {{use_pg_rewind: true, \
          remove_data_directory_on_rewind_failure: true, \
          remove_data_directory_on_diverged_timelines: true}}}}
@@ -117,6 +120,7 @@ pub fn build(plan: &Plan) -> World {
     let federated;
     (world.synchronous, federated) = kind(&mut world.chance);
     world.failsafe = world.chance.one_in(2);
+    world.quorum = by_quorum(plan.seed);
     if federated {
         federate(&mut world);
     } else {
@@ -157,6 +161,12 @@ pub fn build(plan: &Plan) -> World {
 /// Whether commits wait inside the sites, and whether there are several.
 fn kind(chance: &mut Chance) -> (bool, bool) {
     (!chance.one_in(4), chance.one_in(5))
+}
+
+/// Whether commits of a synchronous seed wait for a quorum. By its number: another draw would make all
+/// seeds run other histories.
+fn by_quorum(seed: u64) -> bool {
+    matches!(seed % 8, 5 | 7)
 }
 
 /// Whether a seed makes a federation.
@@ -281,7 +291,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
         let node_name = format!("{name}{}", i + 1);
         let watchdog = watchdog(&mut world.chance);
         let kind = (world.synchronous, federated, world.failsafe);
-        let text = config(n, &node_name, name, kind, watchdog);
+        let text = config(n, &node_name, name, kind, world.quorum, watchdog);
         let config = parsed(text);
         let host = world.net.host(site);
         let ppm = i64::try_from(world.chance.below(1000)).unwrap_or(0) - 500;
@@ -314,7 +324,6 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             orders_seen: 0,
             paused_at: None,
             unfenced: false,
-            by_request: false,
             paused: None,
             off: false,
             suspended: None,

@@ -90,6 +90,7 @@ pub struct Federation {
 }
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "independent settings of a run")]
 pub struct World {
     /// The present.
     pub now: Nanos,
@@ -167,6 +168,8 @@ pub struct World {
     pub last_operation: u64,
     /// Commits wait for a standby inside each site.
     pub synchronous: bool,
+    /// They wait for a quorum, if they wait.
+    pub quorum: bool,
     /// Members and sites are asked when a store does not answer.
     pub failsafe: bool,
 }
@@ -218,6 +221,7 @@ impl World {
             topology: String::new(),
             last_operation: 0,
             synchronous: true,
+            quorum: false,
             failsafe: false,
         }
     }

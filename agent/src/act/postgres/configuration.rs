@@ -115,6 +115,9 @@ pub async fn examine(
 ) -> BTreeMap<String, Refused> {
     let candidate = files.data_dir.join("postgresql.conf.regent-candidate");
     let mut judged = in_force.clone();
+    // Nothing is wrong with the agent's lists, and one of the user's own, in force while the mode is off, is
+    // no value of these: a refusal of it would keep the rest from being judged.
+    judged.synchronous = String::new();
     // What was refused before may be another version's word: asked again.
     let written = files.written();
     let hba = wanted.hba.join("\n");

@@ -125,7 +125,8 @@ fn rewindable(fields: &Fields) -> bool {
 }
 
 /// The highest timeline that this server has WAL of.
-fn newest_segment(data_dir: &Path) -> u32 {
+#[must_use]
+pub fn newest_segment(data_dir: &Path) -> u32 {
     let entries = std::fs::read_dir(data_dir.join("pg_wal")).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
 
+use super::quorum::Voting;
 use super::view::{
     At, Control, ControlState, DataDirectory, Due, FailoverRequest, JobKind, SiteView, Status,
 };
@@ -371,13 +372,16 @@ impl Judge<'_> {
         mut switching: Switching,
         ready: &BTreeSet<NodeName>,
     ) -> Choice {
-        let known = |name: &NodeName| site.sync.standbys.contains(name);
-        if self.synchronous_rule_applies(site) && !ready.iter().any(known) {
+        if self.synchronous_rule_applies(site) && !could_win(site, ready) {
             // The server is stopped and they have flushed all of it: that is the evidence which `sync`
-            // asks for (I5). Should this server open again, it waits for them as well (I4).
-            let standbys = site.sync.standbys.union(ready).cloned().collect();
-            let memory = &mut self.memory;
-            let write = synchronous::record_at_opening(self.policy, memory, site, standbys);
+            // asks for (I5). Should this server open again, it waits for them as well (I4). What a quorum's
+            // voters have is known of so many together only, so there they alone are left.
+            let voters = match site.sync.quorum {
+                0 => site.sync.standbys.union(ready).cloned().collect(),
+                _ => ready.clone(),
+            };
+            let (memory, voting) = (&mut self.memory, Voting { voters, quorum: 0 });
+            let write = synchronous::record_at_opening(self.policy, memory, site, voting);
             return Choice::act(Reason::Manual(Manual::Recording), write.into_iter().collect());
         }
         switching.step = SwitchingStep::Released { since: self.view.now };
@@ -435,6 +439,15 @@ impl Judge<'_> {
         let request = site.failover.as_ref()?;
         Some(dropped(request, Dropped::Outlived))
     }
+}
+
+/// Whether `sync` lets one of them lead, with the votes of those members of it that run.
+fn could_win(site: &SiteView, ready: &BTreeSet<NodeName>) -> bool {
+    let runs = |name: &NodeName| {
+        ready.contains(name) || site.members.get(name).is_some_and(|m| m.state == "running")
+    };
+    let votes = site.sync.standbys.iter().filter(|name| runs(name)).count();
+    ready.iter().any(|name| site.sync.standbys.contains(name)) && votes > site.sync.quorum
 }
 
 fn begin(site: &SiteView, request: &At<FailoverRequest>, step: SwitchingStep) -> Switching {

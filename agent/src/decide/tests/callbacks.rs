@@ -4,6 +4,9 @@ use super::world::{World, name};
 use crate::decide::callbacks::{Callback, Told, ToldRole};
 use crate::decide::view::*;
 
+/// What a callback is given.
+type Call = (Callback, ToldRole);
+
 const PRIMARY: ToldRole = ToldRole::As(NodeRole::Primary);
 const REPLICA: ToldRole = ToldRole::As(NodeRole::Replica);
 
@@ -37,7 +40,7 @@ fn restarting(mut world: World) -> World {
     world
 }
 
-fn told(views: Vec<World>) -> Vec<(Callback, ToldRole)> {
+fn told(views: Vec<World>) -> Vec<Call> {
     let mut told = Told::default();
     views.into_iter().filter_map(|world| told.next(&name("a1"), &world.view)).collect()
 }
@@ -45,8 +48,7 @@ fn told(views: Vec<World>) -> Vec<(Callback, ToldRole)> {
 #[test]
 fn the_life_of_a_server_is_told_in_order() {
     use Callback::{Restart, RoleChange, Start, Stop};
-    type Story = (&'static str, Vec<World>, Vec<(Callback, ToldRole)>);
-    let cases: [Story; 10] = [
+    let cases: [(&str, Vec<World>, Vec<Call>); 10] = [
         ("found running", vec![primary(), primary()], vec![(Start, PRIMARY)]),
         ("a promotion", vec![replica(), primary()], vec![(Start, REPLICA), (RoleChange, PRIMARY)]),
         (

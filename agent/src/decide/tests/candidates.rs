@@ -26,6 +26,7 @@ fn fit() -> World {
         timeline: Some(TimelineId(3)),
         nofailover: false,
         failover_priority: 1,
+        age: Some(Duration::ZERO),
         ancestry: Some(history(3)),
     };
     world.view.peers =
@@ -570,6 +571,7 @@ impl Race {
                 timeline: Some(node.ancestry().timeline),
                 nofailover: node.nofailover,
                 failover_priority: node.priority,
+                age: Some(Duration::ZERO),
                 ancestry: node.tells.then(|| node.ancestry()),
             };
             (name(NAMES[n]), answer)

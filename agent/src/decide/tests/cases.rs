@@ -9,6 +9,7 @@ use regent_proto::record::PrimaryState;
 use regent_proto::time::Deadline;
 
 use super::world::{NOW, PRIMARY_REVISION, World, history, mark, name, point, promotions, sender};
+use crate::decide::quorum::Voting;
 use crate::decide::view::*;
 use crate::decide::{Action, Job, Reason, Unfit};
 
@@ -398,6 +399,7 @@ fn the_race_is_won_by_the_healthiest() {
         timeline: Some(regent_proto::timeline::TimelineId(3)),
         nofailover: false,
         failover_priority: 1,
+        age: Some(Duration::ZERO),
         ancestry: Some(history(3)),
     };
     let mut fit = World::new();
@@ -601,7 +603,8 @@ fn a_server_that_crashed_waits_for_whom_a_lost_write_may_still_bring_too() {
         [Action::Run(Job::StartPrimary { synchronous })] => synchronous.clone(),
         other => panic!("{other:?}"),
     };
-    let brings = |names: &[&str]| names.iter().map(|n| name(n)).collect();
+    let brings =
+        |names: &[&str]| Voting { voters: names.iter().map(|n| name(n)).collect(), quorum: 0 };
     let unresolved = world.site().sync.revision;
     world.memory.sync_sent = Some((unresolved, brings(&["a3"])));
     assert_eq!(starts(&world), "2 (\"a2\",\"a3\")");
@@ -622,10 +625,10 @@ fn nothing_opens_while_a_lost_write_of_the_record_may_still_come() {
     for names in [vec!["a3"], vec![]] {
         let mut world = world.clone();
         let revision = world.site().sync.revision;
-        let names = names.iter().map(|n| name(n)).collect();
-        world.memory.sync_sent = Some((revision, names));
+        let voters = names.iter().map(|n| name(n)).collect();
+        world.memory.sync_sent = Some((revision, Voting { voters, quorum: 0 }));
         let standbys = world.site().sync.standbys.clone();
-        let writes = vec![Action::WriteSync { standbys, revision }];
+        let writes = vec![Action::WriteSync { standbys, revision, quorum: 0 }];
         assert_eq!(world.decide().actions, writes, "once more, so that it compares what is past");
         world.site().sync.revision = Some(21);
         assert_eq!(world.decide().actions, vec![Action::Promote]);

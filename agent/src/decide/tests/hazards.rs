@@ -256,6 +256,7 @@ fn while_a_job_runs_nothing_else_is_begun() {
             JobKind::Stop,
             JobKind::Rewind,
             JobKind::CreateUsers,
+            JobKind::PrePromote,
         ] {
             let mut world = World::new();
             bend(&mut world);

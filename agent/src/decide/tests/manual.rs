@@ -40,6 +40,7 @@ fn answer(position: u64) -> PeerAnswer {
         timeline: Some(TimelineId(3)),
         nofailover: false,
         failover_priority: 1,
+        age: Some(Duration::ZERO),
         ancestry: Some(history(3)),
     }
 }
@@ -414,10 +415,40 @@ fn a_failover_to_another_standby_makes_it_a_synchronous_one_first() {
     let (reason, actions) = step(&mut world);
     assert_eq!(reason, Reason::Manual(Manual::Recording));
     let standbys = BTreeSet::from([name("a2"), name("a3")]);
-    assert_eq!(actions, vec![Action::WriteSync { standbys: standbys.clone(), revision: Some(20) }]);
+    let writes = Action::WriteSync { standbys: standbys.clone(), revision: Some(20), quorum: 0 };
+    assert_eq!(actions, vec![writes]);
     world.site().sync.standbys = standbys;
     world.site().sync.revision = Some(21);
     assert_eq!(step(&mut world).1, vec![Action::ReleaseLeader]);
+}
+
+/// A quorum's voter needs votes; where too few run to give them, whoever has all WAL needs none.
+#[test]
+fn a_candidate_that_would_lack_votes_is_the_only_one_named() {
+    let of_quorum = |standbys: [&str; 2]| {
+        let mut world = stopped(Some("a1"), Some("a2"));
+        world.policy.synchronous_quorum = true;
+        world.site().sync.standbys = standbys.into_iter().map(name).collect();
+        world.site().sync.quorum = 1;
+        answered(&mut world, [520, 0]);
+        world
+    };
+    let votes = of_quorum(["a2", "a3"]);
+    assert_eq!(votes.decide().actions, vec![Action::ReleaseLeader], "a3 runs and votes");
+    let mut down = of_quorum(["a2", "a3"]);
+    down.member("a3").state = "stopped".to_owned();
+    let mut gone = of_quorum(["a2", "a4"]);
+    for world in [&mut down, &mut gone] {
+        let standbys = BTreeSet::from([name("a2")]);
+        let (reason, actions) = step(world);
+        assert_eq!(reason, Reason::Manual(Manual::Recording));
+        let writes =
+            Action::WriteSync { standbys: standbys.clone(), revision: Some(20), quorum: 0 };
+        assert_eq!(actions, vec![writes]);
+        let sync = &mut world.site().sync;
+        (sync.standbys, sync.quorum, sync.revision) = (standbys, 0, Some(21));
+        assert_eq!(step(world).1, vec![Action::ReleaseLeader]);
+    }
 }
 
 #[test]

@@ -227,6 +227,7 @@ fn switching(world: &mut World, draw: &Draw) {
                 timeline: Some(regent_proto::timeline::TimelineId(draw.timeline)),
                 nofailover: false,
                 failover_priority: 1,
+                age: Some(Duration::ZERO),
                 ancestry: Some(history(draw.timeline)),
             },
         )]

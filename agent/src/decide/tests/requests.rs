@@ -118,6 +118,17 @@ fn a_primary_is_stopped_in_order_and_opens_where_it_stopped() {
     }
 }
 
+/// It came up a moment ago, and the time that it had for that does not count against the restart.
+#[test]
+fn a_restart_has_the_whole_time_of_a_start() {
+    let mut world = World::new();
+    world.memory.answers_since = Some(NOW);
+    world.memory.start_since = Some(NOW.minus(Duration::from_secs(299)));
+    stopped_for_a_restart(&mut world);
+    assert!(starts_writable(&go_on(&mut world)));
+    assert_eq!(world.memory.start_since, Some(world.view.now));
+}
+
 /// A start that fails is answered, and tried again the same way: never by a promotion.
 #[test]
 fn a_start_that_fails_is_told_and_tried_again_as_a_primary() {

@@ -23,6 +23,7 @@ fn down(for_seconds: u64) -> World {
         timeline: Some(TimelineId(3)),
         nofailover: false,
         failover_priority: 1,
+        age: Some(Duration::ZERO),
         ancestry: Some(history(3)),
     };
     world.view.peers =
@@ -148,6 +149,23 @@ fn it_makes_room_only_for_one_that_may_lead() {
     let mut near = down(1000);
     near.site().age = Duration::from_secs(6);
     assert_eq!(decides(&near), makes_room());
+}
+
+/// With `synchronous_mode: quorum` one that lacks votes could not take the key.
+#[test]
+fn in_quorum_it_makes_room_for_one_that_would_have_the_votes() {
+    let mut world = down(1000);
+    world.policy.synchronous_quorum = true;
+    world.site().sync.standbys = [name("a2"), name("a3")].into();
+    world.site().sync.quorum = 1;
+    assert!(starts(&world.decide()), "its own alone");
+    let voter = peer(&mut world).clone();
+    let answers = &mut world.view.peers.as_mut().expect("asked").answers;
+    answers.insert(name("a3"), voter.clone());
+    assert_eq!(decides(&world), makes_room());
+    let answers = &mut world.view.peers.as_mut().expect("asked").answers;
+    answers.insert(name("a3"), PeerAnswer { age: None, ..voter });
+    assert!(starts(&world.decide()), "the other has not read all of its WAL");
 }
 
 /// Before the first checkpoint pg_control has the timeline from which the server was promoted.

@@ -324,7 +324,7 @@ fn whom_commits_wait_for() {
         // The record shrinks first, where it has to.
         for _ in 0..2 {
             match next(policy, memory, site, status) {
-                Some(Action::WriteSync { standbys, revision }) => {
+                Some(Action::WriteSync { standbys, revision, quorum: 0 }) => {
                     site.sync.standbys = standbys;
                     site.sync.revision = revision.map(|revision| revision + 1);
                 }
@@ -373,7 +373,7 @@ fn whom_the_first_commits_wait_for() {
         let decision = world.decide();
         let standbys: BTreeSet<NodeName> = wanted.iter().map(|who| name(who)).collect();
         let revision = world.site().sync.revision;
-        let writes = Action::WriteSync { standbys, revision };
+        let writes = Action::WriteSync { standbys, revision, quorum: 0 };
         assert_eq!(decision.actions.first(), Some(&writes), "{row}");
     }
 }

@@ -8,6 +8,7 @@ use regent_proto::name::{NodeName, OperationId};
 use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 
+use super::super::quorum::Voting;
 use super::{JobKind, ScheduledRestart, UnderWay};
 use crate::decide::manual::Switching;
 
@@ -35,6 +36,10 @@ pub struct Policy {
     pub may_bootstrap: bool,
     /// `pause`.
     pub paused: bool,
+    /// `synchronous_mode: quorum`; only with `synchronous_mode`.
+    pub synchronous_quorum: bool,
+    /// The user's own `synchronous_standby_names`, in force while `synchronous_mode` is off.
+    pub own_standby_names: String,
     /// Tag `failover_priority`.
     pub failover_priority: i64,
     /// `check_timeline`.
@@ -65,8 +70,8 @@ pub struct Memory {
     /// The synchronous list in force, and the WAL end when it came into force (I5).
     pub list_since: Option<(String, Lsn)>,
     /// The revision of `sync` that writes of this process compare which may not have been applied
-    /// yet, and every name that they put there.
-    pub sync_sent: Option<(Option<u64>, BTreeSet<NodeName>)>,
+    /// yet, and what stands for each of them.
+    pub sync_sent: Option<(Option<u64>, Voting)>,
     /// The operation whose checkpoint was done.
     pub checkpointed_for: Option<OperationId>,
     /// The operation whose checkpoint runs.
@@ -98,6 +103,13 @@ pub struct Memory {
     /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
     /// others needs (hazards.md section 4, fact 27).
     pub owes_checkpoint_since: Option<BootTime>,
+    /// The synchronous list that was last set and not seen in force since.
+    pub list_asked: Option<String>,
+    /// The user's own `synchronous_standby_names` as last asked for, and when.
+    pub own_names_asked: Option<(String, BootTime)>,
+    /// The revision of `sync` that a clearing of this process compares which may not have been
+    /// applied yet: it lets anybody lead.
+    pub clear_sent: Option<u64>,
     /// The member whose name the leader key last carried.
     pub last_leader: Option<NodeName>,
     /// Since when the server answers; forgotten when it stops.
@@ -137,6 +149,15 @@ pub enum PrePromote {
     Passed,
     /// No, at this instant.
     Refused(BootTime),
+}
+
+impl Memory {
+    /// Of a process that has decided nothing yet. An earlier one may have written a list into the
+    /// configuration and ended before the server was told, and any reload brings it into force.
+    #[must_use]
+    pub fn of_a_new_process() -> Self {
+        Self { list_asked: Some("an earlier process's".to_owned()), ..Self::default() }
+    }
 }
 
 /// A job that failed.

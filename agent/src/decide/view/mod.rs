@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
-use regent_proto::name::NodeName;
+use regent_proto::name::{NodeName, PromotionId};
 use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 
@@ -147,6 +147,25 @@ pub struct PeerAnswer {
     pub nofailover: bool,
     /// Tag `failover_priority`.
     pub failover_priority: i64,
+    /// How long before it answered it had looked at its position; `None` where it does not say, or has
+    /// not read to the end of its WAL yet.
+    pub age: Option<Duration>,
     /// Its history; a Patroni member tells none.
     pub ancestry: Option<Ancestry>,
+}
+
+impl PeerAnswer {
+    /// The promotion that began its timeline, where it knows.
+    #[must_use]
+    pub fn promotion(&self) -> Option<&PromotionId> {
+        self.ancestry.as_ref().and_then(|ancestry| ancestry.promotion.as_ref())
+    }
+
+    /// Another promotion began its timeline, which has the number of this one by chance: their
+    /// positions say nothing about each other (I14).
+    #[must_use]
+    pub fn is_foreign(&self, mine: &Ancestry) -> bool {
+        let both = self.promotion().zip(mine.promotion.as_ref());
+        self.timeline == Some(mine.timeline) && both.is_some_and(|(theirs, ours)| theirs != ours)
+    }
 }

@@ -10,6 +10,7 @@ use regent_proto::record::{Mark, Promise, Promotions, SeenEpoch};
 use regent_proto::time::BootTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 
+use super::super::quorum::Voting;
 use super::At;
 
 /// The site DCS, from one snapshot.
@@ -195,4 +196,14 @@ pub struct SyncView {
     pub standbys: BTreeSet<NodeName>,
     /// There is a record, but nobody knows what it says.
     pub unreadable: bool,
+    /// How many votes a standby needs beside its own to lead; 0 unless the mode is `quorum`.
+    pub quorum: usize,
+}
+
+impl SyncView {
+    /// Who may lead beside its leader.
+    #[must_use]
+    pub fn voting(&self) -> Voting {
+        Voting { voters: self.standbys.clone(), quorum: self.quorum }
+    }
 }

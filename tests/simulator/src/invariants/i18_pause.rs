@@ -2,6 +2,7 @@
 //! verifies everything anew (hazards.md section 6; design.md section 3; ADR 18). In a federation it
 //! never loosens the fence.
 
+use regent_agent::decide::view::Stage;
 use regent_agent::decide::{Action, Job};
 use regent_guardian::page::Guard;
 
@@ -27,20 +28,19 @@ pub(super) fn check(world: &mut World, n: usize) {
     }
 }
 
-/// An agent that knows of the pause starts, stops, copies, promotes and turns nothing by itself, only the
-/// server that a person asked it to restart or to make anew; in a federation it starts and copies
-/// nothing.
-pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
-    let by_itself = !world.nodes[n].by_request;
+/// An agent that knows of the pause starts, stops, copies, promotes and turns nothing; in a federation
+/// it starts and copies nothing. What a person asks for goes on in a pause, and each stage of it is
+/// allowed its own step alone.
+pub(super) fn check_action(world: &mut World, n: usize, asked: Option<Stage>, action: &Action) {
     let frozen = match action {
+        Action::Run(job) if asked.is_some_and(|stage| is_step_of(stage, job)) => false,
         Action::ClaimInitialize | Action::AskPeers | Action::AskCandidates(_) => true,
         Action::AbandonInitialize => true,
-        Action::Run(Job::Initdb | Job::Rewind(_)) => true,
-        Action::Run(Job::Clone(_) | Job::StopToRestart) => by_itself,
-        Action::Run(Job::StartStandby(_) | Job::StartPrimary { .. }) => by_itself,
-        Action::Run(Job::Stop | Job::Checkpoint) => world.federation.is_none() && by_itself,
-        Action::Run(Job::CreateUsers | Job::PrePromote) => world.federation.is_none(),
-        Action::CancelJob => by_itself,
+        Action::Run(Job::Initdb | Job::Clone(_) | Job::Rewind(_)) => true,
+        Action::Run(Job::StartStandby(_) | Job::StartPrimary { .. } | Job::StopToRestart) => true,
+        Action::Run(Job::Stop | Job::Checkpoint | Job::CreateUsers | Job::PrePromote) => {
+            world.federation.is_none()
+        }
         Action::Promote | Action::Follow(_) => world.federation.is_none(),
         Action::RecordInitialize(_)
         | Action::AcquireLeader
@@ -66,11 +66,23 @@ pub(super) fn check_action(world: &mut World, n: usize, action: &Action) {
         | Action::ArmWatchdog
         | Action::RenewNow
         | Action::Answer { .. }
+        | Action::CancelJob
         | Action::Exit(_) => false,
     };
     if frozen {
         let what = format!("{} is paused, and does {action:?}", world.nodes[n].name);
         world.broken("I18", what);
+    }
+}
+
+/// What a restart or a new copy does with the server at this stage.
+fn is_step_of(stage: Stage, job: &Job) -> bool {
+    match stage {
+        Stage::Clearing | Stage::Withdrawing => false,
+        Stage::Checkpointing => *job == Job::Checkpoint,
+        Stage::Stopping => matches!(job, Job::Stop | Job::StopToRestart),
+        Stage::Copying => matches!(job, Job::Clone(_)),
+        Stage::Starting => matches!(job, Job::StartStandby(_) | Job::StartPrimary { .. }),
     }
 }
 

@@ -16,6 +16,7 @@ mod i27_opens_as_holder;
 use std::collections::BTreeMap;
 
 use regent_agent::decide::Action;
+use regent_agent::decide::view::Stage;
 use regent_proto::record::Primary;
 
 use crate::world::World;
@@ -72,10 +73,15 @@ impl World {
         i19_failsafe::check(self, n);
     }
 
-    /// An agent is about to do something.
-    pub(crate) fn on_action(&mut self, n: usize, paused: bool, action: &Action) {
+    /// An agent is about to do something; `asked`: how far it is with what a person asked of it.
+    pub(crate) fn on_action(
+        &mut self,
+        n: usize,
+        (paused, asked): (bool, Option<Stage>),
+        action: &Action,
+    ) {
         if paused {
-            i18_pause::check_action(self, n, action);
+            i18_pause::check_action(self, n, asked, action);
         }
     }
 

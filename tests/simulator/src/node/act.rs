@@ -184,9 +184,9 @@ impl Agent {
                     Release::Kept(problem) => Came::ToNothing(problem),
                 };
             }
-            (Action::WriteSync { standbys, revision }, Some(held)) => {
+            (Action::WriteSync { standbys, revision, quorum }, Some(held)) => {
                 self.empty_the_list_early();
-                site.write_sync(held, standbys, *revision, timeout).await
+                site.write_sync(held, (standbys, *quorum), *revision, timeout).await
             }
             (Action::ClearSync { revision }, Some(held)) => {
                 site.clear_sync(held, *revision, timeout).await
@@ -444,6 +444,8 @@ impl World {
                         .then_some(regent_proto::timeline::TimelineId(server.wal.timeline)),
                     nofailover: false,
                     failover_priority: 1,
+                    // Read as it is asked.
+                    age: answers.then_some(Duration::ZERO),
                     ancestry: answers.then(|| server.wal.ancestry()),
                 };
                 (self.nodes[*m].name.clone(), answer)

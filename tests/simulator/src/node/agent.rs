@@ -14,7 +14,7 @@ use regent_agent::config::dynamic::Dynamic;
 use regent_agent::decide::guarding::{Guarding, Guards, Postmaster, Watched, guarding};
 use regent_agent::decide::paused::{self, Fence};
 use regent_agent::decide::view::{
-    FederationView, FinishedJob, Memory, PeersView, Policy, Process, RequestsView, SiteView,
+    FederationView, FinishedJob, Memory, PeersView, Policy, Process, RequestsView, SiteView, Stage,
     TenureView, UnderWay, View,
 };
 use regent_agent::decide::{Action, decide};
@@ -90,13 +90,12 @@ impl Agent {
             let decision = decide(&policy, &self.memory, &view);
             policy.paused = self.dynamic.pause;
             self.sim.world().decided(self.n, &view, &decision);
-            let request = self.memory.request.as_ref().or(decision.memory.request.as_ref());
-            self.sim.world().nodes[self.n].by_request = request.is_some();
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
             self.tell(&view, &decision);
             self.finished = None;
-            let again = self.act(&decision.actions, &view).await;
+            let asked = decision.memory.request.as_ref().map(|under_way| under_way.stage);
+            let again = self.act(&decision.actions, asked, &view).await;
             self.memory = decision.memory;
             if self.sim.world().nodes[self.n].mail.stop {
                 return self.shut_down(&view).await;
@@ -334,10 +333,10 @@ impl Agent {
     }
 
     /// Performs in order; true when something was done.
-    async fn act(&mut self, actions: &[Action], view: &View) -> bool {
+    async fn act(&mut self, actions: &[Action], asked: Option<Stage>, view: &View) -> bool {
         let mut done = Vec::new();
         for action in actions {
-            self.sim.world().on_action(self.n, self.dynamic.pause, action);
+            self.sim.world().on_action(self.n, (self.dynamic.pause, asked), action);
             if let Action::Answer { request, answer } = action {
                 let mut world = self.sim.world();
                 world.explain(self.n, "agent", || format!("answers {request}: {answer:?}"));

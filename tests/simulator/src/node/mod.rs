@@ -124,8 +124,6 @@ pub struct Node {
     pub paused_at: Option<(Nanos, Reading)>,
     /// A pause has taken the fence away; nobody has put it back since.
     pub unfenced: bool,
-    /// Its agent does what a person asked it for: a restart, or a new copy.
-    pub by_request: bool,
     /// What the present agent has read of a pause.
     pub paused: Option<bool>,
     /// The machine is off.

@@ -245,7 +245,7 @@ impl World {
             global,
             site_seen: None,
             global_seen: None,
-            memory: Memory::default(),
+            memory: Memory::of_a_new_process(),
             finished: None,
             wake,
             tenures,

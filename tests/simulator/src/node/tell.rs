@@ -78,11 +78,11 @@ impl Agent {
             round_trips: RoundTrips::last(&self.deadlines),
             at: wall,
             dcs_seen: wall,
+            scheduled_restart: None,
+            withdraws,
             fences: self.site_observer.fences().clone(),
             restarts: self.site_observer.restarts().clone(),
             config: self.site_observer.config(),
-            scheduled_restart: None,
-            withdraws,
         };
         let picture = Some(Arc::new(picture));
         if asked {

@@ -15,11 +15,14 @@ pub struct Pending {
     pub end: u64,
 }
 
-/// `synchronous_standby_names` as the product writes it: nothing, `"a"`, or `N ("a","b")`.
-fn parse(list: &str) -> (usize, Vec<&str>) {
+/// `synchronous_standby_names` as the product writes it: nothing, `"a"`, `N ("a","b")` or
+/// `ANY N ("a","b")`. How many, of whom, and whether any of them do.
+fn parse(list: &str) -> (usize, Vec<&str>, bool) {
     let names: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
-    let count = list.split('(').next().and_then(|n| n.trim().parse().ok()).unwrap_or(names.len());
-    (count, names)
+    let any = list.starts_with("ANY ");
+    let number = list.trim_start_matches("ANY ").split('(').next();
+    let count = number.and_then(|n| n.trim().parse().ok()).unwrap_or(names.len());
+    (count, names, any)
 }
 
 impl World {
@@ -57,14 +60,15 @@ impl World {
         }
     }
 
-    /// Up to where commits need not wait: with FIRST N, the N first of the list that stream.
+    /// Up to where commits need not wait: with FIRST N, the N first of the list that stream; with
+    /// ANY N, the N furthest.
     fn safe_up_to(&self, n: usize) -> u64 {
-        let (count, names) = parse(&self.nodes[n].server.synchronous);
+        let (count, names, any) = parse(&self.nodes[n].server.synchronous);
         let heedless = self.mutant == Mutant::AcknowledgeAtOnce;
         if count == 0 || names.is_empty() || heedless {
             return u64::MAX;
         }
-        let confirmed: Vec<u64> = names
+        let mut confirmed: Vec<u64> = names
             .iter()
             .filter_map(|name| {
                 let found = self.connections.values().find(|connection| {
@@ -74,8 +78,11 @@ impl World {
                 });
                 found.map(|connection| connection.flushed)
             })
-            .take(count)
             .collect();
+        if any {
+            confirmed.sort_unstable_by(|a, b| b.cmp(a));
+        }
+        confirmed.truncate(count);
         if confirmed.len() < count { 0 } else { confirmed.into_iter().min().unwrap_or(0) }
     }
 
