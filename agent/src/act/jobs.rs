@@ -1,6 +1,7 @@
 //! Long acts: one at a time on the data directory and the server, a checkpoint beside it. Decisions
 //! go on meanwhile; how a job ended is the next observation.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
 use super::postgres::server::Server;
-use super::postgres::{copy, sql};
+use super::postgres::{copy, slots, sql};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::Job;
@@ -120,7 +121,8 @@ impl Jobs {
             | JobKind::CreateUsers
             | JobKind::Initdb
             | JobKind::Clone
-            | JobKind::Rewind => task.abort(),
+            | JobKind::Rewind
+            | JobKind::CopySlots => task.abort(),
         }
         tokio::time::timeout(STARTS_WITHIN, task).await.is_ok()
     }
@@ -145,6 +147,7 @@ impl Context {
             }
             Job::Clone(from) => {
                 let addresses = addresses(&from)?;
+                slots::forget(&self.files);
                 copy::clone(&self.programs, &self.files, &users.replication, &addresses, progress)
                     .await?;
                 // A copy is a standby until decided otherwise: it must never open by itself.
@@ -158,11 +161,14 @@ impl Context {
                 let user = users.rewind.as_ref().unwrap_or(&users.superuser);
                 let first = addresses.first().ok_or_else(|| anyhow::anyhow!("no address"))?;
                 sql::wait_for_checkpoint(first, user, Duration::from_secs(60)).await?;
+                // What is copied of slots may point into what the rewind takes away.
+                slots::forget(&self.files);
                 copy::rewind(&self.programs, &self.files, user, &addresses[..1]).await?;
                 Ok(self.files.set_standby_signal(true)?)
             }
             Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
             Job::CreateUsers => Ok(sql::create_users(&self.config).await?),
+            Job::CopySlots { from, slots } => self.copy_slots(&from, &slots).await,
         }
     }
 
@@ -198,11 +204,33 @@ impl Context {
             // The deadline may have passed since this was decided, and rung 1 have found nothing.
             self.guard.arm_for_start();
             anyhow::ensure!(self.guard.may_write(), "the right to write ended before the start");
+            slots::forget(&self.files);
         }
         let postmaster = self.server.start(&self.programs, &arguments).await?;
         if !standby {
             self.guard.arm(Some(postmaster.pid));
         }
+        Ok(())
+    }
+
+    /// All that can fail is tried before the server stops; the next decision starts it again.
+    async fn copy_slots(
+        &self,
+        from: &(String, u16),
+        names: &BTreeSet<String>,
+    ) -> anyhow::Result<()> {
+        let users = &self.config.postgres.authentication;
+        let user = users.rewind.as_ref().unwrap_or(&users.superuser);
+        let found = slots::read(from, user, names).await?;
+        anyhow::ensure!(!found.is_empty(), "the leader has none of the logical slots {names:?}");
+        anyhow::ensure!(self.files.standby_signal(), "only a standby copies slots");
+        slots::check(&self.files, &found)?;
+        self.stop().await?;
+        // The shutdown may have removed WAL.
+        slots::check(&self.files, &found)?;
+        slots::put(&self.files, &found)?;
+        let names: Vec<&str> = found.iter().map(|slot| slot.name.as_str()).collect();
+        tracing::info!(slots = names.join(", "), "logical slots were copied from the leader");
         Ok(())
     }
 

@@ -37,7 +37,7 @@ use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
 use postgres::promotions;
 use postgres::server::Server;
-use postgres::sql;
+use postgres::{slots, sql};
 use site::{Held, SiteStore, Written};
 
 /// What came of an action.
@@ -92,6 +92,8 @@ pub struct Actor {
     pub failsafe: failsafe::Shared,
     /// When this process last marked its site, for people.
     pub marked_at: WallTime,
+    /// What goes on with logical slots beside the loop.
+    pub slot_work: slots::Work,
 }
 
 /// The end of the stop span that a handover gives, on this process's own clock.
@@ -179,7 +181,7 @@ impl Actor {
             Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::Promote
-            | Action::Slots { .. } => self.on_server(action, client).await,
+            | Action::Slots(_) => self.on_server(action, client).await,
             Action::NamePromotion => self.name_promotion(view, client).await,
         }
     }
@@ -209,7 +211,8 @@ impl Actor {
             | Job::Stop
             | Job::Rewind(_)
             | Job::Checkpoint
-            | Job::CreateUsers => {}
+            | Job::CreateUsers
+            | Job::CopySlots { .. } => {}
         }
         self.jobs.start(job.clone(), self.job_context());
         Outcome::Done(Touched::Nothing)
@@ -495,9 +498,13 @@ impl Actor {
                     let problem = "the watchdog, as last pinged, would fire after the deadline";
                     return Outcome::NotDone(problem.to_owned());
                 }
+                // From here on its slots are its own.
+                slots::forget(&self.files);
                 sql::promote(client).await
             }
-            Action::Slots { create, drop } => sql::keep_slots(client, create, drop).await,
+            Action::Slots(steps) => {
+                slots::perform(client, (&self.config, &self.files), steps, &self.slot_work).await
+            }
             other => return Outcome::NotDone(format!("{other:?} is not of the server")),
         };
         match done {

@@ -23,6 +23,8 @@ use super::global::GlobalStore;
 use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
+use crate::decide::slots::Told;
+use crate::decide::slots::readiness::{Horizon, Xid};
 use crate::decide::view::{DataDirectory, Follow, JobKind, Process, Status, View, WatchdogState};
 use crate::observe::postgres::Extra;
 
@@ -63,6 +65,8 @@ pub struct Picture {
     pub dcs_seen: WallTime,
     /// How the members say that their fences stand.
     pub fences: BTreeMap<NodeName, ReportedFence>,
+    /// What is told of slots.
+    pub slots: Told,
 }
 
 /// What everything says while a pause has taken the fence away (design.md section 3).
@@ -144,6 +148,13 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
         }
         record["timeline"] = json!(status.ancestry.timeline.0);
         record["ancestry"] = json!(status.ancestry);
+        // Ours: how far each slot lets vacuum go. Standbys judge their copies of logical slots by it.
+        let held = status.slots.iter();
+        let held = held.filter_map(|(name, slot)| Some((name.clone(), slot.catalog_xmin?)));
+        let xmins: BTreeMap<String, Xid> = held.collect();
+        if let Some(at) = status.slots_at.filter(|_| !xmins.is_empty()) {
+            record["catalog_horizon"] = json!(Horizon { at, xmins });
+        }
     }
     let watchdog = &picture.view.guardian.watchdog;
     if watchdog.required && watchdog.state == WatchdogState::Failed {
@@ -184,7 +195,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(4);
 const REPORT_AT_MOST: Duration = Duration::from_secs(1);
 
 /// What a key of the site is given by whoever leads it.
-type Valued = fn(&NodeName, &Status) -> Value;
+type Valued = fn(&NodeName, (&Picture, &Status)) -> Value;
 
 impl Publisher {
     /// For this member.
@@ -266,9 +277,9 @@ impl Publisher {
             self.ancestry = None;
         }
         let values: [(SiteKey, Valued); 3] = [
-            (SiteKey::Status, |_, status| json!({"optime": status.end.get()})),
-            (SiteKey::History, |_, status| history(status)),
-            (SiteKey::Promotions, promotions),
+            (SiteKey::Status, |_, (picture, status)| status_value(&picture.slots, status)),
+            (SiteKey::History, |_, (_, status)| history(status)),
+            (SiteKey::Promotions, |me, (_, status)| promotions(me, status)),
         ];
         for (key, value) in values {
             if picture.unreadable.contains(&self.site.keys.key(key)) {
@@ -279,7 +290,7 @@ impl Publisher {
             if key != SiteKey::Status && self.ancestry.is_some() && written.is_some() {
                 continue;
             }
-            let value = value(&self.config.name, status);
+            let value = value(&self.config.name, (picture, status));
             if written == Some(&value) {
                 continue;
             }
@@ -312,6 +323,20 @@ impl Publisher {
             Err(error) => tracing::debug!(%error, "reporting to the global quorum"),
         }
     }
+}
+
+/// Patroni's `status`: where the leader is, where its slots are, and whose it keeps. What is empty is
+/// left out.
+fn status_value(told: &Told, status: &Status) -> Value {
+    let mut value = json!({"optime": status.end.get()});
+    if !told.positions.is_empty() {
+        let slots = told.positions.iter().map(|(name, at)| (name.clone(), json!(at.get())));
+        value["slots"] = Value::Object(slots.collect());
+    }
+    if !told.retain.is_empty() {
+        value["retain_slots"] = json!(told.retain);
+    }
+    value
 }
 
 /// Patroni's history: where each timeline was left.

@@ -85,6 +85,7 @@ impl Asked {
             round_trips: RoundTrips::default(),
             dcs_seen: WallTime(0),
             fences: Default::default(),
+            slots: Default::default(),
         };
         let (pictures, receiver) = watch::channel(Some(Arc::new(picture.clone())));
         let dir = tempfile::tempdir().expect("a directory");

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Config;
+use crate::decide::slots::{Kind, Rules};
 use crate::decide::view::Policy;
 
 /// Top-level keys that are read.
@@ -21,6 +22,12 @@ pub(super) const READ: &[&str] = &[
     "failsafe_mode",
     "pause",
     "postgresql",
+    "member_slots_ttl",
+    "slots",
+    "permanent_slots",
+    "permanent_replication_slots",
+    "ignore_slots",
+    "slot_wal_budget",
 ];
 
 /// Patroni's keys that this version does not use yet.
@@ -32,11 +39,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "primary_stop_timeout",
     "master_stop_timeout",
     "check_timeline",
-    "member_slots_ttl",
-    "slots",
-    "permanent_slots",
-    "permanent_replication_slots",
-    "ignore_slots",
     "standby_cluster",
 ];
 
@@ -68,6 +70,8 @@ pub struct Dynamic {
     pub pg_hba: Vec<String>,
     /// `pause`.
     pub pause: bool,
+    /// What is to be done with slots.
+    pub slots: Rules,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
 }
@@ -92,6 +96,7 @@ impl Default for Dynamic {
             parameters: BTreeMap::new(),
             pg_hba: Vec::new(),
             pause: false,
+            slots: Rules::default(),
             problems: Vec::new(),
         }
     }
@@ -164,6 +169,7 @@ impl Dynamic {
             use_pg_rewind: self.use_pg_rewind,
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
+            slots: self.slots.clone(),
         }
     }
 
@@ -219,7 +225,7 @@ impl Dynamic {
             Some(_) | None if readable => Part::Missing,
             Some(_) | None => Part::Unreadable,
         };
-        let parameters = match part("parameters") {
+        let mut parameters = match part("parameters") {
             Part::There(value) => parameters(&value).unwrap_or_else(|| {
                 let kept = in_force.parameters.clone();
                 reader.refuse("postgresql.parameters", &value, "NAME: VALUE pairs", kept)
@@ -235,6 +241,11 @@ impl Dynamic {
             Part::Missing => Vec::new(),
             Part::Unreadable => in_force.pg_hba.clone(),
         };
+        let slots = super::slots::read(document, &in_force.slots, &mut reader.problems);
+        if slots.permanent.values().any(|permanent| permanent.kind != Kind::Physical) {
+            // Without it the primary's vacuum would break what standbys keep of logical slots.
+            parameters.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
         Self {
             ttl,
             loop_wait,
@@ -248,6 +259,7 @@ impl Dynamic {
             parameters,
             pg_hba,
             pause,
+            slots,
             problems: reader.problems,
         }
     }

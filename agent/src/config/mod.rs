@@ -12,6 +12,7 @@ mod postgres;
 pub mod promise;
 mod regent;
 mod sections;
+mod slots;
 pub mod watchdog;
 
 use std::collections::BTreeMap;

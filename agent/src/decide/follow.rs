@@ -1,7 +1,6 @@
 //! A node under somebody else: a member whose site has another leader, and the leader of a standby
 //! site under another site.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
@@ -64,11 +63,10 @@ impl<'a> Judge<'a> {
             }
         }
         let history = site.ancestry.as_ref();
-        self.manage_slots(site);
         self.note_following();
         self.come_under(target.filter(|_| running), history).unwrap_or_else(|status| {
             self.keep_epoch(site)
-                .or_else(|| self.slots_choice(status, BTreeSet::new()))
+                .or_else(|| self.keep_slots(site, status))
                 .unwrap_or(Choice::wait(Reason::Following))
         })
     }

@@ -234,8 +234,14 @@ impl Judge<'_> {
         self.memory.promoting_since = Some(self.view.now);
         self.memory.owes_checkpoint_since = Some(self.view.now);
         self.memory.list_since = None;
+        let unsafe_slots = self.unsafe_slots(status);
+        let actions = if unsafe_slots.is_empty() {
+            vec![Action::Promote]
+        } else {
+            vec![Action::Slots(unsafe_slots), Action::Promote]
+        };
         Choice {
-            actions: vec![Action::Promote],
+            actions,
             reason: Reason::Promoting,
             wake_in: Some(LOOK_AGAIN),
         }

@@ -29,6 +29,7 @@ mod reason;
 mod rejoin;
 pub mod renewal;
 mod retry;
+pub mod slots;
 mod steady;
 pub mod synchronous;
 #[cfg(test)]

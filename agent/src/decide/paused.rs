@@ -121,18 +121,7 @@ impl Judge<'_> {
         if let Some(choice) = self.name_promotion(status) {
             return choice;
         }
-        if let Some(mut choice) = self.keep_slots(site, status) {
-            for action in &mut choice.actions {
-                if let Action::Slots { drop, .. } = action {
-                    drop.clear();
-                }
-            }
-            let creates = |action: &Action| matches!(action, Action::Slots { create, .. } if !create.is_empty());
-            if choice.actions.iter().any(creates) {
-                return choice;
-            }
-        }
-        Choice::wait(Reason::Paused(PausedAs::Leader))
+        self.keep_slots(site, status).unwrap_or(Choice::wait(Reason::Paused(PausedAs::Leader)))
     }
 
     /// In a federation: the site's own automation stops, nothing that ends or moves a right does.
@@ -145,7 +134,11 @@ impl Judge<'_> {
             }
             Action::Run(job) => match job.kind() {
                 JobKind::Stop | JobKind::Checkpoint | JobKind::CreateUsers => false,
-                JobKind::Initdb | JobKind::Clone | JobKind::Start | JobKind::Rewind => true,
+                JobKind::Initdb
+                | JobKind::Clone
+                | JobKind::Start
+                | JobKind::Rewind
+                | JobKind::CopySlots => true,
             },
             Action::ClaimInitialize | Action::AskPeers | Action::Exit(_) => true,
             Action::RecordInitialize(_)
@@ -168,7 +161,7 @@ impl Judge<'_> {
             | Action::ArmWatchdog
             | Action::RenewNow
             | Action::Promote
-            | Action::Slots { .. } => false,
+            | Action::Slots(_) => false,
         });
         if automatic { Choice::wait(Reason::Paused(PausedAs::Automation)) } else { choice }
     }

@@ -118,12 +118,14 @@ pub enum Reason {
     FinishingBootstrap,
     /// Keeps record and list in step.
     Synchronous,
-    /// Makes and drops slots.
+    /// Makes, drops and moves slots.
     Slots,
     /// Checkpoint asked for by a switchover, or owed after a promotion.
     Checkpoint,
     /// The cluster is paused.
     Paused(PausedAs),
+    /// Copies logical slots from the leader.
+    CopyingSlots,
 }
 
 /// What a node of a paused cluster is.
@@ -230,6 +232,7 @@ impl fmt::Display for Reason {
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
+            Self::CopyingSlots => "copying logical replication slots from the leader",
         };
         f.write_str(text)
     }

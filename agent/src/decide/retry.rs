@@ -28,6 +28,8 @@ impl Judge<'_> {
                     }
                 }
                 JobKind::Rewind => self.memory.rewinds = self.memory.rewinds.saturating_add(1),
+                // Other files are there now: what was known of the slots before says nothing.
+                JobKind::CopySlots => self.memory.slots_readiness.clear(),
                 JobKind::Initdb | JobKind::Start | JobKind::Stop | JobKind::CreateUsers => {}
             }
             return;

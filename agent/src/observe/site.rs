@@ -19,8 +19,8 @@ use super::mirror::Picture;
 use super::unreadable::Unreadable;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{
-    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
-    SyncView,
+    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord,
+    PublishedSlots, SiteView, SyncView,
 };
 
 /// Patroni's member record, the fields that are used.
@@ -50,6 +50,9 @@ struct MemberRecord {
     /// Ours: how its fence stands. A newer version's may be of another form: then nothing is shown.
     #[serde(default)]
     regent: Option<serde_json::Value>,
+    /// Ours: how far each of its slots lets vacuum go.
+    #[serde(default)]
+    catalog_horizon: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -60,10 +63,11 @@ struct SyncRecord {
     sync_standby: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+/// Patroni's `status`, as far as it can be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct StatusRecord {
-    #[serde(default)]
     optime: Option<u64>,
+    published: PublishedSlots,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -149,13 +153,15 @@ impl SiteObserver {
             (None, Some(_)) => {}
         }
         let (members, ancestries) = self.members(picture);
+        let status = self.status(picture);
         let ancestry = leader.as_ref().and_then(|l| ancestries.get(&l.name).cloned());
         let view = SiteView {
             age: now.since(answered),
             leaderless: self.leaderless_since.map_or(Duration::ZERO, |since| now.since(since)),
             initialize: self.initialize(picture),
             sync: self.sync(picture),
-            optime: self.optime(picture),
+            optime: status.as_ref().and_then(|status| status.optime).map(Lsn::new),
+            published: status.map(|status| status.published).unwrap_or_default(),
             failover: self.failover(picture),
             mark: self
                 .record(|known| &known.mark, picture, SiteKey::Mark)
@@ -360,9 +366,9 @@ impl SiteObserver {
         SyncView { revision, leader, standbys, unreadable: false }
     }
 
-    fn optime(&mut self, picture: &Picture) -> Option<Lsn> {
+    fn status(&mut self, picture: &Picture) -> Option<StatusRecord> {
         let entry = self.entry(picture, SiteKey::Status)?;
-        self.json(|known| &known.status, entry)?.optime.map(Lsn::new)
+        self.read_as(|known| &known.status, entry, status_record)
     }
 
     fn failover(&mut self, picture: &Picture) -> Option<At<FailoverRequest>> {
@@ -406,6 +412,29 @@ fn record<R: Record>(entry: &Entry) -> Result<R, String> {
     R::decode(&entry.key, &entry.value).map_err(|error| error.problem)
 }
 
+/// Also what Patroni before 2.1 wrote, a number and nothing else. A position of a slot that is none is
+/// passed over: a slot without one is not moved.
+fn status_record(entry: &Entry) -> Result<StatusRecord, String> {
+    let value: serde_json::Value =
+        serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
+    if let Some(optime) = value.as_u64() {
+        return Ok(StatusRecord { optime: Some(optime), ..StatusRecord::default() });
+    }
+    let fields = value.as_object().ok_or("neither an object nor a position")?;
+    let optime = match fields.get("optime") {
+        None | Some(serde_json::Value::Null) => None,
+        Some(at) => Some(at.as_u64().ok_or("optime is no position")?),
+    };
+    let slots = fields.get("slots").and_then(serde_json::Value::as_object);
+    let slots = slots.into_iter().flatten().filter_map(|(name, at)| {
+        Some((name.clone(), Lsn::new(at.as_u64()?)))
+    });
+    let retain = fields.get("retain_slots").and_then(serde_json::Value::as_array);
+    let retain = retain.into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned()));
+    let published = PublishedSlots { slots: slots.collect(), retain: retain.collect() };
+    Ok(StatusRecord { optime, published })
+}
+
 fn known_member(entry: &Entry) -> Result<KnownMember, String> {
     let record: MemberRecord =
         serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
@@ -413,12 +442,17 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         .ok_or_else(|| "conn_url is not postgres://HOST:PORT/DATABASE".to_owned())?;
     let flag =
         |tag: &str| record.tags.get(tag).is_some_and(|v| *v == serde_json::Value::Bool(true));
+    let replicatefrom = record.tags.get("replicatefrom").and_then(|v| v.as_str()?.parse().ok());
+    let horizon = record.catalog_horizon.and_then(|told| serde_json::from_value(told).ok());
     let priority = record.tags.get("failover_priority").and_then(|v| v.as_i64());
     let member = Arc::new(Member {
         host,
         port,
         nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
         nosync: flag("nosync"),
+        nostream: flag("nostream"),
+        replicatefrom,
+        horizon,
         api_url: record.api_url,
         promise_url: record.promise_url,
         streaming: record.replication_state == "streaming",

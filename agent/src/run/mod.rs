@@ -28,6 +28,7 @@ use crate::act::Actor;
 use crate::act::publish::Picture;
 use crate::config::Config;
 use crate::decide::decide;
+use crate::decide::slots::Told;
 use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
 use crate::fence::Deadlines;
 use crate::fence::guard::Fenced;
@@ -67,6 +68,8 @@ pub struct Agent {
     suspended: bool,
     /// Why the dynamic configuration in the DCS is not in force.
     refused_dynamic: Option<String>,
+    /// What is told of slots.
+    slots: Told,
     repeated: u32,
     stop: CancellationToken,
     upgrade: Upgrade,
@@ -87,6 +90,7 @@ impl Agent {
             self.say(&view, &decision.reason);
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
+            self.look_at_slots(&policy, &view);
             self.tell(&view, extra, &decision.reason);
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;

@@ -18,7 +18,7 @@ impl Agent {
             let client = self.postgres.client();
             match self.actor.perform(action, view, client).await {
                 Outcome::Done(what) => {
-                    if matches!(action, Action::Slots { .. }) {
+                    if matches!(action, Action::Slots(_)) {
                         self.postgres.forget_surroundings();
                     }
                     touched.push(what);

@@ -25,6 +25,7 @@ use crate::act::postgres::found;
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::{Postmaster, Server};
+use crate::act::postgres::slots::Work;
 use crate::act::publish::Publisher;
 use crate::act::random::Ids;
 use crate::act::site::SiteStore;
@@ -32,6 +33,7 @@ use crate::act::{Actor, store};
 use crate::api;
 use crate::config::Config;
 use crate::config::watchdog::WatchdogMode;
+use crate::decide::slots::Told;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
@@ -160,6 +162,7 @@ impl Agent {
                 dynamic,
                 failsafe,
                 marked_at: WallTime::default(),
+                slot_work: Work::default(),
             },
             config,
             deadlines,
@@ -179,6 +182,7 @@ impl Agent {
             last_problem: String::new(),
             suspended: false,
             refused_dynamic: None,
+            slots: Told::default(),
             repeated: 0,
             stop,
             upgrade,

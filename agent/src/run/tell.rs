@@ -16,8 +16,8 @@ use crate::act::postgres::files::Files;
 use crate::act::postgres::programs::Programs;
 use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::config::Config;
-use crate::decide::Reason;
-use crate::decide::view::View;
+use crate::decide::view::{Policy, View};
+use crate::decide::{Reason, slots};
 use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
 use crate::observe::{guardian, reach};
@@ -56,6 +56,24 @@ impl Agent {
         tracing::info!(cluster = %self.config.scope, node = %self.config.name, epoch, "{reason}");
     }
 
+    /// What is told of slots; each warning is logged when it comes, and when it goes.
+    pub(super) fn look_at_slots(&mut self, policy: &Policy, view: &View) {
+        if view.postgres.status.is_none() {
+            // Nothing is seen: what was known last stays said.
+            self.slots.positions.clear();
+            return;
+        }
+        let told = slots::told(policy, &self.memory, view);
+        let node = &self.config.name;
+        for (slot, what) in told.warnings.difference(&self.slots.warnings) {
+            tracing::warn!(%node, slot, "replication slot: {what}");
+        }
+        for (slot, what) in self.slots.warnings.difference(&told.warnings) {
+            tracing::info!(%node, slot, "replication slot: no longer so: {what}");
+        }
+        self.slots = told;
+    }
+
     /// Hands out the picture of this round.
     pub(super) fn tell(&self, view: &View, extra: Extra, reason: &Reason) {
         let mut warnings = self.config.warnings.clone();
@@ -75,6 +93,8 @@ impl Agent {
         }
         let site = self.site_observer.unreadable();
         warnings.extend(site.map(|key| format!("unreadable record {key}")));
+        let slots = self.slots.warnings.iter();
+        warnings.extend(slots.map(|(slot, what)| format!("replication slot {slot}: {what}")));
         let dcs_age = view.site.as_ref().map_or(u128::MAX, |site| site.age.as_millis());
         let dcs_age = u64::try_from(dcs_age).unwrap_or(u64::MAX);
         let picture = Picture {
@@ -95,6 +115,7 @@ impl Agent {
             at: wall_time(),
             dcs_seen: WallTime(wall_time().0.saturating_sub(dcs_age)),
             fences: self.site_observer.fences().clone(),
+            slots: self.slots.clone(),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }

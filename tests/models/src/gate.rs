@@ -9,8 +9,8 @@ use regent_agent::decide::preconditions::{self, Opening, Precondition};
 use regent_agent::decide::view::{
     At, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord, FailsafeView,
     FederationView, GuardianView, Initialize, LeaderKey, Policy, PostgresView, PrimaryTenure,
-    Process, PromiseRecord, SiteView, Status, SyncView, TenureView, View, WatchdogState,
-    WatchdogView,
+    Process, PromiseRecord, PublishedSlots, SiteView, Status, SyncView, TenureView, View,
+    WatchdogState, WatchdogView,
 };
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
@@ -103,6 +103,7 @@ fn policy() -> Policy {
         use_pg_rewind: true,
         may_bootstrap: false,
         paused: false,
+        slots: Default::default(),
     }
 }
 
@@ -159,6 +160,7 @@ fn view(facts: &Facts) -> View {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        published: PublishedSlots::default(),
     };
     let federation = quorum.map(|quorum| FederationView {
         site: quorum.site.clone(),
@@ -242,6 +244,10 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
             free_slots: 10,
             free_senders: 10,
             server_version: 150_018,
+            wal_logical: false,
+            slot_wal_limit: None,
+            slots_at: None,
+            upstream_end: None,
         }),
         follows: None,
         standby_signal: true,

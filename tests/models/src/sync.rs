@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regent_agent::decide::view::{
-    FailsafeRecord, Initialize, Member, Memory, Policy, PromiseRecord, Sender, SiteView, Status,
-    SyncView,
+    FailsafeRecord, Initialize, Member, Memory, Policy, PromiseRecord, PublishedSlots, Sender,
+    SiteView, Status, SyncView,
 };
 use regent_agent::decide::{Action, synchronous};
 use regent_proto::lsn::Lsn;
@@ -224,6 +224,7 @@ impl Synchronous {
             use_pg_rewind: true,
             may_bootstrap: false,
             paused: false,
+            slots: Default::default(),
         }
     }
 
@@ -305,6 +306,10 @@ impl Synchronous {
             free_slots: 10,
             free_senders: 10,
             server_version: 150_018,
+            wal_logical: false,
+            slot_wal_limit: None,
+            slots_at: None,
+            upstream_end: None,
         }
     }
 
@@ -386,6 +391,9 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             position: None,
             nofailover: false,
             nosync: false,
+            nostream: false,
+            replicatefrom: None,
+            horizon: None,
         })
     };
     SiteView {
@@ -409,6 +417,7 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        published: PublishedSlots::default(),
     }
 }
 

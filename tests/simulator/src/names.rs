@@ -81,6 +81,7 @@ names! {
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
+        Reason::CopyingSlots => "reason: CopyingSlots",
     }
 }
 
@@ -140,7 +141,7 @@ names! {
         Action::Promote => "action: Promote",
         Action::NamePromotion => "action: NamePromotion",
         Action::RecordPromotion { .. } => "action: RecordPromotion",
-        Action::Slots { .. } => "action: Slots",
+        Action::Slots(_) => "action: Slots",
         Action::Run(_) => "action: Run",
         Action::ArmWatchdog => "action: ArmWatchdog",
         Action::RenewNow => "action: RenewNow",

@@ -156,6 +156,9 @@ impl Files {
         }
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));
+            if !dynamic.slots.use_slots {
+                parameters.insert("primary_slot_name".to_owned(), String::new());
+            }
         }
         parameters.insert("synchronous_standby_names".to_owned(), in_force.synchronous.clone());
         write_atomically(&main, render(&parameters).as_bytes())?;

@@ -10,5 +10,6 @@ pub mod guardian;
 pub mod programs;
 pub mod promotions;
 pub mod server;
+pub mod slots;
 pub mod sql;
 pub mod wal;

@@ -11,5 +11,7 @@ mod paused;
 mod preconditions;
 mod promotions;
 mod properties;
+mod slots;
+mod slots_readiness;
 mod synchronous;
 pub(crate) mod world;

@@ -6,6 +6,7 @@ use regent_proto::time::Deadline;
 
 use super::world::{NOW, World, control, name, sender, status};
 use crate::decide::paused::{Fence, fence};
+use crate::decide::slots::{Kind, Planned, Step, Why};
 use crate::decide::view::*;
 use crate::decide::{Action, Job, PausedAs, Reason};
 
@@ -197,15 +198,14 @@ fn the_synchronous_record_is_kept_and_no_slot_dropped() {
 
     let mut world = alone();
     world.status().slots.clear();
-    let old = Slot { active: false, physical: true };
-    world.status().slots.insert("gone".to_owned(), old);
+    let old = Slot::physical(false);
+    world.status().slots.insert("gone".to_owned(), old.clone());
     world.memory.slots_managed.insert("gone".to_owned());
     let since = NOW.minus(Duration::from_secs(7200));
     world.memory.slots_missing_since.insert("gone".to_owned(), since);
-    let [Action::Slots { create, drop }] = &world.decide().actions[..] else {
-        panic!("{:?}", world.decide());
-    };
-    assert!(create.contains("a2") && drop.is_empty(), "{create:?} {drop:?}");
+    let create = Step::Create { name: "a2".to_owned(), kind: Kind::Physical };
+    let planned = Planned { step: create, why: Why::Member };
+    assert_eq!(world.decide().actions, vec![Action::Slots(vec![planned])]);
     world.status().slots.insert("a2".to_owned(), old);
     assert_eq!(world.decide().reason, Reason::Paused(PausedAs::Leader), "nothing but a drop");
 }

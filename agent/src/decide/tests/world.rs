@@ -15,6 +15,7 @@ use regent_proto::record::{
 use regent_proto::time::{BootTime, Deadline, WallTime};
 use regent_proto::timeline::{Ancestry, HistoryPoint, Switch, TimelineId};
 
+use crate::decide::slots::Rules;
 use crate::decide::view::*;
 use crate::decide::{Decision, decide};
 
@@ -85,6 +86,10 @@ pub(crate) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
         free_slots: 10,
         free_senders: 10,
         server_version: 150_018,
+        wal_logical: false,
+        slot_wal_limit: None,
+        slots_at: None,
+        upstream_end: None,
     }
 }
 
@@ -110,6 +115,9 @@ fn member(port: u16) -> Arc<Member> {
         position: None,
         nofailover: false,
         nosync: false,
+        nostream: false,
+        replicatefrom: None,
+        horizon: None,
     })
 }
 
@@ -205,13 +213,14 @@ impl World {
             use_pg_rewind: true,
             may_bootstrap: true,
             paused: false,
+            slots: Rules::default(),
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
         status.senders.insert("a2".to_owned(), sender(500));
         status.synchronous_standby_names = "\"a2\"".to_owned();
         for slot in ["a2", "b1"] {
-            status.slots.insert(slot.to_owned(), Slot { active: true, physical: true });
+            status.slots.insert(slot.to_owned(), Slot::physical(true));
         }
         let view = View {
             now: NOW,
@@ -311,7 +320,11 @@ impl World {
             DataDirectory::Cluster(control(ControlState::InRecovery, timeline, end));
         self.view.postgres.process = Process::Running;
         self.view.postgres.standby_signal = true;
-        self.view.postgres.status = Some(status(true, timeline, end));
+        let mut status = status(true, timeline, end);
+        for slot in ["a2", "b1"] {
+            status.slots.insert(slot.to_owned(), Slot::physical(true));
+        }
+        self.view.postgres.status = Some(status);
     }
 
     /// This site is not the primary site.
@@ -376,6 +389,7 @@ fn site_view() -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        published: PublishedSlots::default(),
     }
 }
 

@@ -9,6 +9,8 @@ use regent_proto::record::SeenEpoch;
 use regent_proto::time::BootTime;
 
 use super::JobKind;
+use crate::decide::slots::readiness::Readiness;
+use crate::decide::slots::{Planned, Rules};
 
 /// What does not change from round to round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct Policy {
     pub may_bootstrap: bool,
     /// `pause`.
     pub paused: bool,
+    /// What is to be done with slots.
+    pub slots: Rules,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -64,9 +68,9 @@ pub struct Memory {
     pub without_store_since: Option<BootTime>,
     /// Since when it cannot be told whether this server is on its upstream's history.
     pub unknown_since: Option<BootTime>,
-    /// Slots of nodes that this process has seen.
+    /// Slots that this process has wanted, and those of nodes that it has seen.
     pub slots_managed: BTreeSet<String>,
-    /// Slots whose node is away, and since when.
+    /// Slots that nobody wants or uses, and since when.
     pub slots_missing_since: BTreeMap<String, BootTime>,
     /// Rewinds that succeeded since this node last followed: a second one would be a loop.
     pub rewinds: u32,
@@ -77,6 +81,14 @@ pub struct Memory {
     /// When this process promoted the server: since then it owes a checkpoint, which `pg_rewind` of
     /// others needs (hazards.md section 4, fact 27).
     pub owes_checkpoint_since: Option<BootTime>,
+    /// Members' slots, and when the member was last there.
+    pub slots_seen: BTreeMap<String, BootTime>,
+    /// What was last done to slots, and when.
+    pub slots_tried: Option<(Vec<Planned>, BootTime)>,
+    /// When a copy of logical slots was last ordered.
+    pub slots_copied_at: Option<BootTime>,
+    /// Copies of logical slots, and whether they can be used.
+    pub slots_readiness: BTreeMap<String, Readiness>,
 }
 
 /// A job that failed.

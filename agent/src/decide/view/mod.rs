@@ -21,12 +21,12 @@ pub use super::guardian::{GuardianRights, GuardianView, WatchdogState, WatchdogV
 pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
 pub use memory::{FailedJob, Memory, Policy};
 pub use postgres::{
-    Control, ControlState, DataDirectory, Follow, PostgresView, Process, Receiver, Sender, Slot,
-    Status,
+    Control, ControlState, DataDirectory, Follow, Origin, PostgresView, Process, Receiver, Sender,
+    Slot, Status, WalStatus,
 };
 pub use site::{
-    FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, SiteView,
-    SyncView,
+    FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, PublishedSlots,
+    SiteView, SyncView,
 };
 
 /// Everything a decision may look at.
@@ -101,6 +101,8 @@ pub enum JobKind {
     Checkpoint,
     /// Creating users after a bootstrap.
     CreateUsers,
+    /// Copying logical slots from the leader.
+    CopySlots,
 }
 
 /// How a job ended.

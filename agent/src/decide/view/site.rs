@@ -10,6 +10,7 @@ use regent_proto::record::{Mark, Promise, SeenEpoch};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::At;
+use crate::decide::slots::readiness::Horizon;
 
 /// The site DCS, from one snapshot.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +45,17 @@ pub struct SiteView {
     pub failsafe: FailsafeRecord,
     /// What the site has promised to the primary site.
     pub promise: PromiseRecord,
+    /// What the last leader published of slots.
+    pub published: PublishedSlots,
+}
+
+/// The key `status`, without its position.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PublishedSlots {
+    /// `slots`: where each one is.
+    pub slots: BTreeMap<String, Lsn>,
+    /// `retain_slots`: slots of members that were there lately.
+    pub retain: BTreeSet<String>,
 }
 
 /// `failsafe`: who may take the leader key, since its holder asks them all.
@@ -118,6 +130,7 @@ pub enum Initialize {
 
 /// A member's record, as far as decisions need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a member")]
 pub struct Member {
     /// PostgreSQL's host.
     pub host: String,
@@ -141,6 +154,12 @@ pub struct Member {
     pub nofailover: bool,
     /// Tag `nosync`.
     pub nosync: bool,
+    /// Tag `nostream`: it replays the archive and does not stream.
+    pub nostream: bool,
+    /// Tag `replicatefrom`: the member that it streams from, instead of the leader.
+    pub replicatefrom: Option<NodeName>,
+    /// What its slots hold back of the catalog.
+    pub horizon: Option<Horizon>,
 }
 
 /// A switchover or failover request inside the site (Patroni's `failover` key).

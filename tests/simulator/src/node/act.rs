@@ -86,7 +86,7 @@ impl Agent {
             | Action::SetSynchronousNames(_)
             | Action::Promote
             | Action::NamePromotion
-            | Action::Slots { .. } => self.on_server(action),
+            | Action::Slots(_) => self.on_server(action),
         }
     }
 
@@ -271,9 +271,10 @@ impl Agent {
                     world.wal_grew(n);
                 }
             }
-            Action::Slots { create, drop } => {
-                world.server(n).slots.extend(create.iter().cloned());
-                world.server(n).slots.retain(|slot| !drop.contains(slot));
+            Action::Slots(steps) => {
+                for planned in steps {
+                    world.server(n).take_slot_step(&planned.step);
+                }
             }
             other => return Came::ToNothing(format!("{other:?} is not of the server")),
         }

@@ -15,6 +15,7 @@ use regent_agent::config::Config;
 use regent_agent::config::dynamic::Dynamic;
 use regent_agent::decide::guarding::{Guarding, Guards, Postmaster, Watched, guarding};
 use regent_agent::decide::paused::{self, Fence};
+use regent_agent::decide::slots;
 use regent_agent::decide::view::{
     FailsafeView, FederationView, FinishedJob, JobKind, LeaderKey, Memory, PeersView, Policy,
     Process, SiteView, TenureView, View,
@@ -504,6 +505,7 @@ impl Agent {
             at: wall,
             dcs_seen: wall,
             fences: self.site_observer.fences().clone(),
+            slots: slots::told(&self.policy(), &self.memory, view),
         };
         self.told.send_replace(Some(Arc::new(picture)));
     }

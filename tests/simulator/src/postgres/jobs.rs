@@ -35,6 +35,8 @@ impl World {
             Job::Rewind(_) => self.chance.between(SEC, 15 * SEC),
             Job::Checkpoint => self.chance.between(100 * MS, 4 * SEC),
             Job::CreateUsers => self.chance.between(50 * MS, 300 * MS),
+            // No scenario has logical slots.
+            Job::CopySlots { .. } => 20 * MS,
         };
         match &job {
             // The agent's own marker stands until they are done.
@@ -56,7 +58,11 @@ impl World {
                     self.server(n).synchronous.clear();
                 }
             }
-            Job::Stop | Job::Rewind(_) | Job::Checkpoint | Job::CreateUsers => {}
+            Job::Stop
+            | Job::Rewind(_)
+            | Job::Checkpoint
+            | Job::CreateUsers
+            | Job::CopySlots { .. } => {}
         }
         self.schedule(took, Event::Job(n, number, Box::new(job)));
     }
@@ -158,6 +164,7 @@ impl World {
                 Ok(())
             }
             Job::Rewind(from) => self.rewind(n, &from),
+            Job::CopySlots { .. } => Err(("the model has no logical slots", true)),
             Job::Checkpoint => {
                 let server = self.server(n);
                 if !server.answers() {
