@@ -241,13 +241,11 @@ impl Judge<'_> {
         for name in retain {
             seen.entry(name.clone()).or_insert(now);
         }
-        seen.extend(there.into_iter().map(|name| (name, now)));
-        let reports = self.view.federation.iter().flat_map(|federation| {
-            let nodes = federation.reports.values().flat_map(|report| &report.nodes);
-            nodes.map(|node| node.name.slot())
-        });
+        // A site that streams no longer from here may do so again soon: a switchover can be rolled back.
+        let downstream = downstream(self.view);
+        seen.extend(there.into_iter().chain(downstream).map(|name| (name, now)));
         let members = site.members.keys().map(NodeName::slot);
-        self.memory.slots_managed.extend(members.chain(reports).chain(retain.iter().cloned()));
+        self.memory.slots_managed.extend(members.chain(retain.iter().cloned()));
     }
 
     fn note_readiness(&mut self, site: &SiteView, status: &Status) {
