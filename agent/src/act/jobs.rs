@@ -224,6 +224,12 @@ impl Context {
         let found = slots::read(from, user, names).await?;
         anyhow::ensure!(!found.is_empty(), "the leader has none of the logical slots {names:?}");
         anyhow::ensure!(self.files.standby_signal(), "only a standby copies slots");
+        // With a logical slot and a lower level the server would not start again.
+        let level = self.dynamic.parameters.get("wal_level");
+        anyhow::ensure!(
+            level.is_some_and(|level| level == "logical"),
+            "wal_level is no longer `logical` in the dynamic configuration"
+        );
         slots::check(&self.files, &found)?;
         self.stop().await?;
         // The shutdown may have removed WAL.
