@@ -70,7 +70,9 @@ fn tell(step: &Step, why: &Why) {
     match step {
         Step::Drop { .. } => tracing::info!(slot, %why, "a replication slot was dropped"),
         Step::Create { .. } => tracing::info!(slot, %why, "a replication slot was made"),
-        Step::Advance { to, .. } => tracing::debug!(slot, %to, %why, "a replication slot was moved"),
+        Step::Advance { to, .. } => {
+            tracing::debug!(slot, %to, %why, "a replication slot was moved");
+        }
         Step::Copy { .. } | Step::Prove { .. } | Step::Warn { .. } => {}
     }
 }
@@ -268,7 +270,8 @@ pub fn check(files: &Files, slots: &[Found]) -> Result<(), CopyError> {
         .filter_map(|name| Some(name.get(8..)?.to_owned()))
         .collect();
     for slot in slots {
-        let segment = layout.map(|layout| wal::segment_name(TimelineId(0), slot.restart.get(), layout));
+        let name = |layout| wal::segment_name(TimelineId(0), slot.restart.get(), layout);
+        let segment = layout.map(name);
         let is_there = segment.is_some_and(|name| name.get(8..).is_some_and(|n| there.contains(n)));
         if !is_there {
             return Err(CopyError::NoWal { name: slot.name.clone(), restart: slot.restart });
@@ -282,7 +285,8 @@ pub fn check(files: &Files, slots: &[Found]) -> Result<(), CopyError> {
 pub fn put(files: &Files, slots: &[Found]) -> std::io::Result<()> {
     let all = files.data_dir.join("pg_replslot");
     // What is half done counts as no copy.
-    change_note(files, |known| known.retain(|name, _| slots.iter().all(|slot| slot.name != *name)))?;
+    let others = |name: &String| slots.iter().all(|slot| slot.name != *name);
+    change_note(files, |known| known.retain(|name, _| others(name)))?;
     for slot in slots {
         let place = all.join(&slot.name);
         if place.is_dir() {

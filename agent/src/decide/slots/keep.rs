@@ -251,7 +251,8 @@ impl Judge<'_> {
     fn note_readiness(&mut self, site: &SiteView, status: &Status) {
         let known = std::mem::take(&mut self.memory.slots_readiness);
         let leader = site.leader.as_ref().filter(|leader| leader.name != self.policy.me);
-        let leader = leader.filter(|_| status.in_recovery && cluster(self.view) == ClusterType::Primary);
+        let copies = status.in_recovery && cluster(self.view) == ClusterType::Primary;
+        let leader = leader.filter(|_| copies);
         let Some(leader) = leader.map(|leader| &leader.name) else { return };
         let Some(told) = site.members.get(leader) else {
             // Its record is away for the moment: nothing is known anew.

@@ -8,8 +8,9 @@
 
 mod budget;
 mod keep;
-mod reason;
 pub mod readiness;
+mod reason;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,93 +24,7 @@ use super::view::{Member, Origin, Slot, Status};
 pub use budget::kept;
 pub use keep::{Told, told};
 pub use reason::Why;
-
-/// What the dynamic configuration says of slots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// `postgresql.use_slots`.
-    pub use_slots: bool,
-    /// `member_slots_ttl`; zero: a slot goes with its member.
-    pub member_ttl: Duration,
-    /// `slots`.
-    pub permanent: BTreeMap<String, Permanent>,
-    /// `ignore_slots`.
-    pub ignored: Vec<Matcher>,
-    /// `slot_wal_budget`: how much WAL one slot may keep before it is warned of, in bytes.
-    pub wal_budget: Option<u64>,
-}
-
-impl Default for Rules {
-    /// Patroni's defaults (spec/patroni-compat.md section 4).
-    fn default() -> Self {
-        Self {
-            use_slots: true,
-            member_ttl: Duration::from_secs(1800),
-            permanent: BTreeMap::new(),
-            ignored: Vec::new(),
-            wal_budget: None,
-        }
-    }
-}
-
-/// What is decoded from a slot.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// WAL as it is.
-    Physical,
-    /// Changes of one database.
-    Logical {
-        /// Which.
-        database: String,
-        /// Its output plugin.
-        plugin: String,
-    },
-}
-
-/// One of `slots`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Permanent {
-    /// Of which kind.
-    pub kind: Kind,
-    /// `cluster_type`: only in such a site.
-    pub only: Option<ClusterType>,
-    /// `wal_budget`: this slot's own, in bytes.
-    pub wal_budget: Option<u64>,
-}
-
-/// What a site is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClusterType {
-    /// It writes.
-    Primary,
-    /// It follows another.
-    Standby,
-}
-
-/// One of `ignore_slots`: what it says must all be so.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Matcher {
-    /// The slot's name.
-    pub name: Option<String>,
-    /// Physical, or logical.
-    pub physical: Option<bool>,
-    /// Its database.
-    pub database: Option<String>,
-    /// Its output plugin.
-    pub plugin: Option<String>,
-}
-
-impl Matcher {
-    fn matches(&self, name: &str, slot: &Slot) -> bool {
-        let same = |wanted: &Option<String>, has: &Option<String>| {
-            wanted.is_none() || wanted == has
-        };
-        self.name.as_deref().is_none_or(|wanted| wanted == name)
-            && self.physical.is_none_or(|physical| physical == slot.physical)
-            && same(&self.database, &slot.database)
-            && same(&self.plugin, &slot.plugin)
-    }
-}
+pub use rules::{ClusterType, Kind, Matcher, Permanent, Rules};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -395,8 +310,8 @@ impl Given<'_> {
                     steps.warn(name, Why::NodesName);
                 }
                 Kind::Logical { .. } => {
-                    let want =
-                        Want { kind: permanent.kind.clone(), ..self.want(name, Why::Permanent, true) };
+                    let kind = permanent.kind.clone();
+                    let want = Want { kind, ..self.want(name, Why::Permanent, true) };
                     wanted.insert(name.clone(), want);
                 }
             }

@@ -12,6 +12,5 @@ mod preconditions;
 mod promotions;
 mod properties;
 mod slots;
-mod slots_readiness;
 mod synchronous;
 pub(crate) mod world;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 
-use super::world::{World, name, status};
+use super::super::world::{World, name, status};
 use crate::decide::slots::readiness::{Horizon, Readiness, Seen, Xid, look};
 use crate::decide::view::{Member, Origin, Slot, Status};
 
