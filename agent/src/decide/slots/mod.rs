@@ -369,7 +369,7 @@ impl Given<'_> {
         }
         let wrong = if slot.is_lost() {
             Some(Why::Lost)
-        } else if slot.holds_xmin && !want.used {
+        } else if (slot.holds_xmin || slot.catalog_xmin.is_some()) && !want.used {
             Some(Why::HoldsXmin)
         } else {
             None
