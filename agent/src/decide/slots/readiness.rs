@@ -17,12 +17,11 @@ use std::collections::BTreeMap;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::timeline::TimelineId;
-use serde::{Deserialize, Serialize};
 
 use crate::decide::view::{Member, Origin, Slot, Status};
 
 /// A transaction's number as PostgreSQL has it in slots: 32 bits that come round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Xid(pub u32);
 
@@ -39,7 +38,7 @@ impl Xid {
 }
 
 /// What a server's slots hold back of the catalog, as it read them at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Horizon {
     /// The end of its WAL before it read them.
     pub at: Lsn,
