@@ -50,7 +50,7 @@ SELECT json_build_object(
 /// What changes rarely and costs more: asked once a second, and after acts that change it.
 const SURROUNDINGS: &str = "
 SELECT json_build_object(
- 'slots_at', CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn() END,
+ 'slots_at', CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() END,
  'slots', (SELECT json_agg(json_build_object('name', slot_name, 'active', active,
     'physical', slot_type = 'physical', 'database', database, 'plugin', plugin,
     'restart', restart_lsn, 'confirmed', confirmed_flush_lsn, 'holds_xmin', xmin IS NOT NULL,

@@ -8,6 +8,13 @@
 //! it, and from then on nothing is that is not: such a slot's `catalog_xmin` moves only with feedback, and
 //! that counts the copy. It must also not be ahead of what the leader has published.
 //!
+//! And it decodes from its `restart_lsn` on. On the leader a snapshot lies on disk for that position, which
+//! is not copied: where transactions ran just then, a decoder here begins without it, finds its footing only
+//! when those are over, and passes over whatever was committed before (snapbuild.c; PostgreSQL 17's
+//! slotsync.c refuses such a slot for the same reason). A server moves `restart_lsn` only to where it wrote a
+//! snapshot itself, once the consumer has confirmed what came before. So a copy also has to have moved
+//! its `restart_lsn` here once since it was copied.
+//!
 //! What is "after" is told by WAL: the leader's reading of its slots carries its position, and this node
 //! remembers how far its upstream said it was, in the stream of a server that has the copy. So a leader
 //! that writes nothing at all proves nothing, until its next record.
@@ -40,7 +47,8 @@ impl Xid {
 /// What a server's slots hold back of the catalog, as it read them at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Horizon {
-    /// The end of its WAL before it read them.
+    /// How far its WAL was flushed before it read them: that is what it tells in streams, so what is only
+    /// inserted would look later than it is.
     pub at: Lsn,
     /// By slot, of those that hold anything back.
     pub xmins: BTreeMap<String, Xid>,
@@ -55,6 +63,8 @@ pub struct Readiness {
     pub timeline: TimelineId,
     /// How far the upstream was, as it told a server that had the copy.
     pub since: Option<Lsn>,
+    /// From where it decoded when it was first looked at: not before where it was copied.
+    pub began: Option<Lsn>,
     /// What it has to reach, once that is known.
     pub threshold: Option<Xid>,
     /// It can be used.
@@ -88,6 +98,7 @@ pub fn look(known: Option<Readiness>, seen: &Seen<'_>) -> Readiness {
         leader: seen.leader.clone(),
         timeline,
         since: seen.status.upstream_end,
+        began: seen.slot.restart,
         threshold: None,
         ready: false,
     };
@@ -115,6 +126,8 @@ pub fn look(known: Option<Readiness>, seen: &Seen<'_>) -> Readiness {
         .zip(seen.slot.catalog_xmin)
         .is_some_and(|(threshold, has)| has.reaches(threshold));
     let behind = seen.slot.confirmed <= seen.published;
-    known.ready = known.ready || (reached && behind && seen.published.is_some());
+    // One that was found safe before has moved, and was not copied again since.
+    let moved = seen.slot.origin == Origin::Proven || seen.slot.restart > known.began;
+    known.ready = known.ready || (reached && behind && moved && seen.published.is_some());
     known
 }

@@ -112,7 +112,7 @@ pub struct Status {
     pub wal_logical: bool,
     /// `max_slot_wal_keep_size` in bytes; `None`: no limit.
     pub slot_wal_limit: Option<u64>,
-    /// Where a primary was before its slots were read.
+    /// How far a primary had flushed before its slots were read.
     pub slots_at: Option<Lsn>,
     /// How far a standby's upstream was, by what that said last.
     pub upstream_end: Option<Lsn>,

@@ -44,12 +44,16 @@ fn horizon(at: u64, feedback: Option<u32>, leaders: u32) -> Horizon {
     Horizon { at: lsn(at), xmins: own.into_iter().chain([cdc]).collect() }
 }
 
+fn restarts_at(world: &mut World, at: u64) {
+    world.status().slots.get_mut("cdc").expect("a copy").restart = Some(lsn(at));
+}
+
 /// Each condition of readiness alone keeps a copy from being used; without any of them it is dropped
 /// before the node opens, and not told as usable.
 #[test]
 fn a_copy_is_used_once_its_catalog_is_held() {
     type Case = (&'static str, fn(&mut World), bool);
-    let cases: [Case; 7] = [
+    let cases: [Case; 8] = [
         ("all is well", |_| {}, true),
         ("no feedback yet", |w| w.member("a2").horizon = Some(horizon(501, None, 700)), false),
         (
@@ -75,15 +79,18 @@ fn a_copy_is_used_once_its_catalog_is_held() {
             false,
         ),
         ("the leader tells nothing", |w| w.member("a2").horizon = None, false),
+        ("it has no snapshot of its own", |w| restarts_at(w, 300), false),
     ];
     for (what, bend, ready) in cases {
         let mut world = follower_world();
         let slot = Slot { catalog_xmin: Some(Xid(700)), ..copy(400, Origin::Copied) };
         world.status().slots.insert("cdc".to_owned(), slot);
         world.member("a2").horizon = Some(horizon(501, Some(700), 700));
-        bend(&mut world);
+        restarts_at(&mut world, 300);
         // The first look notes that it is there, the second what the leader told.
         world.memory = world.decide().memory;
+        restarts_at(&mut world, 400);
+        bend(&mut world);
         let second = world.decide();
         let prove = Step::Prove { name: "cdc".to_owned() };
         let proves = vec![Action::Slots(vec![Planned { step: prove, why: Why::Proven }])];

@@ -36,6 +36,8 @@ enum Event {
     Deliver,
     /// The copy is moved towards the leader's.
     Move(u32),
+    /// A decoder here has found its footing, and the copy decodes from a snapshot of this server.
+    Restart,
     /// This node looks.
     Look,
 }
@@ -53,6 +55,7 @@ fn some_event() -> impl Strategy<Value = Event> {
         Just(Event::Tell),
         Just(Event::Deliver),
         (1_u32..4).prop_map(Event::Move),
+        Just(Event::Restart),
         Just(Event::Look),
     ]
 }
@@ -70,6 +73,8 @@ struct Model {
     older: Option<u32>,
     read: Option<u32>,
     copy: Option<u32>,
+    /// It decodes from a snapshot that lies here.
+    footing: bool,
     upstream_end: Option<u64>,
     records: VecDeque<Horizon>,
     told: Arc<Member>,
@@ -95,6 +100,7 @@ impl Model {
             older: older.then_some(3),
             read: None,
             copy: None,
+            footing: false,
             upstream_end: None,
             records: VecDeque::new(),
             told: Arc::clone(&site.members[&name::<NodeName>("a2")]),
@@ -157,6 +163,7 @@ impl Model {
             Event::Move(span) => {
                 self.copy = self.copy.map(|copy| (copy + span).min(self.leaders));
             }
+            Event::Restart => self.footing |= self.copy.is_some(),
             Event::Look => return self.look(),
         }
         false
@@ -164,9 +171,9 @@ impl Model {
 
     fn look(&mut self) -> bool {
         let Some(copy) = self.copy else { return false };
-        let at = Some(Lsn::new(1));
+        let at = Some(Lsn::new(2));
         let slot = Slot {
-            restart: at,
+            restart: Some(Lsn::new(if self.footing { 2 } else { 1 })),
             confirmed: at,
             catalog_xmin: Some(xid(copy)),
             origin: Origin::Copied,
@@ -192,11 +199,25 @@ impl Model {
 
 #[test]
 fn a_copy_does_become_ready() {
-    use Event::{Confirm, Connect, Deliver, Feedback, Load, Look, Move, Read, Tell, Write};
+    use Event::{
+        Confirm, Connect, Deliver, Feedback, Load, Look, Move, Read, Restart, Tell, Write,
+    };
     for older in [false, true] {
         let mut model = Model::new(older);
         let events = [
-            Read, Load, Connect, Look, Confirm(1), Feedback, Write, Tell, Deliver, Look, Move(2),
+            Read,
+            Load,
+            Connect,
+            Look,
+            Confirm(1),
+            Feedback,
+            Write,
+            Tell,
+            Deliver,
+            Look,
+            Move(2),
+            Look,
+            Restart,
         ];
         for event in events {
             assert!(!model.happens(event), "{event:?}");
@@ -220,6 +241,7 @@ proptest! {
             ready |= model.happens(event);
             let copy = model.copy.unwrap_or_default();
             prop_assert!(!ready || model.removed <= copy, "{event:?}: {} > {copy}", model.removed);
+            prop_assert!(!ready || model.footing, "{event:?}: its decoder would begin without footing");
         }
     }
 
