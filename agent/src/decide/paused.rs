@@ -1,7 +1,8 @@
 //! Pause (I18): what is still done while Patroni's `pause` is set, and whether the fence stands.
 //!
 //! A cluster of no federation pauses as in Patroni (spec/patroni-compat.md 3.13): nothing is started,
-//! stopped, promoted, copied or failed over; a primary keeps its key, and goes on without it; the
+//! stopped, promoted, copied or failed over; a primary keeps its key, and goes on without it; slots are
+//! made and moved, and none is dropped; the
 //! fence is off, and everything says NOT FENCED. In a federation a site's pause stops that site's
 //! automation only: rights end as ever, and deadlines, guard and guardian stay (design.md section 3).
 
@@ -45,8 +46,19 @@ impl Judge<'_> {
             }
             Some(leader) if leader.name == self.policy.me => self.keep_leading(site),
             Some(_) if writable => Choice::wait(Reason::Paused(PausedAs::PrimaryBesideTheLeader)),
-            Some(_) => Choice::wait(Reason::Paused(PausedAs::Secondary)),
+            Some(_) => self.paused_secondary(site),
             None => self.take_free_key(site),
+        }
+    }
+
+    /// Its slots are moved on, or it would keep WAL for as long as the pause lasts; none is dropped, and
+    /// nothing stops for a copy.
+    fn paused_secondary(&mut self, site: &SiteView) -> Choice {
+        let secondary = Choice::wait(Reason::Paused(PausedAs::Secondary));
+        let Some(status) = &self.view.postgres.status else { return secondary };
+        match self.keep_slots(site, status) {
+            Some(choice) => Choice { reason: secondary.reason, ..choice },
+            None => secondary,
         }
     }
 
