@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
 use super::postgres::server::Server;
+use super::postgres::slots::CopyError;
 use super::postgres::{copy, slots, sql};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
@@ -93,8 +94,10 @@ impl Jobs {
         let progress = self.progress.clone();
         let task = tokio::spawn(async move {
             let result = context.perform(job, &progress).await;
-            // A rewind asks its source by SQL before it begins.
-            let untouched = result.as_ref().is_err_and(|error| error.is::<sql::SqlError>());
+            // A rewind asks its source by SQL before it begins, a copy of slots tries all that can fail.
+            let untouched = result.as_ref().is_err_and(|error| {
+                error.is::<sql::SqlError>() || error.is::<CopyError>()
+            });
             let problem = result.err().map(|error| format!("{error:#}"));
             if let Some(problem) = &problem {
                 tracing::warn!(job = ?kind, problem, "a job failed");
@@ -204,7 +207,7 @@ impl Context {
             // The deadline may have passed since this was decided, and rung 1 have found nothing.
             self.guard.arm_for_start();
             anyhow::ensure!(self.guard.may_write(), "the right to write ended before the start");
-            slots::forget(&self.files);
+            slots::open(&self.files);
         }
         let postmaster = self.server.start(&self.programs, &arguments).await?;
         if !standby {
@@ -221,19 +224,24 @@ impl Context {
     ) -> anyhow::Result<()> {
         let users = &self.config.postgres.authentication;
         let user = users.rewind.as_ref().unwrap_or(&users.superuser);
-        let found = slots::read(from, user, names).await?;
-        anyhow::ensure!(!found.is_empty(), "the leader has none of the logical slots {names:?}");
-        anyhow::ensure!(self.files.standby_signal(), "only a standby copies slots");
+        let mut found = slots::read(from, user, names).await?;
+        // One of another plugin or database would be as wrong here, and be copied again and again.
+        let wanted = &self.dynamic.slots.permanent;
+        found.retain(|slot| wanted.get(&slot.name).is_some_and(|wanted| wanted.kind == slot.kind));
+        if found.is_empty() {
+            return Err(CopyError::Absent(names.clone()).into());
+        }
+        if !self.files.standby_signal() {
+            return Err(CopyError::NotStandby.into());
+        }
         // With a logical slot and a lower level the server would not start again.
-        let level = self.dynamic.parameters.get("wal_level");
-        anyhow::ensure!(
-            level.is_some_and(|level| level == "logical"),
-            "wal_level is no longer `logical` in the dynamic configuration"
-        );
+        if self.dynamic.parameters.get("wal_level").is_none_or(|level| level != "logical") {
+            return Err(CopyError::WalLevel.into());
+        }
         slots::check(&self.files, &found)?;
         self.stop().await?;
-        // The shutdown may have removed WAL.
-        slots::check(&self.files, &found)?;
+        // The shutdown may have removed WAL. The server was stopped for nothing: not `untouched`.
+        slots::check(&self.files, &found).map_err(|error| anyhow::anyhow!("{error}"))?;
         slots::put(&self.files, &found)?;
         let names: Vec<&str> = found.iter().map(|slot| slot.name.as_str()).collect();
         tracing::info!(slots = names.join(", "), "logical slots were copied from the leader");

@@ -498,8 +498,7 @@ impl Actor {
                     let problem = "the watchdog, as last pinged, would fire after the deadline";
                     return Outcome::NotDone(problem.to_owned());
                 }
-                // From here on its slots are its own.
-                slots::forget(&self.files);
+                slots::open(&self.files);
                 sql::promote(client).await
             }
             Action::Slots(steps) => {

@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 use super::clock::boot_time;
 use super::promotions::{Search, Server};
 use crate::act::postgres::server::Postmaster;
+use crate::act::postgres::slots::Noted;
 use crate::act::postgres::{control, files::Files, programs::Programs, slots, sql};
 use crate::config::Config;
 use crate::decide::slots::readiness::Xid;
@@ -148,11 +149,12 @@ struct SlotAnswer {
 
 impl SlotAnswer {
     /// With whose it is, by the note of copies.
-    fn slot(self, copied: &BTreeMap<String, bool>) -> (String, Slot) {
-        let origin = match copied.get(&self.name).filter(|_| !self.physical) {
+    fn slot(self, noted: &BTreeMap<String, Noted>) -> (String, Slot) {
+        let origin = match noted.get(&self.name).filter(|_| !self.physical) {
             None => Origin::Own,
-            Some(false) => Origin::Copied,
-            Some(true) => Origin::Proven,
+            Some(Noted::Copied) => Origin::Copied,
+            Some(Noted::Proven) => Origin::Proven,
+            Some(Noted::Unsafe) => Origin::Unsafe,
         };
         let wal = match self.wal.as_deref() {
             Some("reserved") => WalStatus::Reserved,
@@ -418,9 +420,9 @@ impl PostgresObserver {
             .collect();
         let slots = surroundings.slots.unwrap_or_default();
         let any_logical = slots.iter().any(|slot| !slot.physical);
-        let copied = if any_logical { slots::copied(&self.files) } else { BTreeMap::new() };
+        let noted = if any_logical { slots::noted(&self.files) } else { BTreeMap::new() };
         let slots: BTreeMap<String, Slot> =
-            slots.into_iter().map(|slot| slot.slot(&copied)).collect();
+            slots.into_iter().map(|slot| slot.slot(&noted)).collect();
         let settings: BTreeMap<String, i64> = surroundings
             .settings
             .iter()

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::timeline::TimelineId;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::files::{Files, write_atomically};
@@ -24,6 +24,9 @@ use crate::decide::slots::{Kind, Planned, Step, Why};
 /// The longest that one logical slot is worked on: a new one waits for every transaction that runs.
 const DECODES_WITHIN: Duration = Duration::from_secs(60);
 
+/// The longest that all steps together hold up the loop, or a promotion: what is left is planned again.
+const ROUND_BOUND: Duration = Duration::from_secs(2);
+
 /// Performs steps in order. One that fails keeps none of the others from being done.
 pub async fn perform(
     client: &Client,
@@ -31,37 +34,85 @@ pub async fn perform(
     steps: &[Planned],
     work: &Work,
 ) -> Result<(), SqlError> {
+    let beside = steps.iter().map(|planned| &planned.step).filter(|step| decodes(step));
+    work.begin(config, beside.cloned().collect());
+    let is_unsafe = |planned: &&Planned| planned.why == Why::Unsafe;
+    let opening = steps.iter().any(|planned| planned.why == Why::Unsafe);
+    if opening {
+        // Whichever of them is still there after the promotion is known by this.
+        note(files, |known| {
+            let names = steps.iter().filter(is_unsafe).map(|planned| planned.step.name());
+            known.extend(names.map(|name| (name.to_owned(), Noted::Unsafe)));
+        });
+    }
+    let done = match tokio::time::timeout(ROUND_BOUND, at_once(client, files, steps)).await {
+        Ok(done) => done,
+        Err(_elapsed) => {
+            Err(SqlError::TooLong { doing: "keeping slots".to_owned(), bound: ROUND_BOUND })
+        }
+    };
+    match done {
+        // The promotion that follows waits for nothing.
+        Err(error) if opening => {
+            tracing::warn!(%error, "an unsafe logical slot may have stayed");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// What takes its time goes on beside the loop.
+fn decodes(step: &Step) -> bool {
+    match step {
+        Step::Create { kind: Kind::Logical { .. }, .. }
+        | Step::Advance { kind: Kind::Logical { .. }, .. } => true,
+        Step::Create { kind: Kind::Physical, .. }
+        | Step::Advance { kind: Kind::Physical, .. }
+        | Step::Drop { .. }
+        | Step::Copy { .. }
+        | Step::Prove { .. }
+        | Step::Warn { .. } => false,
+    }
+}
+
+async fn at_once(client: &Client, files: &Files, steps: &[Planned]) -> Result<(), SqlError> {
     let mut first: Result<(), SqlError> = Ok(());
-    let mut logical = Vec::new();
     for Planned { step, why } in steps {
         let query = match step {
-            Step::Create { kind: Kind::Logical { .. }, .. }
-            | Step::Advance { kind: Kind::Logical { .. }, .. } => {
-                logical.push(step.clone());
-                continue;
+            Step::Drop { name } => {
+                if *why == Why::Unsafe {
+                    // This agent's own, which moves the slot; the drop succeeds now, or once it is gone.
+                    let ended = sql::text(client, &end_own_decoder(name)).await;
+                    first = first.and(ended.map(drop));
+                }
+                drop_slot(name)
             }
-            Step::Drop { name } => drop_slot(name),
             Step::Create { name, kind: Kind::Physical } => create_physical(name),
             Step::Advance { name, kind: Kind::Physical, to } => advance(name, *to),
             Step::Prove { name } => {
-                note(files, |slots| {
-                    slots.insert(name.clone(), true);
+                note(files, |known| {
+                    known.insert(name.clone(), Noted::Proven);
                 });
                 continue;
             }
-            // A job, and a line for people.
-            Step::Copy { .. } | Step::Warn { .. } => continue,
+            // Beside the loop, a job, and a line for people.
+            Step::Create { kind: Kind::Logical { .. }, .. }
+            | Step::Advance { kind: Kind::Logical { .. }, .. }
+            | Step::Copy { .. }
+            | Step::Warn { .. } => continue,
         };
         match sql::text(client, &query).await {
-            Ok(_) => tell(step, why),
-            // The promotion that follows waits for nothing.
-            Err(error) if *why == Why::Unsafe => {
-                tracing::warn!(slot = step.name(), %error, "an unsafe logical slot stays");
+            // Somebody uses it at the moment, or it is so already.
+            Ok(count) if count == "0" => {}
+            Ok(_) => {
+                tell(step, why);
+                if let Step::Drop { name } = step {
+                    note(files, |known| drop(known.remove(name)));
+                }
             }
             Err(error) => first = first.and(Err(error)),
         }
     }
-    work.begin(config, logical);
     first
 }
 
@@ -81,6 +132,15 @@ fn drop_slot(name: &str) -> String {
     format!(
         "SELECT count(pg_drop_replication_slot(slot_name))::text FROM pg_replication_slots \
          WHERE NOT active AND slot_name = {}",
+        literal(name)
+    )
+}
+
+fn end_own_decoder(name: &str) -> String {
+    format!(
+        "SELECT count(pg_terminate_backend(a.pid))::text FROM pg_replication_slots s \
+         JOIN pg_stat_activity a ON a.pid = s.active_pid \
+         WHERE a.application_name = 'Regent' AND s.slot_name = {}",
         literal(name)
     )
 }
@@ -182,14 +242,25 @@ async fn decode(config: &Config, step: &Step) -> Result<(), SqlError> {
 pub struct Found {
     /// Its name.
     pub name: String,
+    /// What it decodes.
+    pub kind: Kind,
     /// WAL is needed from here on.
     pub restart: Lsn,
     state: Vec<u8>,
 }
 
-/// Why slots were not copied.
+/// Why slots were not copied; nothing was touched.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
+    /// Nothing to copy.
+    #[error("the leader has none of the logical slots {0:?} as they are wanted, and usable")]
+    Absent(BTreeSet<String>),
+    /// This server is none.
+    #[error("only a standby copies slots")]
+    NotStandby,
+    /// The server would not start again.
+    #[error("wal_level is no longer `logical` in the dynamic configuration")]
+    WalLevel,
     /// The leader's file is not of the form that is known.
     #[error("the leader's file of the logical slot {0:?} is not one of PostgreSQL 13 to 18")]
     Form(String),
@@ -209,10 +280,12 @@ pub enum CopyError {
 #[derive(Deserialize)]
 struct Row {
     name: String,
+    database: String,
+    plugin: String,
     state: String,
 }
 
-/// Reads slots of the leader.
+/// Reads slots of the leader. Ones that are lost there would be lost here.
 pub async fn read(
     (host, port): &(String, u16),
     user: &User,
@@ -221,10 +294,13 @@ pub async fn read(
     let client = sql::connect(host, *port, user).await?;
     let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
     let query = format!(
-        "SELECT coalesce(json_agg(json_build_object('name', slot_name, 'state', \
+        "SELECT coalesce(json_agg(json_build_object('name', slot_name, 'database', database, \
+         'plugin', plugin, 'state', \
          encode(pg_read_binary_file('pg_replslot/' || slot_name || '/state'), 'hex'))), '[]')::text \
-         FROM pg_replication_slots WHERE NOT pg_is_in_recovery() AND slot_type = 'logical' \
-         AND NOT temporary AND slot_name::text = ANY(ARRAY[{}]::text[])",
+         FROM pg_replication_slots s WHERE NOT pg_is_in_recovery() AND slot_type = 'logical' \
+         AND NOT temporary AND database IS NOT NULL AND wal_status IS DISTINCT FROM 'lost' \
+         AND to_jsonb(s)->>'invalidation_reason' IS NULL \
+         AND slot_name::text = ANY(ARRAY[{}]::text[])",
         names.join(",")
     );
     let rows: Vec<Row> = serde_json::from_str(&sql::text(&client, &query).await?)?;
@@ -233,7 +309,8 @@ pub async fn read(
             let form = || CopyError::Form(row.name.clone());
             let state = bytes(&row.state).ok_or_else(form)?;
             let restart = restart_of(&row.name, &state).ok_or_else(form)?;
-            Ok(Found { name: row.name.clone(), restart, state })
+            let Row { name, database, plugin, state: _ } = row;
+            Ok(Found { name, kind: Kind::Logical { database, plugin }, restart, state })
         })
         .collect()
 }
@@ -302,26 +379,38 @@ pub fn put(files: &Files, slots: &[Found]) -> std::io::Result<()> {
         std::fs::rename(&beside, &place)?;
         std::fs::File::open(&all)?.sync_all()?;
     }
-    change_note(files, |known| known.extend(slots.iter().map(|slot| (slot.name.clone(), false))))
+    let copies = slots.iter().map(|slot| (slot.name.clone(), Noted::Copied));
+    change_note(files, |known| known.extend(copies))
+}
+
+/// What is noted of a logical slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Noted {
+    /// It is a copy.
+    Copied,
+    /// A copy that was found safe to use.
+    Proven,
+    /// A copy that was not, and could not be dropped before this server opened.
+    Unsafe,
 }
 
 fn note_file(files: &Files) -> PathBuf {
     files.run_dir.join("slots-copied.json")
 }
 
-/// Which logical slots are copies, and whether each was found safe to use. None where the note cannot be
-/// read: then they are copied again.
+/// Which logical slots are copies. None where the note cannot be read: then they are copied again.
 #[must_use]
-pub fn copied(files: &Files) -> BTreeMap<String, bool> {
+pub fn noted(files: &Files) -> BTreeMap<String, Noted> {
     let note = std::fs::read(note_file(files)).ok();
     note.and_then(|note| serde_json::from_slice(&note).ok()).unwrap_or_default()
 }
 
 fn change_note(
     files: &Files,
-    change: impl FnOnce(&mut BTreeMap<String, bool>),
+    change: impl FnOnce(&mut BTreeMap<String, Noted>),
 ) -> std::io::Result<()> {
-    let before = copied(files);
+    let before = noted(files);
     let mut after = before.clone();
     change(&mut after);
     if after == before {
@@ -331,13 +420,18 @@ fn change_note(
     write_atomically(&note_file(files), &text)
 }
 
-fn note(files: &Files, change: impl FnOnce(&mut BTreeMap<String, bool>)) {
+fn note(files: &Files, change: impl FnOnce(&mut BTreeMap<String, Noted>)) {
     if let Err(error) = change_note(files, change) {
         tracing::warn!(%error, "noting which logical slots are copies");
     }
 }
 
-/// From here on no slot of this server is a copy: it writes itself, or its files are replaced.
+/// From here on this server writes itself: its slots are its own, but for those that should be gone.
+pub fn open(files: &Files) {
+    note(files, |known| known.retain(|_, noted| *noted == Noted::Unsafe));
+}
+
+/// From here on no slot of this server is a copy: its files are replaced.
 pub fn forget(files: &Files) {
     if let Err(error) = std::fs::remove_file(note_file(files))
         && error.kind() != std::io::ErrorKind::NotFound

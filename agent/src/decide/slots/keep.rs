@@ -11,8 +11,9 @@ use super::{ClusterType, Given, Kind, Planned, Step, Steps, Why, budget, plan};
 use crate::decide::view::{Memory, Origin, Policy, SiteView, Status, View};
 use crate::decide::{Action, Choice, Job, Judge, Reason};
 
-/// How soon slots are copied again: the server stops for it, and a copy that fails would keep it stopping.
-const COPY_AGAIN: Duration = Duration::from_secs(10);
+/// How soon slots are copied again: the server stops for it, and whatever spoils each copy would keep it
+/// stopping.
+const COPY_AGAIN: Duration = Duration::from_secs(300);
 
 /// What a node tells of its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,6 +91,7 @@ fn usable(policy: &Policy, memory: &Memory, status: &Status) -> BTreeMap<String,
             // Nobody else has written since this node did, or it was found safe in an earlier life.
             (None, Origin::Own | Origin::Proven) => true,
             (None, Origin::Copied) => !status.in_recovery,
+            (None, Origin::Unsafe) => false,
         };
         (name.clone(), proven && !slot.is_lost())
     });
@@ -170,8 +172,7 @@ impl Judge<'_> {
             return Some(Choice::act(reason, vec![Action::Slots(now)]));
         }
         let now = self.view.now;
-        let lately = |at| now.since(at) < COPY_AGAIN;
-        if self.memory.slots_copied_at.is_some_and(lately) {
+        if self.memory.slots_copy_after.is_some_and(|after| now < after) {
             return None;
         }
         let from = site.leader.as_ref().and_then(|leader| site.members.get(&leader.name));
@@ -184,7 +185,7 @@ impl Judge<'_> {
         if slots.is_empty() {
             return None;
         }
-        self.memory.slots_copied_at = Some(now);
+        self.memory.slots_copy_after = Some(now.plus(COPY_AGAIN));
         let from = (from.host.clone(), from.port);
         Some(Choice::act(Reason::CopyingSlots, vec![Action::Run(Job::CopySlots { from, slots })]))
     }
@@ -195,12 +196,11 @@ impl Judge<'_> {
         usable(self.policy, &self.memory, status)
             .into_iter()
             .filter(|(name, usable)| {
-                let active = status.slots.get(name).is_some_and(|slot| slot.active);
                 let ignored = status.slots.get(name).is_some_and(|slot| {
                     slot.failover
                         || self.policy.slots.ignored.iter().any(|m| m.matches(name, slot))
                 });
-                !usable && !active && !ignored
+                !usable && !ignored
             })
             .map(|(name, _)| Planned { step: Step::Drop { name }, why: Why::Unsafe })
             .collect()
@@ -215,14 +215,24 @@ impl Judge<'_> {
             .slots
             .iter()
             .filter(|(name, slot)| {
-                !slot.active && !wanted.contains_key(*name) && !given.leaves_alone(name, slot)
+                let want = wanted.get(*name);
+                let needed = want.is_some_and(|want| given.useless(slot, want).is_none());
+                !slot.active && !needed && !given.leaves_alone(name, slot)
             })
             .map(|(name, _)| name.clone())
             .collect();
         self.memory.slots_managed.extend(wanted.into_keys());
-        self.memory.slots_missing_since.retain(|name, _| unknown.contains(name));
+        // Who comes for a moment now and then is seldom seen, but what it took is.
+        let positions = status
+            .slots
+            .iter()
+            .map(|(name, slot)| (name.clone(), (slot.restart, slot.confirmed)));
+        let before = std::mem::replace(&mut self.memory.slots_positions, positions.collect());
+        let stands = |name: &String| before.get(name) == self.memory.slots_positions.get(name);
+        let since = &mut self.memory.slots_missing_since;
+        since.retain(|name, _| unknown.contains(name) && stands(name));
         for name in unknown {
-            self.memory.slots_missing_since.entry(name).or_insert(now);
+            since.entry(name).or_insert(now);
         }
         self.note_readiness(site, status);
     }

@@ -346,12 +346,12 @@ impl Given<'_> {
     fn wanted_and_there(&self, name: &str, slot: &Slot, want: &Want, steps: &mut Steps) {
         match (&want.kind, slot.physical) {
             (Kind::Physical, true) => self.physical(name, slot, want, steps),
-            (Kind::Logical { database, plugin }, false) => {
-                let same = slot.database.as_ref() == Some(database)
-                    && slot.plugin.as_ref() == Some(plugin);
+            (Kind::Logical { .. }, false) => {
                 if self.status.in_recovery {
-                    self.copied(name, slot, want, same, steps);
-                } else if !same {
+                    self.copied(name, slot, want, steps);
+                } else if slot.origin == Origin::Unsafe {
+                    self.left_over(name, slot, want, steps);
+                } else if !want.kind.is_of(slot) {
                     steps.warn(name, Why::OtherKind);
                 } else if slot.is_lost() {
                     steps.warn(name, Why::LostForGood);
@@ -389,21 +389,42 @@ impl Given<'_> {
         }
     }
 
-    /// A logical slot on a node in recovery counts only as a copy of the leader's.
-    fn copied(&self, name: &str, slot: &Slot, want: &Want, same: bool, steps: &mut Steps) {
-        if slot.active {
-            return;
-        }
-        let wrong = if slot.origin == Origin::Own {
+    /// Why a logical slot that is wanted is of no use as it is: on a node in recovery it counts only as a
+    /// copy of the leader's.
+    fn useless(&self, slot: &Slot, want: &Want) -> Option<Why> {
+        if slot.physical || want.kind == Kind::Physical || !self.status.in_recovery {
+            None
+        } else if !slot.origin.is_copy() {
             Some(Why::NotCopied)
-        } else if !same {
+        } else if !want.kind.is_of(slot) {
             Some(Why::Changed)
         } else if slot.is_lost() {
             Some(Why::Lost)
         } else {
             None
-        };
-        if let Some(why) = wrong {
+        }
+    }
+
+    /// An unsafe copy on a node that has opened: its consumer is better told than served.
+    fn left_over(&self, name: &str, slot: &Slot, want: &Want, steps: &mut Steps) {
+        if slot.active || self.paused {
+            steps.warn(name, Why::Unsafe);
+            return;
+        }
+        steps.drop(name, Why::Unsafe);
+        self.missing(name, want, steps);
+    }
+
+    fn copied(&self, name: &str, slot: &Slot, want: &Want, steps: &mut Steps) {
+        if slot.active {
+            return;
+        }
+        if let Some(why) = self.useless(slot, want) {
+            // Nothing moves it: it would keep WAL, and by this node's feedback the leader's catalog.
+            let kept = self.unknown_for.get(name);
+            if !self.paused && kept.is_some_and(|age| *age >= self.rules.member_ttl) {
+                steps.drop(name, why.clone());
+            }
             if self.may_copy(name) {
                 steps.copy(name, why);
             }

@@ -104,7 +104,7 @@ pub fn look(known: Option<Readiness>, seen: &Seen<'_>) -> Readiness {
     };
     let same = known.filter(|known| known.leader == *seen.leader && known.timeline == timeline);
     let Some(mut known) = same else { return fresh };
-    if seen.slot.is_lost() || seen.slot.origin == Origin::Own {
+    if seen.slot.is_lost() || !seen.slot.origin.is_copy() {
         return fresh;
     }
     known.since = known.since.or(seen.status.upstream_end);

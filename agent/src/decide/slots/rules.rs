@@ -47,6 +47,20 @@ pub enum Kind {
     },
 }
 
+impl Kind {
+    /// Whether a slot is of this kind.
+    pub(super) fn is_of(&self, slot: &Slot) -> bool {
+        match self {
+            Self::Physical => slot.physical,
+            Self::Logical { database, plugin } => {
+                !slot.physical
+                    && slot.database.as_ref() == Some(database)
+                    && slot.plugin.as_ref() == Some(plugin)
+            }
+        }
+    }
+}
+
 /// One of `slots`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permanent {

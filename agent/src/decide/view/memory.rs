@@ -85,8 +85,10 @@ pub struct Memory {
     pub slots_seen: BTreeMap<String, BootTime>,
     /// What was last done to slots, and when.
     pub slots_tried: Option<(Vec<Planned>, BootTime)>,
-    /// When a copy of logical slots was last ordered.
-    pub slots_copied_at: Option<BootTime>,
+    /// Before this no logical slots are copied again.
+    pub slots_copy_after: Option<BootTime>,
+    /// Where each slot that is here keeps WAL from, and what its consumer has confirmed.
+    pub slots_positions: BTreeMap<String, (Option<Lsn>, Option<Lsn>)>,
     /// Copies of logical slots, and whether they can be used.
     pub slots_readiness: BTreeMap<String, Readiness>,
 }

@@ -220,6 +220,19 @@ pub enum Origin {
     Copied,
     /// That, and found safe to use.
     Proven,
+    /// Copied and not found safe, and not dropped before this server opened.
+    Unsafe,
+}
+
+impl Origin {
+    /// A leader's slot, as this server keeps it in recovery.
+    #[must_use]
+    pub fn is_copy(self) -> bool {
+        match self {
+            Self::Copied | Self::Proven => true,
+            Self::Own | Self::Unsafe => false,
+        }
+    }
 }
 
 /// Whom a standby follows.

@@ -6,7 +6,7 @@ use super::super::world::NOW;
 use super::*;
 use crate::decide::slots::readiness::{Horizon, Xid};
 use crate::decide::slots::{Why, told};
-use crate::decide::view::{Follow, SyncView};
+use crate::decide::view::{FinishedJob, Follow, JobKind, SyncView};
 use crate::decide::{Action, Job, Reason};
 
 fn follower_world() -> World {
@@ -36,6 +36,70 @@ fn a_node_that_follows_copies_logical_slots_from_its_leader() {
     let decision = world.decide();
     assert_eq!(decision.actions, vec![Action::Run(job)]);
     assert_eq!(decision.reason, Reason::CopyingSlots);
+}
+
+/// Whatever spoils each copy must not keep the server stopping.
+#[test]
+fn slots_are_not_copied_again_and_again() {
+    let mut world = follower_world();
+    world.memory = world.decide().memory;
+    let copies = |world: &World| world.decide().reason == Reason::CopyingSlots;
+    let ended = |problem: Option<&str>, untouched| {
+        let problem = problem.map(str::to_owned);
+        Some(FinishedJob { job: JobKind::CopySlots, problem, untouched })
+    };
+    let lost = Slot { wal: WalStatus::Lost, ..copy(400, Origin::Copied) };
+    let cases = [
+        (ended(None, false), 300),
+        (ended(Some("the shutdown removed WAL"), false), 300),
+        (ended(Some("the leader has none"), true), 30),
+    ];
+    for (finished, again_after) in cases {
+        let mut world = world.clone();
+        world.status().slots.insert("cdc".to_owned(), lost.clone());
+        world.view.finished = finished;
+        world.memory = world.decide().memory;
+        world.view.finished = None;
+        for (after, wanted) in [(again_after - 1, false), (again_after, true)] {
+            world.view.now = NOW.plus(Duration::from_secs(after));
+            assert_eq!(copies(&world), wanted, "{after} of {again_after}");
+        }
+    }
+}
+
+/// `a1` leads a cluster of no federation.
+fn lone_leader() -> World {
+    let mut world = World::new();
+    world.view.federation = None;
+    world.view.tenure.primary = None;
+    world.policy.synchronous_mode = false;
+    world.status().synchronous_standby_names = String::new();
+    world.site().sync = SyncView::default();
+    world.status().slots.remove("b1");
+    world
+}
+
+/// A consumer that comes for a moment now and then is never seen while it does.
+#[test]
+fn a_slot_that_moves_is_used() {
+    let mut world = lone_leader();
+    let theirs = |confirmed| copy(confirmed, Origin::Own);
+    world.status().slots.insert("theirs".to_owned(), theirs(100));
+    let step = Step::Drop { name: "theirs".to_owned() };
+    let drops = vec![Action::Slots(vec![Planned { step, why: Why::Unknown }])];
+    let at = |world: &mut World, seconds| {
+        world.view.now = NOW.plus(Duration::from_secs(seconds));
+        world.view.tenure.site = Deadline::at(world.view.now.plus(Duration::from_secs(4)));
+    };
+    world.memory = world.decide().memory;
+    at(&mut world, 1000);
+    world.status().slots.insert("theirs".to_owned(), theirs(200));
+    world.memory = world.decide().memory;
+    for (seconds, wanted) in [(2799, false), (2800, true)] {
+        at(&mut world, seconds);
+        let actions = world.decide().actions;
+        assert_eq!(actions == drops, wanted, "after {seconds} s: {actions:?}");
+    }
 }
 
 fn horizon(at: u64, feedback: Option<u32>, leaders: u32) -> Horizon {
@@ -131,13 +195,7 @@ fn a_primary_that_restarts_keeps_its_logical_slots() {
 
 #[test]
 fn a_member_that_is_gone_keeps_its_slot_for_member_slots_ttl() {
-    let mut world = World::new();
-    world.view.federation = None;
-    world.view.tenure.primary = None;
-    world.policy.synchronous_mode = false;
-    world.status().synchronous_standby_names = String::new();
-    world.site().sync = SyncView::default();
-    world.status().slots.remove("b1");
+    let mut world = lone_leader();
     world.memory = world.decide().memory;
     world.site().members.remove(&name::<NodeName>("a2"));
     world.status().slots.insert("a2".to_owned(), Slot::physical(false));

@@ -14,7 +14,8 @@ fn some_slot() -> impl Strategy<Value = Slot> {
         1 => Just(WalStatus::Unreserved),
         1 => Just(WalStatus::Lost),
     ];
-    let origin = prop_oneof![Just(Origin::Own), Just(Origin::Copied), Just(Origin::Proven)];
+    let origins = vec![Origin::Own, Origin::Copied, Origin::Proven, Origin::Unsafe];
+    let origin = prop::sample::select(origins);
     let bits = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.2));
     (bits, any::<bool>(), wal, origin, 1_u64..1000, prop::bool::weighted(0.8)).prop_map(
         |((active, physical, holds_xmin, failover), app, wal, origin, position, reserved)| {

@@ -500,6 +500,26 @@ fn copies_of_logical_slots_are_moved_and_bad_ones_replaced() {
         ),
         ("not found safe yet", with, |n| n.slot("cdc").origin = Origin::Copied, &[]),
         (
+            "nothing moved it for member_slots_ttl, and the leader has it no more",
+            with,
+            |n| {
+                n.slot("cdc").origin = Origin::Own;
+                n.published.clear();
+                n.unknown_for.insert("cdc".to_owned(), Duration::from_secs(1800));
+            },
+            &["drop cdc: NotCopied"],
+        ),
+        (
+            "that, in a pause",
+            with,
+            |n| {
+                n.paused = true;
+                n.slot("cdc").origin = Origin::Own;
+                n.unknown_for.insert("cdc".to_owned(), Duration::from_secs(1800));
+            },
+            &[],
+        ),
+        (
             "no longer wanted",
             with,
             |n| {
@@ -507,6 +527,43 @@ fn copies_of_logical_slots_are_moved_and_bad_ones_replaced() {
                 n.managed.insert("cdc".to_owned());
             },
             &["drop cdc: Unneeded"],
+        ),
+    ]);
+}
+
+/// What could not be dropped before the node opened goes as soon as nobody uses it.
+#[test]
+fn an_unsafe_copy_does_not_stay_on_a_primary() {
+    let with = || {
+        let mut node = Node::leader().with_logical();
+        node.status.slots.insert("cdc".to_owned(), copy(400, Origin::Own));
+        node.published.insert("cdc".to_owned(), lsn(400));
+        node
+    };
+    table(&[
+        (
+            "left over",
+            with,
+            |n| n.slot("cdc").origin = Origin::Unsafe,
+            &["drop cdc: Unsafe", "warn cdc: Gap(Lsn(400))"],
+        ),
+        (
+            "used",
+            with,
+            |n| {
+                n.slot("cdc").origin = Origin::Unsafe;
+                n.slot("cdc").active = true;
+            },
+            &["warn cdc: Unsafe"],
+        ),
+        (
+            "in a pause",
+            with,
+            |n| {
+                n.slot("cdc").origin = Origin::Unsafe;
+                n.paused = true;
+            },
+            &["warn cdc: Unsafe"],
         ),
     ]);
 }
