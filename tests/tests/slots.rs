@@ -17,8 +17,8 @@ use regent_tests::wait::until;
 const MEMBER_TTL: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for a copy of a logical slot to become usable: the leader's `catalog_xmin` moves only
-/// with the snapshots that PostgreSQL writes every 15 s.
-const USABLE: Duration = Duration::from_secs(150);
+/// with the snapshots that PostgreSQL writes every 15 s, and its own `restart_lsn` after some of them.
+const USABLE: Duration = Duration::from_secs(240);
 
 const CONFIG: &str = r#"{
   "member_slots_ttl": "15s",

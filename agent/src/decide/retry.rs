@@ -40,9 +40,14 @@ impl Judge<'_> {
         if finished.job == JobKind::Checkpoint {
             self.memory.checkpointing_for = None;
         }
-        if finished.job == JobKind::CopySlots && finished.untouched {
-            // The server was not stopped for it.
-            self.memory.slots_copy_after = Some(self.view.now.plus(BACKOFF_MOST));
+        if finished.job == JobKind::CopySlots {
+            if finished.untouched {
+                // The server was not stopped for it.
+                self.memory.slots_copy_after = Some(self.view.now.plus(BACKOFF_MOST));
+            } else {
+                // Some of the files may be others now.
+                self.memory.slots_readiness.clear();
+            }
         }
         let times = match &self.memory.failed {
             Some(failed) if failed.job == finished.job => failed.times.saturating_add(1),

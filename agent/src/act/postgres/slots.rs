@@ -361,9 +361,9 @@ pub fn check(files: &Files, slots: &[Found]) -> Result<(), CopyError> {
 /// its file would keep the server from starting, and of such names the server clears up itself.
 pub fn put(files: &Files, slots: &[Found]) -> std::io::Result<()> {
     let all = files.data_dir.join("pg_replslot");
-    // What is half done counts as no copy.
-    let others = |name: &String| slots.iter().all(|slot| slot.name != *name);
-    change_note(files, |known| known.retain(|name, _| others(name)))?;
+    // Before the files: whatever of this a crash leaves must not look like a primary's own.
+    let copies = slots.iter().map(|slot| (slot.name.clone(), Noted::Copied));
+    change_note(files, |known| known.extend(copies))?;
     for slot in slots {
         let place = all.join(&slot.name);
         if place.is_dir() {
@@ -379,8 +379,7 @@ pub fn put(files: &Files, slots: &[Found]) -> std::io::Result<()> {
         std::fs::rename(&beside, &place)?;
         std::fs::File::open(&all)?.sync_all()?;
     }
-    let copies = slots.iter().map(|slot| (slot.name.clone(), Noted::Copied));
-    change_note(files, |known| known.extend(copies))
+    Ok(())
 }
 
 /// What is noted of a logical slot.
@@ -395,8 +394,11 @@ pub enum Noted {
     Unsafe,
 }
 
+/// Among the slots themselves: it outlives a reboot as they do, and base backups and `pg_rewind`, which leave
+/// that directory out or clear it, do so with both. The server passes over what is no directory there
+/// (StartupReplicationSlots, replication/slot.c).
 fn note_file(files: &Files) -> PathBuf {
-    files.run_dir.join("slots-copied.json")
+    files.data_dir.join("pg_replslot/regent-copies.json")
 }
 
 /// Which logical slots are copies. None where the note cannot be read: then they are copied again.

@@ -4,7 +4,7 @@ use regent_proto::time::Deadline;
 
 use super::super::world::NOW;
 use super::*;
-use crate::decide::slots::readiness::{Horizon, Xid};
+use crate::decide::slots::readiness::{Horizon, Readiness, Xid};
 use crate::decide::slots::{Why, told};
 use crate::decide::view::{FinishedJob, Follow, JobKind, SyncView};
 use crate::decide::{Action, Job, Reason};
@@ -64,6 +64,32 @@ fn slots_are_not_copied_again_and_again() {
             world.view.now = NOW.plus(Duration::from_secs(after));
             assert_eq!(copies(&world), wanted, "{after} of {again_after}");
         }
+    }
+}
+
+/// What is in place after a copy that touched anything may be other files.
+#[test]
+fn what_was_known_of_a_copy_ends_with_the_next_one() {
+    let mut world = follower_world();
+    let slot = Slot { catalog_xmin: Some(Xid(700)), ..copy(400, Origin::Copied) };
+    world.status().slots.insert("cdc".to_owned(), slot);
+    world.member("a2").horizon = Some(horizon(501, Some(700), 700));
+    let known = Readiness {
+        leader: name("a2"),
+        timeline: TimelineId(3),
+        since: Some(lsn(500)),
+        began: Some(lsn(300)),
+        threshold: Some(Xid(700)),
+        ready: true,
+    };
+    world.memory.slots_readiness.insert("cdc".to_owned(), known);
+    for (problem, untouched, ready) in
+        [(None, false, false), (Some("half"), false, false), (Some("none"), true, true)]
+    {
+        let problem = problem.map(str::to_owned);
+        world.view.finished = Some(FinishedJob { job: JobKind::CopySlots, problem, untouched });
+        let memory = world.decide().memory;
+        assert_eq!(memory.slots_readiness["cdc"].ready, ready, "untouched: {untouched}");
     }
 }
 
