@@ -34,8 +34,6 @@ pub async fn perform(
     steps: &[Planned],
     work: &Work,
 ) -> Result<(), SqlError> {
-    let beside = steps.iter().map(|planned| &planned.step).filter(|step| decodes(step));
-    work.begin(config, beside.cloned().collect());
     let is_unsafe = |planned: &&Planned| planned.why == Why::Unsafe;
     let opening = steps.iter().any(|planned| planned.why == Why::Unsafe);
     if opening {
@@ -51,6 +49,9 @@ pub async fn perform(
             Err(SqlError::TooLong { doing: "keeping slots".to_owned(), bound: ROUND_BOUND })
         }
     };
+    // After what makes room for it.
+    let beside = steps.iter().map(|planned| &planned.step).filter(|step| decodes(step));
+    work.begin(config, beside.cloned().collect());
     match done {
         // The promotion that follows waits for nothing.
         Err(error) if opening => {
@@ -295,8 +296,8 @@ pub async fn read(
     let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
     let query = format!(
         "SELECT coalesce(json_agg(json_build_object('name', slot_name, 'database', database, \
-         'plugin', plugin, 'state', \
-         encode(pg_read_binary_file('pg_replslot/' || slot_name || '/state'), 'hex'))), '[]')::text \
+         'plugin', plugin, 'state', encode(pg_read_binary_file('pg_replslot/' || slot_name \
+         || '/state'), 'hex'))), '[]')::text \
          FROM pg_replication_slots s WHERE NOT pg_is_in_recovery() AND slot_type = 'logical' \
          AND NOT temporary AND database IS NOT NULL AND wal_status IS DISTINCT FROM 'lost' \
          AND to_jsonb(s)->>'invalidation_reason' IS NULL \

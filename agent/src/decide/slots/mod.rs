@@ -440,11 +440,13 @@ impl Given<'_> {
         }
     }
 
-    /// The leader has it, this node streams, and nobody has forbidden a stop.
+    /// The leader has it and tells what a copy is judged by, this node streams, and nobody has forbidden
+    /// a stop. Patroni tells nothing: a copy of its slot would never be used.
     fn may_copy(&self, name: &str) -> bool {
+        let leader = self.leader.and_then(|leader| self.members.get(leader));
         !self.leads
             && !self.paused
-            && self.leader.is_some()
+            && leader.is_some_and(|leader| leader.horizon.is_some())
             && self.status.receiver.is_some()
             && self.status.wal_logical
             && self.published.contains_key(name)

@@ -4,7 +4,7 @@ use regent_proto::time::Deadline;
 
 use super::super::world::NOW;
 use super::*;
-use crate::decide::slots::readiness::{Horizon, Readiness, Xid};
+use crate::decide::slots::readiness::{Readiness, Xid};
 use crate::decide::slots::{Why, told};
 use crate::decide::view::{FinishedJob, Follow, JobKind, SyncView};
 use crate::decide::{Action, Job, Reason};
@@ -25,6 +25,7 @@ fn follower_world() -> World {
     assert_eq!((world.decide().actions, world.decide().reason), (vec![], Reason::Following));
     world.policy.slots.permanent.insert("cdc".to_owned(), permanent(logical()));
     world.site().published.slots.insert("cdc".to_owned(), lsn(400));
+    world.member("a2").horizon = Some(horizon(400, None, 700));
     world
 }
 

@@ -15,6 +15,7 @@ use regent_proto::name::NodeName;
 use regent_proto::timeline::TimelineId;
 
 use super::world::{World, name, status};
+use crate::decide::slots::readiness::Horizon;
 use crate::decide::slots::{ClusterType, Given, Kind, Permanent, Planned, Rules, Step, plan};
 use crate::decide::view::{Member, Origin, Receiver, Slot, Status, WalStatus};
 
@@ -56,7 +57,9 @@ impl Node {
     /// `a1` leads, `a2` and `a3` are members; everything that is wanted is there.
     fn leader() -> Self {
         let world = World::new();
-        let a2 = world.view.site.as_ref().expect("a site").members[&name::<NodeName>("a2")].clone();
+        let mut a2 =
+            world.view.site.as_ref().expect("a site").members[&name::<NodeName>("a2")].clone();
+        Arc::make_mut(&mut a2).horizon = Some(Horizon { at: lsn(900), xmins: BTreeMap::new() });
         let members = ["a1", "a2", "a3"].map(|who| (name::<NodeName>(who), a2.clone()));
         let mut status = status(false, 3, 1000);
         status.wal_logical = true;

@@ -241,7 +241,7 @@ proptest! {
             ready |= model.happens(event);
             let copy = model.copy.unwrap_or_default();
             prop_assert!(!ready || model.removed <= copy, "{event:?}: {} > {copy}", model.removed);
-            prop_assert!(!ready || model.footing, "{event:?}: its decoder would begin without footing");
+            prop_assert!(!ready || model.footing, "{event:?}: decoding begins without footing");
         }
     }
 

@@ -446,6 +446,16 @@ fn permanent_logical_slots_are_made_by_the_primary_and_copied_by_the_others() {
             &[],
         ),
         (
+            "not from a leader that is Patroni's: it could not be judged",
+            Node::follower,
+            |n| {
+                n.member("a2").horizon = None;
+                n.rules.permanent.insert("cdc".to_owned(), permanent(logical()));
+                n.published.insert("cdc".to_owned(), lsn(400));
+            },
+            &[],
+        ),
+        (
             "in a standby site there is none",
             Node::follower,
             |n| {
