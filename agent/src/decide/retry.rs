@@ -44,6 +44,7 @@ impl Judge<'_> {
             if finished.untouched {
                 // The server was not stopped for it.
                 self.memory.slots_copy_after = Some(self.view.now.plus(BACKOFF_MOST));
+                self.memory.slots_copies = self.memory.slots_copies.saturating_sub(1);
             } else {
                 // Some of the files may be others now.
                 self.memory.slots_readiness.clear();

@@ -12,8 +12,11 @@ use crate::decide::view::{Memory, Origin, Policy, SiteView, Status, View};
 use crate::decide::{Action, Choice, Job, Judge, Reason};
 
 /// How soon slots are copied again: the server stops for it, and whatever spoils each copy would keep it
-/// stopping.
+/// stopping. Twice as long after each one that came to nothing.
 const COPY_AGAIN: Duration = Duration::from_secs(300);
+
+/// How often that doubles: to most of a day.
+const COPY_DOUBLINGS: u32 = 8;
 
 /// What a node tells of its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -185,7 +188,10 @@ impl Judge<'_> {
         if slots.is_empty() {
             return None;
         }
-        self.memory.slots_copy_after = Some(now.plus(COPY_AGAIN));
+        let in_vain = self.memory.slots_copies.min(COPY_DOUBLINGS);
+        let pause = COPY_AGAIN.saturating_mul(2u32.saturating_pow(in_vain));
+        self.memory.slots_copies = self.memory.slots_copies.saturating_add(1);
+        self.memory.slots_copy_after = Some(now.plus(pause));
         let from = (from.host.clone(), from.port);
         Some(Choice::act(Reason::CopyingSlots, vec![Action::Run(Job::CopySlots { from, slots })]))
     }
@@ -276,6 +282,9 @@ impl Judge<'_> {
             let published = site.published.slots.get(name).copied();
             let seen = Seen { leader, told, own: &own, name, slot, status, published };
             let found = readiness::look(known.get(name).cloned(), &seen);
+            if found.ready {
+                self.memory.slots_copies = 0;
+            }
             self.memory.slots_readiness.insert(name.clone(), found);
         }
     }

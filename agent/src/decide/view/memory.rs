@@ -87,6 +87,8 @@ pub struct Memory {
     pub slots_tried: Option<(Vec<Planned>, BootTime)>,
     /// Before this no logical slots are copied again.
     pub slots_copy_after: Option<BootTime>,
+    /// How often they were copied since one of them could be used.
+    pub slots_copies: u32,
     /// Where each slot that is here keeps WAL from, and what its consumer has confirmed.
     pub slots_positions: BTreeMap<String, (Option<Lsn>, Option<Lsn>)>,
     /// Copies of logical slots, and whether they can be used.

@@ -68,6 +68,24 @@ fn slots_are_not_copied_again_and_again() {
     }
 }
 
+/// WAL limits too small for a copy, or feedback that is off, spoil each one in the same way.
+#[test]
+fn each_copy_that_comes_to_nothing_waits_twice_as_long() {
+    let mut world = follower_world();
+    let lost = Slot { wal: WalStatus::Lost, ..copy(400, Origin::Copied) };
+    world.status().slots.insert("cdc".to_owned(), lost);
+    let mut at = 0;
+    for pause in [300, 600, 1200] {
+        world.view.now = NOW.plus(Duration::from_secs(at));
+        let copies = world.decide();
+        assert_eq!(copies.reason, Reason::CopyingSlots, "after {at} s");
+        world.memory = copies.memory;
+        world.view.now = NOW.plus(Duration::from_secs(at + pause - 1));
+        assert_ne!(world.decide().reason, Reason::CopyingSlots, "{pause} s after {at} s");
+        at += pause;
+    }
+}
+
 /// What is in place after a copy that touched anything may be other files.
 #[test]
 fn what_was_known_of_a_copy_ends_with_the_next_one() {
