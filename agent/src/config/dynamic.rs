@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Config;
-use crate::decide::slots::{Kind, Rules};
+use crate::decide::slots::Rules;
 use crate::decide::view::Policy;
 
 /// Top-level keys that are read.
@@ -225,7 +225,7 @@ impl Dynamic {
             Some(_) | None if readable => Part::Missing,
             Some(_) | None => Part::Unreadable,
         };
-        let mut parameters = match part("parameters") {
+        let parameters = match part("parameters") {
             Part::There(value) => parameters(&value).unwrap_or_else(|| {
                 let kept = in_force.parameters.clone();
                 reader.refuse("postgresql.parameters", &value, "NAME: VALUE pairs", kept)
@@ -242,10 +242,6 @@ impl Dynamic {
             Part::Unreadable => in_force.pg_hba.clone(),
         };
         let slots = super::slots::read(document, &in_force.slots, &mut reader.problems);
-        if slots.permanent.values().any(|permanent| permanent.kind != Kind::Physical) {
-            // Without it the primary's vacuum would break what standbys keep of logical slots.
-            parameters.insert("hot_standby_feedback".to_owned(), "on".to_owned());
-        }
         Self {
             ttl,
             loop_wait,

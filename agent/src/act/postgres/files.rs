@@ -139,6 +139,9 @@ impl Files {
             }
         }
         let mut parameters = dynamic.parameters.clone();
+        if dynamic.slots.want_feedback(in_force.follow.as_ref()) {
+            parameters.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
         for (name, value) in &config.postgres.parameters {
             match value {
                 Some(value) => parameters.insert(name.clone(), value.clone()),

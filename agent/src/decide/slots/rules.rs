@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::decide::view::Slot;
+use crate::decide::view::{Follow, Slot};
 
 /// What the dynamic configuration says of slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,21 @@ impl Default for Rules {
             ignored: Vec::new(),
             wal_budget: None,
         }
+    }
+}
+
+impl Rules {
+    /// Whether this server has to hold back the vacuum of whom it follows: without it what it keeps of
+    /// logical slots would break. A site that follows another keeps nothing of them, and what it held back
+    /// while the link is down would bloat the primary.
+    #[must_use]
+    pub fn want_feedback(&self, follows: Option<&Follow>) -> bool {
+        let decodes = self.permanent.values().any(|permanent| permanent.kind != Kind::Physical);
+        decodes
+            && match follows {
+                None | Some(Follow::Nobody | Follow::Member { .. }) => true,
+                Some(Follow::Site { .. }) => false,
+            }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::decide::slots::Matcher;
+use crate::decide::view::Follow;
 
 type Bend = fn(&mut Node);
 type Row = (&'static str, fn() -> Node, Bend, &'static [&'static str]);
@@ -539,6 +540,21 @@ fn copies_of_logical_slots_are_moved_and_bad_ones_replaced() {
             &["drop cdc: Unneeded"],
         ),
     ]);
+}
+
+/// Hazards.md, fact 32: feedback of a far site bloats the primary while the link is down.
+#[test]
+fn feedback_is_for_copies_only() {
+    let member = Follow::Member { name: name("a2"), address: ("h".to_owned(), 1) };
+    let far = Follow::Site { site: name("b"), addresses: vec![("h".to_owned(), 1)] };
+    let with = Node::follower().with_logical().rules;
+    let without = Node::follower().rules;
+    for (follows, wanted) in
+        [(None, true), (Some(&Follow::Nobody), true), (Some(&member), true), (Some(&far), false)]
+    {
+        assert_eq!(with.want_feedback(follows), wanted, "{follows:?}");
+        assert!(!without.want_feedback(follows), "{follows:?}");
+    }
 }
 
 /// What could not be dropped before the node opened goes as soon as nobody uses it.
