@@ -94,11 +94,14 @@ pub struct Seen<'a> {
 #[must_use]
 pub fn look(known: Option<Readiness>, seen: &Seen<'_>) -> Readiness {
     let timeline = seen.status.ancestry.timeline;
+    // That is of the copy, whoever leads.
+    let copy = known.as_ref().filter(|_| seen.slot.origin.is_copy());
+    let began = copy.and_then(|known| known.began).or(seen.slot.restart);
     let fresh = Readiness {
         leader: seen.leader.clone(),
         timeline,
         since: seen.status.upstream_end,
-        began: seen.slot.restart,
+        began,
         threshold: None,
         ready: false,
     };

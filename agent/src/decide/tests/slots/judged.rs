@@ -221,6 +221,23 @@ fn a_copy_is_used_once_its_catalog_is_held() {
     }
 }
 
+/// A snapshot that this server wrote stays its own, whatever else has to be seen anew.
+#[test]
+fn a_copy_that_moved_once_need_not_move_again() {
+    let mut world = follower_world();
+    let slot = Slot { catalog_xmin: Some(Xid(700)), ..copy(400, Origin::Copied) };
+    world.status().slots.insert("cdc".to_owned(), slot);
+    restarts_at(&mut world, 300);
+    world.memory = world.decide().memory;
+    // It moves while nothing holds the catalog back for it yet.
+    restarts_at(&mut world, 350);
+    world.memory = world.decide().memory;
+    world.member("a2").horizon = Some(horizon(501, Some(700), 700));
+    let prove = Step::Prove { name: "cdc".to_owned() };
+    let proves = vec![Action::Slots(vec![Planned { step: prove, why: Why::Proven }])];
+    assert_eq!(world.decide().actions, proves);
+}
+
 /// A primary that restarts has followed nobody: its slots are its own.
 #[test]
 fn a_primary_that_restarts_keeps_its_logical_slots() {
