@@ -231,6 +231,7 @@ fn a_copy_that_moved_once_need_not_move_again() {
     world.memory = world.decide().memory;
     // It moves while nothing holds the catalog back for it yet.
     restarts_at(&mut world, 350);
+    world.member("a2").horizon = Some(horizon(501, None, 700));
     world.memory = world.decide().memory;
     world.member("a2").horizon = Some(horizon(501, Some(700), 700));
     let prove = Step::Prove { name: "cdc".to_owned() };
