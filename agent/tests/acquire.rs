@@ -57,3 +57,20 @@ async fn nobody_takes_the_key_on_an_old_picture_of_sync() {
     let found = site.store.txn(Txn::new().when(absent), T).await.expect("a store");
     assert!(found.applied().is_some(), "no key was made");
 }
+
+/// hazards.md row 8: whoever slept and decides late finds that another one leads.
+#[tokio::test]
+async fn nobody_takes_the_key_that_another_has() {
+    let (site, sync, lease) = site().await;
+    let taken = site.acquire_leader(lease, None, (None, sync), T).await.expect("a store");
+    let revision = taken.expect("it was free").0;
+    let late = SiteStore { me: "eu2".parse().expect("a name"), ..site.clone() };
+    let own = late.store.grant(Duration::from_secs(60), T).await.expect("a lease").id;
+    for former in [None, Some(revision)] {
+        let taken = late.acquire_leader(own, former, (None, sync), T).await;
+        assert_eq!(taken, Ok(None), "{former:?}");
+    }
+    let key = late.keys.key(SiteKey::Leader);
+    let entry = late.store.get(&key, T).await.expect("a store").expect("there");
+    assert_eq!((entry.value.as_ref(), entry.lease), (&b"eu1"[..], Some(lease)));
+}

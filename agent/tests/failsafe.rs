@@ -13,7 +13,9 @@ use regent_agent::act::random::Ids;
 use regent_agent::decide::failsafe::site::{Answer, Members};
 use regent_agent::fence::Deadlines;
 use regent_agent::fence::renewal::{Adopted, GlobalSide, RenewalThread, SiteSide};
-use regent_agent::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
+use regent_agent::fence::rounds::{
+    QuorumRounds, SharedLeader, SiteRounds, Targets, on_this_runtime,
+};
 use regent_agent::observe::clock::boot_time;
 use regent_dcs::clock::BootClock;
 use regent_dcs::memory::{Call, Fault, MemoryStore};
@@ -90,6 +92,8 @@ struct Others {
     /// Rounds that began after this many get a no.
     last: Arc<AtomicU64>,
     no: Arc<Mutex<Option<&'static str>>>,
+    /// How long each round with the members may take.
+    bounds: Arc<Mutex<Vec<Duration>>>,
     let_answer: watch::Sender<bool>,
 }
 
@@ -101,6 +105,7 @@ impl Others {
             rounds: Arc::default(),
             last: Arc::new(AtomicU64::new(u64::MAX)),
             no: Arc::default(),
+            bounds: Arc::default(),
             let_answer: watch::Sender::new(true),
         }
     }
@@ -164,8 +169,9 @@ impl Bed {
         let targets = watch::Sender::new(Targets::default());
         let members = others.clone();
         let ask_members: regent_agent::fence::rounds::AskMembers =
-            Arc::new(move |asked: Members, _| {
+            Arc::new(move |asked: Members, bound| {
                 let (others, round) = (members.clone(), members.begins());
+                others.bounds.lock().expect("no panic").push(bound);
                 async move {
                     let mut answers = BTreeMap::new();
                     for member in asked.into_keys() {
@@ -201,7 +207,11 @@ impl Bed {
                 me: name("a1"),
                 timing: timing(),
                 clock: BootClock::kernel().expect("a boot id"),
-                failsafe: Some(SiteRounds { leader: leader.clone(), ask: ask_members }),
+                failsafe: Some(SiteRounds {
+                    leader: leader.clone(),
+                    ask: ask_members,
+                    spawn: on_this_runtime(),
+                }),
             },
             Some(GlobalSide {
                 store: Arc::new(thread_quorum.clone()),
@@ -209,7 +219,11 @@ impl Bed {
                 site: name("a"),
                 clock: BootClock::kernel().expect("a boot id"),
                 ids: Ids::Kernel,
-                failsafe: Some(QuorumRounds { targets: targets.subscribe(), ask: ask_sites }),
+                failsafe: Some(QuorumRounds {
+                    targets: targets.subscribe(),
+                    ask: ask_sites,
+                    spawn: on_this_runtime(),
+                }),
             }),
         );
         let open = Box::new(move || {
@@ -396,6 +410,20 @@ async fn a_round_counts_from_its_first_question_and_not_from_its_answers() {
     bed.until("a round raises", || bed.deadlines.primary() >= promised(began)).await;
     bed.answers().await;
     assert!(bed.deadlines.primary() <= promised(after));
+}
+
+/// hazards.md row 14: members behind a slow way have until the fence begins, not a constant of seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_have_all_the_time_that_is_left_before_the_fence() {
+    let bed = Bed::new();
+    bed.lead().await;
+    Bed::cut(&bed.thread_site, Fault::NotDone);
+    bed.until("asked", || bed.others.asked() >= 2).await;
+    let bounds = bed.others.bounds.lock().expect("no panic").clone();
+    let first = *bounds.first().expect("a round");
+    // The last renewal was a moment ago.
+    let most = timing().ttl - timing().stop_budget;
+    assert!(first <= most && first > most - Duration::from_secs(10), "{first:?} of {most:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,16 @@
-//! The boot clock, the only one that the guardian reads.
+//! The boot clock, which everything is judged by, and the monotonic one, which stands still with the
+//! machine.
 
 use nix::time::{ClockId, clock_gettime};
 use regent_proto::time::BootTime;
+
+/// CLOCK_MONOTONIC in nanoseconds: stops in suspend (clock_gettime(2)).
+#[must_use]
+pub fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists everywhere");
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec()).unwrap_or(0))
+}
 
 /// CLOCK_BOOTTIME: counts suspend, is never stepped (clock_gettime(2)).
 #[must_use]

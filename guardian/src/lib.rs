@@ -15,4 +15,5 @@ pub mod page;
 pub mod processes;
 pub mod program;
 pub mod signals;
+pub mod tend;
 pub mod watchdog;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::page::WatchdogStep;
+use crate::tend::{Device, Failure, Terms};
 
 /// `struct watchdog_info` of linux/watchdog.h.
 #[repr(C)]
@@ -34,36 +35,12 @@ mod ioctl {
     nix::ioctl_read!(get_timeout, b'W', 7, libc::c_int);
 }
 
-/// What is asked of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    /// W.
-    pub timeout: Duration,
-    /// The most that it may grant.
-    pub longest: Duration,
-    /// Whether a device that its process's death stops is good enough.
-    pub without_magic_close: bool,
-}
-
-/// A step that failed. `errno` is 0 where the device answered, but not what was wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failure {
-    /// Which.
-    pub step: WatchdogStep,
-    /// What it said.
-    pub errno: i32,
-    /// What it granted, where it came so far.
-    pub granted: Duration,
-}
-
 /// An open device, which counts.
 #[derive(Debug)]
 pub struct Watchdog {
     fd: OwnedFd,
-    /// What it granted.
-    pub granted: Duration,
-    /// Whether it goes on counting when this process dies.
-    pub magic_close: bool,
+    granted: Duration,
+    magic_close: bool,
     settable: bool,
 }
 
@@ -109,22 +86,21 @@ impl Watchdog {
         self.magic_close = info.options & HAS_MAGIC_CLOSE != 0;
         self.settable = info.options & CAN_SET_TIMEOUT != 0;
         self.set(terms.timeout)?;
-        let refused = |step| Err(Failure { step, errno: 0, granted: self.granted });
-        if self.granted > terms.longest {
-            return refused(WatchdogStep::TooLong);
-        }
-        if !self.magic_close && !terms.without_magic_close {
-            return refused(WatchdogStep::NoMagicClose);
-        }
+        terms.accept(self.granted, self.magic_close)?;
         self.ping()
     }
+}
 
-    /// Sets its timeout, where that can be set, and reads what it has then: more may be granted than
-    /// was asked for.
-    ///
-    /// # Errors
-    /// When it can't be set, or does not say what it is.
-    pub fn set(&mut self, timeout: Duration) -> Result<(), Failure> {
+impl Device for Watchdog {
+    fn granted(&self) -> Duration {
+        self.granted
+    }
+
+    fn magic_close(&self) -> bool {
+        self.magic_close
+    }
+
+    fn set(&mut self, timeout: Duration) -> Result<(), Failure> {
         let at = |errno: Errno| failure(WatchdogStep::SetTimeout, errno as i32);
         let mut seconds = libc::c_int::try_from(timeout.as_secs()).unwrap_or(libc::c_int::MAX);
         if self.settable {
@@ -143,11 +119,7 @@ impl Watchdog {
         }
     }
 
-    /// Pings it.
-    ///
-    /// # Errors
-    /// When the device refuses.
-    pub fn ping(&self) -> Result<(), Failure> {
+    fn ping(&self) -> Result<(), Failure> {
         let mut ignored = 0;
         // SAFETY: KEEPALIVE is declared to write an int; most devices don't.
         unsafe { ioctl::keep_alive(self.fd.as_raw_fd(), &raw mut ignored) }
@@ -155,11 +127,7 @@ impl Watchdog {
             .map_err(|errno| failure(WatchdogStep::Ping, errno as i32))
     }
 
-    /// Stops it by magic close.
-    ///
-    /// # Errors
-    /// When it may go on counting.
-    pub fn disarm(self) -> Result<(), Failure> {
+    fn disarm(self) -> Result<(), Failure> {
         let written = rustix::io::write(&self.fd, b"V");
         // SAFETY: the descriptor is ours, and given up here. Closing reports errors; dropping does not.
         let closed = unsafe { libc::close(self.fd.into_raw_fd()) };

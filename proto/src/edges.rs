@@ -1,26 +1,57 @@
 //! The edges of `primary`: from the record as read to the record that a transaction puts
 //! (protocol.md section 2). There is no other edge. What else a transaction compares, and who may
 //! send it, is the business of whoever sends it.
+//! Invariant: primacy is only on its way to, and only moves to, a member of the electorate ("the sites
+//! that may take primacy", section 1). Both are asked: anyone may remove a site at any instant, also
+//! between handover and take, and a `primary` whose holder is no member is one that nobody reads.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::name::{OperationId, SiteName};
 use crate::record::{Primary, PrimaryState, Token};
 use crate::timeline::HistoryPoint;
 
-/// The record is not in a state that the transaction starts from.
+/// There is no such edge from the record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{transaction}: `primary` is {state}, which this transaction does not start from")]
-pub struct NoEdge {
-    /// Which transaction.
-    pub transaction: &'static str,
-    /// The state seen.
-    pub state: &'static str,
+pub enum NoEdge {
+    /// It is not in a state that the transaction starts from.
+    #[error("{transaction}: `primary` is {state}, which this transaction does not start from")]
+    State {
+        /// Which transaction.
+        transaction: &'static str,
+        /// The state seen.
+        state: &'static str,
+    },
+    /// Primacy would go to who may not take it.
+    #[error("{transaction}: {site} is not in the electorate, so it may not take primacy")]
+    NoMember {
+        /// Which transaction.
+        transaction: &'static str,
+        /// Whose primacy it would be.
+        site: SiteName,
+    },
+    /// The holder would leave the electorate.
+    #[error("{transaction}: {site} holds primacy, so it stays in the electorate")]
+    Holder {
+        /// Which transaction.
+        transaction: &'static str,
+        /// The holder.
+        site: SiteName,
+    },
 }
 
 impl Primary {
     fn no_edge(&self, transaction: &'static str) -> NoEdge {
-        NoEdge { transaction, state: self.state.name() }
+        NoEdge::State { transaction, state: self.state.name() }
+    }
+
+    fn member(&self, transaction: &'static str, site: &SiteName) -> Result<(), NoEdge> {
+        if self.electorate.contains(site) {
+            Ok(())
+        } else {
+            Err(NoEdge::NoMember { transaction, site: site.clone() })
+        }
     }
 
     fn in_state(&self, state: PrimaryState) -> Self {
@@ -35,7 +66,10 @@ impl Primary {
         span: Duration,
     ) -> Result<Self, NoEdge> {
         match &self.state {
-            PrimaryState::Open => Ok(self.in_state(PrimaryState::Handover { to, operation, span })),
+            PrimaryState::Open => {
+                self.member("handover", &to)?;
+                Ok(self.in_state(PrimaryState::Handover { to, operation, span }))
+            }
             PrimaryState::Handover { .. }
             | PrimaryState::Token { .. }
             | PrimaryState::Fenced { .. } => Err(self.no_edge("handover")),
@@ -57,6 +91,7 @@ impl Primary {
         let PrimaryState::Token { to, token, .. } = &self.state else {
             return Err(self.no_edge("take"));
         };
+        self.member("take", to)?;
         let floor = Some(token.end.clone());
         let (holder, epoch) = (to.clone(), self.epoch.next());
         Ok(Self { holder, epoch, floor, ..self.in_state(PrimaryState::Open) })
@@ -76,6 +111,7 @@ impl Primary {
     pub fn fenced(&self, to: SiteName, operation: OperationId) -> Result<Self, NoEdge> {
         match &self.state {
             PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
+                self.member("fence", &to)?;
                 Ok(self.in_state(PrimaryState::Fenced { to, operation }))
             }
             PrimaryState::Fenced { .. } => Err(self.no_edge("fence")),
@@ -88,8 +124,21 @@ impl Primary {
         let PrimaryState::Fenced { to, .. } = &self.state else {
             return Err(self.no_edge("promote"));
         };
+        self.member("promote", to)?;
         let (holder, epoch, floor) = (to.clone(), self.epoch.next(), Some(end));
         Ok(Self { holder, epoch, floor, ..self.in_state(PrimaryState::Open) })
+    }
+
+    /// *electorate −*: those that remain are named, and the holder must.
+    pub fn with_remaining(&self, remaining: &BTreeSet<SiteName>) -> Result<Self, NoEdge> {
+        let electorate: BTreeSet<SiteName> =
+            self.electorate.intersection(remaining).cloned().collect();
+        if electorate.contains(&self.holder) {
+            Ok(Self { electorate, ..self.clone() })
+        } else {
+            let (transaction, site) = ("electorate -", self.holder.clone());
+            Err(NoEdge::Holder { transaction, site })
+        }
     }
 
     /// *unfence*: the same holder, epoch and floor.
@@ -177,7 +226,7 @@ mod tests {
         for (name, edge, starts) in edges {
             for (from, starts) in states.iter().zip(starts) {
                 let error = edge(from).err();
-                let wanted = NoEdge { transaction: name, state: from.state.name() };
+                let wanted = NoEdge::State { transaction: name, state: from.state.name() };
                 assert_eq!(error, (!starts).then_some(wanted), "{name} from {}", from.state.name());
             }
         }
@@ -206,5 +255,42 @@ mod tests {
             assert_eq!(record.electorate, open().electorate, "{what}");
         }
         assert!([taken, back, unfenced, promoted].iter().all(|p| p.state == PrimaryState::Open));
+    }
+
+    #[test]
+    fn primacy_goes_to_no_site_that_is_not_or_no_more_in_the_electorate() {
+        let handover = open().handed_over(site("us"), operation(), SPAN).expect("from open");
+        let token = handover.stopped(token()).expect("from handover");
+        let fenced = token.fenced(site("us"), operation()).expect("from token");
+        let without = |primary: &Primary| {
+            let eu = [site("eu")].into();
+            primary.with_remaining(&eu).expect("the holder remains")
+        };
+        // Removed before, and while primacy is on its way.
+        for (transaction, refused) in [
+            ("handover", without(&open()).handed_over(site("us"), operation(), SPAN)),
+            ("fence", without(&open()).fenced(site("us"), operation())),
+            ("fence", without(&handover).fenced(site("us"), operation())),
+            ("take", without(&token).taken()),
+            ("promote", without(&fenced).promoted(point(5))),
+        ] {
+            assert_eq!(refused, Err(NoEdge::NoMember { transaction, site: site("us") }));
+        }
+        // And there is a way back from each.
+        let back = without(&handover).stopped(self::token()).expect("from handover");
+        for open in [without(&token).rolled_back(), back.rolled_back(), without(&fenced).unfenced()]
+        {
+            let open = open.expect("a way back");
+            assert_eq!((open.holder, open.state), (site("eu"), PrimaryState::Open));
+        }
+    }
+
+    #[test]
+    fn the_holder_stays_in_the_electorate() {
+        let smaller = open().with_remaining(&[site("eu"), site("ap")].into());
+        assert_eq!(smaller.map(|p| p.electorate), Ok([site("eu")].into()));
+        let refused = open().with_remaining(&[site("us")].into());
+        let (transaction, site) = ("electorate -", site("eu"));
+        assert_eq!(refused, Err(NoEdge::Holder { transaction, site }));
     }
 }

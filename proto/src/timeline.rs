@@ -392,6 +392,24 @@ mod tests {
         }
     }
 
+    /// hazards.md row 72: where the lines that would tell are missing, nothing follows from it.
+    #[test]
+    fn a_history_that_lacks_the_common_timeline_proves_nothing() {
+        let cut_short = history(3, &[]);
+        for end in [50, 100, 101, 900] {
+            for mine in [history(1, &[]), history(2, &[(1, 100)])] {
+                let following = mine.following(lsn(end), &cut_short);
+                assert_eq!(following, Following::Unknown, "{mine:?} {end}");
+                assert!(!mine.has_left(&cut_short), "{mine:?} {end}");
+            }
+        }
+        // Of a history that begins later only what it still tells is used.
+        let later = history(3, &[(2, 200)]);
+        let two = history(2, &[(1, 100)]);
+        assert_eq!(two.following(lsn(201), &later), Following::Rewinds);
+        assert_eq!(history(1, &[]).following(lsn(50), &later), Following::Unknown);
+    }
+
     /// Two promotions of one parent that chose the same number.
     #[test]
     fn the_same_number_from_two_promotions_is_not_the_same_history() {

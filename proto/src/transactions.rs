@@ -239,12 +239,14 @@ pub fn electorate_with(read: &Read<'_>, site: SiteName) -> Transaction {
     Transaction::changing("electorate +", read, Primary { electorate, ..read.primary.clone() })
 }
 
-/// Sites leave the electorate, which anyone may let happen: those that remain are named.
-#[must_use]
-pub fn electorate_of(read: &Read<'_>, remaining: BTreeSet<SiteName>) -> Transaction {
-    let kept = read.primary.electorate.intersection(&remaining).cloned().collect();
-    let next = Primary { electorate: kept, ..read.primary.clone() };
-    Transaction::new("electorate -").on_primary(read).put_primary(next)
+/// Sites leave the electorate, which anyone may let happen: those that remain are named. A site to
+/// which primacy is on its way may leave, too: it then takes nothing, and primacy goes back.
+pub fn electorate_of(
+    read: &Read<'_>,
+    remaining: &BTreeSet<SiteName>,
+) -> Result<Transaction, NoEdge> {
+    let next = read.primary.with_remaining(remaining)?;
+    Ok(Transaction::new("electorate -").on_primary(read).put_primary(next))
 }
 
 /// The holder of the lease adds a promotion to the history of its epoch, read at this revision: the
@@ -429,11 +431,12 @@ mod tests {
     #[test]
     fn sites_leave_the_electorate_and_none_comes_in_by_it() {
         let open = open();
-        let smaller = electorate_of(&read(&open), [name("us"), name("ap")].into());
+        let smaller = electorate_of(&read(&open), &[name("eu"), name("ap")].into());
+        let smaller = smaller.expect("the holder remains");
         let wanted = vec![Unchanged { record: GlobalKey::Primary, revision: Some(11) }];
         assert_eq!(smaller.compares, wanted);
         let next = smaller.primary.expect("put");
-        assert_eq!(next.electorate, [name("us")].into());
+        assert_eq!(next.electorate, [name("eu")].into());
         assert_eq!(Primary { electorate: open.electorate.clone(), ..next }, open);
     }
 

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use regent_proto::name::NodeName;
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::bed::Bed;
+
+const RESTLESS: &str =
+    "DO $$ BEGIN LOOP INSERT INTO restless VALUES (now()); COMMIT; END LOOP; END $$";
 
 /// Opens one. It ends with the returned client.
 ///
@@ -25,6 +29,21 @@ pub async fn session(bed: &Bed, node: &NodeName) -> anyhow::Result<Client> {
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// A backend that writes all the while and waits for nobody, so that it does not notice that its
+/// postmaster is gone: only a signal ends it.
+///
+/// # Errors
+/// When the server does not let it in.
+pub async fn restless(
+    bed: &Bed,
+    node: &NodeName,
+) -> anyhow::Result<JoinHandle<Result<(), tokio_postgres::Error>>> {
+    let client = session(bed, node).await?;
+    client.batch_execute("CREATE TABLE IF NOT EXISTS restless (at timestamptz)").await?;
+    client.batch_execute("SET synchronous_commit = local").await?;
+    Ok(tokio::spawn(async move { client.batch_execute(RESTLESS).await }))
 }
 
 /// The first value that one statement gives, in a session of its own. Empty for no row.

@@ -15,7 +15,7 @@ use regent_tests::gate::Gate;
 use regent_tests::program::run;
 use regent_tests::rest::ask;
 use regent_tests::say;
-use regent_tests::session::{session, value};
+use regent_tests::session::{restless, session, value};
 use regent_tests::wait::until;
 use regentctl::lab::layout::NodePlace;
 use regentctl::lab::process::postmaster;
@@ -27,10 +27,6 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// A few rounds of an agent's loop: the lab's `loop_wait` is 1 s.
 const ROUNDS: Duration = Duration::from_secs(4);
-
-/// A backend that waits for nothing: it does not notice that its postmaster is gone.
-const RESTLESS: &str =
-    "DO $$ BEGIN LOOP INSERT INTO restless VALUES (now()); COMMIT; END LOOP; END $$";
 
 fn leader(bed: &Bed, roles: &Roles) -> anyhow::Result<NodePlace> {
     let layout = bed.lab().layout();
@@ -67,10 +63,7 @@ async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
     let bed = Bed::start(name, TWO_SITES, None).await?;
     let roles = bed.healthy().await?;
     let place = leader(&bed, &roles)?;
-    let client = session(&bed, &place.name).await?;
-    client.batch_execute("CREATE TABLE IF NOT EXISTS restless (at timestamptz)").await?;
-    client.batch_execute("SET synchronous_commit = local").await?;
-    let restless = tokio::spawn(async move { client.batch_execute(RESTLESS).await });
+    let restless = restless(&bed, &place.name).await?;
     bed.progress().await?;
     bed.lab().kill_agent(&place.name, Signal::SIGKILL).await?;
     bed.lab().signal_guardian(&place.name, Signal::SIGKILL).await?;

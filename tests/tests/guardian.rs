@@ -19,6 +19,7 @@ use regent_tests::bed::{Bed, HEALTHY, TWO_SITES, explain};
 use regent_tests::program::{Finished, ours, run};
 use regent_tests::rest::ask;
 use regent_tests::say;
+use regent_tests::session::{restless, session};
 use regent_tests::wait::until;
 
 /// Longest wait for something that takes milliseconds.
@@ -58,16 +59,25 @@ impl Node {
         .await
     }
 
-    /// Waits until a new life of the agent holds by itself: what the life before held is carried
-    /// from its beginning on, and what it holds itself reaches further.
-    async fn new_life_holds(&self, carried: Deadline) -> anyhow::Result<()> {
+    /// How many lives of the agent have taken this server over.
+    fn lives(&self, bed: &Bed) -> usize {
+        let log = bed.lab().layout().log(&format!("agent-{}", self.name));
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        text.matches("took a running PostgreSQL over").count()
+    }
+
+    /// Waits until one more life of the agent holds by itself: what the one before held counts no
+    /// longer.
+    async fn new_life_holds(&self, bed: &Bed, before: usize) -> anyhow::Result<()> {
         until("a new life of the agent holds", SOON, async || {
             let page = self.page().map_err(|error| error.to_string())?;
             let held = page.site_deadline().earlier(page.primary_deadline());
-            if page.carried() != carried && held > page.carried() {
+            let lives = self.lives(bed);
+            if lives > before && held.lies_ahead(boot_time()) && page.carried() == Deadline::NEVER {
                 Ok(())
             } else {
-                Err(format!("held until {held:?}, carried until {:?}", page.carried()))
+                let carried = page.carried();
+                Err(format!("{lives} lives; held until {held:?}, carried until {carried:?}"))
             }
         })
         .await
@@ -85,15 +95,7 @@ struct Held(Arc<Mutex<Log>>);
 
 impl Held {
     async fn open(bed: &Bed, node: &NodeName) -> anyhow::Result<Self> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(bed.lab().postgres_port(node)?)
-            .user("postgres")
-            .password(&bed.lab().secrets().superuser)
-            .dbname("postgres");
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
+        let client = session(bed, node).await?;
         client.batch_execute("CREATE TABLE IF NOT EXISTS held (at timestamptz)").await?;
         let log: Arc<Mutex<Log>> = Arc::default();
         let writes = Arc::clone(&log);
@@ -181,6 +183,7 @@ async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
     let session = Held::open(&bed, &node.name).await?;
     session.goes_on("rows before the fault").await?;
     somebody_may_follow(&bed, &node.name).await?;
+    let restless = restless(&bed, &node.name).await?;
     let page = node.page()?;
     let stopped = match signal {
         Signal::SIGSTOP => Some(Stopped::these([Pid::from_raw(page.agent_pid())])?),
@@ -202,6 +205,7 @@ async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
     ));
     ensure!(deadline.lies_ahead(last), "a row was acknowledged after the deadline");
     ensure!(deadline.lies_ahead(gone), "a process lived at the deadline");
+    restless.await?.err().context("who is killed gets no answer")?;
     // Counted after the signals were sent.
     until("the guardian has counted its kill", SOON, async || match page.kills() {
         1 => Ok(()),
@@ -388,13 +392,13 @@ async fn replaced() -> anyhow::Result<()> {
     let postmaster = node.page()?.postmaster_pid();
     let begun = boot_time();
 
-    let carried = node.page()?.carried();
+    let lives = node.lives(&bed);
     bed.lab().kill_agent(&node.name, Signal::SIGKILL).await?;
     until("the killed agent is reaped", SOON, async || {
         bed.lab().start_agent(&node.name).await.map_err(|error| error.to_string())
     })
     .await?;
-    node.new_life_holds(carried).await?;
+    node.new_life_holds(&bed, lives).await?;
     session.goes_on("rows after the agent's death").await?;
 
     let guardian = bed.lab().guardian_pid(&node.name)?.context("a guardian")?;
@@ -411,17 +415,17 @@ async fn replaced() -> anyhow::Result<()> {
     refused_upgrades(&bed, &node)?;
     session.goes_on("rows after the refused upgrades").await?;
 
-    let (agent, carried) = (node.page()?.agent_pid(), node.page()?.carried());
+    let (agent, lives) = (node.page()?.agent_pid(), node.lives(&bed));
     let done = upgrade(&node)?;
     ensure!(done.code == Some(0), "{done:?}");
-    node.new_life_holds(carried).await?;
+    node.new_life_holds(&bed, lives).await?;
     ensure!(node.page()?.agent_pid() == agent, "the upgrade is in place");
     session.goes_on("rows after the upgrade").await?;
 
     // As `systemctl reload` and Patroni's operators ask.
-    let carried = node.page()?.carried();
+    let lives = node.lives(&bed);
     bed.lab().kill_agent(&node.name, Signal::SIGHUP).await?;
-    node.new_life_holds(carried).await?;
+    node.new_life_holds(&bed, lives).await?;
     ensure!(node.page()?.agent_pid() == agent, "the reload is in place");
     session.goes_on("rows after the reload").await?;
 

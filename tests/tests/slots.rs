@@ -76,7 +76,10 @@ impl Consumer {
                  WHERE slot_name = 'cdc'"
             );
             let ahead = value(bed, leader, &ahead).await?;
-            ensure!(ahead == "f", "the slot on {leader} is ahead of {confirmed}, or gone: {ahead:?}");
+            ensure!(
+                ahead == "f",
+                "the slot on {leader} is ahead of {confirmed}, or gone: {ahead:?}"
+            );
             // What START_REPLICATION does with the position that it is given.
             let tell = format!(
                 "SELECT count(pg_replication_slot_advance(slot_name, '{confirmed}')) \

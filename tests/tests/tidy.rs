@@ -1,5 +1,5 @@
 //! Rules of the house that no compiler checks: pure decisions, arrows between crates, lints in
-//! every crate, links that lead somewhere, topologies that are valid.
+//! every crate, links that lead somewhere, tests that the docs name, topologies that are valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -272,6 +272,113 @@ fn every_link_in_the_docs_leads_somewhere() {
         }
     }
     assert!(seen > 0, "no link was found: is this the right directory?");
+}
+
+/// Words of a table's cell that are in backticks.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// Cells of a table's line.
+fn cells(line: &str) -> Vec<&str> {
+    line.trim().trim_matches('|').split('|').map(str::trim).collect()
+}
+
+/// Tests of a file, by name.
+fn tests_of(text: &str) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim_start) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if let Some((before, rest)) = line.split_once("fn ")
+            && is_test
+            && matches!(before, "" | "async ")
+        {
+            found.extend(rest.split('(').next());
+            is_test = false;
+        }
+    }
+    found
+}
+
+/// Each row once, each with a state, and a test that moved or was renamed is not claimed any more.
+#[test]
+fn every_hazard_names_tests_that_exist_or_says_why_not() {
+    let root = workspace();
+    let text = read(&root.join("docs/hazards.md"));
+    let mut rows = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        let [row, what, how, shown, state] = cells(line)[..] else {
+            panic!("docs/hazards.md: want five cells: {line}");
+        };
+        let Ok(row) = row.parse::<u32>() else { continue };
+        rows.push(row);
+        assert!(!what.is_empty() && !how.is_empty(), "docs/hazards.md, row {row}: an empty cell");
+        let (mut file, mut tests) = (None, 0);
+        for word in quoted(shown) {
+            if word.contains('/') {
+                let path = root.join(word);
+                assert!(path.exists(), "docs/hazards.md, row {row}: there is no {word}");
+                file = Some(read(&path));
+                continue;
+            }
+            let text = file.as_deref().unwrap_or_default();
+            let there = tests_of(text).contains(word);
+            assert!(there, "docs/hazards.md, row {row}: its file has no test {word}");
+            tests += 1;
+        }
+        let known = match state.split_once(": ") {
+            Some(("open", due)) => !due.is_empty(),
+            Some(_) => false,
+            None => state == "reason" || (state == "test" && tests > 0),
+        };
+        assert!(known, "docs/hazards.md, row {row}: {state:?}, {tests} tests");
+    }
+    assert_eq!(rows, (1..=92).collect::<Vec<u32>>(), "docs/hazards.md: each row, in order");
+}
+
+/// What docs/safety.md says that an invariant is shown by: a test, a file of tests, or its path's end.
+#[test]
+fn every_invariant_names_tests_that_exist() {
+    let root = workspace();
+    let sources: BTreeMap<PathBuf, String> =
+        files(&root, ".rs").into_iter().map(|path| (path.clone(), read(&path))).collect();
+    let tests: BTreeSet<&str> = sources.values().flat_map(|text| tests_of(text)).collect();
+    assert!(tests.len() > 300, "only {} tests were found", tests.len());
+    let stems: BTreeSet<String> = sources
+        .keys()
+        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    let text = read(&root.join("docs/safety.md"));
+    let mut seen = 0;
+    for line in text.lines().filter(|line| line.starts_with("| I")) {
+        let [number, _, _, _, shown, _] = cells(line)[..] else {
+            panic!("docs/safety.md: want six cells: {line}");
+        };
+        for word in quoted(shown) {
+            let is_name =
+                word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            let there = if Path::new(word).extension().is_some_and(|e| e == "rs") {
+                sources.keys().any(|path| path.ends_with(word))
+            } else {
+                // Commands and paths in code are no tests.
+                !is_name || tests.contains(word) || stems.contains(word)
+            };
+            assert!(there, "docs/safety.md, {number}: there is no test {word}");
+            seen += usize::from(is_name);
+        }
+    }
+    assert!(seen > 60, "only {seen} tests are named: is this the right column?");
+}
+
+/// hazards.md row 81: PostgreSQL's processes that are all signalled at once cut standbys off before the
+/// last WAL is sent.
+#[test]
+fn the_unit_signals_the_agent_and_nobody_else() {
+    let unit = read(&workspace().join("packaging/regent-agent.service"));
+    let kills: Vec<&str> = unit.lines().filter(|line| line.starts_with("Kill")).collect();
+    assert_eq!(kills, ["KillMode=process", "KillSignal=SIGTERM"]);
 }
 
 #[test]

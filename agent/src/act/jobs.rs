@@ -95,9 +95,9 @@ impl Jobs {
         let task = tokio::spawn(async move {
             let result = context.perform(job, &progress).await;
             // A rewind asks its source by SQL before it begins, a copy of slots tries all that can fail.
-            let untouched = result.as_ref().is_err_and(|error| {
-                error.is::<sql::SqlError>() || error.is::<CopyError>()
-            });
+            let untouched = result
+                .as_ref()
+                .is_err_and(|error| error.is::<sql::SqlError>() || error.is::<CopyError>());
             let problem = result.err().map(|error| format!("{error:#}"));
             if let Some(problem) = &problem {
                 tracing::warn!(job = ?kind, problem, "a job failed");

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use regent_dcs::{LeaseId, Revision};
-use regent_proto::record::{Primary, PrimaryState};
-use regent_proto::time::{Deadline, LeaseTiming, WallTime};
+use regent_proto::record::PrimaryState;
+use regent_proto::time::{Deadline, WallTime};
 use tokio_postgres::Client;
 
 use crate::config::Config;
@@ -31,7 +31,7 @@ use crate::fence::renewal::RenewalThread;
 use crate::fence::watchdog;
 use crate::observe::clock::{boot_time, wall_time};
 use epoch_file::EpochFile;
-use global::{GlobalError, GlobalStore};
+use global::GlobalStore;
 use jobs::Jobs;
 use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
@@ -169,6 +169,7 @@ impl Actor {
             | Action::AcquireLeader
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
+            | Action::WritePromotions { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
             | Action::EnterEpoch { .. } => self.on_site(action, view).await,
@@ -189,7 +190,8 @@ impl Actor {
     fn run(&mut self, job: &Job, view: &View) -> Outcome {
         match job {
             Job::StartPrimary { .. } => {
-                let lead = watchdog::lead_at_start(&self.config, &self.shortest_lease(view));
+                let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, view);
+                let lead = watchdog::lead_at_start(&self.config, &shortest);
                 if self.renewal.deadlines().writing().left(boot_time()) <= lead {
                     let problem =
                         "the deadline is too near: what starts now would be stopped at once";
@@ -219,30 +221,16 @@ impl Actor {
     }
 
     fn arm_watchdog(&self, view: &View) -> Outcome {
-        let shortest = self.shortest_lease(view);
+        let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, view);
         match watchdog::want(self.renewal.deadlines().page(), &self.config, &shortest) {
             Ok(()) => Outcome::Done(Touched::Nothing),
             Err(refused) => Outcome::NotDone(format!("arming the watchdog: {refused}")),
         }
     }
 
-    /// Timing of the shorter of the leases that let this node write.
-    #[must_use]
-    pub fn shortest_lease(&self, view: &View) -> LeaseTiming {
-        let site = self.config.site_timing(&self.dynamic);
-        let federation = view.federation.as_ref();
-        let primary = federation.and_then(|federation| federation.primary.as_ref());
-        match primary.map(|primary| self.config.primary_timing(primary.value.ttl_max)) {
-            Some(primary) if primary.ttl < site.ttl => primary,
-            Some(_) | None => site,
-        }
-    }
-
     /// From here on this node promises the leader key to nobody; not while it has promised it.
     fn enter(&self) -> Result<(), Outcome> {
-        self.failsafe.word.enter(boot_time()).map_err(|promised| {
-            Outcome::NotDone(format!("failsafe: {} was promised the leader key", promised.leader))
-        })
+        self.failsafe.enter(boot_time()).map_err(Outcome::NotDone)
     }
 
     fn job_context(&self) -> jobs::Context {
@@ -310,6 +298,9 @@ impl Actor {
                 site.write_sync(held, standbys, *revision, timeout).await
             }
             Action::ClearSync { revision } => site.clear_sync(held, *revision, timeout).await,
+            Action::WritePromotions { ancestry, end } => {
+                site.write_promotions(held, ancestry, *end, timeout).await
+            }
             Action::WriteMark { operation, primary_revision } => {
                 site.write_mark(held, operation, *primary_revision, timeout).await
             }
@@ -356,12 +347,12 @@ impl Actor {
                 }
             }
             Action::Take { primary_revision } => {
-                if let Err(refused) = self.begin_take(primary, *primary_revision) {
-                    return refused;
+                let begun = self.failsafe.begin_take(primary, *primary_revision, boot_time());
+                if let Err(problem) = begun {
+                    return Outcome::NotDone(problem);
                 }
-                match self
-                    .end_take(global.take(primary, *primary_revision, wall_time(), timing).await)
-                {
+                let taken = global.take(primary, *primary_revision, wall_time(), timing).await;
+                match self.failsafe.end_take(taken) {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),
                 }
@@ -398,39 +389,6 @@ impl Actor {
             Ok(revision) => Outcome::Done(Touched::Global(revision)),
             Err(error) => Outcome::NotDone(error.to_string()),
         }
-    }
-
-    /// Own promises end before a take, also one that was given since the decision.
-    fn begin_take(&self, primary: &Primary, revision: u64) -> Result<(), Outcome> {
-        let token_of = match &primary.state {
-            PrimaryState::Token { token, .. } => Some(&token.tenure),
-            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Fenced { .. } => {
-                None
-            }
-        };
-        let now = boot_time();
-        let begun = self.failsafe.given.lock().begin_take(revision, now, token_of, primary);
-        begun.map_err(|until| {
-            let left = until.since(now);
-            Outcome::NotDone(format!("taking: this site's own promise lasts {left:?} more"))
-        })
-    }
-
-    /// A take whose outcome is not known stays unresolved until `primary` is read again.
-    fn end_take<T>(&self, taken: Result<T, GlobalError>) -> Result<T, GlobalError> {
-        let known = match &taken {
-            Err(GlobalError::Store(error)) => !error.may_have_happened(),
-            Ok(_)
-            | Err(
-                GlobalError::Conflict { .. }
-                | GlobalError::NoRandomness
-                | GlobalError::State { .. },
-            ) => true,
-        };
-        if known {
-            self.failsafe.given.lock().end_take();
-        }
-        taken
     }
 
     async fn adopt(&self, adopted: crate::fence::renewal::Adopted) -> Revision {

@@ -276,13 +276,19 @@ impl Publisher {
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;
         }
+        // `promotions` before `history`: whoever finds `history` to be the later one takes it for a
+        // Patroni member's.
         let values: [(SiteKey, Valued); 3] = [
             (SiteKey::Status, |_, (picture, status)| status_value(&picture.slots, status)),
-            (SiteKey::History, |_, (_, status)| history(status)),
             (SiteKey::Promotions, |me, (_, status)| promotions(me, status)),
+            (SiteKey::History, |_, (_, status)| history(status)),
         ];
         for (key, value) in values {
-            if picture.unreadable.contains(&self.site.keys.key(key)) {
+            if key != SiteKey::Status && !tells_history(&picture.view) {
+                continue;
+            }
+            let mended = picture.unreadable.contains(&self.site.keys.key(key));
+            if mended || (key == SiteKey::Promotions && is_still_to_promote(&picture.view)) {
                 // Ours to write, so ours to mend.
                 self.written.remove(key.name());
             }
@@ -347,12 +353,30 @@ fn history(status: &Status) -> Value {
     Value::Array(lines.collect())
 }
 
+/// Whether the leader's history may stand in the site DCS: that of a server which is open, or that of a
+/// standby site's leader. Whoever has only taken the key leaves what the last leader wrote:
+/// should it be lost before it opens, a race is decided by that.
+fn tells_history(view: &View) -> bool {
+    let open = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
+    let standby_site = view.federation.as_ref().is_some_and(|federation| {
+        federation.primary.as_ref().is_some_and(|p| p.value.holder != federation.site)
+    });
+    open || standby_site
+}
+
+/// The record says that a leader is about to promote.
+fn is_still_to_promote(view: &View) -> bool {
+    let record = view.site.as_ref().and_then(|site| site.promotions.as_ref());
+    record.is_some_and(|record| record.value.promotes_at.is_some())
+}
+
 /// The same with who began them.
 fn promotions(me: &NodeName, status: &Status) -> Value {
     json!(Promotions {
         version: VERSION,
         node: me.clone(),
         ancestry: status.ancestry.clone(),
+        promotes_at: None,
         unknown: Unknown::new(),
     })
 }
@@ -503,4 +527,49 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::world::{World, history, promotions};
+
+    /// A node that has taken the key and dies before it opens must not pass for the last leader.
+    #[test]
+    fn histories_are_told_by_a_server_that_is_open_and_by_a_standby_sites_leader() {
+        let told = |bend: fn(&mut World)| {
+            let mut world = World::new();
+            bend(&mut world);
+            tells_history(&world.view)
+        };
+        assert!(told(|_| {}));
+        assert!(!told(|w| w.standby(3, 500)));
+        assert!(!told(|w| w.view.postgres.status = None));
+        assert!(!told(|w| {
+            w.standby(3, 500);
+            w.view.federation = None;
+        }));
+        assert!(!told(|w| {
+            // Nobody knows whose turn it is: it may be this site's.
+            w.standby(3, 500);
+            w.federation().primary = None;
+        }));
+        assert!(told(|w| {
+            w.standby(3, 500);
+            w.held_by_b();
+        }));
+    }
+
+    /// Also where the same history was published before it went down.
+    #[test]
+    fn what_was_about_to_promote_is_written_anew_once_it_is_open() {
+        let mut world = World::new();
+        assert!(!is_still_to_promote(&world.view));
+        world.site().promotions = Some(promotions("a1", history(3), Some(500)));
+        assert!(is_still_to_promote(&world.view));
+        world.site().promotions = None;
+        assert!(!is_still_to_promote(&world.view));
+        world.view.site = None;
+        assert!(!is_still_to_promote(&world.view));
+    }
 }

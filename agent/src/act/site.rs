@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use regent_dcs::{Change, Compare, LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use regent_proto::keys::{SiteKey, SiteKeys};
+use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
-use regent_proto::record::{Mark, Record as _, SeenEpoch, Unknown, VERSION};
+use regent_proto::record::{Mark, Promotions, Record as _, SeenEpoch, Unknown, VERSION};
+use regent_proto::timeline::Ancestry;
 
 use crate::decide::view::LeaderKey;
 
@@ -148,6 +150,24 @@ impl SiteStore {
         self.txn(txn, timeout).await
     }
 
+    /// Writes that this member is about to promote, from this history and this end of WAL.
+    pub async fn write_promotions(
+        &self,
+        held: Held,
+        ancestry: &Ancestry,
+        end: Lsn,
+        timeout: Duration,
+    ) -> Written {
+        let record = Promotions {
+            version: VERSION,
+            node: self.me.clone(),
+            ancestry: ancestry.clone(),
+            promotes_at: Some(end),
+            unknown: Unknown::new(),
+        };
+        self.publish(held, SiteKey::Promotions, record.encode(), timeout).await
+    }
+
     /// Writes the mark of a handover under the leader key.
     pub async fn write_mark(
         &self,
@@ -266,6 +286,36 @@ mod tests {
 
     fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
         text.parse().expect("names in tests are well formed")
+    }
+
+    #[tokio::test]
+    async fn what_it_promotes_from_is_written_under_its_own_leader_key_only() {
+        let memory = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let store = SiteStore {
+            store: Arc::new(memory.clone()),
+            keys: SiteKeys::new("/service", &name("a")),
+            me: name("a1"),
+        };
+        let lease = memory.grant(CALL * 30, CALL).await.expect("well").id;
+        let taken = store.acquire_leader(lease, None, (None, None), CALL).await.expect("well");
+        let held = taken.expect("nobody has it");
+        let ancestry = Ancestry {
+            timeline: regent_proto::timeline::TimelineId(1),
+            promotion: None,
+            switches: Vec::new(),
+        };
+        let at = Lsn::new(200);
+        let other = Held(Revision(held.0 + 1));
+        let refused = store.write_promotions(other, &ancestry, at, CALL).await.expect("well");
+        assert_eq!(refused, None);
+        let written = store.write_promotions(Held(held), &ancestry, at, CALL).await.expect("well");
+        assert!(written.is_some());
+        let found = memory.range("/service/a/", CALL).await.expect("well").entries;
+        let key = store.key(SiteKey::Promotions);
+        let entry = found.into_iter().find(|entry| entry.key == key).expect("written");
+        let record = Promotions::decode(&entry.key, &entry.value).expect("a record");
+        assert_eq!((record.node, record.ancestry), (name("a1"), ancestry));
+        assert_eq!(record.promotes_at, Some(at));
     }
 
     /// Whoever left the record since is not asked by the leader, and so must not follow it.

@@ -62,6 +62,10 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     }
     // Ours, beside Patroni's fields: why the node does what it does.
     let mut regent = json!({"version": env!("CARGO_PKG_VERSION"), "reason": picture.reason});
+    if let Some(status) = &view.postgres.status {
+        // Whoever races for the leader key compares histories by it.
+        regent["ancestry"] = json!(status.ancestry);
+    }
     if picture.suspended {
         regent["fence"] = json!(publish::NOT_FENCED);
     }

@@ -48,14 +48,11 @@ pub(super) async fn post(shared: &Shared, picture: &Picture, body: &[u8]) -> Res
         Ok(asked) => asked,
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("Bad Request: {error}")),
     };
-    if !picture.dynamic.failsafe_mode || picture.view.site.is_none() {
-        return text(StatusCode::BAD_GATEWAY, "failsafe_mode is off");
-    }
-    if asked.name == shared.config.name || may_write(picture) {
-        return text(StatusCode::INTERNAL_SERVER_ERROR, NoWord::Leader.to_string());
-    }
-    let (word, span) = (Arc::clone(&shared.failsafe.word), picture.dynamic.ttl);
-    let leader = asked.name.clone();
+    let span = match may_agree(&shared.config.name, picture, &asked.name) {
+        Ok(span) => span,
+        Err((code, why)) => return text(code, why),
+    };
+    let (word, leader) = (Arc::clone(&shared.failsafe.word), asked.name.clone());
     // A new leader's name goes to disk first.
     let kept = tokio::task::spawn_blocking(move || word.accept(&leader, boot_time(), span)).await;
     match kept {
@@ -66,6 +63,25 @@ pub(super) async fn post(shared: &Shared, picture: &Picture, body: &[u8]) -> Res
         }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
+}
+
+/// For how long this member may agree to the asker's going on, as far as its picture tells; what it
+/// has said before is its word's ([`crate::act::failsafe::word::Word`]).
+///
+/// # Errors
+/// With the answer that is no yes.
+pub fn may_agree(
+    me: &NodeName,
+    picture: &Picture,
+    asked: &NodeName,
+) -> Result<Duration, (StatusCode, String)> {
+    if !picture.dynamic.failsafe_mode || picture.view.site.is_none() {
+        return Err((StatusCode::BAD_GATEWAY, "failsafe_mode is off".to_owned()));
+    }
+    if asked == me || may_write(picture) {
+        return Err((StatusCode::INTERNAL_SERVER_ERROR, NoWord::Leader.to_string()));
+    }
+    Ok(picture.dynamic.ttl)
 }
 
 fn accepted(picture: &Picture, span: Duration) -> Response {

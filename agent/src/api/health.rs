@@ -95,7 +95,7 @@ impl Facts {
             synchronous: site.is_some_and(|site| site.sync.standbys.contains(&config.name)),
             lag_bytes: status.zip(optime).map(|(s, optime)| optime.bytes_since(s.replayed)),
             fresh,
-            noloadbalance: config.tag("noloadbalance"),
+            noloadbalance: config.tagged.noloadbalance,
             tags: config
                 .tags
                 .iter()

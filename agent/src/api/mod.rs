@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod asked;
 mod body;
-mod failsafe;
+pub mod failsafe;
 mod health;
 mod metrics;
 pub mod promise;

@@ -22,6 +22,7 @@ use crate::decide::failsafe::quorum::{Refusal, may_promise};
 use crate::decide::view::{TenureView, View};
 use crate::observe::clock::boot_time;
 use regent_proto::promise::PromiseRequest;
+use regent_proto::time::BootTime;
 
 /// The longest body that is read; a request has five short fields.
 const LONGEST: usize = 4096;
@@ -90,7 +91,7 @@ pub(super) async fn answer(
     let Some(picture) = picture else {
         return no(StatusCode::SERVICE_UNAVAILABLE, Refusal::NoPicture);
     };
-    match promise(&shared, &picture, &request).await {
+    match promise(&shared, &picture, &request, boot_time()).await {
         Ok(promised) => {
             tracing::debug!(site = %request.site, "promised not to take primacy");
             axum::Json(promised).into_response()
@@ -102,13 +103,17 @@ pub(super) async fn answer(
     }
 }
 
-async fn promise(
+/// Judges, remembers, writes, and only then promises.
+///
+/// # Errors
+/// With why not; what was written by then binds all the same.
+pub async fn promise(
     shared: &Shared,
     picture: &Picture,
     request: &PromiseRequest,
+    now: BootTime,
 ) -> Result<Promised, (StatusCode, String)> {
     let refused = |refusal: Refusal| (StatusCode::CONFLICT, refusal.to_string());
-    let now = boot_time();
     let tenure = TenureView { site: shared.deadlines.site(), ..picture.view.tenure.clone() };
     let view = View { now, tenure, ..picture.view.clone() };
     may_promise(&view, &shared.config.name, request).map_err(refused)?;

@@ -1,11 +1,13 @@
 //! What the sections may say: each check names the place, the value and what is accepted.
 
+use std::collections::BTreeMap;
 use std::net::ToSocketAddrs as _;
 use std::path::Path;
 
 use super::postgres::PostgresConfig;
 use super::sections::{EtcdSection, FederationSection, RestSection, SqliteSection};
-use super::{ConfigError, FederationConfig, Listener, StoreConfig, split};
+use super::{ConfigError, FederationConfig, Listener, StoreConfig, split, tags};
+use crate::decide::view::Tags;
 
 pub(super) struct Checks<'a> {
     pub(super) path: &'a Path,
@@ -113,6 +115,20 @@ impl Checks<'_> {
         let promise =
             section.promise.map(|promise| self.promise(promise, insecure, warnings)).transpose()?;
         Ok(Some(FederationConfig { name: section.name, site: section.site, quorum, promise }))
+    }
+
+    /// A tag that cannot be read could make this node lead, or keep it from it: the file is refused.
+    pub(super) fn tags(
+        &self,
+        written: &BTreeMap<String, serde_json::Value>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Tags, ConfigError> {
+        let read = tags::read(written);
+        if let Some(problem) = read.problems.first() {
+            return Err(self.error("tags", problem.clone()));
+        }
+        warnings.extend(read.contradictions.iter().map(|said| format!("tags: {said}")));
+        Ok(read.tags)
     }
 
     pub(super) fn postgres(

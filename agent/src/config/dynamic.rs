@@ -28,19 +28,15 @@ pub(super) const READ: &[&str] = &[
     "permanent_replication_slots",
     "ignore_slots",
     "slot_wal_budget",
+    "check_timeline",
+    "maximum_lag_on_syncnode",
+    "primary_start_timeout",
+    "master_start_timeout",
 ];
 
 /// Patroni's keys that this version does not use yet.
-pub(super) const NOT_YET: &[&str] = &[
-    "maximum_lag_on_syncnode",
-    "max_timelines_history",
-    "primary_start_timeout",
-    "master_start_timeout",
-    "primary_stop_timeout",
-    "master_stop_timeout",
-    "check_timeline",
-    "standby_cluster",
-];
+pub(super) const NOT_YET: &[&str] =
+    &["max_timelines_history", "primary_stop_timeout", "master_stop_timeout", "standby_cluster"];
 
 /// The values that decisions use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +68,12 @@ pub struct Dynamic {
     pub pause: bool,
     /// What is to be done with slots.
     pub slots: Rules,
+    /// A node on an older timeline than the last leader's does not lead.
+    pub check_timeline: bool,
+    /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
+    pub maximum_lag_on_syncnode: Option<u64>,
+    /// How long a leader's server may take to come up while another member could lead.
+    pub primary_start_timeout: Duration,
     /// Values that could not be read, with the default used instead.
     pub problems: Vec<String>,
 }
@@ -97,6 +99,9 @@ impl Default for Dynamic {
             pg_hba: Vec::new(),
             pause: false,
             slots: Rules::default(),
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
             problems: Vec::new(),
         }
     }
@@ -127,6 +132,25 @@ impl Reader<'_> {
         }
     }
 
+    /// The first of a key and its older name that is there; zero means not at all.
+    fn seconds_or_none(
+        &mut self,
+        keys: [&str; 2],
+        default: Duration,
+        in_force: Duration,
+    ) -> Duration {
+        let document = self.document;
+        let given = keys
+            .into_iter()
+            .find_map(|key| Some((key, document.get(key).filter(|value| !value.is_null())?)));
+        let Some((key, value)) = given else { return default };
+        let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
+        match number.filter(|n| n.is_finite() && (0.0..=86_400.0).contains(n)) {
+            Some(number) => Duration::from_secs_f64(number),
+            None => self.refuse(key, value, "seconds as a number, from 0 to 86400", in_force),
+        }
+    }
+
     fn count(&mut self, key: &str, default: u64, in_force: u64) -> u64 {
         match self.document.get(key) {
             None => default,
@@ -134,6 +158,15 @@ impl Reader<'_> {
                 Some(number) => number,
                 None => self.refuse(key, value, "a whole number", in_force),
             },
+        }
+    }
+
+    /// Bytes; zero and less, Patroni's -1 among it, are no limit.
+    fn limit(&mut self, key: &str, in_force: Option<u64>) -> Option<u64> {
+        let value = self.document.get(key).filter(|value| !value.is_null())?;
+        match value.as_i64().or_else(|| value.as_str()?.parse().ok()) {
+            Some(limit) => u64::try_from(limit).ok().filter(|limit| *limit > 0),
+            None => self.refuse(key, value, "a whole number of bytes, or -1", in_force),
         }
     }
 
@@ -159,7 +192,7 @@ impl Dynamic {
     pub fn policy(&self, config: &Config) -> Policy {
         Policy {
             me: config.name.clone(),
-            nofailover: config.tag("nofailover"),
+            nofailover: config.tagged.nofailover,
             // An idle loop comes round often enough not to count as one that hangs.
             loop_wait: self.loop_wait.min(Duration::from_secs(10)).min(self.ttl / 2),
             maximum_lag_on_failover: self.maximum_lag_on_failover,
@@ -170,6 +203,11 @@ impl Dynamic {
             may_bootstrap: config.bootstrap.dcs.is_some() || config.federation.is_some(),
             paused: self.pause,
             slots: self.slots.clone(),
+            failover_priority: config.tagged.failover_priority,
+            check_timeline: self.check_timeline,
+            maximum_lag_on_syncnode: self.maximum_lag_on_syncnode,
+            primary_start_timeout: self.primary_start_timeout,
+            ttl: self.ttl,
         }
     }
 
@@ -209,6 +247,15 @@ impl Dynamic {
         let pause = reader.truth("pause", document.get("pause"), in_force.pause);
         let failsafe = document.get("failsafe_mode");
         let failsafe_mode = reader.truth("failsafe_mode", failsafe, in_force.failsafe_mode);
+        let check_timeline =
+            reader.truth("check_timeline", document.get("check_timeline"), in_force.check_timeline);
+        let maximum_lag_on_syncnode =
+            reader.limit("maximum_lag_on_syncnode", in_force.maximum_lag_on_syncnode);
+        let primary_start_timeout = reader.seconds_or_none(
+            ["primary_start_timeout", "master_start_timeout"],
+            default.primary_start_timeout,
+            in_force.primary_start_timeout,
+        );
         let postgresql = document.get("postgresql");
         let inside = |key: &str| postgresql.and_then(|p| p.get(key));
         let use_pg_rewind = reader.truth(
@@ -256,6 +303,9 @@ impl Dynamic {
             pg_hba,
             pause,
             slots,
+            check_timeline,
+            maximum_lag_on_syncnode,
+            primary_start_timeout,
             problems: reader.problems,
         }
     }
@@ -319,6 +369,65 @@ mod tests {
         assert_eq!(dynamic.problems.len(), 1);
         assert_eq!(dynamic.parameters.len(), 2);
         assert_eq!(dynamic.parameters["fsync"], "on");
+    }
+
+    #[test]
+    fn a_limit_of_zero_or_less_is_none() {
+        let in_force = Dynamic { maximum_lag_on_syncnode: Some(7), ..Dynamic::default() };
+        for (given, limit, problems) in [
+            (serde_json::json!(-1), None, 0),
+            (serde_json::json!(0), None, 0),
+            (serde_json::json!(null), None, 0),
+            (serde_json::json!("1048576"), Some(1 << 20), 0),
+            (serde_json::json!(1.5), Some(7), 1),
+        ] {
+            let document = serde_json::json!({"maximum_lag_on_syncnode": given});
+            let read = Dynamic::read(&document, &in_force);
+            assert_eq!((read.maximum_lag_on_syncnode, read.problems.len()), (limit, problems));
+        }
+        assert_eq!(Dynamic::read(&serde_json::json!({}), &in_force).maximum_lag_on_syncnode, None);
+    }
+
+    #[test]
+    fn a_start_timeout_may_be_zero_and_has_an_older_name() {
+        use serde_json::json;
+        let seconds = Duration::from_secs;
+        let in_force = Dynamic { primary_start_timeout: seconds(7), ..Dynamic::default() };
+        for (document, timeout, problems) in [
+            (json!({}), seconds(300), 0),
+            (json!({"primary_start_timeout": 0}), Duration::ZERO, 0),
+            (json!({"primary_start_timeout": "60"}), seconds(60), 0),
+            (json!({"primary_start_timeout": 0.5}), Duration::from_millis(500), 0),
+            (json!({"master_start_timeout": 10}), seconds(10), 0),
+            (json!({"master_start_timeout": 10, "primary_start_timeout": 20}), seconds(20), 0),
+            (json!({"master_start_timeout": 10, "primary_start_timeout": null}), seconds(10), 0),
+            (json!({"primary_start_timeout": null}), seconds(300), 0),
+            (json!({"primary_start_timeout": -1}), seconds(7), 1),
+            (json!({"primary_start_timeout": 86_401}), seconds(7), 1),
+            (json!({"primary_start_timeout": "soon"}), seconds(7), 1),
+            (json!({"primary_start_timeout": "NaN"}), seconds(7), 1),
+            (json!({"master_start_timeout": []}), seconds(7), 1),
+        ] {
+            let read = Dynamic::read(&document, &in_force);
+            let found = (read.primary_start_timeout, read.problems.len());
+            assert_eq!(found, (timeout, problems), "{document}");
+        }
+    }
+
+    #[test]
+    fn check_timeline_is_off_until_it_is_turned_on() {
+        use serde_json::json;
+        let in_force = Dynamic { check_timeline: true, ..Dynamic::default() };
+        for (document, on, problems) in [
+            (json!({}), false, 0),
+            (json!({"check_timeline": true}), true, 0),
+            (json!({"check_timeline": "on"}), true, 0),
+            (json!({"check_timeline": false}), false, 0),
+            (json!({"check_timeline": "perhaps"}), true, 1),
+        ] {
+            let read = Dynamic::read(&document, &in_force);
+            assert_eq!((read.check_timeline, read.problems.len()), (on, problems), "{document}");
+        }
     }
 
     proptest! {

@@ -13,6 +13,7 @@ pub mod promise;
 mod regent;
 mod sections;
 mod slots;
+pub mod tags;
 pub mod watchdog;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ use regent_proto::name::{FederationName, NodeName, Scope, SiteName};
 use regent_proto::time::LeaseTiming;
 use regent_proto::yaml;
 use serde::Deserialize;
+
+use crate::decide::view::Tags;
 
 pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
 pub use regent::RegentConfig;
@@ -113,8 +116,10 @@ pub struct Config {
     pub bootstrap: Bootstrap,
     /// `postgresql`.
     pub postgres: PostgresConfig,
-    /// `tags`.
+    /// `tags`, as they are told to others.
     pub tags: BTreeMap<String, serde_json::Value>,
+    /// What they mean.
+    pub tagged: Tags,
     /// `watchdog`.
     pub watchdog: WatchdogConfig,
     /// What a person should know: unknown keys, insecure listeners.
@@ -182,6 +187,7 @@ impl Config {
         let dcs = checks.store("sqlite / etcd3", file.sqlite, file.etcd3)?;
         let federation = checks.federation(file.federation, file.regent.insecure, &mut warnings)?;
         checks.postgres(&file.postgresql, &rest)?;
+        let tagged = checks.tags(&file.tags, &mut warnings)?;
         let config = Self {
             scope: file.scope,
             namespace: file.namespace,
@@ -192,7 +198,8 @@ impl Config {
             regent: file.regent,
             bootstrap: file.bootstrap,
             postgres: file.postgresql,
-            tags: file.tags,
+            tags: tags::told(&file.tags),
+            tagged,
             watchdog: file.watchdog,
             warnings,
         };
@@ -237,12 +244,6 @@ impl Config {
             stop_budget: self.regent.stop_budget.0,
             kill_budget: self.regent.kill_budget.0,
         }
-    }
-
-    /// A tag that is true.
-    #[must_use]
-    pub fn tag(&self, name: &str) -> bool {
-        self.tags.get(name).is_some_and(|v| *v == serde_json::Value::Bool(true))
     }
 }
 
@@ -297,6 +298,8 @@ postgresql:
             ("stop_budget: 1500ms", "stop_budget: 200ms", "is not below stop_budget 200ms"),
             ("stop_budget: 1500ms", "stop_budget: 2s, kill_budget: 99ms", "at least 100ms"),
             ("scope: eu", "scope: eu\nwatchdog: {mode: maybe}", "off, automatic or required"),
+            ("scope: eu", "scope: eu\ntags: {failover_priority: high}", "want a whole number"),
+            ("scope: eu", "scope: eu\ntags: {nosync: perhaps}", "want true or false"),
             (
                 "stop_budget: 1500ms}\nbootstrap: {dcs: {ttl: 5,",
                 "stop_budget: 500ms}\nwatchdog: {mode: required}\nbootstrap: {dcs: {ttl: 3,",
@@ -328,6 +331,42 @@ postgresql:
         assert_eq!(timing.timeout_s, 14);
         for silent in ["{mode: required}", "{}", "{mode: off, safety_margin: 1}"] {
             assert_eq!(with(silent).2, Vec::<String>::new(), "{silent}");
+        }
+    }
+
+    #[test]
+    fn the_dynamic_keys_of_candidates_reach_decisions() {
+        let with = |keys: &str| {
+            let text = GOOD.replace("dcs: {ttl: 5,", &format!("dcs: {{{keys}ttl: 5,"));
+            assert_eq!(keys.is_empty(), text == GOOD);
+            let config = parse(&text).expect(keys);
+            let policy = config.first_dynamic().policy(&config);
+            assert_eq!(policy.ttl, Duration::from_secs(5));
+            (policy.check_timeline, policy.primary_start_timeout, policy.maximum_lag_on_syncnode)
+        };
+        assert_eq!(with(""), (false, Duration::from_secs(300), None));
+        let keys = "check_timeline: true, primary_start_timeout: 0, maximum_lag_on_syncnode: 64, ";
+        assert_eq!(with(keys), (true, Duration::ZERO, Some(64)));
+    }
+
+    #[test]
+    fn the_own_tags_reach_decisions() {
+        let with = |tags: &str| {
+            let text = GOOD.replace("scope: eu\n", &format!("scope: eu\ntags: {tags}\n"));
+            let config = parse(&text).expect(tags);
+            (config.first_dynamic().policy(&config), config.warnings.len())
+        };
+        for (tags, nofailover, priority, warnings) in [
+            ("{}", false, 1, 0),
+            ("{failover_priority: 0}", true, 0, 0),
+            ("{failover_priority: 3, zone: b}", false, 3, 0),
+            ("{nofailover: true}", true, 1, 0),
+            ("{nofailover: true, failover_priority: 3}", true, 3, 1),
+            ("{nofailover: false, failover_priority: 0}", false, 0, 1),
+        ] {
+            let (policy, said) = with(tags);
+            let found = (policy.nofailover, policy.failover_priority, said);
+            assert_eq!(found, (nofailover, priority, warnings), "{tags}");
         }
     }
 

@@ -255,10 +255,8 @@ mod tests {
         assert_eq!(rules.member_ttl, Duration::from_secs(600));
         assert_eq!(rules.wal_budget, Some(1 << 30));
         assert!(!rules.use_slots);
-        let logical = |plugin: &str| Kind::Logical {
-            database: "app".to_owned(),
-            plugin: plugin.to_owned(),
-        };
+        let logical =
+            |plugin: &str| Kind::Logical { database: "app".to_owned(), plugin: plugin.to_owned() };
         for name in ["backup", "older", "plain", "named", "there"] {
             assert_eq!(rules.permanent[name].kind, Kind::Physical, "{name}");
         }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use regent_proto::epoch::Epoch;
+use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
 use regent_proto::record::SeenEpoch;
-use regent_proto::timeline::HistoryPoint;
+use regent_proto::timeline::{Ancestry, HistoryPoint};
 
 use super::slots::Planned;
 use super::view::{Follow, JobKind};
@@ -98,6 +99,13 @@ pub enum Action {
     SetSynchronousNames(String),
     /// Promote the running standby.
     Promote,
+    /// Write `regent/promotions`: this node is about to promote.
+    WritePromotions {
+        /// The history that it promotes from.
+        ancestry: Ancestry,
+        /// Where its WAL ends.
+        end: Lsn,
+    },
     /// Write who began the present timeline into WAL and beside it.
     NamePromotion,
     /// Add a promotion to the history of the present epoch in the quorum.

@@ -105,7 +105,7 @@ impl<'a> Judge<'a> {
             && let (Process::Running, Some(status)) =
                 (self.view.postgres.process, &self.view.postgres.status)
         {
-            return self.take(site, primary, token, status);
+            return self.take(site, primary, (to, token), status);
         }
         self.note_following();
         let upstream = rejoin::upstream_site(federation);

@@ -68,18 +68,9 @@ pub fn guarding(fence: Fence, view: &View, guards: Guards) -> Guarding {
     }
 }
 
-/// Whether what runs may write. One that gives no status, be it that its connections are all taken, is
-/// judged by its files.
-fn may_write(view: &View) -> bool {
-    match &view.postgres.status {
-        Some(status) => !status.in_recovery,
-        None => !view.postgres.standby_signal,
-    }
-}
-
 /// What runs may have been promoted, or have lost its key, while nobody watched.
 fn after_pause(view: &View, guards: Guards) -> Guarding {
-    if !may_write(view) {
+    if !view.postgres.may_write() {
         Guarding::Keep
     } else if guards.may_write {
         Guarding::Arm
@@ -89,21 +80,21 @@ fn after_pause(view: &View, guards: Guards) -> Guarding {
 }
 
 /// A server that was found writable (adopted after a restart of the agent) is under the guard from
-/// its first acknowledged deadline on. One that writes while nothing is watched over, such as a
-/// standby that somebody promoted by hand, has no right that anybody knows. A job that runs has its
-/// own word with the guard.
+/// its first acknowledged deadline on, or by what a former life left. One that writes while nothing
+/// is watched over, such as a standby that somebody promoted by hand, has no right that anybody
+/// knows. A job that runs has its own word with the guard.
 ///
 /// A restarted agent that belongs to no federation does not know of a pause before its DCS has
 /// answered once: an outage of that is what one pauses for.
 fn while_it_stands(view: &View, guards: Guards) -> Guarding {
     let paused_for_all_we_know = view.federation.is_none() && view.site.is_none();
-    if !may_write(view)
+    if !view.postgres.may_write()
         || view.job.is_some()
         || guards.watched == Watched::ByDeadline
         || paused_for_all_we_know
     {
         Guarding::Keep
-    } else if guards.holds {
+    } else if guards.holds || (guards.watched == Watched::Nothing && guards.may_write) {
         Guarding::Arm
     } else if guards.watched == Watched::Nothing && guards.postmaster == Postmaster::Lives {
         Guarding::Freeze

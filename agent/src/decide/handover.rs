@@ -10,7 +10,7 @@ use regent_proto::timeline::{Containment, HistoryPoint};
 use super::view::{
     At, ControlState, DataDirectory, FederationView, Follow, Process, SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, rejoin};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, rejoin, synchronous};
 
 /// How long A, stopped, waits for B's take before it starts in recovery to serve B a missing tail.
 const TAKE_AT_ONCE: Duration = Duration::from_millis(300);
@@ -22,7 +22,7 @@ impl Judge<'_> {
         site: &SiteView,
         federation: &FederationView,
         primary: &At<Primary>,
-        (_, operation): (&SiteName, &OperationId),
+        (to, operation): (&SiteName, &OperationId),
     ) -> Choice {
         let roll_back = Choice::act(
             Reason::RollingBack,
@@ -46,9 +46,11 @@ impl Judge<'_> {
                 .as_ref()
                 .is_some_and(|held| held.epoch == primary.value.epoch);
             let unnamed = self.view.postgres.status.as_ref().is_some_and(Status::is_unnamed);
-            if !opened || !self.writable() || unnamed {
+            let may_take = primary.value.electorate.contains(to);
+            if !opened || !self.writable() || unnamed || !may_take {
                 // B could not tell a token without the promotion's id from another history's. Or:
-                // A's next leader: the one that was asked is gone (rule 10).
+                // A's next leader: the one that was asked is gone (rule 10). Or: B has left the
+                // electorate since, and would take nothing.
                 return roll_back;
             }
             self.memory.marked = Some(primary.revision);
@@ -151,19 +153,22 @@ impl Judge<'_> {
         &mut self,
         site: &SiteView,
         primary: &At<Primary>,
-        token: &Token,
+        (to, token): (&SiteName, &Token),
         status: &Status,
     ) -> Choice {
         // The token's own timeline and promotion, to the byte; an id that is missing is no proof.
         let exactly = status.ancestry.timeline == token.end.timeline
             && status.end == token.end.position
             && status.ancestry.contains(status.end, &token.end) == Containment::Contained;
-        if !exactly || !self.contains_floor(status) {
+        // Who has left the electorate meanwhile takes nothing; A rolls back.
+        let may_take = primary.value.electorate.contains(to);
+        if !exactly || !self.contains_floor(status) || !may_take {
             return Choice::wait_for(Reason::AwaitingToken, LOOK_AGAIN);
         }
         if self.policy.synchronous_mode {
             let running = site.members.iter().filter(|(name, member)| {
-                **name != self.policy.me && member.state == "running" && !member.nosync
+                synchronous::may_be_waited_for(self.policy, site, name, member)
+                    && member.state == "running"
             });
             let wanted = self.policy.synchronous_node_count.min(running.count());
             if self.confirmed(site, status, token.end.position).len() < wanted {

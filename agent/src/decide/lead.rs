@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::record::{Primary, PrimaryState};
-use regent_proto::timeline::Containment;
+use regent_proto::timeline::{Ancestry, Containment};
 
 use super::preconditions::{Opening, Precondition};
 use super::view::{
@@ -129,6 +130,9 @@ impl Judge<'_> {
                 .or_else(|| self.own_epoch(site, global))
                 .unwrap_or_else(|| self.steady_primary(site, global, status));
         }
+        if let Some(choice) = self.give_way(site) {
+            return choice;
+        }
         match (&postgres.data, postgres.process) {
             (DataDirectory::Empty | DataDirectory::Incomplete, _) => {
                 Choice::act(Reason::AwaitingSource, vec![Action::ReleaseLeader])
@@ -216,6 +220,7 @@ impl Judge<'_> {
             },
         }
         let entering = !actions.is_empty();
+        let unrecorded = self.promotes_unrecorded(site, status);
         let standbys = self.standbys_before_opening(site, global, status);
         let list = synchronous::list(self.policy, &standbys);
         let memory = &mut self.memory;
@@ -223,9 +228,14 @@ impl Judge<'_> {
         if status.synchronous_standby_names != list {
             actions.push(Action::SetSynchronousNames(list));
         }
+        let lists = !actions.is_empty();
+        actions.extend(unrecorded);
         if !actions.is_empty() {
-            let reason =
-                if entering { Reason::EnteringEpoch } else { Reason::SynchronousBeforeOpening };
+            let reason = match (entering, lists) {
+                (true, _) => Reason::EnteringEpoch,
+                (false, true) => Reason::SynchronousBeforeOpening,
+                (false, false) => Reason::RecordingOpening,
+            };
             return Choice::act(reason, actions);
         }
         if let Some(choice) = self.barred(site, Opening::Promotion) {
@@ -240,11 +250,20 @@ impl Judge<'_> {
         } else {
             vec![Action::Slots(unsafe_slots), Action::Promote]
         };
-        Choice {
-            actions,
-            reason: Reason::Promoting,
-            wake_in: Some(LOOK_AGAIN),
-        }
+        Choice { actions, reason: Reason::Promoting, wake_in: Some(LOOK_AGAIN) }
+    }
+
+    /// The record of what this node is about to promote from, where it does not stand yet. Without it
+    /// the store would name the leader of before, and should this node be lost before it can tell of its
+    /// promotion, a tail that nobody confirmed would count for more than what it acknowledges.
+    fn promotes_unrecorded(&self, site: &SiteView, status: &Status) -> Option<Action> {
+        let recorded = site.promotions.as_ref().is_some_and(|At { value: record, .. }| {
+            record.node == self.policy.me
+                && record.ancestry == status.ancestry
+                && record.promotes_at.is_some_and(|at| at <= status.end)
+        });
+        let (ancestry, end) = (status.ancestry.clone(), status.end);
+        (!recorded).then_some(Action::WritePromotions { ancestry, end })
     }
 
     /// The gate of I6, behind every step that leads to it. Whoever may not lead at all makes room.
@@ -276,25 +295,32 @@ impl Judge<'_> {
         self.confirmed(site, status, status.end)
     }
 
-    /// Own members that stream and have flushed up to `end`, as many as are wanted.
+    /// Own members that commits may wait for, that stream and have flushed up to `end`: as many as are
+    /// wanted, the preferred ones first.
     pub(super) fn confirmed(
         &self,
         site: &SiteView,
         status: &Status,
-        end: regent_proto::Lsn,
+        end: Lsn,
     ) -> BTreeSet<NodeName> {
-        site.members
+        let mut confirmed: Vec<(&NodeName, i64)> = site
+            .members
             .iter()
-            .filter(|(name, member)| **name != self.policy.me && !member.nosync)
+            .filter(|(name, member)| {
+                synchronous::may_be_waited_for(self.policy, site, name, member)
+            })
             .filter(|(name, _)| {
                 status
                     .senders
                     .get(name.as_str())
                     .is_some_and(|sender| sender.streaming && sender.flushed >= end)
             })
-            .map(|(name, _)| name.clone())
-            .take(self.policy.synchronous_node_count)
-            .collect()
+            .map(|(name, member)| (name, member.sync_priority))
+            .collect();
+        // The members come by name, and this keeps the order of equals.
+        confirmed.sort_by_key(|(_, priority)| std::cmp::Reverse(*priority));
+        let wanted = self.policy.synchronous_node_count;
+        confirmed.into_iter().take(wanted).map(|(name, _)| name.clone()).collect()
     }
 
     /// The primary lease, acquired after the floor was tested (rule 7) and before anything opens.
@@ -346,13 +372,17 @@ impl Judge<'_> {
         self.floor(status) == Containment::Contained
     }
 
-    /// How the floor lies to the server; without one everything contains it.
     fn floor(&self, status: &Status) -> Containment {
+        self.floor_of(&status.ancestry, status.end)
+    }
+
+    /// How the floor lies to a history with this end; without one everything contains it.
+    pub(super) fn floor_of(&self, ancestry: &Ancestry, end: Lsn) -> Containment {
         let primary = self.view.federation.as_ref().and_then(|f| f.primary.as_ref());
         let Some(floor) = primary.and_then(|p| p.value.floor.as_ref()) else {
             return Containment::Contained;
         };
-        status.ancestry.contains(status.end, floor)
+        ancestry.contains(end, floor)
     }
 
     pub(super) fn other_running_member(&self, site: &SiteView) -> bool {

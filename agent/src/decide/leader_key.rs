@@ -51,6 +51,10 @@ impl Judge<'_> {
             };
         }
         if !self.view.tenure.site.lies_ahead(self.view.now) {
+            if let Some(choice) = self.stands_back(site) {
+                // The key is on its way out: the renewal thread goes on until it is gone.
+                return choice;
+            }
             return match &site.initialize {
                 // Reads are served while the right to more is waited for.
                 Initialize::Done(_) => self.stay_fenced(Reason::AwaitingRenewal),

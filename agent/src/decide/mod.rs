@@ -11,6 +11,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod action;
+mod candidate;
 pub mod demote;
 pub mod epoch;
 pub mod failsafe;
@@ -30,6 +31,8 @@ mod rejoin;
 pub mod renewal;
 mod retry;
 pub mod slots;
+pub mod standing;
+mod start;
 mod steady;
 pub mod synchronous;
 #[cfg(test)]
@@ -100,9 +103,14 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_finished_job();
     judge.remember_epoch();
     judge.remember_word();
+    judge.remember_leader();
+    judge.remember_end_of_start();
+    judge.remember_start();
     let choice = judge.judge();
     let choice = judge.without_hasty_retry(choice);
-    let wake_in = choice.wake_in.unwrap_or(policy.loop_wait);
+    // Never later: a loop that does not come round counts as one that hangs (ADR 28).
+    let wake_in = choice.wake_in.map_or(policy.loop_wait, |span| span.min(policy.loop_wait));
+    let wake_in = judge.before_overdue(wake_in);
     Decision {
         memory: judge.memory,
         actions: choice.actions,
@@ -120,6 +128,14 @@ impl Judge<'_> {
         });
         let ahead = self.view.tenure.site.lies_ahead(self.view.now);
         self.memory.by_word = self.view.failsafe.stands || (self.memory.by_word && open && ahead);
+    }
+
+    /// Whoever led last is waited for by nobody when the key is free.
+    fn remember_leader(&mut self) {
+        let leader = self.view.site.as_ref().and_then(|site| site.leader.as_ref());
+        if let Some(leader) = leader.filter(|leader| !leader.unreadable) {
+            self.memory.last_leader = Some(leader.name.clone());
+        }
     }
 
     /// The order of judgement.
@@ -190,11 +206,7 @@ impl Judge<'_> {
         match self.view.postgres.process {
             Process::Stopped => false,
             Process::Starting => !self.view.postgres.standby_signal,
-            Process::Running => match &self.view.postgres.status {
-                Some(status) => !status.in_recovery,
-                // It answers nothing: without the signal file it can only be a primary.
-                None => !self.view.postgres.standby_signal,
-            },
+            Process::Running => self.view.postgres.may_write(),
         }
     }
 }

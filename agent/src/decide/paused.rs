@@ -156,6 +156,7 @@ impl Judge<'_> {
             Action::RecordInitialize(_)
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
+            | Action::WritePromotions { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
             | Action::EnterEpoch { .. }

@@ -156,7 +156,7 @@ impl fmt::Display for Precondition {
             Self::Watchdog => "the watchdog does not run, or would fire after the deadline",
             Self::SynchronousRecord => "`sync` is not its own",
             Self::SynchronousList => "it does not wait for whom `sync` names",
-            Self::MayLead => "tag nofailover",
+            Self::MayLead => "tag nofailover, or failover_priority 0",
             Self::InRecovery => "PostgreSQL does not run in recovery",
             Self::NoJob => "a job owns the server",
         })

@@ -1,18 +1,25 @@
 //! The leader key is free: who takes it (Patroni's healthiest-node test, spec/patroni-compat.md
-//! 3.4). Preference only orders nodes that are already safe (I16); the store decides between
-//! equals.
+//! 3.4). First comes what is not safe, then who is ahead, then who is preferred: preference only
+//! orders nodes that are already safe (I16). The store decides between equals.
 
 use std::time::Duration;
 
+use regent_proto::name::NodeName;
+
+use super::candidate::Candidate;
+use super::standing::{self, Last, Newer, Standing, Wal};
 use super::view::{
-    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, Process, SiteView, Status,
+    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PeerAnswer, PeersView, Process,
+    SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, failsafe};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit};
 
 /// Answers of the other members older than this are asked for again.
-const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
+pub(super) const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
 /// How soon a node that is no candidate looks again.
 const RACE_AGAIN: Duration = Duration::from_millis(300);
+/// How long a free key is left to an equal that is preferred: it takes it within a second, or never.
+const PREFERENCE_HOLDS: Duration = Duration::from_secs(5);
 
 impl Judge<'_> {
     pub(super) fn race(&mut self, site: &SiteView) -> Choice {
@@ -44,6 +51,9 @@ impl Judge<'_> {
             }
             DataDirectory::Cluster(control) => control,
         };
+        if let Some(choice) = self.stands_back(site) {
+            return choice;
+        }
         if !self.view.tenure.has_lease {
             return Choice::wait(Reason::AwaitingRenewal);
         }
@@ -93,36 +103,87 @@ impl Judge<'_> {
                 Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
             };
         };
-        for (name, answer) in &peers.answers {
-            if answer.primary {
-                let reason = Reason::NotCandidate(Unfit::PrimaryAlive(name.clone()));
-                return Choice::wait_for(reason, RACE_AGAIN);
-            }
-            let ahead = !answer.nofailover
-                && answer.timeline.is_none_or(|t| t >= status.ancestry.timeline)
-                && (answer.position > status.end
-                    || answer.timeline.is_some_and(|t| t > status.ancestry.timeline));
-            // Only a synchronous standby may lead, so only one can be in the way.
-            let eligible = !self.synchronous_rule_applies(site)
-                || site.sync.standbys.contains(name)
-                || site.sync.leader.as_ref() == Some(name);
-            if ahead && eligible {
-                let reason = Reason::NotCandidate(Unfit::Behind(name.clone()));
-                return Choice::wait_for(reason, RACE_AGAIN);
-            }
+        match self.in_the_way(site, status, peers) {
+            Some(unfit) => Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN),
+            None => Choice::act(Reason::RaceWon, vec![Action::AcquireLeader]),
         }
-        Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
+    }
+
+    /// Who should have the key instead of this node, or bars it from everybody.
+    fn in_the_way(&self, site: &SiteView, status: &Status, peers: &PeersView) -> Option<Unfit> {
+        if let Some((name, _)) = peers.answers.iter().find(|(_, answer)| answer.primary) {
+            return Some(Unfit::PrimaryAlive(name.clone()));
+        }
+        let mine = self.own_wal(status);
+        let rivals: Vec<(&NodeName, i64, Standing)> = peers
+            .answers
+            .iter()
+            .filter(|(name, answer)| self.could_lead(site, name, answer))
+            .map(|(name, answer)| {
+                let theirs = Candidate::of(name, answer).wal;
+                let standing = standing::compare(mine, theirs, Last::of(site));
+                (name, answer.failover_priority, standing)
+            })
+            .collect();
+        let synchronous = self.synchronous_rule_applies(site);
+        // What the leader of before has more than its synchronous standbys, it never acknowledged:
+        // neither a tail on this history nor one that has parted from it.
+        let passed_over = |name: &NodeName| synchronous && site.sync.leader.as_ref() == Some(name);
+        let waited_for: Vec<_> = rivals.iter().filter(|(name, ..)| !passed_over(name)).collect();
+        let parted = waited_for.iter().find_map(|(name, _, standing)| match standing {
+            Standing::Diverged(Newer::Theirs) => Some(Unfit::NewerHistory((*name).clone())),
+            Standing::Diverged(Newer::Undecidable) => Some(Unfit::HistoriesPart((*name).clone())),
+            Standing::Diverged(Newer::Mine)
+            | Standing::Behind
+            | Standing::Equal
+            | Standing::Ahead => None,
+        });
+        let ahead = || {
+            let (name, ..) =
+                waited_for.iter().find(|(_, _, standing)| *standing == Standing::Ahead)?;
+            Some(Unfit::Behind((*name).clone()))
+        };
+        let former = if synchronous { &site.sync.leader } else { &self.memory.last_leader };
+        let preferred = || {
+            let (name, ..) = rivals.iter().find(|(name, priority, standing)| {
+                *standing == Standing::Equal
+                    && *priority > self.policy.failover_priority
+                    && former.as_ref() != Some(*name)
+                    && site.leaderless < PREFERENCE_HOLDS
+            })?;
+            Some(Unfit::Preferred((*name).clone()))
+        };
+        parted.or_else(ahead).or_else(preferred)
+    }
+
+    /// Whether a member that answered may take the key at all: only one that may is in the way.
+    fn could_lead(&self, site: &SiteView, name: &NodeName, answer: &PeerAnswer) -> bool {
+        let candidate = Candidate::of(name, answer);
+        answer.position.get() > 0 && self.disqualified(site, candidate).is_none()
+    }
+
+    fn own_wal<'s>(&'s self, status: &'s Status) -> Wal<'s> {
+        Wal {
+            name: &self.policy.me,
+            end: status.end,
+            timeline: Some(status.ancestry.timeline),
+            ancestry: Some(&status.ancestry),
+        }
     }
 
     /// `sync` restricts who may lead while this site is, or is to be, writable. A standby site's
     /// record is of its last time as primary.
-    fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
-        let primary_site = self.view.federation.as_ref().is_none_or(|federation| {
-            federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
-        });
+    pub(super) fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
         // The floor is what the record guarded until the record is written anew by an opening
         // leader; before that a node of the site that holds the floor may lead (rule 10).
-        primary_site && self.policy.synchronous_mode && site.sync.leader.is_some()
+        self.primary_site() && self.policy.synchronous_mode && site.sync.leader.is_some()
+    }
+
+    /// This site is, or is to be, writable, as far as is known.
+    pub(super) fn primary_site(&self) -> bool {
+        self.view.federation.as_ref().is_none_or(|federation| {
+            federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
+        })
     }
 
     fn unfit_alone(&self, site: &SiteView, status: &Status) -> Option<Unfit> {
@@ -133,9 +194,6 @@ impl Judge<'_> {
             && self.view.now < promised.until
         {
             return Some(Unfit::Promised(promised.leader.clone()));
-        }
-        if failsafe::site::barred(&site.failsafe, &self.policy.me) {
-            return Some(Unfit::NotInFailsafe);
         }
         if !status.in_recovery {
             return Some(Unfit::NotInRecovery);
@@ -155,23 +213,7 @@ impl Judge<'_> {
             // It could lead, but never open.
             return Some(Unfit::EpochUnreadable);
         }
-        if site.sync.unreadable && self.policy.synchronous_mode {
-            // Unknown is not "anybody": the record may name others (I3, I9).
-            return Some(Unfit::SyncUnreadable);
-        }
-        if self.synchronous_rule_applies(site)
-            && site.sync.leader.as_ref() != Some(&self.policy.me)
-            && !site.sync.standbys.contains(&self.policy.me)
-        {
-            return Some(Unfit::NotSynchronous);
-        }
-        let holder = self.view.federation.as_ref().is_some_and(|federation| {
-            federation.primary.as_ref().is_some_and(|p| p.value.holder == federation.site)
-        });
-        if holder && !self.contains_floor(status) {
-            return Some(Unfit::LacksFloor);
-        }
-        let lag = site.optime.map_or(0, |optime| optime.bytes_since(status.end));
-        (lag > self.policy.maximum_lag_on_failover).then_some(Unfit::Lagging)
+        let own = Candidate { wal: self.own_wal(status), nofailover: self.policy.nofailover };
+        self.disqualified(site, own)
     }
 }

@@ -126,6 +126,10 @@ pub enum Reason {
     Paused(PausedAs),
     /// Copies logical slots from the leader.
     CopyingSlots,
+    /// The leader's server has had its time to come up: another member is to lead.
+    StartOverdue,
+    /// Writes down which history it is about to open.
+    RecordingOpening,
 }
 
 /// What a node of a paused cluster is.
@@ -233,6 +237,11 @@ impl fmt::Display for Reason {
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
             Self::CopyingSlots => "copying logical replication slots from the leader",
+            Self::RecordingOpening => "writing down the history that it is about to promote",
+            Self::StartOverdue => {
+                "PostgreSQL has not come up within primary_start_timeout: making room for a member \
+                 that can lead"
+            }
         };
         f.write_str(text)
     }
@@ -269,12 +278,22 @@ pub enum Unfit {
     Promised(NodeName),
     /// The `failsafe` record does not name it: its leader goes on without asking it.
     NotInFailsafe,
+    /// Another member has the newer of two histories that have parted.
+    NewerHistory(NodeName),
+    /// Its history and another member's have parted, and nobody can tell which of them counts.
+    HistoriesPart(NodeName),
+    /// Another member is as far, and preferred.
+    Preferred(NodeName),
+    /// `check_timeline`: the last leader was on a later timeline.
+    OlderTimeline,
+    /// Its server did not come up while it led: others have the first turn.
+    CouldNotStart,
 }
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoFailover => f.write_str("tag nofailover"),
+            Self::NoFailover => f.write_str("tag nofailover, or failover_priority 0"),
             Self::NotSynchronous => f.write_str("not a synchronous standby of the last leader"),
             Self::OldPicture => {
                 f.write_str("the site has seen a newer epoch than the quorum shows this node")
@@ -290,6 +309,21 @@ impl fmt::Display for Unfit {
             Self::NotInRecovery => f.write_str("PostgreSQL is not running in recovery"),
             Self::Promised(who) => write!(f, "failsafe: {who} was promised the leader key"),
             Self::NotInFailsafe => f.write_str("the `failsafe` record does not name this node"),
+            Self::NewerHistory(who) => {
+                write!(f, "{who} has the newer history, which parted from this")
+            }
+            Self::HistoriesPart(who) => write!(
+                f,
+                "{who} and this node have parted, and nobody can tell whose history counts: stop \
+                 the one whose rows are to go"
+            ),
+            Self::Preferred(who) => write!(f, "{who} is as far and has a higher failover_priority"),
+            Self::CouldNotStart => {
+                f.write_str("its server did not come up while it led; others have the first turn")
+            }
+            Self::OlderTimeline => {
+                f.write_str("check_timeline: the last leader's timeline is later")
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ const LONGEST_ROUND: Duration = Duration::from_secs(10);
 
 /// Whether a main loop that last came round then hangs, by this TTL: neither lease is renewed for one
 /// that does, so that somebody else can lead (I20; hazards.md row 69). Twice the TTL, and never less
-/// than [`LONGEST_ROUND`]: overload alone must demote nobody. `None`: no loop is watched.
+/// than 10 s: overload alone must demote nobody. `None`: no loop is watched.
 ///
 /// A round of failsafe questions that is under way may still end well, once.
 #[must_use]

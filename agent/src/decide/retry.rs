@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::view::{FailedJob, JobKind};
+use super::view::{FailedJob, JobKind, Process};
 use super::{Action, Choice, Job, Judge, Reason};
 
 /// The first pause after a job failed; doubles up to [`BACKOFF_MOST`].
@@ -14,8 +14,21 @@ impl Judge<'_> {
     /// What came of a job that has ended.
     pub(super) fn remember_finished_job(&mut self) {
         let Some(finished) = &self.view.finished else { return };
+        // Of a start that is done it is not known yet whether the server comes up.
+        let started = finished.problem.is_none() && finished.job == JobKind::Start;
+        self.memory.start_unanswered = match finished.job {
+            JobKind::Checkpoint | JobKind::CreateUsers => self.memory.start_unanswered,
+            // A copy of slots leaves the server stopped, or as it was when it answered.
+            JobKind::Initdb
+            | JobKind::Clone
+            | JobKind::Start
+            | JobKind::Stop
+            | JobKind::Rewind
+            | JobKind::CopySlots => started,
+        };
         if finished.problem.is_none() {
-            self.memory.failed = None;
+            self.memory.failed =
+                self.memory.failed.take().filter(|failed| started && failed.job == JobKind::Start);
             match finished.job {
                 JobKind::Clone => {
                     self.memory.rewind_failed = false;
@@ -50,13 +63,32 @@ impl Judge<'_> {
                 self.memory.slots_readiness.clear();
             }
         }
+        self.note_failure(finished.job.clone());
+    }
+
+    /// A server that ends before it ever answered is a start that failed, or it would be started
+    /// again and again without a pause.
+    pub(super) fn remember_end_of_start(&mut self) {
+        if self.view.postgres.status.is_some() {
+            self.memory.start_unanswered = false;
+            self.memory.failed.take_if(|failed| failed.job == JobKind::Start);
+            return;
+        }
+        let ended = self.view.postgres.process == Process::Stopped && self.view.job.is_none();
+        if ended && self.memory.start_unanswered {
+            self.memory.start_unanswered = false;
+            self.note_failure(JobKind::Start);
+        }
+    }
+
+    fn note_failure(&mut self, job: JobKind) {
         let times = match &self.memory.failed {
-            Some(failed) if failed.job == finished.job => failed.times.saturating_add(1),
+            Some(failed) if failed.job == job => failed.times.saturating_add(1),
             Some(_) | None => 1,
         };
         let pause = BACKOFF_MOST.min(BACKOFF_LEAST * 2u32.saturating_pow(times.min(6) - 1));
         let retry_at = self.view.now.plus(pause);
-        self.memory.failed = Some(FailedJob { job: finished.job.clone(), times, retry_at });
+        self.memory.failed = Some(FailedJob { job, times, retry_at });
     }
 
     /// A job that failed is not tried again at once. Stopping is never put off.

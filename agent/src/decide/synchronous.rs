@@ -7,10 +7,11 @@
 
 use std::collections::BTreeSet;
 
+use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 
 use super::Action;
-use super::view::{Memory, Policy, SiteView, Status};
+use super::view::{Member, Memory, Policy, SiteView, Status};
 
 /// A name that nobody may stream under: with it in the list commits wait (strict mode without a
 /// standby). No member can have it, for a member name has no leading underscore.
@@ -154,20 +155,69 @@ fn remember_list(memory: &mut Memory, status: &Status) {
     }
 }
 
-/// Whom commits should wait for: streaming members, those already in the record first, then the
-/// furthest.
+/// A member that commits may wait for.
+struct Candidate<'a> {
+    name: &'a NodeName,
+    priority: i64,
+    named: bool,
+    flushed: Lsn,
+}
+
+/// Whom commits should wait for: by priority, those already in the record first, then the furthest.
+/// Whoever has to make room for another stays until that one is in the record: until then only it
+/// is known to have what was acknowledged.
 fn pick(policy: &Policy, site: &SiteView, status: &Status) -> BTreeSet<NodeName> {
-    let mut candidates: Vec<(bool, u64, &NodeName)> = site
+    let mut candidates = candidates(policy, site, status);
+    candidates.sort_by(|a, b| {
+        (b.priority, b.named, b.flushed)
+            .cmp(&(a.priority, a.named, a.flushed))
+            .then(a.name.cmp(b.name))
+    });
+    let wanted = policy.synchronous_node_count.min(candidates.len());
+    let (first, rest) = candidates.split_at(wanted);
+    let complete = first.iter().all(|candidate| candidate.named);
+    let staying = rest.iter().filter(|candidate| candidate.named && !complete);
+    first.iter().chain(staying).map(|candidate| candidate.name.clone()).collect()
+}
+
+/// Members that stream, may lead, and are not too far behind (spec/patroni-compat.md 3.5.1).
+fn candidates<'a>(policy: &Policy, site: &'a SiteView, status: &Status) -> Vec<Candidate<'a>> {
+    let candidates: Vec<Candidate<'_>> = site
         .members
         .iter()
-        .filter(|(name, member)| **name != policy.me && !member.nosync && !member.nofailover)
-        .filter_map(|(name, _)| {
+        .filter(|(name, member)| may_be_waited_for(policy, site, name, member))
+        .filter_map(|(name, member)| {
             let sender = status.senders.get(name.as_str()).filter(|s| s.streaming)?;
-            Some((site.sync.standbys.contains(name), sender.flushed.get(), name))
+            let named = site.sync.standbys.contains(name);
+            let priority = member.sync_priority;
+            Some(Candidate { name, priority, named, flushed: sender.flushed })
         })
         .collect();
-    candidates.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.cmp(&a.1)).then(a.2.cmp(b.2)));
-    candidates.into_iter().take(policy.synchronous_node_count).map(|c| c.2.clone()).collect()
+    let Some(limit) = policy.maximum_lag_on_syncnode else { return candidates };
+    // A single one has only the leader to be measured by.
+    let furthest = match &candidates[..] {
+        [] | [_] => status.end,
+        several => several.iter().map(|candidate| candidate.flushed).max().unwrap_or(status.end),
+    };
+    let near = |candidate: &Candidate<'_>| furthest.bytes_since(candidate.flushed) <= limit;
+    candidates.into_iter().filter(near).collect()
+}
+
+/// A member whose tags let commits wait for it: one that may lead, and is to stream from the leader.
+pub(super) fn may_be_waited_for(
+    policy: &Policy,
+    site: &SiteView,
+    name: &NodeName,
+    member: &Member,
+) -> bool {
+    *name != policy.me && !member.nosync && !member.nofailover && !cascades(policy, site, member)
+}
+
+/// It streams from another standby, or turns to it any moment: the leader would wait for nobody.
+fn cascades(policy: &Policy, site: &SiteView, member: &Member) -> bool {
+    member.replicatefrom.as_ref().is_some_and(|upstream| {
+        *upstream != policy.me && site.members.get(upstream).is_some_and(|m| m.state == "running")
+    })
 }
 
 fn confirmed(memory: &Memory, picked: &BTreeSet<NodeName>, status: &Status) -> BTreeSet<NodeName> {

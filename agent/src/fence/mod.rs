@@ -1,13 +1,14 @@
 //! Leases and the fence: what holds the right to write, and what ends it in time.
 //!
-//! Two threads of their own. [`renewal`] renews the site's leader key and the primary lease; no
-//! PostgreSQL call, file or log can hold it up (I10). [`guard`] stops PostgreSQL before the earlier
-//! of the two deadlines and kills what is left of it, without asking anybody (rung 1, I7). The
-//! deadlines themselves stand in the page that the guardian reads (rung 2): an acknowledged renewal
-//! is one store instruction away from it.
+//! Two threads of their own. [`renewal`] (`site_lease`, `primary_lease`) renews the site's
+//! leader key and the primary lease; no PostgreSQL call, file or log can hold it up (I10). [`guard`]
+//! stops PostgreSQL before the earlier of the two deadlines and kills what is left of it, without
+//! asking anybody (rung 1, I7). The deadlines themselves stand in the page that the guardian reads
+//! (rung 2): an acknowledged renewal is one store instruction away from it.
 
 pub mod guard;
 pub mod measured;
+mod primary_lease;
 pub mod processes;
 mod promises;
 pub mod release;
@@ -15,6 +16,7 @@ pub mod renewal;
 pub mod rounds;
 mod sessions;
 mod silence;
+mod site_lease;
 pub mod successor;
 mod ttl;
 pub mod watchdog;
@@ -146,8 +148,8 @@ impl Deadlines {
     /// a longer one. A frozen server acknowledges nothing, and needs its time until it is judged; what
     /// it carries ends with the freeze.
     pub(crate) fn lower_carried(&self, to: Deadline) {
-        if self.page.carried() > to && !self.page.frozen() {
-            self.page.set_carried(to);
+        if !self.page.frozen() {
+            self.page.lower_carried(to);
         }
     }
 

@@ -11,7 +11,8 @@ use regent_proto::name::SiteName;
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 use tokio::sync::mpsc;
 
-use super::renewal::{Held, PrimaryCommand, PrimaryLoop, Woken};
+use super::primary_lease::{Held, PrimaryLoop};
+use super::renewal::{PrimaryCommand, Woken};
 use super::rounds::Finished;
 use crate::decide::failsafe::quorum;
 use crate::decide::renewal::PromiseUse;
@@ -66,7 +67,7 @@ impl PrimaryLoop {
         let mut urls = failsafe.targets.borrow().urls.clone();
         urls.retain(|site, _| *site != self.side.site && held.electorate.contains(site));
         let ask = &failsafe.ask;
-        self.rounds.begin(now, || ask(request, urls, bound));
+        self.rounds.begin(now, &failsafe.spawn, || ask(request, urls, bound));
     }
 
     /// Rule 11: D = s + min(span) − ε, when every other site of the electorate has promised.

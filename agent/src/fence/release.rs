@@ -13,7 +13,7 @@ use std::time::Duration;
 use regent_dcs::{Change, Compare, Entry, Revision, Txn, TxnOutcome};
 use regent_guardian::page::Guard;
 
-use super::renewal::SiteLoop;
+use super::site_lease::SiteLoop;
 
 /// How soon the page is looked at again for the end of what the fence guards: it wakes nobody.
 pub(super) const FENCE_AGAIN: Duration = Duration::from_millis(50);

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use regent_proto::name::{NodeName, SiteName, Tenure};
 use regent_proto::time::BootTime;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
 
 use crate::decide::failsafe::site::{Answer, Leader, Members};
 use regent_proto::promise::PromiseRequest;
@@ -19,6 +20,15 @@ use regent_proto::promise::PromiseRequest;
 /// Rounds that run at most: a lost packet of one must not end them all, and no answer must not
 /// pile them up.
 const MOST: usize = 6;
+
+/// Lets a question run beside the renewals: a task of the thread's runtime, or of a simulated process.
+pub type Spawn = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
+
+/// On the runtime of whoever calls.
+#[must_use]
+pub fn on_this_runtime() -> Spawn {
+    Arc::new(|question| drop(tokio::spawn(question)))
+}
 
 /// Asks these members and waits no longer than the span.
 pub type AskMembers =
@@ -43,6 +53,8 @@ pub struct SiteRounds {
     pub leader: SharedLeader,
     /// How members are asked.
     pub ask: AskMembers,
+    /// Beside the renewals.
+    pub spawn: Spawn,
 }
 
 /// Failsafe of the quorum, as the renewal thread needs it.
@@ -52,6 +64,8 @@ pub struct QuorumRounds {
     pub targets: watch::Receiver<Targets>,
     /// How they are asked.
     pub ask: AskSites,
+    /// Beside the renewals.
+    pub spawn: Spawn,
 }
 
 /// Where the other sites answer, as their reports last said.
@@ -85,32 +99,45 @@ pub(super) struct Finished<A> {
 
 /// The rounds that run.
 pub(super) struct Rounds<A> {
-    running: JoinSet<Finished<A>>,
+    running: FuturesUnordered<oneshot::Receiver<Finished<A>>>,
 }
 
 impl<A: Send + 'static> Rounds<A> {
     pub(super) fn new() -> Self {
-        Self { running: JoinSet::new() }
+        Self { running: FuturesUnordered::new() }
     }
 
     /// Begins one, unless too many run; the clock was read before.
-    pub(super) fn begin(&mut self, sent: BootTime, ask: impl FnOnce() -> BoxFuture<'static, A>) {
+    pub(super) fn begin(
+        &mut self,
+        sent: BootTime,
+        spawn: &Spawn,
+        ask: impl FnOnce() -> BoxFuture<'static, A>,
+    ) {
         if self.running.len() >= MOST {
             return;
         }
         let asked = ask();
-        self.running.spawn(async move { Finished { sent, answers: asked.await } });
+        let (mut done, ended) = oneshot::channel();
+        self.running.push(ended);
+        spawn(Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = done.closed() => {}
+                answers = asked => drop(done.send(Finished { sent, answers })),
+            }
+        }));
     }
 
     /// Drops all of them, also those that have ended and were not looked at.
     pub(super) fn void(&mut self) {
-        self.running = JoinSet::new();
+        self.running = FuturesUnordered::new();
     }
 
     /// The next one that ends; never, while none runs.
     pub(super) async fn next(&mut self) -> Finished<A> {
         loop {
-            match self.running.join_next().await {
+            match self.running.next().await {
                 Some(Ok(finished)) => return finished,
                 // A question that panicked is an answer that is missing.
                 Some(Err(_)) => {}

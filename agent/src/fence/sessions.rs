@@ -18,18 +18,21 @@ use super::processes::{Instance, Named};
 enum Ask {
     /// End them.
     End(Named),
-    /// Whether there are any.
-    Look(Named),
+    /// Whether there are any: the question's number.
+    Look(u64, Named),
 }
 
 /// Handle of the thread. It ends with the last one.
 #[derive(Debug)]
 pub(super) struct Sessions {
     ask: SyncSender<Ask>,
-    /// What was seen since it was last asked; never held while something is read.
-    seen: Arc<Mutex<Option<bool>>>,
-    /// When it was asked what has no answer yet.
-    asked: Option<BootTime>,
+    /// The latest question that was answered, and how; never held while something is read.
+    seen: Arc<Mutex<Option<(u64, bool)>>>,
+    /// The question that it has, and the one to come.
+    asked: Option<u64>,
+    next: u64,
+    /// Since when it is not known.
+    unknown: Option<BootTime>,
 }
 
 impl Sessions {
@@ -49,20 +52,25 @@ impl Sessions {
                         instance.look_for(server);
                         instance.end_sessions();
                     }
-                    Ask::Look(server) => {
+                    Ask::Look(question, server) => {
                         instance.look_for(server);
-                        let clients = instance.has_clients();
-                        *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(clients);
+                        let answer = (question, instance.has_clients());
+                        *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
                     }
                 }
             }
         })?;
-        Ok(Self { ask, seen, asked: None })
+        Ok(Self { ask, seen, asked: None, next: 0, unknown: None })
     }
 
     /// Asks for the end of its sessions, and waits for nothing: who was asked before is at it.
     pub(super) fn end(&self, server: Named) {
         self.ask.try_send(Ask::End(server)).ok();
+    }
+
+    /// Another stop begins: what was asked about the one before tells nothing of it.
+    pub(super) fn begin(&mut self) {
+        (self.asked, self.unknown) = (None, None);
     }
 
     /// Whether a client may still be served, for somebody who asks every few milliseconds and cannot
@@ -73,17 +81,19 @@ impl Sessions {
         now: BootTime,
         patience: Duration,
     ) -> bool {
-        let Some(asked) = self.asked else {
-            // One that is full is at an older question, which may never end.
-            self.ask.try_send(Ask::Look(server)).ok();
-            self.asked = Some(now);
-            return false;
-        };
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if seen.is_some() {
-            self.asked = None;
+        let unknown = *self.unknown.get_or_insert(now);
+        if self.asked.is_none() && self.ask.try_send(Ask::Look(self.next, server)).is_ok() {
+            self.asked = Some(self.next);
+            self.next += 1;
         }
-        seen.unwrap_or(now.since(asked) > patience)
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match seen {
+            Some((question, clients)) if self.asked == Some(question) => {
+                (self.asked, self.unknown) = (None, None);
+                clients
+            }
+            Some(_) | None => now.since(unknown) > patience,
+        }
     }
 }
 
@@ -94,28 +104,38 @@ mod tests {
 
     #[test]
     fn clients_that_nobody_can_see_count_after_the_patience_and_none_do_not() {
+        let second = Duration::from_secs(1);
         let mut sessions = Sessions::start().expect("a thread");
         let named = Instance::open().expect("/proc").named();
         let begun = boot_time();
-        assert!(!sessions.may_be_clients(named.clone(), begun, Duration::from_secs(60)), "asked");
-        let seen = loop {
-            let seen = *sessions.seen.lock().expect("nobody panics");
-            if let Some(seen) = seen {
-                break seen;
-            }
+        let late = begun.plus(second * 3600);
+        assert!(!sessions.may_be_clients(named.clone(), begun, second), "asked");
+        let seen = || *sessions.seen.lock().expect("nobody panics");
+        while seen().is_none() {
             std::thread::yield_now();
-        };
-        assert!(!seen, "there is no server");
-        let late = begun.plus(Duration::from_secs(3600));
-        assert!(!sessions.may_be_clients(named.clone(), late, Duration::from_secs(1)), "told");
+        }
+        assert_eq!(seen(), Some((0, false)), "there is no server");
+        assert!(!sessions.may_be_clients(named.clone(), late, second), "told");
 
-        // As if the thread hung in a title.
+        // As if the thread hung in a title, with another order waiting.
         let (ask, hangs) = sync_channel(1);
         sessions.ask = ask;
-        assert!(!sessions.may_be_clients(named.clone(), begun, Duration::from_secs(1)), "asked");
-        let soon = begun.plus(Duration::from_secs(1));
-        assert!(!sessions.may_be_clients(named.clone(), soon, Duration::from_secs(1)));
-        assert!(sessions.may_be_clients(named, late, Duration::from_secs(1)));
-        drop(hangs);
+        sessions.end(named.clone());
+        let begun = late;
+        let (soon, late) = (begun.plus(second), begun.plus(second * 2));
+        assert!(!sessions.may_be_clients(named.clone(), begun, second), "not even asked");
+        assert!(!sessions.may_be_clients(named.clone(), soon, second));
+        assert!(sessions.may_be_clients(named.clone(), late, second));
+        // It goes on: what it says of this stop is no answer for the next one.
+        assert!(matches!(hangs.try_recv(), Ok(Ask::End(_))));
+        assert!(sessions.may_be_clients(named.clone(), late, second), "asked now");
+        *sessions.seen.lock().expect("nobody panics") = Some((1, true));
+        sessions.begin();
+        assert!(!sessions.may_be_clients(named.clone(), late, second), "of another stop");
+        *sessions.seen.lock().expect("nobody panics") = Some((1, true));
+        assert!(matches!(hangs.try_recv(), Ok(Ask::Look(1, _))));
+        assert!(!sessions.may_be_clients(named.clone(), late, second), "asked anew");
+        *sessions.seen.lock().expect("nobody panics") = Some((2, true));
+        assert!(sessions.may_be_clients(named, late, second));
     }
 }

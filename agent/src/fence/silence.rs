@@ -9,8 +9,9 @@ use regent_dcs::StoreError;
 use regent_proto::name::NodeName;
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 
-use super::renewal::{SiteCommand, SiteLoop, Woken};
+use super::renewal::{SiteCommand, Woken};
 use super::rounds::Finished;
+use super::site_lease::SiteLoop;
 use crate::decide::failsafe::site::Answer;
 
 impl SiteLoop {
@@ -79,7 +80,7 @@ impl SiteLoop {
         let Some(members) = failsafe.leader.lock().question(&self.side.me, now) else { return };
         let bound = self.side.timing.fence_at(self.deadlines.site()).since(now);
         if !bound.is_zero() {
-            self.rounds.begin(now, || (failsafe.ask)(members, bound));
+            self.rounds.begin(now, &failsafe.spawn, || (failsafe.ask)(members, bound));
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use regent_dcs::{Change, Compare, Txn, TxnOutcome};
 use regent_proto::time::{Deadline, LeaseTiming};
 
-use super::renewal::SiteLoop;
+use super::site_lease::SiteLoop;
 use super::watchdog;
 
 impl SiteLoop {

@@ -7,7 +7,21 @@ use regent_guardian::page::{Page, WatchdogState, WatchdogStep, WatchdogWanted};
 use regent_proto::time::{BootTime, Deadline, LeaseTiming, WatchdogRefused, WatchdogTiming};
 
 use crate::config::Config;
+use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
+use crate::decide::view::View;
+
+/// Timing of the shorter of the leases that let this node write.
+#[must_use]
+pub fn shortest_lease(config: &Config, dynamic: &Dynamic, view: &View) -> LeaseTiming {
+    let site = config.site_timing(dynamic);
+    let federation = view.federation.as_ref();
+    let primary = federation.and_then(|federation| federation.primary.as_ref());
+    match primary.map(|primary| config.primary_timing(primary.value.ttl_max)) {
+        Some(primary) if primary.ttl < site.ttl => primary,
+        Some(_) | None => site,
+    }
+}
 
 /// Whether a server of this node is to have one under this timing, and how.
 #[must_use]
@@ -76,6 +90,19 @@ pub fn bears(page: &Page, lease: &LeaseTiming) -> bool {
     !counts(page) || WatchdogTiming::may_ping(granted, sent, Deadline::granted(sent, lease))
 }
 
+/// The TTL of a lease that the device bears as it is armed now; nothing less than `lease`'s.
+#[must_use]
+pub fn borne_ttl(page: &Page, lease: &LeaseTiming) -> Duration {
+    if bears(page, lease) {
+        return lease.ttl;
+    }
+    let granted = Duration::from_secs(page.watchdog_granted_s());
+    let bare = granted * 2 + WatchdogTiming::RESET;
+    // ε grows with the TTL, much more slowly than this does.
+    let longer = LeaseTiming { ttl: bare * 2, ..lease.clone() };
+    Duration::from_secs((bare + longer.epsilon()).as_secs() + 1).max(lease.ttl)
+}
+
 /// How long before the deadline the writing of a server that is started now would end again.
 #[must_use]
 pub fn lead_at_start(config: &Config, shortest: &LeaseTiming) -> Duration {
@@ -136,7 +163,7 @@ postgresql:
 
     fn lease(config: &Config, ttl: u64) -> LeaseTiming {
         let ttl = Duration::from_secs(ttl);
-        config.site_timing(&crate::config::dynamic::Dynamic { ttl, ..config.first_dynamic() })
+        config.site_timing(&Dynamic { ttl, ..config.first_dynamic() })
     }
 
     fn armed(granted: u64) -> Page {

@@ -171,3 +171,35 @@ fn apply(picture: &mut Picture, events: Vec<Event>, now: BootTime) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(value: &str, modified: u64) -> Entry {
+        let modified = Revision(modified);
+        let value = value.to_owned().into();
+        Entry { key: "/k".to_owned(), value, created: modified, modified, lease: None }
+    }
+
+    /// hazards.md rows 16 and 18: whoever answers late or from the past, the picture does not go back.
+    #[test]
+    fn no_reading_and_no_event_brings_an_older_state_back() {
+        let now = BootTime::from_nanos(7);
+        let reading = |value: &str, revision: u64| Snapshot {
+            revision: Revision(revision),
+            entries: vec![entry(value, revision)],
+        };
+        let mut picture = Picture::default();
+        assert!(replace(&mut picture, reading("new", 9), now));
+        assert!(!replace(&mut picture, reading("old", 5), now), "a change is told");
+        assert!(!replace(&mut picture, Snapshot::default(), now), "nothing was there yet");
+        let gone =
+            |revision: u64| Event::Deleted { key: "/k".to_owned(), revision: Revision(revision) };
+        apply(&mut picture, vec![Event::Put(entry("old", 5)), gone(6)], now);
+        assert_eq!(picture.entries["/k"].value, b"new"[..]);
+        assert_eq!((picture.revision, picture.answered), (Revision(9), Some(now)));
+        apply(&mut picture, vec![gone(10)], now);
+        assert!(picture.entries.is_empty(), "and what is newer counts");
+    }
+}

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
 
+use crate::config::tags;
 use crate::decide::view::{Member, PeerAnswer};
 
 /// The longest wait for one answer; all are asked at once.
@@ -26,6 +27,9 @@ struct Body {
     watchdog_failed: bool,
     #[serde(default)]
     tags: BTreeMap<String, serde_json::Value>,
+    /// Ours; a newer version's may be of another form.
+    #[serde(default)]
+    regent: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,6 +59,9 @@ pub async fn ask(
 }
 
 fn interpret(body: &Body) -> PeerAnswer {
+    // What is wrong with them is said where the member's record is read.
+    let tags = tags::read(&body.tags).tags;
+    let told = body.regent.as_ref().and_then(|regent| regent.get("ancestry"));
     let position = [body.xlog.location, body.xlog.received_location, body.xlog.replayed_location];
     PeerAnswer {
         primary: body.xlog.location.is_some_and(|at| at > 0)
@@ -62,7 +69,89 @@ fn interpret(body: &Body) -> PeerAnswer {
         position: Lsn::new(position.into_iter().flatten().max().unwrap_or(0)),
         timeline: body.timeline.map(TimelineId),
         // As in Patroni: who cannot lead for want of a watchdog is in nobody's way.
-        nofailover: body.watchdog_failed
-            || body.tags.get("nofailover").is_some_and(|v| *v == serde_json::Value::Bool(true)),
+        nofailover: body.watchdog_failed || tags.nofailover,
+        failover_priority: tags.failover_priority,
+        ancestry: told.and_then(|told| Ancestry::deserialize(told).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: serde_json::Value) -> PeerAnswer {
+        interpret(&serde_json::from_value(body).expect("a body of ours"))
+    }
+
+    #[test]
+    fn a_peer_is_taken_for_what_it_takes_itself_for() {
+        use serde_json::json;
+        for (tags, nofailover, priority) in [
+            (json!({}), false, 1),
+            (json!({"failover_priority": 0}), true, 0),
+            (json!({"failover_priority": "4"}), false, 4),
+            (json!({"nofailover": true}), true, 1),
+            (json!({"nofailover": false, "failover_priority": 0}), false, 0),
+        ] {
+            let answer = answer(json!({"tags": tags}));
+            assert_eq!(
+                (answer.nofailover, answer.failover_priority),
+                (nofailover, priority),
+                "{tags}"
+            );
+        }
+        // Spec 3.4 d: without its watchdog it cannot lead.
+        assert!(answer(json!({"watchdog_failed": true})).nofailover);
+    }
+
+    #[test]
+    fn a_regent_peer_tells_its_ancestry_and_a_patroni_member_none() {
+        use serde_json::json;
+        let ancestry = json!({"timeline": 2, "promotion": "p2", "switches": [
+            {"timeline": 1, "end": "0/64"}]});
+        let told =
+            answer(json!({"role": "replica", "timeline": 2, "regent": {"ancestry": ancestry},
+            "xlog": {"received_location": 300, "replayed_location": 200}}));
+        assert_eq!((told.position, told.timeline), (Lsn::new(300), Some(TimelineId(2))));
+        assert_eq!(told.ancestry, serde_json::from_value(ancestry).ok());
+        assert!(told.ancestry.is_some() && !told.primary);
+        for regent in [json!(null), json!({}), json!({"ancestry": 7})] {
+            assert_eq!(answer(json!({"role": "replica", "regent": regent})).ancestry, None);
+        }
+        assert!(answer(json!({"xlog": {"location": 5}})).primary);
+    }
+}
+
+#[cfg(test)]
+mod roles {
+    use super::*;
+
+    fn answer(body: serde_json::Value) -> PeerAnswer {
+        interpret(&serde_json::from_value(body).expect("a body of this form"))
+    }
+
+    /// hazards.md row 9: as agents of each version say it, and with everything else unknown.
+    #[test]
+    fn whoever_writes_is_a_primary_in_the_words_of_every_version() {
+        use serde_json::json;
+        for writes in [
+            json!({"role": "primary"}),
+            json!({"role": "master"}),
+            // It has been told to stop, or its role is a word of tomorrow.
+            json!({"role": "demoted", "state": "stopping", "xlog": {"location": 1}}),
+            json!({"role": "ruler", "xlog": {"location": 67_108_960}}),
+            json!({"xlog": {"location": 67_108_960}, "dcs_last_seen": 1}),
+            json!({"role": "primary", "xlog": {}, "timeline": null, "tags": {"nofailover": 1}}),
+        ] {
+            assert!(answer(writes.clone()).primary, "{writes}");
+        }
+        for reads in [
+            json!({}),
+            json!({"role": "replica", "xlog": {"received_location": 5, "replayed_location": 5}}),
+            json!({"role": "standby_leader", "xlog": {"location": 0}}),
+            json!({"role": "uninitialized"}),
+        ] {
+            assert!(!answer(reads.clone()).primary, "{reads}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::decide::slots::readiness::Xid;
 use crate::decide::view::{
     Control, DataDirectory, Origin, PostgresView, Process, Receiver, Sender, Slot, Status,
-    WalStatus,
+    WalStatus, senders_by_name,
 };
 use regent_proto::record::ReportedObjects;
 use regent_proto::time::BootTime;
@@ -70,6 +70,11 @@ SELECT json_build_object(
  'started', pg_postmaster_start_time(),
  'users', (SELECT count(*) FROM pg_roles WHERE rolname = ANY(USERS)))::text";
 
+/// The senders alone, without their positions, which move all the time.
+const SENDERS: &str = "
+SELECT coalesce(json_agg(json_build_object('name', application_name, 'state', state,
+  'sync_state', sync_state)), '[]')::text FROM pg_stat_replication";
+
 /// What a switchover does not carry over; asked rarely.
 const OBJECTS: &str = "
 SELECT json_build_object(
@@ -118,6 +123,17 @@ struct SenderAnswer {
     user: Option<String>,
     client: Option<String>,
     sync_priority: Option<i64>,
+}
+
+impl SenderAnswer {
+    fn read(self) -> (String, Sender) {
+        let sender = Sender {
+            streaming: self.state == "streaming",
+            synchronous: matches!(self.sync_state.as_str(), "sync" | "quorum"),
+            flushed: self.flushed.unwrap_or_default(),
+        };
+        (self.name, sender)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -405,19 +421,9 @@ impl PostgresObserver {
 
     fn status(&mut self, answer: Answer, surroundings: Surroundings) -> Status {
         self.timeline = self.timeline.max(answer.timeline.unwrap_or(0));
-        let senders: BTreeMap<String, Sender> = answer
-            .senders
-            .unwrap_or_default()
-            .into_iter()
-            .map(|sender| {
-                let value = Sender {
-                    streaming: sender.state == "streaming",
-                    synchronous: matches!(sender.sync_state.as_str(), "sync" | "quorum"),
-                    flushed: sender.flushed.unwrap_or_default(),
-                };
-                (sender.name, value)
-            })
-            .collect();
+        let senders = answer.senders.unwrap_or_default();
+        let used_senders = senders.len();
+        let senders = senders_by_name(senders.into_iter().map(SenderAnswer::read));
         let slots = surroundings.slots.unwrap_or_default();
         let any_logical = slots.iter().any(|slot| !slot.physical);
         let noted = if any_logical { slots::noted(&self.files) } else { BTreeMap::new() };
@@ -456,7 +462,7 @@ impl PostgresObserver {
             }),
             synchronous_standby_names: answer.synchronous_standby_names,
             free_slots: free("max_replication_slots", slots.len()),
-            free_senders: free("max_wal_senders", senders.len()),
+            free_senders: free("max_wal_senders", used_senders),
             senders,
             slots,
             settings: Arc::new(settings),
@@ -504,6 +510,20 @@ impl PostgresObserver {
     }
 }
 
+/// Who streams at the moment and whether it is counted as synchronous, as [`Status::streams`] says it of
+/// a round; `None` where the server does not answer.
+pub async fn streams(client: &Client) -> Option<BTreeMap<String, bool>> {
+    let text = sql::text(client, SENDERS).await.ok()?;
+    streams_in(&text)
+}
+
+fn streams_in(text: &str) -> Option<BTreeMap<String, bool>> {
+    let senders: Vec<SenderAnswer> = serde_json::from_str(text).ok()?;
+    let senders = senders_by_name(senders.into_iter().map(SenderAnswer::read)).into_iter();
+    let streaming = senders.filter(|(_, sender)| sender.streaming);
+    Some(streaming.map(|(name, sender)| (name, sender.synchronous)).collect())
+}
+
 fn is_empty(directory: &std::path::Path) -> std::io::Result<bool> {
     match std::fs::read_dir(directory) {
         Ok(mut entries) => Ok(entries.next().is_none()),
@@ -514,3 +534,29 @@ fn is_empty(directory: &std::path::Path) -> std::io::Result<bool> {
 
 /// How soon a server that does not answer yet is asked again.
 pub const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_look_and_the_round_fold_the_senders_of_one_name_alike() {
+        let rows = serde_json::json!([
+            {"name": "a2", "state": "streaming", "sync_state": "sync", "flushed": "0/64"},
+            {"name": "a2", "state": "streaming", "sync_state": "potential", "flushed": "0/C8"},
+            {"name": "a3", "state": "streaming", "sync_state": "async"},
+            {"name": "a4", "state": "catchup", "sync_state": "async"},
+        ]);
+        let looked = streams_in(&rows.to_string()).expect("rows of this form");
+        let wanted = BTreeMap::from([("a2".to_owned(), true), ("a3".to_owned(), false)]);
+        assert_eq!(looked, wanted);
+        let mut reversed = rows.as_array().expect("a list").clone();
+        reversed.reverse();
+        assert_eq!(streams_in(&serde_json::json!(reversed).to_string()), Some(wanted.clone()));
+        let rows: Vec<SenderAnswer> = serde_json::from_value(rows).expect("rows of this form");
+        let mut status = crate::decide::tests::world::status(false, 3, 500);
+        status.senders = senders_by_name(rows.into_iter().map(SenderAnswer::read));
+        assert_eq!(status.streams(), wanted);
+        assert_eq!(streams_in("no rows"), None);
+    }
+}

@@ -11,13 +11,14 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::record::{Mark, Promise, Promotions, Record, ReportedFence, SeenEpoch};
 use regent_proto::time::BootTime;
-use regent_proto::timeline::{Ancestry, TimelineId};
+use regent_proto::timeline::{Ancestry, Switch, TimelineId};
 use serde::Deserialize;
 
 use super::decoded::Decoded;
 use super::mirror::Picture;
 use super::unreadable::Unreadable;
 use crate::config::dynamic::Dynamic;
+use crate::config::tags;
 use crate::decide::view::{
     At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord,
     PublishedSlots, SiteView, SyncView,
@@ -102,8 +103,8 @@ pub struct Known {
     epoch: Decoded<SeenEpoch>,
     failsafe: Decoded<BTreeMap<NodeName, String>>,
     promise: Decoded<Promise>,
-    /// `history` and `promotions`, of which only this is wanted: whether they can be read.
-    rest: Decoded<()>,
+    promotions: Decoded<Promotions>,
+    history: Decoded<Option<Ancestry>>,
 }
 
 /// A member's record.
@@ -112,6 +113,8 @@ struct KnownMember {
     member: Arc<Member>,
     ancestry: Option<Ancestry>,
     fence: Option<ReportedFence>,
+    /// What is wrong with its tags.
+    problems: Vec<String>,
 }
 
 impl SiteObserver {
@@ -145,7 +148,6 @@ impl SiteObserver {
         let answered = picture.answered?;
         self.unreadable.keep(&picture.entries);
         self.known.members.keep(&picture.entries);
-        self.look_at_the_rest(picture);
         let leader = self.leader(picture, my_lease);
         match (&leader, self.leaderless_since) {
             (Some(_), _) => self.leaderless_since = None,
@@ -177,6 +179,10 @@ impl SiteObserver {
             ),
             failsafe: self.failsafe(picture),
             promise: self.promise(picture),
+            promotions: self
+                .record(|known| &known.promotions, picture, SiteKey::Promotions)
+                .map(|(value, entry)| At { value, revision: entry.modified.0 }),
+            history: self.history(picture),
             ancestry,
             leader,
             members,
@@ -263,25 +269,10 @@ impl SiteObserver {
         kind(&self.known).of(entry, record).is_err().then_some(entry.modified.0)
     }
 
-    /// Keys that only people and Patroni's tools read: garbage there is said like any other.
-    fn look_at_the_rest(&mut self, picture: &Picture) {
-        let history = |entry: &Entry| {
-            let lines = serde_json::from_slice::<Vec<serde_json::Value>>(&entry.value);
-            lines.map(drop).map_err(|error| error.to_string())
-        };
-        let promotions = |entry: &Entry| {
-            let record = Promotions::decode(&entry.key, &entry.value);
-            record.map(drop).map_err(|error| error.problem)
-        };
-        for (key, read) in [
-            (SiteKey::History, &history as &dyn Fn(&Entry) -> Result<(), String>),
-            (SiteKey::Promotions, &promotions),
-        ] {
-            let Some(entry) = self.entry(picture, key) else { continue };
-            if let Err(problem) = &*self.known.rest.of(entry, read) {
-                self.unreadable.report(entry, problem);
-            }
-        }
+    fn history(&mut self, picture: &Picture) -> Option<At<Ancestry>> {
+        let entry = self.entry(picture, SiteKey::History)?;
+        let value = self.read_as(|known| &known.history, entry, history).flatten()?;
+        Some(At { value, revision: entry.modified.0 })
     }
 
     fn failsafe(&mut self, picture: &Picture) -> FailsafeRecord {
@@ -343,6 +334,10 @@ impl SiteObserver {
                         ancestries.insert(name.clone(), ancestry.clone());
                     }
                     members.insert(name, Arc::clone(&known.member));
+                    if !known.problems.is_empty() {
+                        let problems = known.problems.join("; ");
+                        self.unreadable.doubt(entry, &format!("tags: {problems}"));
+                    }
                 }
                 Err(problem) => self.unreadable.report(entry, problem),
             }
@@ -426,13 +421,32 @@ fn status_record(entry: &Entry) -> Result<StatusRecord, String> {
         Some(at) => Some(at.as_u64().ok_or("optime is no position")?),
     };
     let slots = fields.get("slots").and_then(serde_json::Value::as_object);
-    let slots = slots.into_iter().flatten().filter_map(|(name, at)| {
-        Some((name.clone(), Lsn::new(at.as_u64()?)))
-    });
+    let slots = slots
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, at)| Some((name.clone(), Lsn::new(at.as_u64()?))));
     let retain = fields.get("retain_slots").and_then(serde_json::Value::as_array);
     let retain = retain.into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned()));
     let published = PublishedSlots { slots: slots.collect(), retain: retain.collect() };
     Ok(StatusRecord { optime, published })
+}
+
+/// Patroni's `history`: where each timeline was left. Lines of another form tell nothing.
+fn history(entry: &Entry) -> Result<Option<Ancestry>, String> {
+    let lines: Vec<serde_json::Value> =
+        serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
+    let switches: Option<Vec<Switch>> = lines
+        .iter()
+        .map(|line| {
+            let timeline = u32::try_from(line.get(0)?.as_u64()?).ok()?;
+            let end = Lsn::new(line.get(1)?.as_u64()?);
+            Some(Switch { timeline: TimelineId(timeline), end, promotion: None })
+        })
+        .collect();
+    Ok(switches.map(|switches| {
+        let timeline = switches.last().map_or(1, |last| last.timeline.0.saturating_add(1));
+        Ancestry { timeline: TimelineId(timeline), promotion: None, switches }
+    }))
 }
 
 fn known_member(entry: &Entry) -> Result<KnownMember, String> {
@@ -440,18 +454,16 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
     let (host, port) = host_port(&record.conn_url)
         .ok_or_else(|| "conn_url is not postgres://HOST:PORT/DATABASE".to_owned())?;
-    let flag =
-        |tag: &str| record.tags.get(tag).is_some_and(|v| *v == serde_json::Value::Bool(true));
-    let replicatefrom = record.tags.get("replicatefrom").and_then(|v| v.as_str()?.parse().ok());
+    let tags::Read { tags, problems, contradictions: _ } = tags::read(&record.tags);
     let horizon = record.catalog_horizon.and_then(|told| serde_json::from_value(told).ok());
-    let priority = record.tags.get("failover_priority").and_then(|v| v.as_i64());
     let member = Arc::new(Member {
         host,
         port,
-        nofailover: flag("nofailover") || priority.is_some_and(|p| p <= 0),
-        nosync: flag("nosync"),
-        nostream: flag("nostream"),
-        replicatefrom,
+        nofailover: tags.nofailover,
+        nosync: tags.nosync,
+        sync_priority: tags.sync_priority,
+        nostream: tags.nostream,
+        replicatefrom: tags.replicatefrom,
         horizon,
         api_url: record.api_url,
         promise_url: record.promise_url,
@@ -462,7 +474,7 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
         position: record.xlog_location.map(Lsn::new),
     });
     let fence = record.regent.and_then(|told| serde_json::from_value(told).ok());
-    Ok(KnownMember { member, ancestry: record.ancestry, fence })
+    Ok(KnownMember { member, ancestry: record.ancestry, fence, problems })
 }
 
 /// Host and port of `postgres://HOST:PORT/DATABASE`.
@@ -472,4 +484,94 @@ fn host_port(url: &str) -> Option<(String, u16)> {
     let authority = authority.rsplit('@').next()?;
     let (host, port) = authority.rsplit_once(':')?;
     Some((host.to_owned(), port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use regent_dcs::Revision;
+
+    use super::*;
+
+    fn entry(value: &serde_json::Value) -> Entry {
+        Entry {
+            key: "k".to_owned(),
+            value: value.to_string().into(),
+            created: Revision(1),
+            modified: Revision(1),
+            lease: None,
+        }
+    }
+
+    #[test]
+    fn a_members_tags_are_read_as_its_own_agent_reads_them_and_what_is_wrong_is_said() {
+        let record = |tags| {
+            let url = "postgres://127.0.0.1:5432/postgres";
+            known_member(&entry(&serde_json::json!({"conn_url": url, "tags": tags})))
+                .expect("a member")
+        };
+        let known = record(serde_json::json!({"failover_priority": 0, "sync_priority": "2",
+            "replicatefrom": "a2", "zone": "b"}));
+        let member = &known.member;
+        assert!(member.nofailover && !member.nosync);
+        assert_eq!((member.sync_priority, &member.replicatefrom), (2, &"a2".parse().ok()));
+        assert_eq!(known.problems, Vec::<String>::new());
+        assert_eq!(record(serde_json::json!({"sync_priority": "much"})).problems.len(), 1);
+    }
+
+    #[test]
+    fn both_histories_are_read_with_the_revisions_that_tell_which_is_later() {
+        let keys = SiteKeys::new("/service", &"eu".parse().expect("a scope"));
+        let record = serde_json::json!({"version": 1, "node": "a2", "promotes_at": "0/C8",
+            "ancestry": {"timeline": 2, "switches": [{"timeline": 1, "end": "0/64"}]}});
+        let mut picture = Picture { answered: Some(BootTime::from_nanos(1)), ..Picture::default() };
+        let values = [
+            (SiteKey::Promotions, record, 7),
+            (SiteKey::History, serde_json::json!([[1, 100], [2, 200]]), 8),
+        ];
+        for (key, value, revision) in values {
+            let key = keys.key(key);
+            let entry = Entry { key: key.clone(), modified: Revision(revision), ..entry(&value) };
+            picture.entries.insert(key, entry);
+        }
+        let mut observer = SiteObserver::new(keys.clone(), "a1".parse().expect("a name"));
+        let mut read = |picture: &Picture| {
+            let now = BootTime::from_nanos(2);
+            let read = observer.read(picture, None, now, &Dynamic::default());
+            let (site, _) = read.expect("it answered");
+            (site.promotions, site.history, observer.unreadable().count())
+        };
+        let (promotions, history, unreadable) = read(&picture);
+        let promotions = promotions.expect("a record");
+        assert_eq!((promotions.revision, promotions.value.node.as_str()), (7, "a2"));
+        assert_eq!(promotions.value.promotes_at, Some(Lsn::new(200)));
+        let history = history.expect("a list");
+        assert_eq!((history.revision, history.value.timeline), (8, TimelineId(3)));
+        assert_eq!(unreadable, 0);
+        // An older version's record names no promotion that was to come.
+        let key = keys.key(SiteKey::Promotions);
+        let older = serde_json::json!({"version": 1, "node": "a2", "ancestry": {"timeline": 1}});
+        let older = Entry { key: key.clone(), modified: Revision(9), ..entry(&older) };
+        picture.entries.insert(key.clone(), older);
+        let promotes_at = read(&picture).0.map(|record| record.value.promotes_at);
+        assert_eq!(promotes_at, Some(None));
+        // Garbage tells nothing, and is said.
+        let garbage = entry(&serde_json::json!({"node": 7}));
+        picture.entries.insert(key.clone(), Entry { key, modified: Revision(10), ..garbage });
+        let (promotions, history, unreadable) = read(&picture);
+        assert_eq!((promotions, history.is_some(), unreadable), (None, true, 1));
+    }
+
+    #[test]
+    fn the_history_of_patroni_tells_the_last_timeline() {
+        let read = |value| history(&entry(&value)).expect("a list");
+        let told =
+            read(serde_json::json!([[1, 100, "no recovery target specified"], [2, 200, "x", "y"]]));
+        let told = told.expect("lines");
+        assert_eq!(told.timeline, TimelineId(3));
+        assert_eq!(told.left(TimelineId(2)), Some(Some(Lsn::new(200))));
+        assert_eq!(told.unnamed(), vec![TimelineId(3), TimelineId(2)]);
+        assert_eq!(read(serde_json::json!([])).map(|told| told.timeline), Some(TimelineId(1)));
+        assert_eq!(read(serde_json::json!([["one", 2]])), None);
+        assert!(history(&entry(&serde_json::json!({}))).is_err());
+    }
 }

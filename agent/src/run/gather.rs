@@ -86,8 +86,11 @@ impl Agent {
             peers,
             guardian: self.guardian_view(now),
         };
-        let shortest = self.actor.shortest_lease(&view);
-        watchdog::lower(self.deadlines.page(), &self.config, &shortest);
+        let shortest = watchdog::shortest_lease(&self.config, &self.actor.dynamic, &view);
+        // Before the site was read the TTL in force is not known, only the file's.
+        if view.site.is_some() {
+            watchdog::lower(self.deadlines.page(), &self.config, &shortest);
+        }
         view.guardian.watchdog.too_long = !watchdog::bears(self.deadlines.page(), &shortest);
         let wanted = watchdog::mode(&self.config, &shortest);
         view.guardian.watchdog.wanted = wanted != WatchdogWanted::Off;

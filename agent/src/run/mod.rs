@@ -39,7 +39,7 @@ use crate::observe::mirror::Mirror;
 use crate::observe::postgres::PostgresObserver;
 use crate::observe::site::SiteObserver;
 use crate::upgrade::Upgrade;
-use wakes::Wakes;
+use wakes::{Wakes, waited_for};
 
 /// A running agent.
 pub struct Agent {
@@ -104,7 +104,7 @@ impl Agent {
             }
             let undone = !again && !decision.actions.is_empty();
             let most = self.sleeps_at_most(decision.wake_at, undone, &view);
-            self.wait(&mut wakes, most).await;
+            self.wait(&mut wakes, most, waited_for(&policy, &view)).await;
         }
     }
 

@@ -134,3 +134,70 @@ pub(super) async fn check_versions(programs: &Programs, files: &Files) -> anyhow
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use regent_dcs::clock::BootClock;
+    use regent_dcs::memory::MemoryStore;
+    use regent_dcs::{Change, Store as _, Txn};
+    use regent_proto::keys::SiteKeys;
+
+    use super::*;
+
+    const CALL: Duration = Duration::from_secs(1);
+
+    const FILE: &str = "
+scope: eu
+name: eu-1
+restapi: {listen: '127.0.0.1:8008'}
+sqlite: {path: /tmp/eu.db}
+regent: {run_dir: /tmp/run, stop_budget: 1500ms}
+bootstrap: {dcs: {ttl: 5, loop_wait: 1, retry_timeout: 1}}
+postgresql:
+  listen: 127.0.0.1:5501
+  data_dir: /tmp/data
+  authentication:
+    superuser: {username: postgres, password: s3cret}
+    replication: {username: replicator, password: s3cret}
+";
+
+    /// An agent that lives, as far as REST tells; its port.
+    async fn lives() -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let alive = axum::routing::get(|| async { "alive" });
+        let app = axum::Router::new().route("/liveness", alive);
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        port
+    }
+
+    /// hazards.md row 10: two of one name share lock, slot and synchronous standing.
+    #[tokio::test]
+    async fn a_name_that_a_living_agent_has_is_refused() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let config = Config::parse(Path::new("agent.yml"), FILE).expect("good");
+        let keys = SiteKeys::new(&config.namespace, &config.scope);
+        let memory = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let site = SiteStore { store: Arc::new(memory.clone()), keys, me: config.name.clone() };
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        refuse_twin(&config, &site, &http).await.expect("nobody has published the name");
+        let beside = async |api_url: String| {
+            let record = serde_json::json!({ "api_url": api_url }).to_string();
+            let put = Change::put(site.keys.member(&config.name), record);
+            memory.txn(Txn::new().then(put), CALL).await.expect("the store is well");
+            refuse_twin(&config, &site, &http).await
+        };
+        let twin = format!("http://127.0.0.1:{}/patroni", lives().await);
+        let refused = beside(twin).await.expect_err("it lives").to_string();
+        assert!(refused.contains("already a node named \"eu-1\""), "{refused}");
+        // Its own record of before, and one of an agent that has gone.
+        let own = format!("http://{}/patroni", config.rest.connect_address);
+        beside(own).await.expect("its own");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let gone = free.local_addr().expect("bound").port();
+        drop(free);
+        beside(format!("http://127.0.0.1:{gone}/patroni")).await.expect("nobody answers there");
+    }
+}

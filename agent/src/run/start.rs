@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
+use regent_proto::name::SiteName;
+use regent_proto::record::Reach;
 use regent_proto::time::WallTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +28,7 @@ use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::{Postmaster, Server};
 use crate::act::postgres::slots::Work;
-use crate::act::publish::Publisher;
+use crate::act::publish::{Picture, Publisher};
 use crate::act::random::Ids;
 use crate::act::site::SiteStore;
 use crate::act::{Actor, store};
@@ -37,7 +39,7 @@ use crate::decide::slots::Told;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
-use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets};
+use crate::fence::rounds::{QuorumRounds, SharedLeader, SiteRounds, Targets, on_this_runtime};
 use crate::fence::{Deadlines, successor};
 use crate::observe::clock::boot_time;
 use crate::observe::failsafe::FailsafeObserver;
@@ -120,7 +122,7 @@ impl Agent {
         adoption::adopt(&config, &server, &files, &guard).await?;
         let (finished_send, finished_jobs) = mpsc::channel(8);
         let (pictures, picture_receiver) = watch::channel(None);
-        let keeper = Keeper::new(failsafe.leader.clone());
+        let keeper = Keeper::new(failsafe.leader.clone(), clock.clone());
         let stores = (site_store.clone(), global_store.clone());
         let publisher = Publisher::new(Arc::clone(&config), stores, keeper);
         tokio::spawn(tell::publish(publisher, picture_receiver.clone()));
@@ -132,14 +134,7 @@ impl Agent {
             failsafe: failsafe.clone(),
         };
         listeners.serve(&shared);
-        let reaches = watch::Sender::new(BTreeMap::new());
-        tokio::spawn(tell::ask_reach(
-            Arc::clone(&config),
-            programs.clone(),
-            files.clone(),
-            picture_receiver,
-            reaches.clone(),
-        ));
+        let reaches = start_asking_reach(&config, &programs, &files, picture_receiver);
         Ok(Self {
             site_observer: SiteObserver::new(site_keys, config.name.clone()),
             global_observer: global_store
@@ -190,6 +185,23 @@ impl Agent {
             _lock: lock,
         })
     }
+}
+
+fn start_asking_reach(
+    config: &Arc<Config>,
+    programs: &Programs,
+    files: &Files,
+    pictures: watch::Receiver<Option<Arc<Picture>>>,
+) -> watch::Sender<BTreeMap<SiteName, Reach>> {
+    let reaches = watch::Sender::new(BTreeMap::new());
+    tokio::spawn(tell::ask_reach(
+        Arc::clone(config),
+        programs.clone(),
+        files.clone(),
+        pictures,
+        reaches.clone(),
+    ));
+    reaches
 }
 
 fn open_stores(
@@ -274,7 +286,11 @@ fn start_renewal(
                     me: config.name.clone(),
                     timing,
                     clock: clock.clone(),
-                    failsafe: Some(SiteRounds { leader, ask: members::asker(&config, client) }),
+                    failsafe: Some(SiteRounds {
+                        leader,
+                        ask: members::asker(&config, client),
+                        spawn: on_this_runtime(),
+                    }),
                 };
                 let global = match &config.federation {
                     None => None,
@@ -287,7 +303,8 @@ fn start_renewal(
                         failsafe: match &federation.promise {
                             None => None,
                             Some(promise) => {
-                                Some(QuorumRounds { targets, ask: sites::asker(promise)? })
+                                let (ask, spawn) = (sites::asker(promise)?, on_this_runtime());
+                                Some(QuorumRounds { targets, ask, spawn })
                             }
                         },
                     }),

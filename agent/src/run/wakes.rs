@@ -7,19 +7,25 @@ use std::time::Duration;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
 use tokio::sync::watch;
+use tokio_postgres::Client;
 
 use super::Agent;
 use crate::act::postgres::server::{Beside, Postmaster};
 use crate::decide::Action;
-use crate::decide::view::{PeerAnswer, Process, View};
+use crate::decide::view::{PeerAnswer, Policy, Process, View};
 use crate::fence::renewal::Tenures;
 use crate::observe::clock::boot_time;
 use crate::observe::mirror::{Mirror, Picture};
-use crate::observe::postgres::ASK_AGAIN;
+use crate::observe::postgres::{self, ASK_AGAIN};
 
 /// The same actions for the same reason in a row, after which the loop waits a moment: an effect
 /// that does not show must not spin.
 const SAME_MOST: u32 = 5;
+
+/// How often a primary in synchronous mode looks who streams from it: it is not told when one that
+/// commits wait for leaves, nor when one comes back that they could wait for. One small query on the open connection, and a round only where it finds a change: a
+/// round would look at everything, tell the publisher, and write to the DCS what moved.
+const STANDBYS_AGAIN: Duration = Duration::from_millis(200);
 
 /// Everything that wakes the loop.
 pub(super) struct Wakes {
@@ -67,6 +73,27 @@ impl Wakes {
     }
 }
 
+/// Who streams from this server, as the round saw it, with whether commits wait for it; `None` where
+/// that is nothing to hurry for: it does not write, or commits wait for nobody and are not to.
+pub(super) fn waited_for(policy: &Policy, view: &View) -> Option<BTreeMap<String, bool>> {
+    let status = view.postgres.status.as_ref()?;
+    let waits = policy.synchronous_mode || !status.synchronous_standby_names.is_empty();
+    (!status.in_recovery && waits).then(|| status.streams())
+}
+
+/// Ends once others stream than these, or the server counts one of them otherwise, or nobody can tell.
+async fn other_standbys(client: Option<&Client>, streams: Option<BTreeMap<String, bool>>) {
+    let (Some(client), Some(streams)) = (client, streams) else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(STANDBYS_AGAIN).await;
+        if postgres::streams(client).await.as_ref() != Some(&streams) {
+            return;
+        }
+    }
+}
+
 impl Agent {
     /// True when rounds without a sleep between them have to end.
     pub(super) fn spinning(&mut self, actions: &[Action]) -> bool {
@@ -91,8 +118,15 @@ impl Agent {
     }
 
     /// Sleeps, and takes in what woke it.
-    pub(super) async fn wait(&mut self, wakes: &mut Wakes, wait: Duration) {
+    pub(super) async fn wait(
+        &mut self,
+        wakes: &mut Wakes,
+        wait: Duration,
+        streams: Option<BTreeMap<String, bool>>,
+    ) {
+        let client = self.postgres.client();
         tokio::select! {
+            () = other_standbys(client, streams) => {}
             () = self.stop.cancelled() => {}
             Some(()) = self.upgrade.asked.recv() => self.upgrade_asked = true,
             () = tokio::time::sleep(wait) => {}
@@ -111,5 +145,42 @@ impl Agent {
             }
             () = wakes.changed() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::world::{World, sender};
+
+    #[test]
+    fn a_primary_looks_at_everybody_who_streams_while_commits_wait_or_are_to() {
+        let looks = |world: &World| waited_for(&world.policy, &world.view);
+        let mut world = World::new();
+        world.status().senders.insert("a3".to_owned(), sender(400));
+        let third = world.status().senders.get_mut("a3").expect("just put there");
+        third.synchronous = false;
+        let both = BTreeMap::from([("a2".to_owned(), true), ("a3".to_owned(), false)]);
+        assert_eq!(looks(&world), Some(both.clone()));
+        // Who catches up streams soon, and is seen then.
+        world.status().senders.get_mut("a3").expect("just put there").streaming = false;
+        assert_eq!(looks(&world).map(|seen| seen.len()), Some(1));
+        // The list is of nobody, or empty: one that comes back is seen all the same.
+        for list in ["\"__regent_nobody__\"", ""] {
+            let mut world = world.clone();
+            world.status().senders.clear();
+            world.status().synchronous_standby_names = list.to_owned();
+            assert_eq!(looks(&world), Some(BTreeMap::new()), "{list}");
+        }
+        // A list that the mode is to take away is still waited for.
+        world.policy.synchronous_mode = false;
+        assert!(looks(&world).is_some());
+        world.status().synchronous_standby_names.clear();
+        assert_eq!(looks(&world), None);
+        let mut standby = World::new();
+        standby.standby(3, 500);
+        assert_eq!(looks(&standby), None);
+        standby.view.postgres.status = None;
+        assert_eq!(looks(&standby), None);
     }
 }

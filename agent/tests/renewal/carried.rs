@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use regent_agent::observe::clock::boot_time;
 use regent_dcs::{Change, Store as _, Txn};
-use regent_proto::time::{Deadline, LeaseTiming};
+use regent_guardian::page::{Side, WatchdogState};
+use regent_proto::time::{Deadline, LeaseTiming, WatchdogTiming};
 
 use crate::bed::{Bed, CALL, Calls, LEADER, timing};
 
@@ -39,6 +40,25 @@ async fn it_is_never_longer_than_the_first_lease_of_this_life() {
     bed.store_lease().await;
     assert!(bed.deadlines.writing().lies_ahead(boot_time()));
     assert!(bed.deadlines.page().carried() <= Deadline::granted(boot_time(), &timing()));
+}
+
+/// The TTL was raised, and only the store knows: a watchdog is armed for more than the file's TTL bears.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_armed_watchdog_gets_a_lease_that_it_bears() {
+    let (deadlines, site) = (Bed::page(), Bed::store());
+    let lease = site.grant(LONG * 2, CALL).await.expect("well").id;
+    site.txn(Txn::new().then(Change::put_leased(LEADER, "a1", lease)), CALL).await.expect("well");
+    let page = deadlines.page();
+    page.enter(Side::Guardian);
+    page.set_watchdog_granted_s(40);
+    page.set_watchdog_state(WatchdogState::Armed);
+    page.set_carried(Deadline::at(boot_time().plus(LONG)));
+    let bed = Bed::on(deadlines, site);
+    bed.store_lease().await;
+    let carried = bed.deadlines.page().carried();
+    assert!(carried < Deadline::at(boot_time().plus(LONG / 2)), "by this life's lease");
+    let granted = Duration::from_secs(40);
+    assert!(WatchdogTiming::may_ping(granted, boot_time(), carried), "the device is pinged on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

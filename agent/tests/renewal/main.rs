@@ -68,6 +68,26 @@ async fn nothing_but_an_acknowledgement_raises() {
     }
 }
 
+/// hazards.md rows 7, 29 and 30: whatever the site DCS answers but a renewal, also for longer than one
+/// call, the right neither grows nor ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_error_of_the_site_dcs_raises_or_ends_the_right() {
+    for fault in [Fault::Refused, Fault::NotDone, Fault::UnknownNotApplied, Fault::UnknownApplied] {
+        let bed = Bed::new();
+        bed.lead().await;
+        let label = format!("{fault:?}");
+        let calls = Calls::count(&bed.thread_site, Some(fault));
+        // The renewal in flight, two calls at once, may still succeed.
+        bed.until("disturbed", || calls.made() >= 4).await;
+        let before = bed.deadlines.site();
+        bed.until("disturbed again and again", || calls.made() >= 16).await;
+        assert_eq!(bed.deadlines.site(), before, "{label}");
+        assert!(before.lies_ahead(boot_time()), "{label}: nor is it lowered");
+        drop(Calls::count(&bed.thread_site, None));
+        bed.until("renewed", || bed.deadlines.site() > before).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_read_back_and_counts_for_the_request_that_was_applied() {
     let bed = Bed::new();

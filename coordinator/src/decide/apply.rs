@@ -141,7 +141,8 @@ pub fn apply(view: &View, file: &File) -> Result<Applied, Refusal> {
         .cloned()
         .collect();
     if remaining != primary.value.electorate {
-        write = write.with(transactions::electorate_of(&view.read(primary), remaining));
+        let smaller = transactions::electorate_of(&view.read(primary), &remaining);
+        write = write.with(smaller.map_err(|no_edge| Refusal::Blocked(no_edge.to_string()))?);
     }
     let changes =
         if changes.is_empty() { vec!["only the file's wording".to_owned()] } else { changes };

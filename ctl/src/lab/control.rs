@@ -100,11 +100,19 @@ pub async fn ask(dir: &Path, request: &Request, limit: Duration) -> Result<Answe
 }
 
 async fn exchange(dir: &Path, request: &Request) -> std::io::Result<Answer> {
-    let stream = UnixStream::connect(Layout::control_socket(dir)).await?;
-    let mut stream = BufReader::new(stream);
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
-    stream.write_all(line.as_bytes()).await?;
+    let mut stream = loop {
+        let stream = UnixStream::connect(Layout::control_socket(dir)).await?;
+        let mut stream = BufReader::new(stream);
+        match stream.write_all(line.as_bytes()).await {
+            Ok(()) => break stream,
+            // The owner waits for nobody: it took whoever asks for gone, as he did not run for a while.
+            // It has read nothing.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error),
+        }
+    };
     let mut answer = String::new();
     stream.read_line(&mut answer).await?;
     if answer.is_empty() {

@@ -131,3 +131,75 @@ pub(super) fn explain(error: &Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    const CODES: [(Code, Verdict); 17] = [
+        (Code::Ok, Verdict::Unknown),
+        (Code::Cancelled, Verdict::Unknown),
+        (Code::Unknown, Verdict::Unknown),
+        (Code::InvalidArgument, Verdict::Refused),
+        (Code::DeadlineExceeded, Verdict::Unknown),
+        (Code::NotFound, Verdict::Refused),
+        (Code::AlreadyExists, Verdict::Refused),
+        (Code::PermissionDenied, Verdict::Refused),
+        (Code::ResourceExhausted, Verdict::Refused),
+        (Code::FailedPrecondition, Verdict::Refused),
+        (Code::Aborted, Verdict::Unknown),
+        (Code::OutOfRange, Verdict::Refused),
+        (Code::Unimplemented, Verdict::Refused),
+        (Code::Internal, Verdict::Unknown),
+        (Code::Unavailable, Verdict::Unknown),
+        (Code::DataLoss, Verdict::Unknown),
+        (Code::Unauthenticated, Verdict::Refused),
+    ];
+
+    fn judged(code: Code, words: &str) -> Verdict {
+        verdict(&Error::GRpcStatus(Status::new(code, words)))
+    }
+
+    /// hazards.md rows 12, 13 and 30: of each code with each text it is decided here whether it may have
+    /// happened, and only what etcd says before it proposes anything has certainly not.
+    #[test]
+    fn each_code_has_its_verdict_whatever_the_text() {
+        for (code, by_code) in CODES {
+            for words in [
+                "",
+                "etcdserver: leader changed",
+                "etcdserver: server stopped",
+                "etcdserver: request timed out",
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                "raft: stopped",
+                "something new",
+            ] {
+                assert_eq!(judged(code, words), by_code, "{code:?} {words:?}");
+            }
+            for words in [
+                "etcdserver: no leader",
+                "rpc error: etcdserver: too many requests",
+                "etcdserver: mvcc: database space exceeded",
+                "etcdserver: revision of auth store is old",
+            ] {
+                assert_eq!(judged(code, words), Verdict::NotDone, "{code:?} {words:?}");
+            }
+        }
+    }
+
+    /// A lease is lost by etcd's very word only: anything else leaves the deadline to decide.
+    #[test]
+    fn no_other_error_says_that_a_lease_is_lost() {
+        for (code, _) in CODES {
+            for words in ["", "etcdserver: leader changed", "requested lease not found"] {
+                let says = code == Code::NotFound && words.ends_with("lease not found");
+                let error = Error::GRpcStatus(Status::new(code, words));
+                assert_eq!(is_lost_lease(&error), says, "{code:?} {words:?}");
+            }
+        }
+        assert!(is_lost_lease(&Error::LeaseKeepAliveError("lease not found".to_owned())));
+        assert!(!is_lost_lease(&Error::LeaseKeepAliveError("no keep alive stream".to_owned())));
+    }
+}

@@ -15,6 +15,8 @@ pub const TICK: Duration = Duration::from_millis(20);
 pub const IDLE_TICK: Duration = Duration::from_millis(100);
 /// Between two passes of a kill.
 pub const KILL_TICK: Duration = Duration::from_millis(5);
+/// Between two tries to arm a watchdog that is required: whoever held the device goes, or it is mended.
+pub const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// A watchdog is pinged so many times in its timeout.
 const PINGS: u32 = 4;
 
@@ -43,8 +45,8 @@ pub struct Watchdog {
     pub wanted: WatchdogWanted,
     /// Whether the device is open, hence counting.
     pub open: bool,
-    /// Whether the last try to arm it failed.
-    pub failed: bool,
+    /// How long ago the last try to arm it failed; `None` where none did.
+    pub failed: Option<Duration>,
     /// Whether the guardian before left it counting ([`still_counts`]).
     pub left: bool,
     /// When it was last pinged.
@@ -245,18 +247,19 @@ fn watchdog(view: &View, processes: Processes, nothing_left: bool) -> Option<Wat
             (may_ping(view) && view.now >= next_ping(watchdog)).then_some(ping)
         };
     }
+    let arm = (!nothing_left && may_ping(view)).then_some(WatchdogAct::Arm);
     match (watchdog.wanted, watchdog.failed) {
-        (WatchdogWanted::Off, true) => Some(WatchdogAct::Forget),
-        (WatchdogWanted::Off, false) => None,
+        (WatchdogWanted::Off, Some(_)) => Some(WatchdogAct::Forget),
+        (WatchdogWanted::Off, None) => None,
+        // This node leads nothing without it: a device that was busy or broken for a while must not
+        // keep it out for good.
+        (WatchdogWanted::Required, Some(ago)) => arm.filter(|_| ago >= TRY_AGAIN),
         // Tried once; the agent orders another try by not wanting it in between.
+        (WatchdogWanted::Automatic | WatchdogWanted::Unknown(_), Some(_)) => None,
         (
             WatchdogWanted::Automatic | WatchdogWanted::Required | WatchdogWanted::Unknown(_),
-            true,
-        ) => None,
-        (
-            WatchdogWanted::Automatic | WatchdogWanted::Required | WatchdogWanted::Unknown(_),
-            false,
-        ) => (!nothing_left && may_ping(view)).then_some(WatchdogAct::Arm),
+            None,
+        ) => arm,
     }
 }
 

@@ -30,7 +30,7 @@ fn view(now: u64, guard: Guard, processes: Processes) -> View {
         watchdog: Watchdog {
             wanted: WatchdogWanted::Off,
             open: false,
-            failed: false,
+            failed: None,
             left: false,
             last_ping: BootTime::default(),
             timeout: Duration::from_secs(2),
@@ -146,21 +146,27 @@ fn the_watchdog_is_disarmed_only_when_nothing_is_left() {
 }
 
 #[test]
-fn the_watchdog_is_armed_once_when_wanted() {
+fn the_watchdog_is_armed_when_wanted() {
     let arms = |wanted, failed, now, guard| {
         let mut view = view(now, guard, Processes::Unknown);
         view.watchdog.wanted = wanted;
         view.watchdog.failed = failed;
         decide(&view).watchdog
     };
+    let just = Some(TRY_AGAIN - Duration::from_millis(1));
     for wanted in WatchdogWanted::KNOWN {
         let is_wanted = *wanted != WatchdogWanted::Off;
         let arm = is_wanted.then_some(WatchdogAct::Arm);
-        assert_eq!(arms(*wanted, false, 0, Guard::Off), arm);
+        assert_eq!(arms(*wanted, None, 0, Guard::Off), arm);
         let forget = (!is_wanted).then_some(WatchdogAct::Forget);
-        assert_eq!(arms(*wanted, true, 0, Guard::Off), forget);
-        assert_eq!(arms(*wanted, false, 5_000, Guard::ByDeadline), arm);
-        assert_eq!(arms(*wanted, false, 5_001, Guard::ByDeadline), None, "opening is a ping");
+        assert_eq!(arms(*wanted, just, 0, Guard::Off), forget);
+        assert_eq!(arms(*wanted, None, 5_000, Guard::ByDeadline), arm);
+        assert_eq!(arms(*wanted, None, 5_001, Guard::ByDeadline), None, "opening is a ping");
+        let again = arms(*wanted, Some(TRY_AGAIN), 5_000, Guard::ByDeadline);
+        let required = *wanted == WatchdogWanted::Required;
+        assert_eq!(again, if required { arm } else { forget }, "a required one is tried again");
+        let late = arms(*wanted, Some(TRY_AGAIN), 5_001, Guard::ByDeadline);
+        assert_eq!(late, forget, "that is opening, too");
     }
 }
 
@@ -273,7 +279,7 @@ fn any_view() -> impl Strategy<Value = View> {
     let watchdog = (
         prop::sample::select(WatchdogWanted::KNOWN),
         any::<bool>(),
-        any::<bool>(),
+        prop::option::of((0_u64..20).prop_map(Duration::from_secs)),
         any::<bool>(),
         instant(),
         1_u64..4,

@@ -48,6 +48,9 @@ pub(super) const GUARDIAN_LENGTH_AT: usize = 32;
 /// Bytes of the head: the least a length can be.
 pub(super) const HEAD: usize = 64;
 
+/// Offset of [`Page::carried`], which several threads of the agent lower.
+pub(super) const CARRIED_AT: usize = 104;
+
 macro_rules! words {
     ($($(#[$doc:meta])* $side:ident $offset:literal $get:ident $set:ident: $type:ty;)+) => {
         /// All words after the head.

@@ -218,6 +218,16 @@ impl Page {
         self.set_primary_deadline(Deadline::NEVER);
     }
 
+    /// Lowers what is carried, whoever else writes it meanwhile: two threads that both lower it leave the
+    /// lower one, and neither brings back what the other has ended.
+    pub fn lower_carried(&self, to: Deadline) {
+        let to = Word::into_word(to);
+        let lower = |word: u64| (u64::from_le(word) > to).then(|| to.to_le());
+        let word = self.mapped.word(layout::CARRIED_AT);
+        // An error says that it was no later.
+        word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lower).ok();
+    }
+
     /// From now on a planned stop. Bounds first, so that nobody sees the guard without them.
     pub fn plan_stop(&self, bound: Deadline, stop_until: Deadline) {
         self.set_bound(bound);

@@ -125,6 +125,21 @@ fn writing_is_the_earlier_deadline_or_what_was_carried() {
 }
 
 #[test]
+fn what_is_carried_is_only_lowered() {
+    let page = page();
+    let place = WORDS.iter().find(|place| place.name == "carried").expect("a word");
+    assert_eq!(place.offset, layout::CARRIED_AT);
+    page.set_carried(at(10));
+    page.lower_carried(at(12));
+    assert_eq!(page.carried(), at(10));
+    page.lower_carried(at(7));
+    assert_eq!(page.carried(), at(7));
+    page.lower_carried(Deadline::NEVER);
+    page.lower_carried(at(7));
+    assert_eq!(page.carried(), Deadline::NEVER);
+}
+
+#[test]
 fn a_stop_span_never_ends_before_the_bound() {
     let page = page();
     page.plan_stop(at(10), Deadline::NEVER);

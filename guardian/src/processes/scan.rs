@@ -368,6 +368,14 @@ mod tests {
         assert!(read(b"").is_empty());
     }
 
+    /// hazards.md row 78: a postmaster can outlive its directory, and is of it all the same.
+    #[test]
+    fn a_directory_that_was_removed_is_still_the_one_that_it_was() {
+        assert_eq!(living(b"/data (deleted)"), b"/data");
+        assert_eq!(living(b"/data"), b"/data");
+        assert_ne!(living(b"/data-2 (deleted)"), b"/data");
+    }
+
     #[test]
     fn servers_are_known_by_their_program() {
         for exe in ["/usr/lib/postgresql/15/bin/postgres", "/x/postgres (deleted)", "/y/postmaster"]

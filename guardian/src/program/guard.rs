@@ -8,12 +8,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use regent_proto::time::BootTime;
 
 use super::prepare::Waits;
-use crate::clock::boot_time;
-use crate::decide::{self, Decision, Look, Processes, View, WatchdogAct};
-use crate::page::{Because, Page, Phase, WatchdogState, WatchdogStep, WatchdogWanted};
+use crate::clock::{boot_time, monotonic};
+use crate::decide::{self, Decision, Look, Processes, View};
+use crate::page::{Because, Page, Phase, WatchdogStep};
 use crate::processes::scan::{Family, Scanner};
 use crate::processes::{self, kill_family};
-use crate::watchdog::{Failure, Terms, Watchdog};
+use crate::tend::{Failure, Tended, Terms};
+use crate::watchdog::Watchdog;
 
 /// The postmaster, while it lives.
 pub(super) enum Postmaster {
@@ -38,7 +39,7 @@ pub(super) struct Guardian {
     pub(super) scanner: Scanner,
     pub(super) waits: Waits,
     pub(super) device: Option<CString>,
-    pub(super) watchdog: Option<Watchdog>,
+    pub(super) watchdog: Tended<Watchdog>,
     /// `None` once it has ended.
     pub(super) postmaster: Option<Postmaster>,
     /// Why it kills, and since when.
@@ -65,13 +66,18 @@ impl Guardian {
     /// Guards until nothing is left; the exit code of the program.
     pub(super) fn guard(mut self) -> u8 {
         self.page.set_phase(Phase::Guarding);
+        let mut before = (boot_time(), monotonic());
         loop {
             let now = boot_time();
+            let clocks = (now, monotonic());
+            self.watchdog.stood_still(&self.page, stood_still(before, clocks));
+            before = clocks;
             self.page.set_heartbeat(now);
             self.page.set_wakes(self.page.wakes().wrapping_add(1));
             self.reap();
             let decision = self.look_and_kill(now);
-            self.tend(&decision.1, decision.0.watchdog);
+            let (device, act) = (self.device.as_ref(), (&decision.1, decision.0.watchdog));
+            self.watchdog.tend(&self.page, act, boot_time, |terms| open(device, terms));
             if decision.0.end {
                 break;
             }
@@ -111,28 +117,13 @@ impl Guardian {
 
     fn view(&self, now: BootTime) -> View {
         let page = &self.page;
-        let ordered = Duration::from_secs(page.watchdog_timeout_s());
-        let left = self.watchdog.is_none() && decide::still_counts(page, now);
-        let timeout = match &self.watchdog {
-            Some(device) => device.granted,
-            None if left => ordered.max(Duration::from_secs(page.watchdog_granted_s())),
-            None => ordered,
-        };
         View {
             now,
             orders: page.orders(),
             postmaster: self.postmaster.is_some(),
             processes: Processes::Unknown,
             killing: self.killing.map(|(because, _)| because),
-            watchdog: decide::Watchdog {
-                wanted: page.watchdog_wanted(),
-                open: self.watchdog.is_some(),
-                failed: page.watchdog_state() == WatchdogState::Failed,
-                left,
-                last_ping: page.watchdog_last_ping(),
-                timeout,
-                longest: longest(page),
-            },
+            watchdog: self.watchdog.seen(page, now),
         }
     }
 
@@ -188,141 +179,33 @@ impl Guardian {
         }
     }
 
-    fn tend(&mut self, view: &View, act: Option<WatchdogAct>) {
-        match act {
-            None => {}
-            Some(WatchdogAct::Arm | WatchdogAct::Ping | WatchdogAct::Lower)
-                if !self.may_still_ping(view) => {}
-            Some(WatchdogAct::Arm) => {
-                self.arm();
-            }
-            Some(WatchdogAct::Ping) => self.ping(),
-            Some(WatchdogAct::Lower) => {
-                self.lower();
-                self.ping();
-            }
-            Some(WatchdogAct::Disarm) => self.disarm(),
-            Some(WatchdogAct::Forget) => self.page.set_watchdog_state(WatchdogState::Off),
-        }
-    }
-
-    /// The kill before may have taken its time.
-    fn may_still_ping(&self, view: &View) -> bool {
-        decide::may_ping(&View { now: boot_time(), orders: self.page.orders(), ..*view })
-    }
-
-    /// Arms the watchdog before anything is started, or relied upon, where it may be armed now; what
-    /// an armed one is worth to a server that is started is judged once more by when it came to it.
+    /// Arms the watchdog before anything is started, or relied upon.
     pub(super) fn arm_first(&mut self) -> bool {
-        if !decide::may_arm_first(&self.view(boot_time())) || !self.arm() {
-            return false;
-        }
-        let in_time = self.postmaster.is_some() || decide::fires_in_time(&self.view(boot_time()));
-        if !in_time {
-            self.disarm();
-        }
-        in_time
+        let view = self.view(boot_time());
+        let device = self.device.as_ref();
+        self.watchdog.arm_first(&self.page, &view, boot_time, |terms| open(device, terms))
     }
 
-    /// Arms the watchdog; the page says what came of it.
-    fn arm(&mut self) -> bool {
-        let page = &self.page;
-        let terms = Terms {
-            timeout: Duration::from_secs(page.watchdog_timeout_s()),
-            longest: longest(page),
-            without_magic_close: page.watchdog_wanted() == WatchdogWanted::Automatic,
-        };
-        let armed = match &self.device {
-            Some(device) => Watchdog::arm(device, &terms),
-            None => {
-                let granted = Duration::ZERO;
-                Err(Failure { step: WatchdogStep::NoDevice, errno: 0, granted })
-            }
-        };
-        match armed {
-            Ok(device) => {
-                page.set_watchdog_granted_s(device.granted.as_secs());
-                page.set_watchdog_last_ping(boot_time());
-                page.set_watchdog_errno(0);
-                page.set_watchdog_step(step_of(&device));
-                page.set_watchdog_state(WatchdogState::Armed);
-                self.watchdog = Some(device);
-                true
-            }
-            Err(failure) => {
-                page.set_watchdog_granted_s(failure.granted.as_secs());
-                self.watchdog_failed(failure);
-                false
-            }
-        }
-    }
-
-    fn watchdog_failed(&self, failure: Failure) {
-        self.page.set_watchdog_errno(failure.errno);
-        self.page.set_watchdog_step(failure.step);
-        self.page.set_watchdog_state(WatchdogState::Failed);
-    }
-
-    /// Sets the timeout that is ordered by now. Where the device does not take it, it is pinged on
-    /// with the one that it has, the page says that, and the next ping tries again.
-    fn lower(&mut self) {
-        let Some(device) = &mut self.watchdog else { return };
-        let page = &self.page;
-        match device.set(Duration::from_secs(page.watchdog_timeout_s())) {
-            Ok(()) => {
-                // The ping that it is counts first: nobody may see the shorter one with an older ping.
-                page.set_watchdog_last_ping(boot_time());
-                page.set_watchdog_granted_s(device.granted.as_secs());
-                page.set_watchdog_errno(0);
-                let too_long = device.granted > longest(page);
-                let step = if too_long { WatchdogStep::TooLong } else { step_of(device) };
-                page.set_watchdog_step(step);
-            }
-            Err(failure) => {
-                page.set_watchdog_errno(failure.errno);
-                page.set_watchdog_step(failure.step);
-            }
-        }
-    }
-
-    fn ping(&self) {
-        let Some(device) = &self.watchdog else { return };
-        match device.ping() {
-            Ok(()) => {
-                // Read afterwards: the next ping's bound counts from the latest this one can have been.
-                self.page.set_watchdog_last_ping(boot_time());
-                if self.page.watchdog_state() == WatchdogState::Failed {
-                    self.page.set_watchdog_errno(0);
-                    self.page.set_watchdog_step(WatchdogStep::None);
-                    self.page.set_watchdog_state(WatchdogState::Armed);
-                }
-            }
-            Err(failure) => self.watchdog_failed(failure),
-        }
-    }
-
-    /// Stops the watchdog. Only where nothing of the data directory is left, or nothing was started.
+    /// Stops the watchdog: nothing was started.
     pub(super) fn disarm(&mut self) {
-        let Some(device) = self.watchdog.take() else { return };
-        match device.disarm() {
-            Ok(()) => self.page.set_watchdog_state(WatchdogState::Disarmed),
-            Err(failure) => self.watchdog_failed(failure),
-        }
+        self.watchdog.disarm(&self.page);
     }
 }
 
-/// The most that a device may grant; none means what it is asked for.
-fn longest(page: &Page) -> Duration {
-    let longest = match page.watchdog_longest_s() {
-        0 => page.watchdog_timeout_s(),
-        longest => longest,
-    };
-    Duration::from_secs(longest)
+/// For how long the monotonic clock stood while the boot clock ran.
+fn stood_still(before: (BootTime, u64), now: (BootTime, u64)) -> Duration {
+    let ran = Duration::from_nanos(now.1.saturating_sub(before.1));
+    now.0.since(before.0).saturating_sub(ran)
 }
 
-/// What is told of a device that is armed.
-fn step_of(device: &Watchdog) -> WatchdogStep {
-    if device.magic_close { WatchdogStep::None } else { WatchdogStep::NoMagicClose }
+fn open(device: Option<&CString>, terms: &Terms) -> Result<Watchdog, Failure> {
+    match device {
+        Some(device) => Watchdog::arm(device, terms),
+        None => {
+            let granted = Duration::ZERO;
+            Err(Failure { step: WatchdogStep::NoDevice, errno: 0, granted })
+        }
+    }
 }
 
 fn family<'a>(data_dir: &'a [u8], postmaster: Option<&Postmaster>) -> Family<'a> {

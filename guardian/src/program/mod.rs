@@ -25,11 +25,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::clock::boot_time;
-use crate::decide;
 use crate::launch::{Launch, Server, StartFailure};
-use crate::page::{Flags, Page, Phase, Side, WatchdogState, WatchdogStep, WatchdogWanted};
+use crate::page::{Flags, Page, Phase, WatchdogState, WatchdogWanted};
 use crate::processes::DataDirectory;
 use crate::processes::scan::Scanner;
+use crate::tend::{self, Tended};
 use crate::watchdog;
 
 use guard::{Guardian, Postmaster};
@@ -113,7 +113,7 @@ fn prepare(arguments: impl IntoIterator<Item = OsString>) -> Result<Ready, Refus
         scanner,
         waits,
         device,
-        watchdog: None,
+        watchdog: Tended::default(),
         postmaster,
         killing: None,
     };
@@ -188,8 +188,6 @@ fn lock(path: &Path) -> Result<Flock<File>, Refusal> {
     })
 }
 
-/// Takes the guardian's words of the page; whatever an earlier one left there goes, but for a watchdog
-/// that still counts: its last ping bounds the next one, and the agent stops early enough for it.
 fn enter(page: &Page, flags: Flags) -> Result<(), Refusal> {
     let pid = i32::try_from(std::process::id()).unwrap_or(0);
     let start = crate::processes::start_time(pid);
@@ -197,16 +195,7 @@ fn enter(page: &Page, flags: Flags) -> Result<(), Refusal> {
         failure: StartFailure::Open,
         line: "its own start time can't be read from /proc".to_owned(),
     })?;
-    let counts = decide::still_counts(page, boot_time());
-    let left = (page.watchdog_granted_s(), page.watchdog_last_ping());
-    page.enter(Side::Guardian);
-    page.forget(Side::Guardian);
-    if counts {
-        page.set_watchdog_granted_s(left.0);
-        page.set_watchdog_last_ping(left.1);
-        page.set_watchdog_step(WatchdogStep::None);
-        page.set_watchdog_state(WatchdogState::Armed);
-    }
+    tend::enter(page, boot_time());
     page.set_flags(flags);
     page.set_guardian_start(start);
     page.set_guardian_pid(pid);

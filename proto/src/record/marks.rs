@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Unknown, millis, record};
 use crate::epoch::Epoch;
+use crate::lsn::Lsn;
 use crate::name::{NodeName, OperationId, SiteName, Tenure};
 use crate::timeline::Ancestry;
 
@@ -67,8 +68,10 @@ pub struct Promise {
 }
 record!(Promise, "promise");
 
-/// `regent/promotions`: the leader's history with the ids of its promotions, for people; what a
-/// server's own history is, only its own WAL and data directory tell.
+/// `regent/promotions`: the history of whoever last opened in this site, with the ids of its
+/// promotions. Written under the leader key before a promotion, and again once the server is open: a
+/// race for the leader key tells by it which of two histories that have parted was the last leader's.
+/// What a server's own history is, only its own WAL and data directory tell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Promotions {
     /// Format version.
@@ -77,6 +80,10 @@ pub struct Promotions {
     pub node: NodeName,
     /// Its history.
     pub ancestry: Ancestry,
+    /// It was about to promote, with WAL up to here: whatever it did since, it did on a timeline
+    /// that began about here and has no name yet. `None`: it was open on the history above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotes_at: Option<Lsn>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -104,6 +104,11 @@ fn policy() -> Policy {
         may_bootstrap: false,
         paused: false,
         slots: Default::default(),
+        failover_priority: 1,
+        check_timeline: false,
+        maximum_lag_on_syncnode: None,
+        primary_start_timeout: Duration::from_secs(300),
+        ttl: Duration::from_secs(5),
     }
 }
 
@@ -117,8 +122,7 @@ fn seen(federation: uuid::Uuid, (epoch, holder): &(Epoch, SiteName)) -> SeenEpoc
     }
 }
 
-fn view(facts: &Facts) -> View {
-    let (ancestry, end) = facts.history.clone();
+fn site(facts: &Facts) -> SiteView {
     let quorum = facts.federation.as_ref();
     let me: NodeName = name("a1");
     let leader = LeaderKey {
@@ -127,7 +131,7 @@ fn view(facts: &Facts) -> View {
         bound_to_my_lease: facts.leader_key,
         revision: 1,
     };
-    let site = SiteView {
+    SiteView {
         age: Duration::ZERO,
         leader: Some(leader),
         leaderless: Duration::ZERO,
@@ -161,7 +165,14 @@ fn view(facts: &Facts) -> View {
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
         published: PublishedSlots::default(),
-    };
+        promotions: None,
+        history: None,
+    }
+}
+
+fn view(facts: &Facts) -> View {
+    let (ancestry, end) = facts.history.clone();
+    let quorum = facts.federation.as_ref();
     let federation = quorum.map(|quorum| FederationView {
         site: quorum.site.clone(),
         age: quorum.primary.is_some().then_some(Duration::ZERO),
@@ -193,7 +204,7 @@ fn view(facts: &Facts) -> View {
     };
     View {
         now: NOW,
-        site: Some(site),
+        site: Some(site(facts)),
         federation,
         postgres: postgres(facts, ancestry, end),
         tenure,

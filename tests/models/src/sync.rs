@@ -9,7 +9,8 @@
 //!
 //! Bounds: rows, failovers, and how many standbys are to be synchronous, see [`Bounds`]; standbys
 //! disconnect and come back without end. The list is in force when the server says so. In it: lists
-//! of one and two, not strict. Not in it: cancelled waits, a change of mode.
+//! of one and two, not strict. Not in it: cancelled waits, a change of mode, members of different
+//! priorities (the agent's property tests have them).
 //!
 //! Distinct states: `make models` prints them.
 
@@ -225,6 +226,11 @@ impl Synchronous {
             may_bootstrap: false,
             paused: false,
             slots: Default::default(),
+            failover_priority: 1,
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
+            ttl: Duration::from_secs(5),
         }
     }
 
@@ -392,6 +398,7 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             nofailover: false,
             nosync: false,
             nostream: false,
+            sync_priority: 1,
             replicatefrom: None,
             horizon: None,
         })
@@ -418,6 +425,8 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
         published: PublishedSlots::default(),
+        promotions: None,
+        history: None,
     }
 }
 

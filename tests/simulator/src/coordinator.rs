@@ -125,6 +125,10 @@ impl World {
             return;
         };
         let verb = self.aimed(c, verb);
+        let asks = self.failsafe && matches!(verb, Verb::Switchover(_));
+        if asks && self.now + 3 * MIN < HARSH && self.chance.one_in(6) {
+            return self.after_promises(verb);
+        }
         match self.judge(c, verb) {
             Ok(Some(write)) => {
                 if let Verb::Switchover(site) = verb {
@@ -177,6 +181,21 @@ impl World {
             _ => return,
         };
         self.strikes_later(Fault { at, span, kind });
+    }
+
+    /// The quorum is lost, so that promises are given; then the writer's agent ends. Its next life has
+    /// another tenure, and a token of that one ends no promise: whoever takes has to wait.
+    fn after_promises(&mut self, verb: Verb) {
+        let (Some(federation), Some((n, _))) = (&self.federation, self.checks.acknowledger) else {
+            return;
+        };
+        let kind = Kind::StoreDown(federation.store);
+        let (at, span) = (self.now + SEC, self.chance.between(15 * SEC, 40 * SEC));
+        self.strikes_later(Fault { at, span, kind });
+        let at = at + span + self.chance.between(SEC, 4 * SEC);
+        self.strikes_later(Fault { at, span: SEC, kind: Kind::KillAgent(n) });
+        let again = at + self.chance.between(8 * SEC, 25 * SEC);
+        self.schedule_at(again, Event::Operator(verb));
     }
 
     /// A node does not learn what its site's leader learns, of the quorum or of the last rows; then the

@@ -11,6 +11,7 @@ use regent_proto::time::BootTime;
 use crate::coordinator::Verb;
 use crate::faults::Fault;
 use crate::network::HostId;
+use crate::node::failsafe::{Question, Reply};
 use crate::postgres::life::Stage;
 use crate::store::{Answer, Request};
 use crate::time::Nanos;
@@ -40,6 +41,16 @@ pub enum Event {
     Guard(usize),
     /// Rung 2 looks.
     Guardian(usize),
+    /// An agent looks whether its guardian still wakes.
+    Pulse(usize),
+    /// A device may have waited for long enough: the one that was opened as this number.
+    Watchdog(usize, u64),
+    /// A device has fired.
+    Reset(usize),
+    /// A question of failsafe arrives.
+    Asked(usize, Box<Question>),
+    /// Its answer arrives.
+    Answer(Box<Reply>),
     /// Members' answers arrive.
     Peers(usize, ProcessId, BootTime, Vec<usize>),
     /// A client does the next thing.
@@ -78,6 +89,11 @@ impl fmt::Debug for Event {
             Self::Job(n, number, _) => write!(f, "Job({n}, {number})"),
             Self::Guard(n) => write!(f, "Guard({n})"),
             Self::Guardian(n) => write!(f, "Guardian({n})"),
+            Self::Pulse(n) => write!(f, "Pulse({n})"),
+            Self::Watchdog(n, number) => write!(f, "Watchdog({n}, {number})"),
+            Self::Reset(n) => write!(f, "Reset({n})"),
+            Self::Asked(n, _) => write!(f, "Asked({n})"),
+            Self::Answer(_) => write!(f, "Answer"),
             Self::Peers(n, ..) => write!(f, "Peers({n})"),
             Self::Client(c, turn) => write!(f, "Client({c}, {turn})"),
             Self::Write(n, _, c, w) => write!(f, "Write({n}, {c}, {w})"),

@@ -5,7 +5,7 @@
 //! the product has no switch for any of them. Where a model of `tests/models` has the same mutant, it
 //! has the same name.
 
-use regent_agent::decide::view::View;
+use regent_agent::decide::view::{Policy, View};
 use regent_dcs::{Change, Txn};
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
@@ -60,6 +60,28 @@ pub enum Mutant {
     WriteWithoutItsLeadershipCompare,
     /// The mark of a handover leaves tenure and deadline.
     MarkKeepsTheDeadline,
+    /// A leader key that moves to a lease of another TTL is bound back to the one of before.
+    KeyBoundBack,
+    /// A lease of a shorter TTL counts as long as the one before it.
+    TtlOfTheFormerLease,
+    /// The pause of a site takes its fence away in a federation as well.
+    PauseUnfencesAFederation,
+    /// A paused agent decides as ever.
+    PausedAgentActs,
+    /// What a pause took away does not come back with its end.
+    PauseEndsWithoutTheFence,
+    /// A device waits for TTL − 5 s, whatever it says.
+    WatchdogLongerThanHalfTheLease,
+    /// A device is pinged whenever it is time, allowed or not.
+    PingAfterTheDeadline,
+    /// A device is stopped when the stop of the server begins.
+    WatchdogStoppedWithTheServer,
+    /// A member that does not answer its leader counts as one that agrees.
+    SilenceIsConsent,
+    /// A member takes the leader key though it has promised it.
+    WordNotKept,
+    /// An agent that is restarted has forgotten its word.
+    WordDiesWithItsAgent,
 }
 
 impl Mutant {
@@ -86,6 +108,17 @@ impl Mutant {
         Self::HandoverAsAPut,
         Self::WriteWithoutItsLeadershipCompare,
         Self::MarkKeepsTheDeadline,
+        Self::KeyBoundBack,
+        Self::TtlOfTheFormerLease,
+        Self::PauseUnfencesAFederation,
+        Self::PausedAgentActs,
+        Self::PauseEndsWithoutTheFence,
+        Self::WatchdogLongerThanHalfTheLease,
+        Self::PingAfterTheDeadline,
+        Self::WatchdogStoppedWithTheServer,
+        Self::SilenceIsConsent,
+        Self::WordNotKept,
+        Self::WordDiesWithItsAgent,
     ];
 
     /// By its name.
@@ -104,7 +137,8 @@ impl Mutant {
             | Self::RollBackAsAPut
             | Self::HandoverAsAPut
             | Self::WriteWithoutItsLeadershipCompare
-            | Self::MarkKeepsTheDeadline => true,
+            | Self::MarkKeepsTheDeadline
+            | Self::PauseUnfencesAFederation => true,
             Self::None
             | Self::GuardianMissing
             | Self::DeadlineAnchoredAtReceive
@@ -119,7 +153,24 @@ impl Mutant {
             | Self::EmptyListBeforeTheStoreWrite
             | Self::EmptyListAfterACrash
             | Self::RecordWithoutCompare
-            | Self::LeaderKeyWithoutRecords => false,
+            | Self::LeaderKeyWithoutRecords
+            | Self::KeyBoundBack
+            | Self::TtlOfTheFormerLease
+            | Self::PausedAgentActs
+            | Self::PauseEndsWithoutTheFence
+            | Self::WatchdogLongerThanHalfTheLease
+            | Self::PingAfterTheDeadline
+            | Self::WatchdogStoppedWithTheServer
+            | Self::SilenceIsConsent
+            | Self::WordNotKept
+            | Self::WordDiesWithItsAgent => false,
+        }
+    }
+
+    /// Bends what an agent goes by.
+    pub(crate) fn misread(self, policy: &mut Policy) {
+        if self == Self::PausedAgentActs {
+            policy.paused = false;
         }
     }
 
@@ -149,6 +200,13 @@ impl Mutant {
                 }
             }
             Self::TakeWithoutWalAndFloor => has_all(view),
+            Self::WordNotKept => view.failsafe.promised = None,
+            Self::KeyBoundBack => {
+                let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
+                if leader.is_some_and(|l| l.name == *me && !l.bound_to_my_lease) {
+                    view.tenure.site = Deadline::NEVER;
+                }
+            }
             _ => {}
         }
     }

@@ -82,6 +82,8 @@ names! {
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
         Reason::CopyingSlots => "reason: CopyingSlots",
+        Reason::StartOverdue => "reason: StartOverdue",
+        Reason::RecordingOpening => "reason: RecordingOpening",
     }
 }
 
@@ -102,6 +104,11 @@ names! {
         Unfit::WatchdogFailed => "unfit: WatchdogFailed",
         Unfit::Promised(_) => "unfit: Promised",
         Unfit::NotInFailsafe => "unfit: NotInFailsafe",
+        Unfit::NewerHistory(_) => "unfit: NewerHistory",
+        Unfit::HistoriesPart(_) => "unfit: HistoriesPart",
+        Unfit::Preferred(_) => "unfit: Preferred",
+        Unfit::OlderTimeline => "unfit: OlderTimeline",
+        Unfit::CouldNotStart => "unfit: CouldNotStart",
     }
 }
 
@@ -139,6 +146,7 @@ names! {
         Action::Follow(_) => "action: Follow",
         Action::SetSynchronousNames(_) => "action: SetSynchronousNames",
         Action::Promote => "action: Promote",
+        Action::WritePromotions { .. } => "action: WritePromotions",
         Action::NamePromotion => "action: NamePromotion",
         Action::RecordPromotion { .. } => "action: RecordPromotion",
         Action::Slots(_) => "action: Slots",
@@ -197,6 +205,11 @@ names! {
         Kind::WallStep(_) => "fault: WallStep",
         Kind::KillCoordinator(_) => "fault: KillCoordinator",
         Kind::KillSite(_) => "fault: KillSite",
+        Kind::Timing(..) => "fault: Timing",
+        Kind::PauseSite(_) => "fault: PauseSite",
+        Kind::PauseBoth(_) => "fault: PauseBoth",
+        Kind::KillBoth(_) => "fault: KillBoth",
+        Kind::Device(..) => "fault: Device",
     }
 }
 
@@ -216,10 +229,33 @@ pub const OTHERS: &[&str] = &[
     "guard: freeze",
     "guard: thaw",
     "guardian: kill",
+    "guardian: hangs, and is replaced",
     "operator: create the federation",
     "operator: begin the operation",
     "operator: ask for the operation's end",
     "operator: refused",
+    "configuration: timing taken",
+    "configuration: timing refused",
+    "configuration: changed beneath a healthy leader",
+    "pause: fence taken away",
+    "pause: fence stands again",
+    "pause: stopped agent leaves its server",
+    "pause: outlived",
+    "watchdog: armed",
+    "watchdog: ping",
+    "watchdog: lowered",
+    "watchdog: disarmed",
+    "watchdog: declined",
+    "watchdog: reset",
+    "watchdog: agent and guardian stopped",
+    "watchdog: agent and guardian killed",
+    "watchdog: no server without it",
+    "failsafe: a member agrees",
+    "failsafe: a member refuses",
+    "failsafe: a site promises",
+    "failsafe: a site refuses",
+    "failsafe: acknowledged by the members' word",
+    "failsafe: acknowledged by promise",
     "asynchronous loss",
     "opened",
 ];

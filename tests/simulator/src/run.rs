@@ -72,8 +72,12 @@ pub fn run(plan: &Plan) -> Report {
         faults: world.plan.len(),
         lines: world.trace.lines().to_vec(),
     };
+    // Whoever is asked in a world knows it, and it would outlive its run, with its pages.
+    let doors: Vec<_> = world.nodes.iter_mut().map(|node| node.door.take()).collect();
+    let handles: Vec<_> = world.coordinators.iter_mut().map(|c| c.handle.take()).collect();
     drop(world);
     drop(tasks);
+    drop((doors, handles));
     report
 }
 
@@ -91,6 +95,11 @@ fn handle(sim: &Sim, event: Event) {
         Event::Job(n, number, job) => world.job(n, number, *job),
         Event::Guard(n) => world.guard(n),
         Event::Guardian(n) => world.guardian(n),
+        Event::Pulse(n) => world.pulse(n),
+        Event::Watchdog(n, number) => world.watchdog(n, number),
+        Event::Reset(n) => world.reset(n),
+        Event::Asked(n, question) => world.asked(sim, n, *question),
+        Event::Answer(reply) => reply.arrives(),
         Event::Peers(n, process, asked, members) => {
             if world.nodes[n].agent == Some(process) {
                 world.peers(n, asked, &members);

@@ -14,6 +14,8 @@ use crate::coordinator::{Coordinator, Verb};
 use crate::event::Event;
 use crate::faults::Extent;
 use crate::mutants::Mutant;
+use crate::node::device::Model;
+use crate::node::failsafe::Paper;
 use crate::node::observe::address;
 use crate::node::{GuardState, GuardianState, Mailbox, Node};
 use crate::postgres::Server;
@@ -43,13 +45,22 @@ pub const LENGTH: Nanos = 60 * MIN;
 const FAULTS: usize = 60;
 
 /// A node's configuration file.
-fn config(n: usize, name: &str, site: &str, (synchronous, federated): (bool, bool)) -> String {
+fn config(
+    n: usize,
+    name: &str,
+    site: &str,
+    (synchronous, federated, failsafe): (bool, bool, bool),
+    watchdog: &str,
+) -> String {
     let (host, port) = address(n);
     // Small enough to be reached by the few rows of an hour, where it may bar anybody.
     let lag: u64 = if synchronous { 16 << 20 } else { 2 << 10 };
+    let promise =
+        if failsafe { format!(", promise: {{listen: '{host}:8010'}}") } else { String::new() };
     let federation = if federated {
         format!(
-            "federation: {{name: f, site: {site}, quorum: {{etcd3: {{hosts: ['127.0.0.1:2379']}}}}}}"
+            "federation: {{name: f, site: {site}, \
+             quorum: {{etcd3: {{hosts: ['127.0.0.1:2379']}}}}{promise}}}"
         )
     } else {
         String::new()
@@ -61,11 +72,11 @@ name: {name}
 restapi: {{listen: '127.0.0.1:8000', connect_address: '{host}:8008'}}
 etcd3: {{hosts: ['127.0.0.1:2379']}}
 regent: {{run_dir: /run/{name}, stop_budget: 5s, insecure: true}}
-watchdog: {{mode: 'off'}}
+watchdog: {{{watchdog}}}
 {federation}
 bootstrap:
   dcs: {{ttl: 30, loop_wait: 10, retry_timeout: 10, synchronous_mode: {synchronous}, \
-         maximum_lag_on_failover: {lag}, postgresql: {{use_pg_rewind: true}}}}
+         failsafe_mode: {failsafe}, maximum_lag_on_failover: {lag}, postgresql: {{use_pg_rewind: true}}}}
 postgresql:
   listen: '{host}:{port}'
   connect_address: '{host}:{port}'
@@ -103,6 +114,7 @@ pub fn build(plan: &Plan) -> World {
     let mut world = World::new(plan.seed, Trace::new(plan.explain), plan.mutant);
     let federated;
     (world.synchronous, federated) = kind(&mut world.chance);
+    world.failsafe = world.chance.one_in(2);
     if federated {
         federate(&mut world);
     } else {
@@ -147,6 +159,19 @@ fn kind(chance: &mut Chance) -> (bool, bool) {
 #[must_use]
 pub fn federated(seed: u64) -> bool {
     kind(&mut Chance::new(seed)).1
+}
+
+/// A node's watchdog; half of the nodes have none.
+fn watchdog(chance: &mut Chance) -> &'static str {
+    const MODES: &[&str] = &[
+        "mode: 'off'",
+        "mode: 'off'",
+        "mode: 'off'",
+        "mode: automatic",
+        "mode: automatic, safety_margin: 5",
+        "mode: required, safety_margin: -1",
+    ];
+    chance.pick(MODES).copied().unwrap_or_default()
 }
 
 fn nodes_of_a_site(world: &mut World) -> usize {
@@ -250,7 +275,9 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
     for i in 0..nodes {
         let n = world.nodes.len();
         let node_name = format!("{name}{}", i + 1);
-        let text = config(n, &node_name, name, (world.synchronous, federated));
+        let watchdog = watchdog(&mut world.chance);
+        let kind = (world.synchronous, federated, world.failsafe);
+        let text = config(n, &node_name, name, kind, watchdog);
         let config = parsed(text);
         let host = world.net.host(site);
         let ppm = i64::try_from(world.chance.below(1000)).unwrap_or(0) - 500;
@@ -267,7 +294,10 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             deadlines: None,
             guard: GuardState::default(),
             guardian: GuardianState::default(),
+            device: Model::default(),
             agent: None,
+            door: None,
+            word: Paper::default(),
             wake: Arc::default(),
             mail: Mailbox::default(),
             job: None,
@@ -279,8 +309,10 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             guardian_due: 0,
             orders_seen: 0,
             paused_at: None,
+            unfenced: false,
+            paused: None,
             off: false,
-            suspended: false,
+            suspended: None,
         });
         members.push(n);
     }

@@ -153,6 +153,8 @@ pub struct World {
     pub mutant: Mutant,
     /// The run's faults.
     pub plan: Vec<Fault>,
+    /// Those that have begun and not ended.
+    pub struck: Vec<Fault>,
     /// The harsh phase is over.
     pub healing: bool,
     /// The coordinators.
@@ -163,6 +165,8 @@ pub struct World {
     pub last_operation: u64,
     /// Commits wait for a standby inside each site.
     pub synchronous: bool,
+    /// Members and sites are asked when a store does not answer.
+    pub failsafe: bool,
 }
 
 impl World {
@@ -205,11 +209,13 @@ impl World {
             violation: None,
             mutant,
             plan: Vec::new(),
+            struck: Vec::new(),
             healing: false,
             coordinators: Vec::new(),
             topology: String::new(),
             last_operation: 0,
             synchronous: true,
+            failsafe: false,
         }
     }
 
@@ -367,6 +373,8 @@ impl World {
         if let Some(process) = self.nodes[n].agent.take() {
             self.end_program(process);
             self.nodes[n].deadlines = None;
+            self.nodes[n].door = None;
+            self.nodes[n].paused = None;
         }
         self.explain(n, "agent", || "ends".to_owned());
         let pause = self.chance.between(SEC, 5 * SEC);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use regent_dcs::clock::BootClock;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
 
@@ -15,7 +16,6 @@ use crate::config::Config;
 use crate::decide::failsafe::site::{Members, wanted};
 use crate::decide::view::FailsafeRecord;
 use crate::fence::rounds::SharedLeader;
-use crate::observe::clock::boot_time;
 
 /// This member's REST address, as its member record says it.
 #[must_use]
@@ -27,6 +27,7 @@ pub fn own_url(config: &Config) -> String {
 #[derive(Debug)]
 pub struct Keeper {
     leader: SharedLeader,
+    clock: BootClock,
     away_since: BTreeMap<NodeName, BootTime>,
     /// The outcome of a write is not known: the record as read may still change.
     unsure: bool,
@@ -37,8 +38,8 @@ pub struct Keeper {
 impl Keeper {
     /// Of this process.
     #[must_use]
-    pub fn new(leader: SharedLeader) -> Self {
-        Self { leader, away_since: BTreeMap::new(), unsure: false, written_at: 0 }
+    pub fn new(leader: SharedLeader, clock: BootClock) -> Self {
+        Self { leader, clock, away_since: BTreeMap::new(), unsure: false, written_at: 0 }
     }
 
     /// Writes what has changed. Called as leader only.
@@ -51,7 +52,7 @@ impl Keeper {
         timeout: Duration,
     ) {
         let Some(site) = &picture.view.site else { return };
-        let now = boot_time();
+        let now = self.clock.now();
         let record = &site.failsafe;
         if record.revision().is_some_and(|revision| revision < self.written_at) {
             return;

@@ -14,6 +14,37 @@ use regent_proto::time::BootTime;
 use crate::act::postgres::files::write_atomically;
 use crate::decide::failsafe::site::{MemberWord, PromisedLeader};
 
+/// Where a word outlives this process, and this machine's boot.
+pub trait Slip: std::fmt::Debug + Send + Sync {
+    /// What stands there.
+    fn read(&self) -> std::io::Result<Option<String>>;
+    /// Writes it whole, or not at all.
+    fn write(&self, text: &str) -> std::io::Result<()>;
+    /// Nothing stands there any more.
+    fn remove(&self) -> std::io::Result<()>;
+}
+
+impl Slip for PathBuf {
+    fn read(&self) -> std::io::Result<Option<String>> {
+        match std::fs::read_to_string(self) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&self, text: &str) -> std::io::Result<()> {
+        write_atomically(self, text.as_bytes())
+    }
+
+    fn remove(&self) -> std::io::Result<()> {
+        match std::fs::remove_file(self) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
 /// Why a promise is not given.
 #[derive(Debug, thiserror::Error)]
 pub enum NoWord {
@@ -40,27 +71,23 @@ fn read(text: &str) -> Option<(NodeName, Duration)> {
 #[derive(Debug)]
 pub struct Word {
     kept: Mutex<Kept>,
-    file: PathBuf,
+    slip: Box<dyn Slip>,
 }
 
 impl Word {
     /// Reads what an earlier life of this agent promised, counted from now. A file that cannot be
     /// read is an error: nobody knows what was promised.
-    pub fn open(file: PathBuf, now: BootTime) -> std::io::Result<Self> {
+    pub fn open(slip: impl Slip + 'static, now: BootTime) -> std::io::Result<Self> {
         let mut kept = Kept::default();
-        match std::fs::read_to_string(&file) {
-            Ok(text) => {
-                let (leader, span) = read(&text).ok_or_else(|| {
-                    let problem = format!("{text:?}: want MEMBER MILLISECONDS");
-                    std::io::Error::new(std::io::ErrorKind::InvalidData, problem)
-                })?;
-                kept.word.accept(&leader, now, span);
-                kept.on_disk = Some((leader, span));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if let Some(text) = slip.read()? {
+            let (leader, span) = read(&text).ok_or_else(|| {
+                let problem = format!("{text:?}: want MEMBER MILLISECONDS");
+                std::io::Error::new(std::io::ErrorKind::InvalidData, problem)
+            })?;
+            kept.word.accept(&leader, now, span);
+            kept.on_disk = Some((leader, span));
         }
-        Ok(Self { kept: Mutex::new(kept), file })
+        Ok(Self { kept: Mutex::new(kept), slip: Box::new(slip) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -75,7 +102,7 @@ impl Word {
         }
         let wanted = Some((leader.clone(), span));
         if kept.on_disk != wanted {
-            write_atomically(&self.file, format!("{leader} {}\n", span.as_millis()).as_bytes())?;
+            self.slip.write(&format!("{leader} {}\n", span.as_millis()))?;
             kept.on_disk = wanted;
         }
         Ok(())
@@ -106,12 +133,9 @@ impl Word {
 
     fn forget(&self, kept: &mut Kept) {
         if kept.on_disk.is_some() {
-            match std::fs::remove_file(&self.file) {
+            if let Err(error) = self.slip.remove() {
                 // Left behind it costs the next life of this agent one TTL of waiting.
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::debug!(%error, "removing {}", self.file.display());
-                }
-                Ok(()) | Err(_) => {}
+                tracing::debug!(%error, "removing {:?}", self.slip);
             }
             kept.on_disk = None;
         }

@@ -164,7 +164,14 @@ impl Server {
         self.remember();
         let started = self.launcher.start(&programs.path("postgres"), arguments).await;
         let (guardian, postmaster) = started.inspect_err(|error| self.no_guardian(error))?;
-        self.follow(postmaster, Ended::of(postmaster.pid)?, Some(guardian));
+        match Ended::of(postmaster.pid) {
+            Ok(ended) => self.follow(postmaster, ended, Some(guardian)),
+            Err(error) => {
+                // Found again in the next round, and guarded by one that can be followed.
+                guardian.kill().await;
+                return Err(error.into());
+            }
+        }
         Ok(postmaster)
     }
 

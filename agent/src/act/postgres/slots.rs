@@ -108,7 +108,9 @@ async fn at_once(client: &Client, files: &Files, steps: &[Planned]) -> Result<()
             Ok(_) => {
                 tell(step, why);
                 if let Step::Drop { name } = step {
-                    note(files, |known| drop(known.remove(name)));
+                    note(files, |known| {
+                        known.remove(name);
+                    });
                 }
             }
             Err(error) => first = first.and(Err(error)),

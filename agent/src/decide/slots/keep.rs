@@ -203,8 +203,7 @@ impl Judge<'_> {
             .into_iter()
             .filter(|(name, usable)| {
                 let ignored = status.slots.get(name).is_some_and(|slot| {
-                    slot.failover
-                        || self.policy.slots.ignored.iter().any(|m| m.matches(name, slot))
+                    slot.failover || self.policy.slots.ignored.iter().any(|m| m.matches(name, slot))
                 });
                 !usable && !ignored
             })
@@ -229,10 +228,8 @@ impl Judge<'_> {
             .collect();
         self.memory.slots_managed.extend(wanted.into_keys());
         // Who comes for a moment now and then is seldom seen, but what it took is.
-        let positions = status
-            .slots
-            .iter()
-            .map(|(name, slot)| (name.clone(), (slot.restart, slot.confirmed)));
+        let positions =
+            status.slots.iter().map(|(name, slot)| (name.clone(), (slot.restart, slot.confirmed)));
         let before = std::mem::replace(&mut self.memory.slots_positions, positions.collect());
         let stands = |name: &String| before.get(name) == self.memory.slots_positions.get(name);
         let since = &mut self.memory.slots_missing_since;

@@ -8,7 +8,7 @@ use regent_proto::name::NodeName;
 use regent_proto::record::PrimaryState;
 use regent_proto::time::Deadline;
 
-use super::world::{NOW, PRIMARY_REVISION, World, history, mark, name, point, sender};
+use super::world::{NOW, PRIMARY_REVISION, World, history, mark, name, point, promotions, sender};
 use crate::decide::view::*;
 use crate::decide::{Action, Job, Reason, Unfit};
 
@@ -177,6 +177,54 @@ fn record_and_list_are_set_before_opening() {
     assert_eq!(decision.actions[1], Action::SetSynchronousNames("\"a2\"".to_owned()));
 }
 
+/// Otherwise the record names the leader of before, should this node be lost before it has told of its
+/// promotion.
+#[test]
+fn what_it_promotes_from_is_recorded_before_it_promotes() {
+    type Bend = fn(&mut World);
+    let recorded = || promotions("a1", history(3), Some(500));
+    assert_eq!(about_to_open().site().promotions, Some(recorded()));
+    let bends: [(&str, Bend); 6] = [
+        ("no record", |w| w.site().promotions = None),
+        ("the leader's of before", |w| {
+            w.site().promotions = Some(promotions("a2", history(3), Some(500)));
+        }),
+        ("of when it was open", |w| w.site().promotions = Some(promotions("a1", history(3), None))),
+        ("another history", |w| {
+            w.site().promotions = Some(promotions("a1", history(2), Some(500)));
+        }),
+        ("from further on", |w| {
+            w.site().promotions = Some(promotions("a1", history(3), Some(501)));
+        }),
+        ("a later one of Patroni's does not hide it", |w| {
+            w.site().promotions = None;
+            w.site().history = Some(At { value: history(9), revision: 99 });
+        }),
+    ];
+    for (what, bend) in bends {
+        let mut world = about_to_open();
+        bend(&mut world);
+        let decision = world.decide();
+        let writes =
+            Action::WritePromotions { ancestry: history(3), end: regent_proto::Lsn::new(500) };
+        assert_eq!(decision.actions, vec![writes.clone()], "{what}");
+        assert_eq!(decision.reason, Reason::RecordingOpening, "{what}");
+        // With what else there is to write, not a round later.
+        world.site().sync = SyncView::default();
+        let together = world.decide();
+        assert_eq!(together.actions.last(), Some(&writes), "{what}");
+        assert_eq!(together.reason, Reason::SynchronousBeforeOpening, "{what}");
+        world = about_to_open();
+        bend(&mut world);
+        world.site().promotions = Some(recorded());
+        assert_eq!(world.decide().actions, vec![Action::Promote], "{what}");
+    }
+    // WAL that came in since changes nothing.
+    let mut further = about_to_open();
+    further.site().promotions = Some(promotions("a1", history(3), Some(499)));
+    assert_eq!(further.decide().actions, vec![Action::Promote]);
+}
+
 #[test]
 fn a_writer_without_the_right_is_stopped() {
     let stops = vec![Action::EndTenure, Action::Run(Job::Stop)];
@@ -260,6 +308,16 @@ fn the_next_leader_of_a_rolls_back() {
     assert_eq!(world.decide().reason, Reason::RollingBack);
 }
 
+#[test]
+fn nobody_stops_for_who_has_left_the_electorate() {
+    let mut world = World::new();
+    world.handover("b");
+    assert!(world.primary().electorate.remove(&name("b")));
+    let decision = world.decide();
+    assert_eq!(decision.reason, Reason::RollingBack);
+    assert!(!decision.actions.contains(&Action::Run(Job::Stop)), "{decision:?}");
+}
+
 /// This site is `to`; the token stands and everything is confirmed.
 fn about_to_take() -> World {
     let mut world = World::new();
@@ -274,8 +332,13 @@ fn about_to_take() -> World {
 fn the_target_takes_at_exactly_the_token() {
     assert_eq!(about_to_take().decide().reason, Reason::Taking);
     type Bend = fn(&mut World);
-    let cases: [(&str, Bend, Reason); 6] = [
+    let cases: [(&str, Bend, Reason); 7] = [
         ("behind", |w| w.standby(3, 519), Reason::AwaitingToken),
+        (
+            "no more in the electorate",
+            |w| assert!(w.primary().electorate.remove(&name("a"))),
+            Reason::AwaitingToken,
+        ),
         ("beyond", |w| w.standby(3, 521), Reason::AwaitingToken),
         ("another timeline", |w| w.standby(4, 520), Reason::AwaitingToken),
         (
@@ -314,6 +377,16 @@ fn a_target_without_other_members_takes_alone() {
     world.site().members.remove(&name::<NodeName>("a2"));
     world.status().senders.clear();
     assert_eq!(world.decide().reason, Reason::Taking);
+    // Nor does it wait for one that commits will never wait for.
+    for bend in [(|w: &mut World| w.member("a2").nofailover = true) as fn(&mut World), |w| {
+        w.member("a2").nosync = true
+    }] {
+        let mut world = about_to_take();
+        world.status().senders.clear();
+        assert_eq!(world.decide().reason, Reason::AwaitingConfirmation);
+        bend(&mut world);
+        assert_eq!(world.decide().reason, Reason::Taking);
+    }
 }
 
 #[test]
@@ -324,6 +397,8 @@ fn the_race_is_won_by_the_healthiest() {
         position: regent_proto::Lsn::new(position),
         timeline: Some(regent_proto::timeline::TimelineId(3)),
         nofailover: false,
+        failover_priority: 1,
+        ancestry: Some(history(3)),
     };
     let mut fit = World::new();
     fit.leader(None);
@@ -584,6 +659,7 @@ fn a_newer_epoch_on_disk_or_in_the_site_bars() {
 #[test]
 fn a_failed_job_is_tried_again_later_and_later() {
     let mut world = World::new();
+    world.policy.loop_wait = Duration::from_secs(60);
     world.leader(Some("a2"));
     world.view.tenure.primary = None;
     world.view.postgres.data = DataDirectory::Empty;

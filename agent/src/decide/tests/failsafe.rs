@@ -416,6 +416,9 @@ fn a_take_waits_for_the_sites_own_promise() {
     world.status().senders.insert("a2".to_owned(), sender(500));
     assert!(matches!(world.decide().actions[..], [Action::Take { .. }]));
     world.view.failsafe.takes_not_before = Some(NOW.plus(SPAN));
+    let rounds = world.policy.loop_wait;
+    assert_eq!(world.decide().wake_at, NOW.plus(rounds), "a waiting loop comes round all the same");
+    world.policy.loop_wait = SPAN * 2;
     let decision = world.decide();
     assert_eq!((decision.actions, decision.reason), (vec![], Reason::AwaitingPromise));
     assert_eq!(decision.wake_at, NOW.plus(SPAN));

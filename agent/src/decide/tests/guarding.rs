@@ -92,18 +92,26 @@ fn while_the_fence_stands_no_server_writes_unguarded() {
         {
             return;
         }
+        let told = guarding(fence, view, guards);
+        let what = format!("{told:?}: {server:?} {job} {guards:?}");
         let writes = matches!(server, Server::Writable | Server::Silent);
-        let wanted = if !writes || job || guards.watched == Watched::ByDeadline {
-            Guarding::Keep
-        } else if guards.holds {
-            Guarding::Arm
-        } else if guards.watched == Watched::Nothing && guards.postmaster == Postmaster::Lives {
-            Guarding::Freeze
-        } else {
-            // A planned stop is under way, or its processes are being killed.
-            Guarding::Keep
-        };
-        assert_eq!(guarding(fence, view, guards), wanted, "{server:?} {job} {guards:?}");
+        let right = guards.holds || guards.may_write;
+        let alone = guards.watched == Watched::Nothing && guards.postmaster == Postmaster::Lives;
+        assert_ne!(told, Guarding::Suspend, "{what}");
+        if !writes || job || guards.watched == Watched::ByDeadline {
+            assert_eq!(told, Guarding::Keep, "{what}");
+        }
+        if writes && !job && alone {
+            let wanted = if right { Guarding::Arm } else { Guarding::Freeze };
+            assert_eq!(told, wanted, "{what}");
+        }
+        // Nobody who has a right is frozen, nobody without one counts as guarded by it, and a planned
+        // stop, or a kill that goes on, is left to end.
+        assert!(told != Guarding::Freeze || (!right && alone), "{what}");
+        assert!(told != Guarding::Arm || right, "{what}");
+        if guards.watched == Watched::Stop && !guards.holds {
+            assert_eq!(told, Guarding::Keep, "{what}");
+        }
     });
 }
 

@@ -9,8 +9,8 @@ use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::SiteName;
 use regent_proto::record::{
-    Assignment, Lease, Mark, Primary, PrimaryState, Report, ReportedNode, ReportedObjects,
-    ReportedRole, SeenEpoch, SiteRole, Token, Unknown, VERSION,
+    Assignment, Lease, Mark, Primary, PrimaryState, Promotions, Report, ReportedNode,
+    ReportedObjects, ReportedRole, SeenEpoch, SiteRole, Token, Unknown, VERSION,
 };
 use regent_proto::time::{BootTime, Deadline, WallTime};
 use regent_proto::timeline::{Ancestry, HistoryPoint, Switch, TimelineId};
@@ -116,6 +116,7 @@ fn member(port: u16) -> Arc<Member> {
         nofailover: false,
         nosync: false,
         nostream: false,
+        sync_priority: 1,
         replicatefrom: None,
         horizon: None,
     })
@@ -179,6 +180,24 @@ pub(crate) fn token(end: HistoryPoint) -> Token {
     }
 }
 
+/// `regent/promotions` of a node that is open, or about to promote there.
+pub(crate) fn promotions(
+    node: &str,
+    ancestry: Ancestry,
+    promotes_at: Option<u64>,
+) -> At<Promotions> {
+    At {
+        value: Promotions {
+            version: VERSION,
+            node: name(node),
+            ancestry,
+            promotes_at: promotes_at.map(Lsn::new),
+            unknown: Unknown::new(),
+        },
+        revision: 42,
+    }
+}
+
 pub(crate) fn mark(primary_revision: u64) -> At<Mark> {
     At {
         value: Mark {
@@ -214,6 +233,11 @@ impl World {
             may_bootstrap: true,
             paused: false,
             slots: Rules::default(),
+            failover_priority: 1,
+            check_timeline: false,
+            maximum_lag_on_syncnode: None,
+            primary_start_timeout: Duration::from_secs(300),
+            ttl: Duration::from_secs(5),
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -314,7 +338,7 @@ impl World {
         self.view.postgres.status = None;
     }
 
-    /// The server runs in recovery.
+    /// The server runs in recovery, and the record says that it is about to promote.
     pub(crate) fn standby(&mut self, timeline: u32, end: u64) {
         self.view.postgres.data =
             DataDirectory::Cluster(control(ControlState::InRecovery, timeline, end));
@@ -325,6 +349,9 @@ impl World {
             status.slots.insert(slot.to_owned(), Slot::physical(true));
         }
         self.view.postgres.status = Some(status);
+        if let Some(site) = &mut self.view.site {
+            site.promotions = Some(promotions("a1", history(timeline), Some(end)));
+        }
     }
 
     /// This site is not the primary site.
@@ -390,6 +417,8 @@ fn site_view() -> SiteView {
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
         published: PublishedSlots::default(),
+        promotions: Some(promotions("a1", history(3), None)),
+        history: None,
     }
 }
 

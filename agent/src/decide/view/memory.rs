@@ -18,7 +18,7 @@ use crate::decide::slots::{Planned, Rules};
 pub struct Policy {
     /// This member.
     pub me: NodeName,
-    /// Tag `nofailover`.
+    /// Tag `nofailover`, or a failover priority of zero.
     pub nofailover: bool,
     /// The loop's period.
     pub loop_wait: Duration,
@@ -38,6 +38,16 @@ pub struct Policy {
     pub paused: bool,
     /// What is to be done with slots.
     pub slots: Rules,
+    /// Tag `failover_priority`.
+    pub failover_priority: i64,
+    /// `check_timeline`.
+    pub check_timeline: bool,
+    /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
+    pub maximum_lag_on_syncnode: Option<u64>,
+    /// `primary_start_timeout`; zero: another member leads at once.
+    pub primary_start_timeout: Duration,
+    /// TTL of the leader key.
+    pub ttl: Duration,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -93,6 +103,18 @@ pub struct Memory {
     pub slots_positions: BTreeMap<String, (Option<Lsn>, Option<Lsn>)>,
     /// Copies of logical slots, and whether they can be used.
     pub slots_readiness: BTreeMap<String, Readiness>,
+    /// The member whose name the leader key last carried.
+    pub last_leader: Option<NodeName>,
+    /// Since when the server answers; forgotten when it stops.
+    pub answers_since: Option<BootTime>,
+    /// Since when this leader waits for a server that stays up.
+    pub start_since: Option<BootTime>,
+    /// A start was done, and the server has neither answered nor ended since.
+    pub start_unanswered: bool,
+    /// When this leader asked whether another could lead, until the answers are in.
+    pub successors_asked: Option<BootTime>,
+    /// Until when this node leaves a free leader key to others.
+    pub stands_back_until: Option<BootTime>,
 }
 
 /// A job that failed.

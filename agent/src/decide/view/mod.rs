@@ -6,6 +6,7 @@ mod federation;
 mod memory;
 mod postgres;
 mod site;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::failsafe::site::PromisedLeader;
 
@@ -22,12 +23,13 @@ pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
 pub use memory::{FailedJob, Memory, Policy};
 pub use postgres::{
     Control, ControlState, DataDirectory, Follow, Origin, PostgresView, Process, Receiver, Sender,
-    Slot, Status, WalStatus,
+    Slot, Status, WalStatus, senders_by_name,
 };
 pub use site::{
     FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, PublishedSlots,
     SiteView, SyncView,
 };
+pub use tags::Tags;
 
 /// Everything a decision may look at.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,4 +138,8 @@ pub struct PeerAnswer {
     pub timeline: Option<TimelineId>,
     /// It may not lead.
     pub nofailover: bool,
+    /// Tag `failover_priority`.
+    pub failover_priority: i64,
+    /// Its history; a Patroni member tells none.
+    pub ancestry: Option<Ancestry>,
 }

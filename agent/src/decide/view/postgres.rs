@@ -26,6 +26,18 @@ pub struct PostgresView {
     pub users_exist: bool,
 }
 
+impl PostgresView {
+    /// Whether what runs may write. One that gives no status, be it that its connections are all
+    /// taken, can only be a primary without the signal file.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        match &self.status {
+            Some(status) => !status.in_recovery,
+            None => !self.standby_signal,
+        }
+    }
+}
+
 /// The data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataDirectory {
@@ -124,10 +136,17 @@ impl Status {
     pub fn is_unnamed(&self) -> bool {
         !self.in_recovery && self.ancestry.timeline.0 > 1 && self.ancestry.promotion.is_none()
     }
+
+    /// Who streams, and whether it is counted as synchronous.
+    #[must_use]
+    pub fn streams(&self) -> BTreeMap<String, bool> {
+        let streaming = self.senders.iter().filter(|(_, sender)| sender.streaming);
+        streaming.map(|(name, sender)| (name.clone(), sender.synchronous)).collect()
+    }
 }
 
 /// One WAL sender.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sender {
     /// It is past catch-up.
     pub streaming: bool,
@@ -135,6 +154,37 @@ pub struct Sender {
     pub synchronous: bool,
     /// What the standby has flushed.
     pub flushed: Lsn,
+}
+
+impl Sender {
+    /// Two under one name: the sender of a lost connection stays until its timeout beside the new one.
+    /// What streams counts before what doesn't. Of two that stream one may be synchronous for both, and
+    /// the lesser position counts: which of them is of the server that is there now nobody can tell.
+    #[must_use]
+    pub fn beside(self, other: Self) -> Self {
+        match (self.streaming, other.streaming) {
+            (true, false) => self,
+            (false, true) => other,
+            (true, true) | (false, false) => Self {
+                streaming: self.streaming,
+                synchronous: self.synchronous || other.synchronous,
+                flushed: self.flushed.min(other.flushed),
+            },
+        }
+    }
+}
+
+/// Senders by name, each name once.
+#[must_use]
+pub fn senders_by_name(
+    senders: impl IntoIterator<Item = (String, Sender)>,
+) -> BTreeMap<String, Sender> {
+    let mut found: BTreeMap<String, Sender> = BTreeMap::new();
+    for (name, sender) in senders {
+        let known = found.remove(&name);
+        found.insert(name, known.map_or(sender, |known| known.beside(sender)));
+    }
+    found
 }
 
 /// The WAL receiver.
@@ -254,4 +304,31 @@ pub enum Follow {
         /// Hosts and ports.
         addresses: Vec<(String, u16)>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender((streaming, synchronous): (bool, bool), flushed: u64) -> Sender {
+        Sender { streaming, synchronous, flushed: Lsn::new(flushed) }
+    }
+
+    #[test]
+    fn senders_of_one_name_count_once_in_whichever_order_they_come() {
+        let (old, new) = (sender((true, true), 100), sender((true, false), 200));
+        let (lost, catching_up) = (sender((false, true), 100), sender((false, false), 50));
+        for (what, two, one) in [
+            ("both stream", [old, new], sender((true, true), 100)),
+            ("one is lost", [lost, new], new),
+            ("neither streams", [lost, catching_up], sender((false, true), 50)),
+        ] {
+            for order in [[0, 1], [1, 0]] {
+                let named = order.map(|index| ("a2".to_owned(), two[index]));
+                let found = senders_by_name(named.into_iter().chain([("a3".to_owned(), new)]));
+                let once = BTreeMap::from([("a2".to_owned(), one), ("a3".to_owned(), new)]);
+                assert_eq!(found, once, "{what}");
+            }
+        }
+    }
 }

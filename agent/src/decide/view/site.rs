@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SystemIdentifier};
-use regent_proto::record::{Mark, Promise, SeenEpoch};
+use regent_proto::record::{Mark, Promise, Promotions, SeenEpoch};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::At;
@@ -47,6 +47,10 @@ pub struct SiteView {
     pub promise: PromiseRecord,
     /// What the last leader published of slots.
     pub published: PublishedSlots,
+    /// `regent/promotions`: whoever last opened here, or was about to.
+    pub promotions: Option<At<Promotions>>,
+    /// Patroni's `history`, which has no ids.
+    pub history: Option<At<Ancestry>>,
 }
 
 /// The key `status`, without its position.
@@ -152,8 +156,10 @@ pub struct Member {
     pub position: Option<Lsn>,
     /// Tag `nofailover`, or a failover priority of zero.
     pub nofailover: bool,
-    /// Tag `nosync`.
+    /// Tag `nosync`, or a synchronous priority of zero.
     pub nosync: bool,
+    /// Tag `sync_priority`.
+    pub sync_priority: i64,
     /// Tag `nostream`: it replays the archive and does not stream.
     pub nostream: bool,
     /// Tag `replicatefrom`: the member that it streams from, instead of the leader.

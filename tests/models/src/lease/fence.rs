@@ -43,7 +43,7 @@ fn view(model: &Lease, state: &State) -> View {
         watchdog: Watchdog {
             wanted: if model.watchdog() { WatchdogWanted::Required } else { WatchdogWanted::Off },
             open: state.device.is_some(),
-            failed: false,
+            failed: None,
             // Guardians are not replaced here, and the TTL does not change.
             left: false,
             last_ping: ago(state.device.unwrap_or(0)),

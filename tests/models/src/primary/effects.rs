@@ -4,7 +4,7 @@ use super::records::{P, PState};
 use super::rules::{self, LOW};
 use super::steps::Step;
 use super::transactions::Edge;
-use super::{Bounds, L, Memory, Mutant, Primacy, Seen, Sin, State};
+use super::{Bounds, L, Memory, Mutant, Primacy, Sin, State};
 use crate::clock::OLD;
 
 fn index(at: usize) -> u8 {
@@ -78,7 +78,9 @@ impl Primacy {
                 let lets = site.mark == Some(false)
                     && s.p.state == PState::Open
                     && usize::from(s.p.holder) == at;
-                if !lets && !self.is(Mutant::ReopenWithoutACasWithDKept) {
+                let any = self.is(Mutant::ReopenWithoutACasWithDKept)
+                    || self.is(Mutant::MarkFallsInAnyStateAndTokenComparesNoLease);
+                if !lets && !any {
                     return None;
                 }
                 s.sites[at].mark = None;
@@ -90,6 +92,9 @@ impl Primacy {
             Step::Write(at) => {
                 let site = &mut s.sites[at];
                 let leader = usize::from(site.leader);
+                if !s.histories.truly_contains(site.wal[leader], s.row) {
+                    s.sin = Sin::Lost;
+                }
                 site.wal[leader].end += 1;
                 if self.nodes(at) == 2 {
                     site.wal[1 - leader] = site.wal[leader];
@@ -108,19 +113,24 @@ impl Primacy {
                 self.failover(s, at);
             }
             Step::GiveWay(at) => self.failover(s, at),
-            Step::Read(at) => s.sites[at].memory.reading = Some(0),
+            Step::Read(at) => {
+                s.sites[at].memory.reading = Some(0);
+                if !self.reads_slowly() {
+                    self.read_answer(s, at);
+                }
+            }
             Step::ReadAnswer(at) => self.read_answer(s, at),
             Step::Ask(at) => s.sites[at].memory.round = Some((0, 0)),
             Step::Promise(at, heard) => self.promise(s, at, heard)?,
             Step::BeginLowering(at) => s.sites[at].memory.lowering = 1,
             Step::GiveUpLowering(at) => s.sites[at].memory.lowering = 0,
             Step::Edge(edge) => {
-                let next = s.p.after(&s.histories, edge)?;
+                let next = self.next(s, edge)?;
                 count(s, edge);
                 s.set_primary(self, next);
             }
             Step::Decide(edge) => {
-                s.put = Some(s.p.after(&s.histories, edge)?);
+                s.put = Some(self.next(s, edge)?);
                 count(s, edge);
             }
             Step::Put => {
@@ -159,7 +169,8 @@ impl Primacy {
             s.sin = Sin::Lost;
         }
         let by = (index(at), site.leader, site.memory.epoch);
-        let begun = s.histories.begin(wal, by)?;
+        // Where no row is written, histories differ in nothing that anybody asks.
+        let begun = if self.bounds.rows > 0 { s.histories.begin(wal, by)? } else { wal };
         let site = &mut s.sites[at];
         site.wal[usize::from(site.leader)] = begun;
         site.open = true;
@@ -205,7 +216,6 @@ impl Primacy {
                 let left = rules::granted(age, span);
                 if left > memory.left && may {
                     memory.left = left;
-                    s.seen = Seen::LivedByPromise;
                 }
                 memory.round = None;
             } else {

@@ -13,12 +13,14 @@
 //! Bounds, see [`Bounds`]: ticks of 1 s without end, TTL 2 (4 where it is lowered), promises of 4;
 //! so many handovers, fences, failovers inside sites, acknowledged rows and requests in flight.
 //! Stop, start and kill take no time; whatever is open at its deadline is killed (model `lease`).
-//! An acknowledged row is on both nodes of its site (model `sync`). Not in it: salvage (rule 12),
-//! attach and detach, raising limits.
+//! An acknowledged row is on both nodes of its site (model `sync`); in bounds without rows all
+//! histories are one. What nothing asks any more is forgotten (`forget`). Not in it: salvage
+//! (rule 12), attach and detach, raising limits.
 //!
 //! Distinct states: `make models` prints them.
 
 mod effects;
+mod forget;
 mod mutants;
 pub mod records;
 mod requests;
@@ -153,7 +155,7 @@ pub enum Sin {
     None,
     /// Opened under an epoch that is not the highest.
     OlderEpoch,
-    /// Opened without an acknowledged row.
+    /// Opened, or acknowledged, without an acknowledged row.
     Lost,
     /// `primary` went back to an older epoch.
     EpochBack,
@@ -179,18 +181,7 @@ pub struct State {
     rows: u8,
     /// A coordinator's put without compares, in flight.
     put: Option<P>,
-    /// How primacy came where it is, and whether a promise was lived by.
-    seen: Seen,
     sin: Sin,
-}
-
-/// What was seen on the way, for what should be possible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Seen {
-    /// Nothing yet.
-    None,
-    /// A deadline that only promises gave.
-    LivedByPromise,
 }
 
 /// The model.
@@ -209,9 +200,12 @@ pub const OLDER: &str = "I2: nobody opens under an older epoch";
 /// I2.
 pub const BACK: &str = "I2: the epoch of `primary` never goes back";
 /// I3, I29.
-pub const LOST: &str = "I3: whoever opens has every acknowledged row that no promotion gave up";
+pub const LOST: &str =
+    "I3: whoever opens or acknowledges has every acknowledged row that no promotion gave up";
 /// I26.
 pub const FLOOR: &str = "I26: a token's floor contains the floor it replaces";
+/// Section 1, I20.
+pub const READABLE: &str = "I20: `primary` can be read: its holder is in the electorate";
 /// I20, I29.
 pub const BACK_TO_ONE: &str =
     "I20: whatever happened, one site comes to be writable without operator";
@@ -232,6 +226,7 @@ fn properties(bounds: &Bounds) -> Vec<Property<Primacy>> {
         Property::always(PERSISTED, |_: &Primacy, s: &State| {
             s.sites.iter().all(|site| !site.open || site.seen >= site.memory.epoch)
         }),
+        Property::always(READABLE, |_: &Primacy, s: &State| s.p.is_readable()),
         Property::always(ROOM, |_: &Primacy, s: &State| {
             usize::from(s.histories.count) < records::HISTORIES
         }),
@@ -247,10 +242,11 @@ fn properties(bounds: &Bounds) -> Vec<Property<Primacy>> {
     }
     if bounds.promises {
         all.push(Property::sometimes("A lives by promises", |_: &Primacy, s: &State| {
-            s.seen == Seen::LivedByPromise
+            // No renewal gives as much.
+            s.sites[0].open && s.sites[0].memory.left > rules::LOW
         }));
     }
-    if bounds.removes {
+    if bounds.removes && bounds.promises {
         all.push(Property::sometimes("A lives by promises without C", |_: &Primacy, s: &State| {
             let memory = &s.sites[0].memory;
             memory.electorate == 0b011 && memory.left > memory.acknowledged
@@ -281,33 +277,45 @@ fn comes_back(model: &Primacy) -> Found {
     progress(model, BACK_TO_ONE, |step: &steps::Step| step.is_free(), one_writes)
 }
 
-/// Searches the model and its mutants.
+/// One search: of the model, or of a mutant for the property that catches it.
+fn row(bounds: Bounds, mutant: Option<Mutant>) -> Row {
+    let model = Primacy { bounds, mutant };
+    let wanted = mutant.map(|mutant| mutant.caught_by().1);
+    Row {
+        model: "primary",
+        bounds: bounds.to_string(),
+        mutant: mutant.zip(wanted).map(|(mutant, wanted)| (format!("{mutant:?}"), wanted)),
+        counted: true,
+        found: match wanted {
+            None => search(model),
+            Some(BACK_TO_ONE) => comes_back(&model),
+            Some(wanted) => hunt(model, wanted),
+        },
+    }
+}
+
+/// Searches the model.
 #[must_use]
-pub fn rows(size: Size) -> Rows {
-    let row = |bounds: Bounds, mutant: Option<Mutant>| {
-        let model = Primacy { bounds, mutant };
-        let wanted = mutant.map(|mutant| mutant.caught_by().1);
-        Row {
-            model: "primary",
-            bounds: bounds.to_string(),
-            mutant: mutant.zip(wanted).map(|(mutant, wanted)| (format!("{mutant:?}"), wanted)),
-            counted: true,
-            found: match wanted {
-                None => search(model),
-                Some(BACK_TO_ONE) => comes_back(&model),
-                Some(wanted) => hunt(model, wanted),
-            },
-        }
-    };
-    let models = Bounds::of(size).into_iter().map(move |bounds| row(bounds, None));
-    let back = Bounds::of_progress().into_iter().map(|bounds| Row {
+pub fn searched(size: Size) -> Rows {
+    let models = Bounds::of(size).into_iter().map(|bounds| row(bounds, None));
+    let back = Bounds::of_progress(size).into_iter().map(|bounds| Row {
         model: "primary",
         bounds: format!("{bounds}: {BACK_TO_ONE}"),
         mutant: None,
         counted: false,
         found: comes_back(&Primacy { bounds, mutant: None }),
     });
-    let mutants =
-        Mutant::EACH.into_iter().map(move |mutant| row(mutant.caught_by().0, Some(mutant)));
-    Box::new(models.chain(back).chain(mutants))
+    Box::new(models.chain(back))
+}
+
+/// Searches its mutants.
+#[must_use]
+pub fn mutants() -> Rows {
+    Box::new(Mutant::EACH.into_iter().map(|mutant| row(mutant.caught_by().0, Some(mutant))))
+}
+
+/// Searches the model and its mutants.
+#[must_use]
+pub fn rows(size: Size) -> Rows {
+    Box::new(searched(size).chain(mutants()))
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::rules::{HIGH, LOW};
-use super::{BACK, BACK_TO_ONE, FLOOR, LOST, OLDER, PERSISTED, TWO};
+use super::{BACK, BACK_TO_ONE, FLOOR, LOST, OLDER, PERSISTED, READABLE, TWO};
 use crate::run::Size;
 
 /// How much happens.
@@ -84,6 +84,9 @@ const PROMISED_SWITCHOVER: Bounds =
 const ADDING: Bounds = Bounds { sites: 3, adds: true, failovers: 0, ..PROMISES };
 const REMOVING: Bounds = Bounds { adds: false, removes: true, ..ADDING };
 const LOWERING: Bounds = Bounds { lowers: true, rows: 0, requests: 1, ..PROMOTION };
+/// A site leaves the electorate while primacy is on its way to it, or there.
+const LEAVING: Bounds =
+    Bounds { sites: 3, handovers: 1, fences: 1, removes: true, rows: 0, requests: 1, ..NOTHING };
 /// A request to lower that comes late, beside a renewal.
 const LATE_LOWERING: Bounds = Bounds { requests: 2, credit: false, ..LOWERING };
 
@@ -102,8 +105,11 @@ impl Bounds {
 
     /// Those in which every state is asked for the way back.
     #[must_use]
-    pub fn of_progress() -> Vec<Self> {
-        vec![COMING_BACK]
+    pub fn of_progress(size: Size) -> Vec<Self> {
+        match size {
+            Size::Short => vec![COMING_BACK],
+            Size::Long => vec![COMING_BACK, LEAVING],
+        }
     }
 
     /// Those that are searched.
@@ -126,6 +132,7 @@ impl Bounds {
                 PROMISED_SWITCHOVER,
                 ADDING,
                 REMOVING,
+                LEAVING,
                 Bounds { sites: 3, requests: 1, ..SWITCHOVERS },
             ],
         }
@@ -159,6 +166,8 @@ pub enum Mutant {
     MarkLetsEarlierRequestsRaise,
     /// Rule 5: the mark falls without a CAS, and left the deadline.
     ReopenWithoutACasWithDKept,
+    /// Rule 5: the mark falls in any state, and *token* compares no `lease`.
+    MarkFallsInAnyStateAndTokenComparesNoLease,
     /// *Token* compares no `lease`, and the mark bars nothing.
     TokenComparesNoLeaseAndTheMarkDoesNotBar,
     /// *Roll-back* is a put.
@@ -179,11 +188,18 @@ pub enum Mutant {
     NewMemberAskedOnlyWhenKnown,
     /// Electorate: a member is added while the deadline rests on promises.
     AddedWhileDRestsOnPromises,
-    /// Electorate: a site is fenced for that has left it.
+    /// Electorate: a site is fenced for, and promoted, that has left it.
     FencedForWhoIsNoMember,
+    /// Electorate: a site takes that has left it since the handover.
+    TakenByNoMember,
+    /// Electorate: a site is promoted that has left it since the fence.
+    PromotedThoughNoMember,
+    /// Electorate: the holder is removed.
+    TheHolderLeaves,
     /// Rule 11: a round is complete with the first answer.
     OneAnswerIsEnough,
-    /// Rule 11: it asks whom `primary` names by now, which its tenure does not compare.
+    /// Rule 11: it asks whom `primary` names by now, which its tenure does not compare; and who has
+    /// left the electorate since the fence is promoted.
     AsksThePresentElectorate,
     /// Rule 3: it renews against what it reads after a refusal, whatever that is.
     RenewsWhateverItReads,
@@ -207,11 +223,13 @@ pub enum Mutant {
     AcquireWithoutTheFloor,
     /// Rule 9: nobody rolls back.
     NoRollBack,
+    /// Table: nobody unfences.
+    NoUnfence,
 }
 
 impl Mutant {
     /// All of them.
-    pub const EACH: [Self; 36] = [
+    pub const EACH: [Self; 41] = [
         Self::EpochNotPersisted,
         Self::TakeActedOnUnknown,
         Self::OpeningBeforeTheReading,
@@ -219,6 +237,8 @@ impl Mutant {
         Self::MarkNeverFalls,
         Self::AcquireWithoutTheFloor,
         Self::NoRollBack,
+        Self::NoUnfence,
+        Self::MarkFallsInAnyStateAndTokenComparesNoLease,
         Self::CoordinatorWritesWithoutCompares,
         Self::DeadlineAnchoredAtReceive,
         Self::NoWaitAfterTheFence,
@@ -242,6 +262,9 @@ impl Mutant {
         Self::NewMemberAskedOnlyWhenKnown,
         Self::AddedWhileDRestsOnPromises,
         Self::FencedForWhoIsNoMember,
+        Self::TakenByNoMember,
+        Self::PromotedThoughNoMember,
+        Self::TheHolderLeaves,
         Self::OneAnswerIsEnough,
         Self::AsksThePresentElectorate,
         Self::RenewsWhateverItReads,
@@ -267,6 +290,7 @@ impl Mutant {
             Self::OpeningBeforeTheReading => (Bounds { failovers: 1, rows: 0, ..PROMOTION }, TWO),
             Self::StopWithoutMark
             | Self::ReopenWithoutACasWithDKept
+            | Self::MarkFallsInAnyStateAndTokenComparesNoLease
             | Self::TokenComparesNoLeaseAndTheMarkDoesNotBar
             | Self::TakeActedOnUnknown
             | Self::RollBackAsAPut => (Bounds { handovers: 1, rows: 0, ..SWITCHOVERS }, TWO),
@@ -287,6 +311,9 @@ impl Mutant {
             Self::FencedForWhoIsNoMember
             | Self::OneAnswerIsEnough
             | Self::AsksThePresentElectorate => (Bounds { credit: false, ..REMOVING }, TWO),
+            Self::TakenByNoMember | Self::PromotedThoughNoMember | Self::TheHolderLeaves => {
+                (LEAVING, READABLE)
+            }
             Self::LoweringKeepsTheDeadline => (LOWERING, TWO),
             Self::LoweringComparesNoLease => (LATE_LOWERING, TWO),
             Self::EpochNotPersisted => (Bounds { handovers: 1, rows: 0, ..SWITCHOVERS }, PERSISTED),
@@ -294,6 +321,7 @@ impl Mutant {
             | Self::AcquireWithoutTheFloor
             | Self::NeverGivesWay
             | Self::NoRollBack => (COMING_BACK, BACK_TO_ONE),
+            Self::NoUnfence => (LEAVING, BACK_TO_ONE),
         }
     }
 }

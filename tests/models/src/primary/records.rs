@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, PromotionId, RequestId, SiteName, Tenure};
-use regent_proto::record::{Lease, Primary, PrimaryState, Token, Unknown, VERSION};
+use regent_proto::record::{Lease, Primary, PrimaryState, Record as _, Token, Unknown, VERSION};
 use regent_proto::time::WallTime;
 use regent_proto::timeline::{Ancestry, Containment, HistoryPoint, Switch, TimelineId};
 
@@ -236,6 +236,17 @@ impl P {
             writes_fenced: None,
             unknown: Unknown::new(),
         }
+    }
+
+    /// Whether the product reads such a record.
+    pub fn is_readable(&self) -> bool {
+        thread_local! {
+            static KNOWN: Asked<P, bool> = Asked::default();
+        }
+        once(&KNOWN, *self, || {
+            let (timeline, position) = (TimelineId(1), Lsn::new(0));
+            self.record(HistoryPoint { timeline, position, promotion: None }).check().is_ok()
+        })
     }
 
     /// A token of this state, for a server that stopped there.

@@ -69,6 +69,7 @@ impl Primacy {
         s.requests.sort_unstable_by_key(|slot| (slot.is_none(), *slot));
         let place = writer.and_then(|w| s.requests.iter().position(|slot| *slot == Some(w)));
         s.l.writer = place.map(index);
+        self.forget(s);
     }
 
     /// Whether what it compares is as it was.
@@ -77,7 +78,11 @@ impl Primacy {
         let (primary, lease) = match request.kind {
             Kind::Acquire => (!self.is(Mutant::AcquireComparesNoPrimary), true),
             Kind::Renew(_) => (!self.is(Mutant::RenewalComparesNoPrimary), true),
-            Kind::Token(..) => (true, !self.is(Mutant::TokenComparesNoLeaseAndTheMarkDoesNotBar)),
+            Kind::Token(..) => {
+                let either = self.is(Mutant::TokenComparesNoLeaseAndTheMarkDoesNotBar)
+                    || self.is(Mutant::MarkFallsInAnyStateAndTokenComparesNoLease);
+                (true, !either)
+            }
             Kind::Lower => (true, !self.is(Mutant::LoweringComparesNoLease)),
             Kind::Take | Kind::Promote(..) | Kind::Add(_) => (true, true),
         };
@@ -135,19 +140,19 @@ impl Primacy {
                 if !s.histories.truly_contains(end, s.p.floor) {
                     s.sin = Sin::FloorFell;
                 }
-                Some(s.p.after(&s.histories, Edge::Token(end))?)
+                Some(self.next(s, Edge::Token(end))?)
             }
-            Kind::Take => Some(s.p.after(&s.histories, Edge::Take)?),
+            Kind::Take => Some(self.next(s, Edge::Take)?),
             Kind::Promote(history, end) => {
                 let end = Point { history, end };
                 if !s.histories.truly_contains(end, s.row) {
                     // A loss that was accepted.
                     s.row = end;
                 }
-                Some(s.p.after(&s.histories, Edge::Promote(end))?)
+                Some(self.next(s, Edge::Promote(end))?)
             }
-            Kind::Add(site) => Some(s.p.after(&s.histories, Edge::Add(site))?),
-            Kind::Lower => Some(s.p.after(&s.histories, Edge::Lower)?),
+            Kind::Add(site) => Some(self.next(s, Edge::Add(site))?),
+            Kind::Lower => Some(self.next(s, Edge::Lower)?),
         };
         let puts_primary = next.is_some();
         if let Some(next) = next {

@@ -6,7 +6,7 @@ use super::records::{HISTORIES, Histories, History, P, PState, Point, SITES};
 use super::rules::{self, HIGH, LOW};
 use super::transactions::Edge;
 use super::{
-    Bounds, Kind, L, Memory, Mutant, Primacy, Request, Seen, Sin, Site, Stage, State, properties,
+    Bounds, Kind, L, Memory, Mutant, Primacy, Request, Sin, Site, Stage, State, properties,
 };
 
 /// A step. Sites and requests by their place.
@@ -168,14 +168,17 @@ impl Primacy {
         let exact = wal == s.p.floor && rules::contains_floor(s, at);
         match s.p.state {
             PState::Token(to) if usize::from(to) == at && !taking => {
-                if exact || self.is(Mutant::TakeWithoutWalAndFloor) {
+                let may = self.next(s, Edge::Take).is_some();
+                if may && (exact || self.is(Mutant::TakeWithoutWalAndFloor)) {
                     out.push(Step::Send(at, Kind::Take));
                 }
             }
             PState::Fenced(to) if usize::from(to) == at && !taking => {
                 let waited = memory.fenced_for.is_some_and(|age| rules::waited(age, s.p.ttl_max));
                 let promised = site.promise.is_some_and(|age| rules::promise_stands(s, age));
-                if (waited || self.is(Mutant::NoWaitAfterTheFence))
+                let may = self.next(s, Edge::Promote(wal)).is_some();
+                if may
+                    && (waited || self.is(Mutant::NoWaitAfterTheFence))
                     && (!promised || self.is(Mutant::PromotionIgnoresItsPromise))
                 {
                     out.push(Step::Send(at, Kind::Promote(wal.history, wal.end)));
@@ -245,7 +248,7 @@ impl Primacy {
         let fenced = matches!(s.p.state, PState::Fenced(to) if usize::from(to) == at);
         if memory.reading.is_some() && !holds {
             out.push(Step::ReadAnswer(at));
-        } else if self.bounds.promotes(at) && !holds && (fenced || self.bounds.credit) {
+        } else if self.may_be_promoted(s, at) && !holds && (fenced || self.bounds.credit) {
             out.push(Step::Read(at));
         }
         if self.bounds.promises {
@@ -326,25 +329,23 @@ impl Primacy {
     fn coordinators(&self, s: &State, out: &mut Vec<Step>) {
         let others = self.sites().filter_map(|at| u8::try_from(at).ok());
         let others = others.filter(|to| *to != s.p.holder);
-        let member = |to: &u8| s.p.electorate & (1 << to) != 0;
         let mut edges = Vec::new();
         match s.p.state {
             PState::Open => {
                 if s.handovers < self.bounds.handovers {
-                    edges.extend(others.clone().filter(member).map(Edge::Handover));
+                    edges.extend(others.clone().map(Edge::Handover));
                 }
             }
             PState::Handover(_) | PState::Token(_) if self.is(Mutant::NoRollBack) => {}
             PState::Handover(_) | PState::Token(_) => edges.push(Edge::RollBack),
+            PState::Fenced(_) if self.is(Mutant::NoUnfence) => {}
             PState::Fenced(_) => edges.push(Edge::Unfence),
         }
         if s.fences < self.bounds.fences && !matches!(s.p.state, PState::Fenced(_)) {
             let promotes = |to: &u8| self.bounds.promotes(usize::from(*to));
-            let anybody = self.is(Mutant::FencedForWhoIsNoMember);
-            let may = others.filter(promotes).filter(|to| anybody || member(to));
-            edges.extend(may.map(Edge::Fence));
+            edges.extend(others.filter(promotes).map(Edge::Fence));
         }
-        if self.bounds.removes && member(&2) && s.p.holder != 2 {
+        if self.bounds.removes && s.p.electorate & 4 != 0 {
             edges.push(Edge::Remove(2));
         }
         for edge in edges {
@@ -395,7 +396,6 @@ impl Model for Primacy {
             failovers: 0,
             rows: 0,
             put: None,
-            seen: Seen::None,
             sin: Sin::None,
         }]
     }

@@ -14,12 +14,15 @@ use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::time::WallTime;
 use regent_proto::transactions::{self, Read, Taker, Transaction};
 
-use super::Kind;
 use super::records::{self, HISTORIES, Histories, History, P, PState, Point};
 use super::rules::{LOW, SPAN};
+use super::{Kind, Mutant, Primacy, State};
 use crate::asked::{Asked, once};
 use crate::clock::ticks;
 use crate::gate::name;
+
+/// Every site is in the electorate.
+const EVERYBODY: u8 = 0b111;
 
 /// A transaction that puts `primary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,7 +73,7 @@ fn ask(p: &P, histories: &Histories, edge: Edge) -> Result<Transaction, NoEdge> 
         Edge::Add(site) => Ok(transactions::electorate_with(&read, records::site(site).clone())),
         Edge::Remove(site) => {
             let remaining = record.electorate.iter().filter(|name| *name != records::site(site));
-            Ok(transactions::electorate_of(&read, remaining.cloned().collect()))
+            transactions::electorate_of(&read, &remaining.cloned().collect())
         }
         Edge::Lower => Ok(transactions::limits(&read, ticks(LOW), ticks(SPAN))),
     }
@@ -118,6 +121,38 @@ impl P {
             electorate: bits(&next.electorate),
             ttl_max: u8::try_from(next.ttl_max.as_secs()).unwrap_or(u8::MAX),
         })
+    }
+}
+
+impl Primacy {
+    /// The record that a transaction puts, or one that does not look at the electorate.
+    pub(super) fn next(&self, s: &State, edge: Edge) -> Option<P> {
+        let fences = !self.is(Mutant::FencedForWhoIsNoMember);
+        let looks = match edge {
+            Edge::Fence(_) => fences,
+            Edge::Promote(_) => {
+                // Which is the second line of whoever is fenced for, and of whom failsafe asks.
+                fences
+                    && !self.is(Mutant::PromotedThoughNoMember)
+                    && !self.is(Mutant::AsksThePresentElectorate)
+            }
+            Edge::Take => !self.is(Mutant::TakenByNoMember),
+            Edge::Remove(_) => !self.is(Mutant::TheHolderLeaves),
+            Edge::Handover(_)
+            | Edge::Token(_)
+            | Edge::RollBack
+            | Edge::Unfence
+            | Edge::Add(_)
+            | Edge::Lower => true,
+        };
+        if looks {
+            return s.p.after(&s.histories, edge);
+        }
+        if let Edge::Remove(site) = edge {
+            return Some(P { electorate: s.p.electorate & !(1 << site), ..s.p });
+        }
+        let next = P { electorate: EVERYBODY, ..s.p }.after(&s.histories, edge)?;
+        Some(P { electorate: s.p.electorate, ..next })
     }
 }
 

@@ -1,8 +1,10 @@
 //! What goes wrong: drawn per seed in kind and rate, each with an end. What each does is `strike`'s.
 
+mod configuration;
 mod strike;
 
 use crate::event::Event;
+use crate::node::device::Quirk;
 use crate::time::{MIN, MS, Nanos, SEC};
 use crate::world::World;
 
@@ -74,6 +76,16 @@ pub enum Kind {
     KillCoordinator(usize),
     /// A site's machines lose their power.
     KillSite(usize),
+    /// An operator gives a site another `ttl`, `loop_wait` and `retry_timeout`, and takes it back.
+    Timing(usize, usize),
+    /// An operator pauses a site.
+    PauseSite(usize),
+    /// SIGSTOP to an agent and its guardian at once, where a watchdog counts.
+    PauseBoth(usize),
+    /// SIGKILL to both, where a watchdog counts.
+    KillBoth(usize),
+    /// A watchdog device behaves oddly.
+    Device(usize, Quirk),
 }
 
 /// In which direction.
@@ -103,7 +115,7 @@ pub struct Extent {
 impl World {
     /// Draws the faults of a run: a few kinds, each at a rate of its own.
     pub fn draw_faults(&mut self, extent: Extent, count: usize, harsh: Nanos) -> Vec<Fault> {
-        const KINDS: u64 = 27;
+        const KINDS: u64 = 32;
         let favoured: Vec<u64> = (0..6).map(|_| self.chance.below(KINDS)).collect();
         let mut faults: Vec<Fault> = (0..count)
             .filter_map(|_| {
@@ -163,6 +175,11 @@ impl World {
                 Kind::KillCoordinator(self.chance.index(extent.coordinators))
             }
             26 => Kind::KillSite(s),
+            27 => Kind::Timing(s, self.chance.index(configuration::TIMINGS.len())),
+            28 => Kind::PauseSite(s),
+            29 => Kind::PauseBoth(n),
+            30 => Kind::KillBoth(n),
+            31 => Kind::Device(n, *self.chance.pick(Quirk::ALL)?),
             _ => return None,
         })
     }
@@ -178,7 +195,9 @@ impl World {
         });
         self.counters.count(crate::names::fault(&fault.kind));
         self.trace.note(self.now, 4000, index as u64);
+        self.disturbed();
         self.strike(&fault);
+        self.struck.push(fault.clone());
         let span = fault.span;
         self.schedule(span, Event::Mend(Box::new(fault)));
     }

@@ -1,11 +1,15 @@
 //! What each fault does, and how it ends.
 
+use std::time::Duration;
+
 use regent_agent::decide::freeze::Reading;
 
 use super::{Fault, Kind, Way};
 use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::network::HostId;
+use crate::node::device::Quirk;
+use crate::node::fence::HANGS_AFTER;
 use crate::time::{MS, Nanos, SEC};
 use crate::world::World;
 
@@ -35,6 +39,7 @@ impl World {
             Kind::PauseGuardian(n) => {
                 if self.nodes[n].agent.is_some_and(|process| self.runs(process)) {
                     self.nodes[n].guardian.paused = true;
+                    self.schedule(HANGS_AFTER, Event::Pulse(n));
                 }
             }
             Kind::KillNode(n) => self.power_off(n),
@@ -63,7 +68,7 @@ impl World {
             Kind::Election(store) => self.stores[store].down = true,
             Kind::Compaction(store) => self.stores[store].compact(0),
             Kind::DeleteKey(store) => self.delete_key(store),
-            Kind::DiskFull(n) => self.server(n).full = true,
+            Kind::DiskFull(n) => self.disk_full(n, true),
             Kind::DiskSlow(n) => self.server(n).slow = 3 * SEC,
             Kind::Drift(n, ppm) => {
                 let now = self.now;
@@ -76,23 +81,52 @@ impl World {
                     self.power_off(n);
                 }
             }
+            Kind::Timing(s, which) => self.set_timing(s, Some(which)),
+            Kind::PauseSite(s) => self.set_pause(s, true),
+            Kind::PauseBoth(n) | Kind::KillBoth(n) if !self.device_counts(n) => {}
+            Kind::PauseBoth(n) => {
+                self.counters.count("watchdog: agent and guardian stopped");
+                self.pause_agent(n, true);
+                self.nodes[n].guardian.paused = true;
+            }
+            Kind::KillBoth(n) => {
+                self.counters.count("watchdog: agent and guardian killed");
+                self.kill_agent(n);
+                self.guardian_dies(n);
+            }
+            Kind::Device(n, quirk) => self.set_quirk(n, quirk),
         }
     }
 
-    /// Something of the node is stopped already.
+    /// A watchdog counts that a dead guardian does not stop.
+    fn device_counts(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let counting = node.device.counting.as_ref().is_some_and(|counting| counting.magic);
+        counting && !node.off && node.suspended.is_none() && !node.server.paused
+    }
+
+    /// Something of the node is stopped already, and no watchdog would end what goes on.
     fn half_asleep(&self, n: usize) -> bool {
         let node = &self.nodes[n];
-        node.suspended || node.guardian.paused || node.server.paused || node.paused_at.is_some()
+        if self.device_counts(n) {
+            return false;
+        }
+        node.suspended.is_some()
+            || node.guardian.paused
+            || node.server.paused
+            || node.paused_at.is_some()
     }
 
     /// A fault ends.
     pub(crate) fn mend(&mut self, fault: &Fault) {
         self.explain(usize::MAX, "MENDED", || format!("{:?}", fault.kind));
+        self.struck.retain(|struck| struck != fault);
+        self.disturbed();
         match fault.kind {
             Kind::KillAgent(_) | Kind::StopAgent(_) | Kind::KillPostgres(_) => {}
             Kind::Compaction(_) | Kind::DeleteKey(_) | Kind::WallStep(_) => {}
             Kind::PauseAgent(n) | Kind::PausePostgres(n) | Kind::PauseGuardian(n)
-                if self.nodes[n].suspended => {}
+                if self.nodes[n].suspended.is_some() => {}
             Kind::PauseAgent(n) => self.pause_agent(n, false),
             Kind::PausePostgres(n) => {
                 self.server(n).paused = false;
@@ -120,7 +154,7 @@ impl World {
             Kind::StoreDown(store) | Kind::Election(store) => self.store_is_back(store),
             Kind::StoreSlow(store) => self.stores[store].slow = 0,
             Kind::StoreFull(store) => self.stores[store].read_only = false,
-            Kind::DiskFull(n) => self.server(n).full = false,
+            Kind::DiskFull(n) => self.disk_full(n, false),
             Kind::DiskSlow(n) => self.server(n).slow = 0,
             Kind::Drift(n, _) => {
                 let now = self.now;
@@ -132,6 +166,15 @@ impl World {
                     self.power_on(n);
                 }
             }
+            Kind::Timing(s, _) => self.set_timing(s, None),
+            Kind::PauseSite(s) => self.set_pause(s, false),
+            Kind::PauseBoth(n) if self.nodes[n].suspended.is_some() => {}
+            Kind::PauseBoth(n) => {
+                self.resume_guardian(n);
+                self.pause_agent(n, false);
+            }
+            Kind::KillBoth(_) => {}
+            Kind::Device(n, _) => self.set_quirk(n, Quirk::None),
         }
     }
 
@@ -149,6 +192,11 @@ impl World {
         for n in 0..self.nodes.len() {
             self.power_on(n);
         }
+    }
+
+    fn disk_full(&mut self, n: usize, full: bool) {
+        self.server(n).full = full;
+        self.nodes[n].word.set_full(full);
     }
 
     fn store_is_back(&mut self, store: usize) {
@@ -182,7 +230,9 @@ impl World {
         let Some(process) = self.nodes[n].agent.take() else { return };
         self.end_program(process);
         self.nodes[n].paused_at = None;
+        self.nodes[n].paused = None;
         self.nodes[n].deadlines = None;
+        self.nodes[n].door = None;
         self.nodes[n].job = None;
         self.nodes[n].checkpoint = None;
         let pause = self.chance.between(SEC, 8 * SEC);
@@ -213,13 +263,15 @@ impl World {
         }
     }
 
-    fn power_off(&mut self, n: usize) {
+    pub(crate) fn power_off(&mut self, n: usize) {
         if self.nodes[n].off {
             return;
         }
         self.nodes[n].off = true;
-        self.nodes[n].suspended = false;
+        self.nodes[n].suspended = None;
         self.kill_agent(n);
+        self.guardian_dies(n);
+        self.nodes[n].device.counting = None;
         self.kill_server(n);
     }
 
@@ -232,18 +284,21 @@ impl World {
 
     /// Nothing of the machine runs; its boot clock goes on, its monotonic clock does not.
     fn suspend(&mut self, n: usize) {
-        self.nodes[n].suspended = true;
+        self.nodes[n].suspended = Some(self.now);
         self.pause_agent(n, true);
         self.nodes[n].guardian.paused = true;
         self.server(n).paused = true;
     }
 
     fn resume_node(&mut self, n: usize) {
-        if !std::mem::take(&mut self.nodes[n].suspended) {
-            return;
-        }
-        if let Some((from, _)) = self.nodes[n].paused_at {
-            self.nodes[n].clock.suspended += self.now - from;
+        let node = &mut self.nodes[n];
+        let Some(from) = node.suspended.take() else { return };
+        let stood = self.now - from;
+        node.clock.suspended += stood;
+        // Its guardian reads both clocks before anything else.
+        node.guardian.tended.stood_still(&node.page, Duration::from_nanos(stood));
+        if let Some(counting) = &mut node.device.counting {
+            counting.stood += self.now - from.max(counting.pinged);
         }
         // What is overdue is killed before a client is answered (docs/safety.md: thawed nodes).
         self.resume_guardian(n);

@@ -7,6 +7,10 @@ pub(super) fn check(world: &mut World, n: usize) {
     let present = (n, world.nodes[n].server.life);
     let now = world.now;
     if world.checks.acknowledger != Some(present) {
+        // In synchronous mode whoever was promoted meanwhile has taken its standbys away.
+        if !world.synchronous && super::i18_pause::outlived(world, n) {
+            return world.counters.count("pause: outlived");
+        }
         if let Some(last) = world.checks.former.get(&present) {
             let other = world.checks.acknowledger.map_or(n, |(other, _)| other);
             let what = format!(

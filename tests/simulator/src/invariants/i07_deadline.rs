@@ -31,7 +31,15 @@ pub(super) fn note_leases(world: &mut World, store: usize) {
 }
 
 pub(super) fn check(world: &mut World, n: usize) {
-    if let Some(since) = world.checks.lapsed.get(&n) {
+    if world.nodes[n].unfenced && world.nodes[n].page.guard() == Guard::Off {
+        // I18 is about those.
+        return;
+    }
+    // While every member keeps the key for it, nobody else takes it; also after its agent has ended,
+    // which knew of that.
+    if let Some(since) = world.checks.lapsed.get(&n)
+        && super::i19_failsafe::word_of_members(world, n).is_err()
+    {
         let over = world.now - since;
         let what = format!("{} acknowledges {over} ns after its lease ended", world.nodes[n].name);
         world.broken("I7", what);

@@ -5,12 +5,17 @@ mod i01_single_acknowledger;
 mod i02_epochs;
 mod i03_no_acknowledged_loss;
 mod i07_deadline;
+pub(crate) mod i08_watchdog;
 mod i14_history;
+mod i18_pause;
+mod i19_failsafe;
 mod i20_progress;
+mod i21_config;
 mod i27_opens_as_holder;
 
 use std::collections::BTreeMap;
 
+use regent_agent::decide::Action;
 use regent_proto::record::Primary;
 
 use crate::world::World;
@@ -39,6 +44,12 @@ pub struct Checks {
     pub lapsed: BTreeMap<usize, u64>,
     /// When something was last acknowledged.
     pub last_acknowledgement: u64,
+    /// A server that must not be demoted, with its life, and until when.
+    pub steady: Option<(usize, u64, u64)>,
+    /// When the last fault began or ended.
+    pub disturbed: u64,
+    /// Before it nothing had been wrong for a while.
+    pub calm: bool,
 }
 
 impl World {
@@ -54,8 +65,23 @@ impl World {
         self.trace.note(self.now, 2000 + n as u64, write);
         self.history.acknowledge(write);
         self.checks.last_acknowledgement = self.now;
+        i18_pause::check(self, n);
         i01_single_acknowledger::check(self, n);
         i07_deadline::check(self, n);
+        i08_watchdog::check(self, n, "acknowledges");
+        i19_failsafe::check(self, n);
+    }
+
+    /// An agent is about to do something.
+    pub(crate) fn on_action(&mut self, n: usize, paused: bool, action: &Action) {
+        if paused {
+            i18_pause::check_action(self, n, action);
+        }
+    }
+
+    /// A server ends, or is told to.
+    pub(crate) fn on_demotion(&mut self, n: usize) {
+        i21_config::check(self, n);
     }
 
     /// A server has become writable.
@@ -66,6 +92,7 @@ impl World {
         if self.known.is_some() {
             return;
         }
+        i08_watchdog::check(self, n, "opens");
         i27_opens_as_holder::check(self, n);
         i03_no_acknowledged_loss::check(self, n);
     }

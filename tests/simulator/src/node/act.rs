@@ -12,6 +12,7 @@ use regent_agent::decide::view::{LeaderKey, View};
 use regent_agent::decide::{Action, Job};
 use regent_agent::fence::release::Release;
 use regent_agent::fence::renewal::Adopted;
+use regent_agent::fence::watchdog;
 use regent_dcs::{Change, Revision, Txn};
 use regent_proto::keys::SiteKey;
 use regent_proto::time::Deadline;
@@ -53,8 +54,9 @@ impl Agent {
     pub(crate) async fn perform(&mut self, action: &Action, view: &View) -> Came {
         match action {
             Action::Exit(_) => Came::ToAnEnd,
-            Action::Run(job) => self.run_job(job),
-            Action::ArmWatchdog | Action::AskPeers => Came::About(Touched::Nothing),
+            Action::Run(job) => self.run_job(job, view),
+            Action::ArmWatchdog => self.arm_watchdog(view),
+            Action::AskPeers => Came::About(Touched::Nothing),
             Action::RenewNow => {
                 self.sim.world().hurry(self.n);
                 Came::About(Touched::Nothing)
@@ -73,6 +75,7 @@ impl Agent {
             | Action::AcquireLeader
             | Action::ReleaseLeader
             | Action::WriteSync { .. }
+            | Action::WritePromotions { .. }
             | Action::ClearSync { .. }
             | Action::WriteMark { .. }
             | Action::EnterEpoch { .. } => self.on_site(action, view).await,
@@ -90,11 +93,50 @@ impl Agent {
         }
     }
 
-    fn run_job(&self, job: &Job) -> Came {
-        let mut world = self.sim.world();
-        if matches!(job, Job::StartPrimary { .. }) {
-            world.arm(self.n);
+    /// From here on this node promises the leader key to nobody.
+    fn enter(&self) -> Result<(), String> {
+        match self.failsafe.enter(self.clock.now()) {
+            Err(_) if self.sim.world().mutant == Mutant::WordNotKept => Ok(()),
+            entered => entered,
         }
+    }
+
+    fn arm_watchdog(&self, view: &View) -> Came {
+        let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, view);
+        match watchdog::want(self.deadlines.page(), &self.config, &shortest) {
+            Ok(()) => Came::About(Touched::Nothing),
+            Err(refused) => Came::ToNothing(format!("arming the watchdog: {refused}")),
+        }
+    }
+
+    fn run_job(&self, job: &Job, view: &View) -> Came {
+        match job {
+            Job::StartPrimary { .. } => {
+                let shortest = watchdog::shortest_lease(&self.config, &self.dynamic, view);
+                let lead = watchdog::lead_at_start(&self.config, &shortest);
+                if self.deadlines.writing().left(self.clock.now()) <= lead {
+                    let problem =
+                        "the deadline is too near: what starts now would be stopped at once";
+                    return Came::ToNothing(problem.to_owned());
+                }
+                if let Err(problem) = self.enter() {
+                    return Came::ToNothing(problem);
+                }
+                self.sim.world().arm(self.n);
+                if let refused @ Came::ToNothing(_) = self.arm_watchdog(view) {
+                    return refused;
+                }
+            }
+            Job::StartStandby(_) => watchdog::unwant(self.deadlines.page()),
+            Job::Initdb
+            | Job::Clone(_)
+            | Job::Stop
+            | Job::Rewind(_)
+            | Job::Checkpoint
+            | Job::CreateUsers
+            | Job::CopySlots { .. } => {}
+        }
+        let mut world = self.sim.world();
         world.begin_job(self.n, job.clone());
         Came::About(Touched::Nothing)
     }
@@ -113,7 +155,12 @@ impl Agent {
         let site = &self.site;
         let written: Written = match (action, Held::of(leader_key(view))) {
             (Action::ClaimInitialize, _) => site.claim_initialize(timeout).await,
-            (Action::AcquireLeader, _) => self.acquire_leader(view).await,
+            (Action::AcquireLeader, _) => {
+                if let Err(problem) = self.enter() {
+                    return Came::ToNothing(problem);
+                }
+                self.acquire_leader(view).await
+            }
             (_, None) => return Came::ToNothing("the leader key is not ours".to_owned()),
             (Action::RecordInitialize(id), Some(held)) => {
                 site.record_initialize(held, *id, timeout).await
@@ -130,6 +177,9 @@ impl Agent {
             }
             (Action::ClearSync { revision }, Some(held)) => {
                 site.clear_sync(held, *revision, timeout).await
+            }
+            (Action::WritePromotions { ancestry, end }, Some(held)) => {
+                site.write_promotions(held, ancestry, *end, timeout).await
             }
             (Action::WriteMark { operation, primary_revision }, Some(held)) => {
                 site.write_mark(held, operation, *primary_revision, timeout).await
@@ -195,7 +245,12 @@ impl Agent {
                 }
             }
             Action::Take { primary_revision } => {
-                match global.take(primary, *primary_revision, wall, timing).await {
+                let begun = self.failsafe.begin_take(primary, *primary_revision, self.clock.now());
+                if let Err(problem) = begun {
+                    return Came::ToNothing(problem);
+                }
+                let taken = global.take(primary, *primary_revision, wall, timing).await;
+                match self.failsafe.end_take(taken) {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),
                 }
@@ -245,11 +300,16 @@ impl Agent {
     }
 
     fn on_server(&self, action: &Action) -> Came {
-        let mut world = self.sim.world();
         let n = self.n;
-        if !world.nodes[n].server.answers() {
+        if !self.sim.world().nodes[n].server.answers() {
             return Came::ToNothing("PostgreSQL does not answer".to_owned());
         }
+        if *action == Action::Promote
+            && let Err(problem) = self.enter()
+        {
+            return Came::ToNothing(problem);
+        }
+        let mut world = self.sim.world();
         match action {
             Action::Follow(follow) => {
                 world.server(n).follow = Some(follow.clone());
@@ -261,6 +321,10 @@ impl Agent {
             }
             Action::Promote => {
                 world.arm(n);
+                if !watchdog::fires_in_time(self.deadlines.page()) {
+                    let problem = "the watchdog, as last pinged, would fire after the deadline";
+                    return Came::ToNothing(problem.to_owned());
+                }
                 world.promote_server(n);
             }
             Action::NamePromotion => {
@@ -283,6 +347,14 @@ impl Agent {
 
     /// SIGTERM: the server is stopped, then the key is given up.
     pub(crate) async fn shut_down(&mut self, view: &View) {
+        if self.suspended {
+            {
+                let mut world = self.sim.world();
+                world.counters.count("pause: stopped agent leaves its server");
+                world.agent_exits(self.n);
+            }
+            return std::future::pending::<()>().await;
+        }
         let early = self.sim.world().mutant == Mutant::LeaseDroppedBeforeTheStop;
         if early {
             // The product has no such call: only the renewal thread gives the key back.
@@ -349,6 +421,8 @@ impl World {
                     timeline: answers
                         .then_some(regent_proto::timeline::TimelineId(server.wal.timeline)),
                     nofailover: false,
+                    failover_priority: 1,
+                    ancestry: answers.then(|| server.wal.ancestry()),
                 };
                 (self.nodes[*m].name.clone(), answer)
             })

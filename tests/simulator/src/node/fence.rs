@@ -8,20 +8,24 @@ use std::time::Duration;
 
 use regent_agent::decide::demote::{self, Demote, DemoteView, Guarded};
 use regent_agent::decide::freeze::{self, ClockView, Freeze, Frozen, Reading};
-use regent_guardian::decide::{self as guardian, Processes, View, Watchdog};
-use regent_guardian::page::{self, Page, WatchdogWanted};
+use regent_agent::fence::guard::lead;
+use regent_guardian::decide::{self as guardian, Processes, View, WatchdogAct};
+use regent_guardian::page::{self, Flags, Page, WatchdogWanted};
+use regent_guardian::tend;
 use regent_proto::time::{BootTime, Deadline};
 
 use crate::event::Event;
 use crate::mutants::Mutant;
 use crate::postgres::Process;
-use crate::time::{MS, Nanos};
+use crate::time::{MS, Nanos, SEC};
 use crate::world::World;
 
 /// The longest that rung 1 sleeps while it guards.
 const GUARD_SLICE: Nanos = 50 * MS;
 /// As rung 2.
 const GUARDIAN_TICK: Nanos = 20 * MS;
+/// Twenty looks, ten a second.
+pub(crate) const HANGS_AFTER: Nanos = 2 * SEC;
 
 impl World {
     fn node_boot(&self, n: usize) -> BootTime {
@@ -66,6 +70,9 @@ impl World {
     /// From now on the server may be, or become, writable.
     pub(crate) fn arm(&mut self, n: usize) {
         let node = &mut self.nodes[n];
+        if std::mem::take(&mut node.unfenced) {
+            self.counters.count("pause: fence stands again");
+        }
         node.guard.stopping = false;
         node.guard.killing = false;
         node.page.set_guard(page::Guard::ByDeadline);
@@ -80,7 +87,9 @@ impl World {
         node.page.set_frozen(true);
         node.server.frozen = true;
         node.guard.frozen = Some(Frozen { since, until: since.plus(bound) });
-        node.page.set_carried(Deadline::at(since.plus(bound * 2)));
+        // Later than the freeze ends by what rung 1 stops earlier.
+        let lead = lead(&node.page, bound);
+        node.page.set_carried(Deadline::at(since.plus(bound + lead)));
         node.guard.adopted = true;
         self.arm(n);
         self.hurry(n);
@@ -90,7 +99,10 @@ impl World {
     pub(crate) fn plan_stop(&mut self, n: usize, until: Deadline) {
         let page = &self.nodes[n].page;
         if page.guard() == page::Guard::ByDeadline {
-            page.plan_stop(page.writing(), until);
+            let (site, primary) = (page.site_deadline(), page.primary_deadline());
+            let held = if page.federated() { site.earlier(primary) } else { site };
+            let bound = if self.nodes[n].guard.adopted { held } else { page.writing() };
+            page.plan_stop(bound, until);
         }
         self.look_again(n, self.now);
         self.look_at_page(n);
@@ -102,6 +114,17 @@ impl World {
         node.page.set_guard(page::Guard::Off);
         node.guard.stopping = false;
         node.guard.killing = false;
+    }
+
+    /// A pause takes the fence away, also from a server that only begins to write: one that recovers,
+    /// or is being promoted.
+    pub(crate) fn unfence(&mut self, n: usize) {
+        self.disarm(n);
+        let node = &mut self.nodes[n];
+        if node.server.process != Process::Stopped && !std::mem::replace(&mut node.unfenced, true) {
+            self.counters.count("pause: fence taken away");
+            self.explain(n, "agent", || "NOT FENCED: PAUSED".to_owned());
+        }
     }
 
     fn thaw(&mut self, n: usize) {
@@ -141,7 +164,7 @@ impl World {
         let view = DemoteView {
             now,
             guarded: guarded(&self.nodes[n].page),
-            stop_budget: self.stop_budget(n),
+            stop_budget: lead(&self.nodes[n].page, self.stop_budget(n)),
             kill_budget: self.kill_budget(n),
             stopping: self.nodes[n].guard.stopping,
         };
@@ -167,14 +190,18 @@ impl World {
     }
 
     fn guard_kills(&mut self, n: usize) {
-        if self.nodes[n].server.process == Process::Stopped {
-            let node = &mut self.nodes[n];
+        let node = &mut self.nodes[n];
+        if std::mem::take(&mut node.guard.adopted) {
+            // Nobody granted it: it does not outlive what it was for.
+            node.page.set_carried(Deadline::NEVER);
+        }
+        if node.server.process == Process::Stopped {
             node.guard.killing = false;
             node.guard.frozen = None;
             node.page.set_guard(page::Guard::Off);
             node.page.set_frozen(false);
         } else {
-            self.nodes[n].guard.killing = true;
+            node.guard.killing = true;
             self.counters.count("guard: kill");
             self.explain(n, "guard", || "the deadline has come: kills PostgreSQL".to_owned());
             self.kill_server(n);
@@ -212,9 +239,8 @@ impl World {
             Freeze::Thaw(after) => {
                 let node = &mut self.nodes[n];
                 node.guard.frozen = None;
-                if std::mem::take(&mut node.guard.adopted) {
-                    node.page.set_carried(Deadline::NEVER);
-                }
+                node.guard.adopted = false;
+                node.page.set_carried(Deadline::NEVER);
                 node.page.set_frozen(false);
                 self.counters.count("guard: thaw");
                 self.explain(n, "guard", || format!("thaws PostgreSQL after {after:?}"));
@@ -224,21 +250,54 @@ impl World {
         }
     }
 
-    /// A guardian begins with every postmaster.
-    pub(crate) fn begin_guardian(&mut self, n: usize) {
+    /// A guardian begins with every postmaster: one that is to start, or one that runs. False: it
+    /// refuses to start PostgreSQL without the watchdog.
+    pub(crate) fn begin_guardian(&mut self, n: usize, starts: bool) -> bool {
         let kill_budget = self.kill_budget(n);
-        let node = &mut self.nodes[n];
-        node.guardian.alive = true;
-        node.guardian.paused = false;
-        node.guardian.killing = None;
-        node.page.set_kill_budget(kill_budget);
+        // One of before that hangs is ended by its agent.
+        self.guardian_dies(n);
+        let page = self.nodes[n].page.clone();
+        page.set_kill_budget(kill_budget);
+        tend::enter(&page, self.node_boot(n));
+        let rights = [Flags::MEMORY_LOCKED, Flags::REALTIME, Flags::OOM_PROTECTED];
+        page.set_flags(rights.into_iter().fold(Flags(0), Flags::with));
+        let wanted = page.watchdog_wanted();
+        if wanted != WatchdogWanted::Off {
+            let (view, opener) = (self.guardian_view(n), self.opener(n));
+            let tended = &mut self.nodes[n].guardian.tended;
+            let armed = tended.arm_first(&page, &view, || view.now, |terms| opener.open(terms));
+            self.touched(n);
+            if !armed && wanted == WatchdogWanted::Required && starts {
+                self.counters.count("watchdog: no server without it");
+                return false;
+            }
+        }
+        self.nodes[n].guardian.alive = true;
         self.guardian_again(n, self.now + MS);
+        true
     }
 
-    /// It ends with it.
-    pub(crate) fn end_guardian(&mut self, n: usize) {
-        self.nodes[n].guardian.alive = false;
-        self.nodes[n].guardian.killing = None;
+    /// As long as a guardian hangs: its agent, once it has looked for long enough, ends it and starts
+    /// another one beside the same server (ADR 24).
+    pub(crate) fn pulse(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        if !node.guardian.alive || !node.guardian.paused {
+            return;
+        }
+        if node.suspended.is_some() || node.agent.is_none_or(|process| !self.runs(process)) {
+            // Whoever did not run has not looked.
+            self.schedule(HANGS_AFTER, Event::Pulse(n));
+            return;
+        }
+        self.counters.count("guardian: hangs, and is replaced");
+        self.explain(n, "agent", || "its guardian hangs: another one".to_owned());
+        self.begin_guardian(n, false);
+    }
+
+    /// The postmaster has ended: its guardian sees it, unless it does not run either.
+    pub(crate) fn guardian_sees_the_end(&mut self, n: usize) {
+        let late = self.chance.below(GUARDIAN_TICK);
+        self.guardian_again(n, self.now + late / 4);
     }
 
     /// Rung 2 looks.
@@ -251,8 +310,46 @@ impl World {
         if !node.guardian.alive || node.guardian.paused || node.off {
             return;
         }
-        let now = self.node_boot(n);
-        let view = View {
+        let view = self.guardian_view(n);
+        let now = view.now;
+        let decision = guardian::decide(&view);
+        if let Some(because) = decision.kill
+            && self.mutant != Mutant::GuardianMissing
+        {
+            self.nodes[n].guardian.killing = Some(because);
+            self.counters.count("guardian: kill");
+            self.explain(n, "guardian", || format!("kills PostgreSQL: {because:?}"));
+            self.kill_server(n);
+        }
+        self.tend(n, &view, decision.watchdog);
+        if decision.end {
+            self.nodes[n].guardian.alive = false;
+            self.nodes[n].guardian.killing = None;
+            return;
+        }
+        let orders = &view.orders;
+        let kill_at = |deadline: Deadline| deadline.instant().minus(orders.kill_budget);
+        let kills = match orders.guard {
+            page::Guard::Off => None,
+            page::Guard::ByDeadline | page::Guard::Unknown(_) => Some(kill_at(orders.writing)),
+            page::Guard::PlannedStop if now < kill_at(orders.bound) => Some(kill_at(orders.bound)),
+            page::Guard::PlannedStop => Some(kill_at(orders.stop_until.raised(orders.bound))),
+        };
+        // While it waits for a ping, for its reason, or for a refused device to be forgotten.
+        let tends = (view.watchdog.wanted != WatchdogWanted::Off || view.watchdog.open)
+            .then(|| self.next_ping(n, now));
+        let Some(next) = kills.into_iter().chain(tends).min() else { return };
+        // Its sleep ends within a tick of the instant.
+        let late = self.chance.below(GUARDIAN_TICK);
+        let at = self.nodes[n].clock.when(next).max(self.now + MS) + late / 4;
+        self.guardian_again(n, at);
+    }
+}
+
+impl World {
+    fn guardian_view(&self, n: usize) -> View {
+        let (node, now) = (&self.nodes[n], self.node_boot(n));
+        View {
             now,
             orders: node.page.orders(),
             postmaster: node.server.process != Process::Stopped,
@@ -262,43 +359,35 @@ impl World {
                 (_, false) => Processes::Harmless,
             },
             killing: node.guardian.killing,
-            watchdog: Watchdog {
-                wanted: WatchdogWanted::Off,
-                open: false,
-                failed: false,
-                left: false,
-                last_ping: BootTime::default(),
-                timeout: Duration::ZERO,
-                longest: Duration::ZERO,
-            },
-        };
-        let decision = guardian::decide(&view);
-        if let Some(because) = decision.kill
-            && self.mutant != Mutant::GuardianMissing
+            watchdog: node.guardian.tended.seen(&node.page, now),
+        }
+    }
+
+    fn tend(&mut self, n: usize, view: &View, act: Option<WatchdogAct>) {
+        let (page, now, opener) = (self.nodes[n].page.clone(), self.node_boot(n), self.opener(n));
+        let node = &mut self.nodes[n];
+        if self.mutant == Mutant::WatchdogStoppedWithTheServer
+            && node.server.process == Process::Stopping
         {
-            self.nodes[n].guardian.killing = Some(because);
-            self.counters.count("guardian: kill");
-            self.explain(n, "guardian", || format!("kills PostgreSQL: {because:?}"));
-            self.kill_server(n);
-            return;
+            node.guardian.tended.disarm(&page);
+            return self.touched(n);
         }
-        if decision.end {
-            self.end_guardian(n);
-            return;
+        let open = node.guardian.tended.is_open();
+        node.guardian.tended.tend(&page, (view, act), || now, |terms| opener.open(terms));
+        self.touched(n);
+        let since = now.since(page.watchdog_last_ping());
+        if self.mutant == Mutant::PingAfterTheDeadline && open && since >= view.watchdog.timeout / 4
+        {
+            self.ping_anyway(n);
         }
-        let orders = &view.orders;
-        let kill_at = |deadline: Deadline| deadline.instant().minus(orders.kill_budget);
-        let next = match orders.guard {
-            page::Guard::Off => return,
-            page::Guard::ByDeadline | page::Guard::Unknown(_) => kill_at(orders.writing),
-            page::Guard::PlannedStop if now < kill_at(orders.bound) => kill_at(orders.bound),
-            page::Guard::PlannedStop => kill_at(orders.stop_until.raised(orders.bound)),
-        };
-        // Its sleep ends within a tick of the instant.
-        let late = self.chance.below(GUARDIAN_TICK);
-        let at = self.nodes[n].clock.when(next).max(self.now + MS) + late / 4;
-        self.nodes[n].guardian_due = at;
-        self.schedule_at(at, Event::Guardian(n));
+    }
+
+    /// When a ping is due, or may be allowed by a renewal meanwhile.
+    fn next_ping(&self, n: usize, now: BootTime) -> BootTime {
+        let node = &self.nodes[n];
+        let watchdog = node.guardian.tended.seen(&node.page, now);
+        let due = watchdog.last_ping.plus(watchdog.timeout / 4);
+        if watchdog.open && due > now { due } else { now.plus(Duration::from_millis(200)) }
     }
 }
 

@@ -2,8 +2,12 @@
 
 pub mod act;
 pub mod agent;
+pub mod device;
+pub mod failsafe;
 pub mod fence;
 pub mod observe;
+pub mod start;
+pub mod tell;
 
 use std::sync::Arc;
 
@@ -12,7 +16,8 @@ use regent_agent::decide::Reason;
 use regent_agent::decide::freeze::{Frozen, Reading};
 use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer};
 use regent_agent::fence::Deadlines;
-use regent_guardian::page::{Because, Page};
+use regent_guardian::page::{Because, Page, WatchdogWanted};
+use regent_guardian::tend::Tended;
 use regent_proto::name::NodeName;
 use regent_proto::time::BootTime;
 use std::collections::BTreeMap;
@@ -39,9 +44,11 @@ pub struct GuardState {
     pub adopted: bool,
 }
 
-/// Rung 2.
+/// Rung 2, and rung 3 as it has it.
 #[derive(Debug, Default)]
 pub struct GuardianState {
+    /// The watchdog.
+    pub tended: Tended<device::Handle>,
     /// Its process lives.
     pub alive: bool,
     /// A fault has stopped it.
@@ -83,8 +90,14 @@ pub struct Node {
     pub guard: GuardState,
     /// Rung 2.
     pub guardian: GuardianState,
+    /// The machine's watchdog.
+    pub device: device::Model,
     /// The agent's process.
     pub agent: Option<ProcessId>,
+    /// Where it answers others.
+    pub door: Option<failsafe::Door>,
+    /// What keeps this member's word on disk.
+    pub word: failsafe::Paper,
     /// Wakes the agent's main loop.
     pub wake: Arc<Notify>,
     /// What it will find.
@@ -107,10 +120,14 @@ pub struct Node {
     pub orders_seen: u64,
     /// When the agent was paused, and what it could have read last.
     pub paused_at: Option<(Nanos, Reading)>,
+    /// A pause has taken the fence away; nobody has put it back since.
+    pub unfenced: bool,
+    /// What the present agent has read of a pause.
+    pub paused: Option<bool>,
     /// The machine is off.
     pub off: bool,
-    /// The machine does not run, and will go on.
-    pub suspended: bool,
+    /// The machine does not run since then, and will go on.
+    pub suspended: Option<Nanos>,
 }
 
 impl Node {
@@ -124,6 +141,7 @@ impl Node {
             orders.writing.instant().nanos(),
             orders.bound.instant().nanos(),
             orders.stop_until.instant().nanos(),
+            u64::from(self.page.watchdog_wanted() != WatchdogWanted::Off),
         ];
         words.iter().fold(17, |sum: u64, word| sum.wrapping_mul(0x0100_0000_01b3) ^ word)
     }

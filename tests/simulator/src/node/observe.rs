@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use regent_agent::act::postgres::server::Beside;
 use regent_agent::decide::view::{
-    Control, DataDirectory, Follow, GuardianRights, GuardianView, JobKind, PostgresView, Process,
-    Receiver, Sender, Slot, Status, WatchdogView,
+    Control, DataDirectory, Follow, GuardianView, JobKind, PostgresView, Process, Receiver, Sender,
+    Slot, Status,
 };
+use regent_agent::observe::guardian;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::SystemIdentifier;
 use regent_proto::timeline::TimelineId;
@@ -128,22 +130,8 @@ impl World {
     #[must_use]
     pub fn observe_guardian(&self, n: usize) -> GuardianView {
         let node = &self.nodes[n];
-        let alive = node.guardian.alive;
-        let now = node.clock.boot(self.now);
-        GuardianView {
-            alive,
-            problem: String::new(),
-            heartbeat_age: Duration::ZERO,
-            worst_wake: Duration::ZERO,
-            kills: 0,
-            worst_kill: Duration::ZERO,
-            rights: GuardianRights { memory_locked: alive, realtime: alive, oom_protected: alive },
-            watchdog: WatchdogView::default(),
-            frozen: node.page.frozen(),
-            deadline_left: node.page.writing().left(now),
-            worst_stop: Duration::ZERO,
-            hung: 0,
-        }
+        let beside = Beside { pid: node.guardian.alive.then_some(1), ..Beside::default() };
+        guardian::view(&node.page, &beside, Duration::ZERO, node.clock.boot(self.now))
     }
 }
 

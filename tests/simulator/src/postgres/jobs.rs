@@ -150,12 +150,9 @@ impl World {
                 self.copy_server(n, source);
                 Ok(())
             }
-            Job::StartStandby(_) => {
-                self.start_server(n, true);
-                Ok(())
-            }
+            Job::StartStandby(_) => self.start_server(n, true).map_err(|problem| (problem, false)),
             Job::StartPrimary { .. } => {
-                self.start_server(n, false);
+                self.start_server(n, false).map_err(|problem| (problem, false))?;
                 self.arm(n);
                 Ok(())
             }

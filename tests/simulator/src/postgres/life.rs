@@ -52,12 +52,16 @@ impl World {
     }
 
     /// The postmaster is started; recovery takes its time.
-    pub(crate) fn start_server(&mut self, n: usize, standby: bool) {
+    pub(crate) fn start_server(&mut self, n: usize, standby: bool) -> Result<(), &'static str> {
         let took = self.disk(n, 200 * MS, 3 * SEC);
         let server = self.server(n);
         if server.process != Process::Stopped || server.data != Data::Cluster {
-            return;
+            return Ok(());
         }
+        if !self.begin_guardian(n, true) {
+            return Err("the required watchdog cannot be armed");
+        }
+        let server = self.server(n);
         server.life += 1;
         server.process = Process::Starting;
         server.standby_signal = standby;
@@ -67,8 +71,8 @@ impl World {
         server.paused = false;
         server.frozen = false;
         self.later(n, took, Stage::Started);
-        self.begin_guardian(n);
         self.server_changed(n);
+        Ok(())
     }
 
     /// A fast shutdown is asked for.
@@ -77,6 +81,8 @@ impl World {
         if matches!(server.process, Process::Stopped | Process::Stopping) {
             return;
         }
+        self.on_demotion(n);
+        let server = self.server(n);
         server.process = Process::Stopping;
         server.promoting = false;
         // What stands still gets the signal when it goes on.
@@ -89,6 +95,8 @@ impl World {
         if server.process == Process::Stopped {
             return;
         }
+        self.on_demotion(n);
+        let server = self.server(n);
         server.control = crashed(server.in_recovery);
         self.server_ended(n);
     }
@@ -109,7 +117,7 @@ impl World {
             self.client_lost(client, write);
         }
         self.drop_connections(n);
-        self.end_guardian(n);
+        self.guardian_sees_the_end(n);
         self.explain(n, "PostgreSQL", || "has ended".to_owned());
         self.server_changed(n);
     }

@@ -234,7 +234,13 @@ impl Store for SimStore {
                 Some(_) | None => Err(error),
             },
             Ok(Answer::Renewal(Renewal::Renewed { ttl })) => {
-                self.last().ttl = Some(ttl);
+                let before = self.last().ttl.replace(ttl);
+                if let Some(before) =
+                    before.filter(|_| self.mutant() == Mutant::TtlOfTheFormerLease)
+                {
+                    self.last().ttl = Some(before.max(ttl));
+                    return Ok(Renewal::Renewed { ttl: before.max(ttl) });
+                }
                 let late = self.clock.now().since(sent);
                 // As if the deadline counted from the answer.
                 let anchored = self.mutant() == Mutant::DeadlineAnchoredAtReceive;

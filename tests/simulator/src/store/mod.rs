@@ -221,6 +221,17 @@ impl StoreModel {
         }
     }
 
+    /// A key is written, by a person's hand: what it hung on it hangs on no more.
+    pub fn put(&mut self, key: &str, value: Vec<u8>) {
+        self.revision += 1;
+        let modified = Revision(self.revision);
+        let created = self.entries.get(key).map_or(modified, |entry| entry.created);
+        let (key, value) = (key.to_owned(), value.into());
+        let entry = Entry { key: key.clone(), value, created, modified, lease: None };
+        self.log.push(Event::Put(entry.clone()));
+        self.entries.insert(key, entry);
+    }
+
     /// A lease ends before its time: no store may.
     pub fn expire_early(&mut self, now: Nanos, chance: &mut Chance) {
         let ids: Vec<i64> = self.leases.keys().copied().collect();

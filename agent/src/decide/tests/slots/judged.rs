@@ -215,8 +215,7 @@ fn a_copy_is_used_once_its_catalog_is_held() {
         let actions = world.decide().actions;
         let step = Step::Drop { name: "cdc".to_owned() };
         let dropped = Action::Slots(vec![Planned { step, why: Why::Unsafe }]);
-        let wanted =
-            if ready { vec![Action::Promote] } else { vec![dropped, Action::Promote] };
+        let wanted = if ready { vec![Action::Promote] } else { vec![dropped, Action::Promote] };
         assert_eq!(actions, wanted, "{what}");
     }
 }
@@ -264,8 +263,7 @@ fn a_member_that_is_gone_keeps_its_slot_for_member_slots_ttl() {
     world.status().slots.insert("a2".to_owned(), Slot::physical(false));
     for (after, wanted) in [(1799, 0), (1801, 1)] {
         world.view.now = NOW.plus(Duration::from_secs(after));
-        world.view.tenure.site =
-            Deadline::at(world.view.now.plus(Duration::from_secs(4)));
+        world.view.tenure.site = Deadline::at(world.view.now.plus(Duration::from_secs(4)));
         let decision = world.decide();
         assert_eq!(decision.actions.len(), wanted, "{after}: {decision:?}");
         let retain = told(&world.policy, &world.memory, &world.view).retain;
@@ -282,8 +280,7 @@ fn what_failed_is_not_tried_again_at_once() {
     world.memory = first.memory;
     assert_eq!(world.decide().actions, vec![], "the rest of the round is not held up");
     world.view.now = NOW.plus(world.policy.loop_wait);
-    world.view.tenure.site =
-        Deadline::at(world.view.now.plus(Duration::from_secs(4)));
+    world.view.tenure.site = Deadline::at(world.view.now.plus(Duration::from_secs(4)));
     if let Some(held) = &mut world.view.tenure.primary {
         held.deadline = world.view.tenure.site;
     }
@@ -308,7 +305,8 @@ fn a_slot_is_warned_of_before_its_wal_is_lost() {
     for bend in none {
         assert_eq!(warning(bend), Vec::<String>::new());
     }
-    let cases: [(fn(&mut World), &str); 7] = [
+    type Bend = fn(&mut World);
+    let cases: [(Bend, &str); 7] = [
         (|w| w.policy.slots.wal_budget = Some(999), "a2: it keeps more than half of its"),
         (|w| w.policy.slots.wal_budget = Some(499), "a2: it keeps more than its WAL budget"),
         (|w| w.status().slot_wal_limit = Some(999), "a2: it keeps more than half of its"),

@@ -21,12 +21,7 @@ fn table(cases: &[Row]) {
 #[test]
 fn the_leader_keeps_a_slot_for_every_member_that_streams() {
     table(&[
-        (
-            "missing",
-            Node::leader,
-            |n| drop(n.status.slots.remove("a2")),
-            &["create a2: Member"],
-        ),
+        ("missing", Node::leader, |n| drop(n.status.slots.remove("a2")), &["create a2: Member"]),
         (
             "nostream: nobody streams",
             Node::leader,
@@ -341,20 +336,13 @@ fn permanent_slots_are_on_every_node_that_could_lead() {
             physical,
             &["create backup: Permanent"],
         ),
-        (
-            "not on one that never leads",
-            || Node { nofailover: true, ..cascaded() },
-            physical,
-            &[],
-        ),
+        ("not on one that never leads", || Node { nofailover: true, ..cascaded() }, physical, &[]),
         (
             "only in a standby site",
             Node::leader,
             |n| {
-                let slot = Permanent {
-                    only: Some(ClusterType::Standby),
-                    ..permanent(Kind::Physical)
-                };
+                let slot =
+                    Permanent { only: Some(ClusterType::Standby), ..permanent(Kind::Physical) };
                 n.rules.permanent.insert("there".to_owned(), slot);
             },
             &[],
