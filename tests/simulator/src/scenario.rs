@@ -324,6 +324,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             orders_seen: 0,
             paused_at: None,
             unfenced: false,
+            refenced: None,
             paused: None,
             off: false,
             suspended: None,

@@ -27,7 +27,7 @@ fn fires_in_time(world: &mut World, n: usize, what: &str) {
     let node = &world.nodes[n];
     let now = node.clock.boot(world.now);
     let (Some(last), Some(counting)) = (last(world, n), &node.device.counting) else { return };
-    if !last.lies_ahead(now) {
+    if !last.lies_ahead(now) || node.refenced == Some(last) {
         return;
     }
     let waited = Duration::from_nanos(world.now - counting.pinged);

@@ -72,6 +72,7 @@ impl World {
         let node = &mut self.nodes[n];
         if std::mem::take(&mut node.unfenced) {
             self.counters.count("pause: fence stands again");
+            node.refenced = Some(node.page.writing());
         }
         node.guard.stopping = false;
         node.guard.killing = false;

@@ -19,7 +19,7 @@ use regent_agent::fence::Deadlines;
 use regent_guardian::page::{Because, Page, WatchdogWanted};
 use regent_guardian::tend::Tended;
 use regent_proto::name::NodeName;
-use regent_proto::time::BootTime;
+use regent_proto::time::{BootTime, Deadline};
 use std::collections::BTreeMap;
 use tokio::sync::Notify;
 
@@ -124,6 +124,9 @@ pub struct Node {
     pub paused_at: Option<(Nanos, Reading)>,
     /// A pause has taken the fence away; nobody has put it back since.
     pub unfenced: bool,
+    /// The right to write as it was when the fence came back after a pause. In a pause the device is
+    /// pinged freely: it may fire after this one, and is bound again by the next.
+    pub refenced: Option<Deadline>,
     /// What the present agent has read of a pause.
     pub paused: Option<bool>,
     /// The machine is off.
