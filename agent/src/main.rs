@@ -127,7 +127,8 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
             }
             cancel.cancel();
         });
-        Agent::build(config, upgrade, arguments.inherit_page, stop).await?.run().await
+        let agent = Agent::build(config, upgrade, arguments.inherit_page, stop).await?;
+        Box::pin(agent.run()).await
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     lines.flush(Duration::from_millis(500));

@@ -91,6 +91,7 @@ mod tests {
             config,
             scheduled_restart: None,
             withdraws: false,
+            slots: crate::decide::slots::Told::default(),
         }
     }
 

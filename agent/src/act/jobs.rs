@@ -1,7 +1,7 @@
 //! Long acts: one at a time on the data directory and the server, a checkpoint beside it. Decisions
 //! go on meanwhile; how a job ended is the next observation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use super::postgres::files::{Files, InForce};
 use super::postgres::programs::Programs;
 use super::postgres::salvage::{How, SalvageError};
 use super::postgres::server::Server;
-use super::postgres::{archive, control, copy, sql};
+use super::postgres::slots::CopyError;
+use super::postgres::{archive, control, copy, slots, sql};
 use super::scripts::{self, Call};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
@@ -125,10 +126,11 @@ impl Jobs {
                 progress.send_replace(None);
                 context.nothing_is_left().await;
             }
-            // A rewind asks its source by SQL, and keeps what is unsent, before it begins.
-            let untouched = result
-                .as_ref()
-                .is_err_and(|error| error.is::<sql::SqlError>() || error.is::<SalvageError>());
+            // A rewind asks its source by SQL, and keeps what is unsent, before it begins; a copy of slots
+            // tries all that can fail.
+            let untouched = result.as_ref().is_err_and(|error| {
+                error.is::<sql::SqlError>() || error.is::<SalvageError>() || error.is::<CopyError>()
+            });
             let problem = result.err().map(|error| format!("{error:#}"));
             if let Some(problem) = &problem {
                 tracing::warn!(job = ?kind, problem, "a job failed");
@@ -154,7 +156,8 @@ impl Jobs {
             | JobKind::Stop
             | JobKind::Checkpoint
             | JobKind::CreateUsers
-            | JobKind::PrePromote => {}
+            | JobKind::PrePromote
+            | JobKind::CopySlots => {}
         }
     }
 
@@ -171,7 +174,8 @@ impl Jobs {
             | JobKind::Initdb
             | JobKind::Clone
             | JobKind::Rewind
-            | JobKind::PrePromote => task.abort(),
+            | JobKind::PrePromote
+            | JobKind::CopySlots => task.abort(),
         }
         tokio::time::timeout(STARTS_WITHIN, task).await.is_ok()
     }
@@ -220,6 +224,8 @@ impl Context {
                 let first = addresses.first().ok_or_else(|| anyhow::anyhow!("no address"))?;
                 sql::wait_for_checkpoint(first, user, Duration::from_secs(60)).await?;
                 self.before_a_rewind(&source).await?;
+                // What is copied of slots may point into what the rewind takes away.
+                slots::forget(&self.files);
                 copy::rewind(&self.programs, &self.files, user, &addresses[..1]).await?;
                 Ok(self.files.set_standby_signal(true)?)
             }
@@ -229,6 +235,7 @@ impl Context {
                 Some(command) => scripts::run(Call::new("pre_promote", command), PRE_PROMOTE).await,
                 None => Ok(()),
             },
+            Job::CopySlots { from, slots } => self.copy_slots(&from, &slots).await,
         }
     }
 
@@ -296,11 +303,45 @@ impl Context {
             // The deadline may have passed since this was decided, and rung 1 have found nothing.
             self.guard.arm_for_start();
             anyhow::ensure!(self.guard.may_write(), "the right to write ended before the start");
+            slots::open(&self.files);
         }
         let postmaster = self.server.start(&self.programs, &arguments).await?;
         if !standby {
             self.guard.arm(Some(postmaster.pid));
         }
+        Ok(())
+    }
+
+    /// All that can fail is tried before the server stops; the next decision starts it again.
+    async fn copy_slots(
+        &self,
+        from: &(String, u16),
+        names: &BTreeSet<String>,
+    ) -> anyhow::Result<()> {
+        let users = &self.config.postgres.authentication;
+        let user = users.rewind.as_ref().unwrap_or(&users.superuser);
+        let mut found = slots::read(from, user, names).await?;
+        // One of another plugin or database would be as wrong here, and be copied again and again.
+        let wanted = &self.dynamic.slots.permanent;
+        found.retain(|slot| wanted.get(&slot.name).is_some_and(|wanted| wanted.kind == slot.kind));
+        if found.is_empty() {
+            return Err(CopyError::Absent(names.clone()).into());
+        }
+        if !self.files.standby_signal() {
+            return Err(CopyError::NotStandby.into());
+        }
+        // With a logical slot and a lower level the server would not start again.
+        let wanted = Wanted::of(&self.config, &self.dynamic).parameters;
+        if wanted.get("wal_level").is_none_or(|level| level != "logical") {
+            return Err(CopyError::WalLevel.into());
+        }
+        slots::check(&self.files, &found)?;
+        self.stop(Duration::ZERO).await?;
+        // The shutdown may have removed WAL. The server was stopped for nothing: not `untouched`.
+        slots::check(&self.files, &found).map_err(|error| anyhow::anyhow!("{error}"))?;
+        slots::put(&self.files, &found)?;
+        let names: Vec<&str> = found.iter().map(|slot| slot.name.as_str()).collect();
+        tracing::info!(slots = names.join(", "), "logical slots were copied from the leader");
         Ok(())
     }
 

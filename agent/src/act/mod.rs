@@ -44,7 +44,7 @@ use postgres::files::{Files, InForce};
 use postgres::programs::Programs;
 use postgres::promotions;
 use postgres::server::Server;
-use postgres::sql;
+use postgres::{slots, sql};
 use site::{Held, SiteStore, Written};
 
 /// What came of an action.
@@ -103,6 +103,8 @@ pub struct Actor {
     pub wanted: Arc<Wanted>,
     /// The `initialize` that this process claimed.
     pub claimed: Option<Revision>,
+    /// What goes on with logical slots beside the loop.
+    pub slot_work: slots::Work,
 }
 
 /// The end of the stop span that a handover gives, on this process's own clock.
@@ -229,7 +231,7 @@ impl Actor {
             Action::Follow(_)
             | Action::SetSynchronousNames(_)
             | Action::Promote
-            | Action::Slots { .. } => self.on_server(action, client).await,
+            | Action::Slots(_) => self.on_server(action, client).await,
             Action::NamePromotion => self.name_promotion(view, client).await,
             Action::Reload => match self.reload(view, client).await {
                 Ok(()) => Outcome::Done(Touched::Nothing),
@@ -266,7 +268,8 @@ impl Actor {
             | Job::Checkpoint
             | Job::CreateUsers
             | Job::StopToRestart
-            | Job::PrePromote => {}
+            | Job::PrePromote
+            | Job::CopySlots { .. } => {}
         }
         let mut context = self.job_context();
         context.salvage = salvage::before(job, view);
@@ -538,9 +541,12 @@ impl Actor {
                     let problem = "the watchdog, as last pinged, would fire after the deadline";
                     return Outcome::NotDone(problem.to_owned());
                 }
+                slots::open(&self.files);
                 sql::promote(client).await
             }
-            Action::Slots { create, drop } => sql::keep_slots(client, create, drop).await,
+            Action::Slots(steps) => {
+                slots::perform(client, (&self.config, &self.files), steps, &self.slot_work).await
+            }
             other => return Outcome::NotDone(format!("{other:?} is not of the server")),
         };
         match done {

@@ -25,6 +25,8 @@ use super::history::{self, TimelineHistory};
 use super::site::{Held, SiteStore};
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
+use crate::decide::slots::Told;
+use crate::decide::slots::readiness::{Horizon, Xid};
 use crate::decide::view::{
     DataDirectory, Follow, JobKind, Process, ScheduledRestart, Status, View, WatchdogState,
 };
@@ -76,6 +78,8 @@ pub struct Picture {
     pub scheduled_restart: Option<ScheduledRestart>,
     /// It does not want to be counted on as a synchronous standby for the moment.
     pub withdraws: bool,
+    /// What is told of slots.
+    pub slots: Told,
 }
 
 /// What waits for a restart, in Patroni's form.
@@ -179,6 +183,13 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
         }
         record["timeline"] = json!(status.ancestry.timeline.0);
         record["ancestry"] = json!(status.ancestry);
+        // Ours: how far each slot lets vacuum go. Standbys judge their copies of logical slots by it.
+        let held = status.slots.iter();
+        let held = held.filter_map(|(name, slot)| Some((name.clone(), slot.catalog_xmin?)));
+        let xmins: BTreeMap<String, Xid> = held.collect();
+        if let Some(at) = status.slots_at.filter(|_| !xmins.is_empty()) {
+            record["catalog_horizon"] = json!(Horizon { at, xmins });
+        }
     }
     if let Some(reason) = pending_restart_reason(&picture.view) {
         record["pending_restart"] = json!(true);
@@ -254,7 +265,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(4);
 const REPORT_AT_MOST: Duration = Duration::from_secs(1);
 
 /// What a key of the site is given by whoever leads it.
-type Valued = fn(&NodeName, &Status) -> Value;
+type Valued = fn(&NodeName, (&Picture, &Status)) -> Value;
 
 impl Publisher {
     /// For this member.
@@ -332,8 +343,8 @@ impl Publisher {
         // `promotions` before `history`: whoever finds `history` to be the later one takes it for a
         // Patroni member's.
         let values: [(SiteKey, Valued); 2] = [
-            (SiteKey::Status, |_, status| json!({"optime": status.end.get()})),
-            (SiteKey::Promotions, promotions),
+            (SiteKey::Status, |_, (picture, status)| status_value(&picture.slots, status)),
+            (SiteKey::Promotions, |me, (_, status)| promotions(me, status)),
         ];
         for (key, value) in values {
             if key != SiteKey::Status && !tells {
@@ -348,7 +359,7 @@ impl Publisher {
             if key != SiteKey::Status && self.ancestry.is_some() && written.is_some() {
                 continue;
             }
-            let value = value(&self.config.name, status);
+            let value = value(&self.config.name, (picture, status));
             if written == Some(&value) {
                 continue;
             }
@@ -429,6 +440,20 @@ impl Publisher {
             Err(error) => tracing::debug!(%error, "reporting to the global quorum"),
         }
     }
+}
+
+/// Patroni's `status`: where the leader is, where its slots are, and whose it keeps. What is empty is
+/// left out.
+fn status_value(told: &Told, status: &Status) -> Value {
+    let mut value = json!({"optime": status.end.get()});
+    if !told.positions.is_empty() {
+        let slots = told.positions.iter().map(|(name, at)| (name.clone(), json!(at.get())));
+        value["slots"] = Value::Object(slots.collect());
+    }
+    if !told.retain.is_empty() {
+        value["retain_slots"] = json!(told.retain);
+    }
+    value
 }
 
 /// Whether the leader's history may stand in the site DCS: that of a server which is open, or that of a

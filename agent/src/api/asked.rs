@@ -89,6 +89,7 @@ impl Asked {
             fences: Default::default(),
             restarts: Default::default(),
             config: crate::observe::site::ConfigKey::Read,
+            slots: Default::default(),
         };
         let (pictures, receiver) = watch::channel(Some(Arc::new(picture.clone())));
         let dir = tempfile::tempdir().expect("a directory");

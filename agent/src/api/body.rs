@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::act::publish::{self, PATRONI_VERSION, Picture};
 use crate::config::Config;
-use crate::decide::view::{DataDirectory, Member, SiteView, WatchdogState};
+use crate::decide::slots::{Told, kept};
+use crate::decide::view::{DataDirectory, Member, SiteView, Status, WatchdogState};
 use crate::observe::clock::boot_time;
 
 /// `GET /patroni`, and the body of every health check.
@@ -88,6 +89,14 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
         let age = u64::try_from(boot_time().since(asked).as_millis()).unwrap_or(u64::MAX);
         regent["end_asked_ms_ago"] = json!(age.saturating_add(1));
     }
+    if let Some(status) = view.postgres.status.as_ref().filter(|s| !s.slots.is_empty()) {
+        regent["slots"] = slots(status, &picture.slots);
+    }
+    if !picture.slots.warnings.is_empty() {
+        let warnings = picture.slots.warnings.iter();
+        regent["slot_warnings"] =
+            warnings.map(|(slot, what)| json!({"slot": slot, "warning": what})).collect();
+    }
     if let Some(federation) = &view.federation {
         regent["site"] = json!(federation.site.as_str());
         if let Some(primary) = &federation.primary {
@@ -100,6 +109,26 @@ pub(super) fn patroni(config: &Config, picture: &Picture) -> Value {
     }
     body["regent"] = regent;
     body
+}
+
+/// Each slot with what it keeps of WAL, and of what budget; of a permanent logical one whether its
+/// consumer could go on from here.
+fn slots(status: &Status, told: &Told) -> Value {
+    let shown = status.slots.iter().map(|(name, slot)| {
+        let mut value = json!({
+            "type": if slot.physical { "physical" } else { "logical" },
+            "active": slot.active,
+            "retained_bytes": kept(status, slot),
+            "safe_wal_size": slot.safe_wal,
+            "wal_budget": told.budgets.get(name),
+            "lost": slot.is_lost(),
+        });
+        if let Some(usable) = told.usable.get(name) {
+            value["usable"] = json!(usable);
+        }
+        (name.clone(), value)
+    });
+    Value::Object(shown.collect())
 }
 
 /// `GET /cluster`.

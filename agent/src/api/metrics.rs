@@ -8,7 +8,8 @@ use regent_proto::record::ReportedFence;
 
 use crate::act::publish::{self, PATRONI_VERSION, Picture};
 use crate::config::Config;
-use crate::decide::view::{GuardianRights, Process};
+use crate::decide::slots::kept;
+use crate::decide::view::{GuardianRights, Process, Slot};
 
 /// Prometheus' types.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +36,18 @@ impl Text {
             "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{labels}}} {value}\n"
         )
         .ok();
+    }
+
+    /// A gauge with a value for each slot.
+    fn slots(&mut self, name: &str, help: &str, values: Vec<(String, f64)>) {
+        if values.is_empty() {
+            return;
+        }
+        write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n").ok();
+        for (slot, value) in values {
+            let labels = &self.labels;
+            writeln!(self.text, "{name}{{{labels},slot=\"{slot}\"}} {value}").ok();
+        }
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) {
@@ -72,6 +85,7 @@ pub(super) fn text(config: &Config, picture: &Picture, fence: &ReportedFence) ->
     let mut out = Text { labels, text: String::new() };
     patroni(&mut out, config, picture);
     ours(&mut out, picture, fence);
+    slots(&mut out, picture);
     out.text
 }
 
@@ -241,6 +255,35 @@ fn ours(out: &mut Text, picture: &Picture, fence: &ReportedFence) {
         "How many margins are thin; GET /regent/fence names them.",
         u32::try_from(fence.thin.len()).map_or(0.0, f64::from),
     );
+}
+
+/// One series a slot. Names of slots are lower-case letters, digits and `_`: nothing to escape.
+fn slots(out: &mut Text, picture: &Picture) {
+    let warnings = u32::try_from(picture.slots.warnings.len()).map_or(0.0, f64::from);
+    out.gauge("regent_slot_warnings", "How many warnings of replication slots stand.", warnings);
+    let Some(status) = &picture.view.postgres.status else { return };
+    let told = &picture.slots;
+    let kept = |name: &str, slot: &Slot| {
+        let kept = kept(status, slot)?;
+        Some((name.to_owned(), count(kept)))
+    };
+    let retained = status.slots.iter().filter_map(|(name, slot)| kept(name, slot));
+    out.slots("regent_slot_retained_bytes", "WAL that a slot keeps.", retained.collect());
+    let safe = status.slots.iter().filter_map(|(name, slot)| {
+        let safe = u64::try_from(slot.safe_wal?.max(0)).ok()?;
+        Some((name.clone(), count(safe)))
+    });
+    let help = "WAL that may be written before a slot may be lost, where there is a limit.";
+    out.slots("regent_slot_safe_wal_bytes", help, safe.collect());
+    let budgets = told.budgets.iter().map(|(name, budget)| (name.clone(), count(*budget)));
+    out.slots("regent_slot_wal_budget_bytes", "WAL that a slot may keep.", budgets.collect());
+    let lost = status.slots.iter();
+    let lost = lost.map(|(name, slot)| (name.clone(), f64::from(u8::from(slot.is_lost()))));
+    out.slots("regent_slot_lost", "Value is 1 if the WAL of a slot is gone.", lost.collect());
+    let usable = told.usable.iter();
+    let usable = usable.map(|(name, usable)| (name.clone(), f64::from(u8::from(*usable))));
+    let help = "Value is 1 if a consumer could go on from a permanent logical slot of this node.";
+    out.slots("regent_slot_usable", help, usable.collect());
 }
 
 /// What the system let the guardian have.

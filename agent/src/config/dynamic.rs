@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Config;
+use crate::decide::slots::Rules;
 use crate::decide::view::Policy;
 
 /// Top-level keys that are read.
@@ -22,6 +23,12 @@ pub(super) const READ: &[&str] = &[
     "failsafe_mode",
     "pause",
     "postgresql",
+    "member_slots_ttl",
+    "slots",
+    "permanent_slots",
+    "permanent_replication_slots",
+    "ignore_slots",
+    "slot_wal_budget",
     "check_timeline",
     "maximum_lag_on_syncnode",
     "primary_start_timeout",
@@ -30,16 +37,8 @@ pub(super) const READ: &[&str] = &[
 ];
 
 /// Patroni's keys that this version does not use yet.
-pub(super) const NOT_YET: &[&str] = &[
-    "primary_stop_timeout",
-    "master_stop_timeout",
-    "member_slots_ttl",
-    "slots",
-    "permanent_slots",
-    "permanent_replication_slots",
-    "ignore_slots",
-    "standby_cluster",
-];
+pub(super) const NOT_YET: &[&str] =
+    &["primary_stop_timeout", "master_stop_timeout", "standby_cluster"];
 
 /// The values that decisions use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +70,8 @@ pub struct Dynamic {
     pub pause: bool,
     /// `synchronous_mode: quorum`; then `synchronous_mode` is true as well.
     pub synchronous_quorum: bool,
+    /// What is to be done with slots.
+    pub slots: Rules,
     /// A node on an older timeline than the last leader's does not lead.
     pub check_timeline: bool,
     /// A replica further behind than this is not synchronous, in bytes; `None`: no limit.
@@ -115,6 +116,7 @@ impl Default for Dynamic {
             pg_hba: Vec::new(),
             pause: false,
             synchronous_quorum: false,
+            slots: Rules::default(),
             check_timeline: false,
             maximum_lag_on_syncnode: None,
             primary_start_timeout: Duration::from_secs(300),
@@ -260,6 +262,7 @@ impl Dynamic {
             paused: self.pause,
             synchronous_quorum: self.synchronous_quorum,
             own_standby_names: self.own_standby_names(config),
+            slots: self.slots.clone(),
             failover_priority: config.tagged.failover_priority,
             check_timeline: self.check_timeline,
             maximum_lag_on_syncnode: self.maximum_lag_on_syncnode,
@@ -361,6 +364,8 @@ impl Dynamic {
             Part::Missing => Vec::new(),
             Part::Unreadable => in_force.pg_hba.clone(),
         };
+        let slots =
+            super::slots::read(document, &in_force.slots, (&mut reader.problems, &mut reader.kept));
         let rest = reader.rest_of_postgresql(in_force);
         let document = Arc::new(reader.document(&in_force.document));
         Self {
@@ -377,6 +382,7 @@ impl Dynamic {
             pg_hba,
             pause,
             synchronous_quorum,
+            slots,
             check_timeline,
             maximum_lag_on_syncnode,
             primary_start_timeout,
@@ -578,6 +584,14 @@ mod tests {
         assert!(again.synchronous_mode && again.problems.is_empty() && !again.use_pg_rewind);
         let section = Dynamic::read(&serde_json::json!({"postgresql": 3}), &before);
         assert_eq!(section.document["postgresql"], first["postgresql"]);
+        // A slot that nobody wants any more is dropped one day.
+        let slots = serde_json::json!({"permanent_slots": {"a": {"type": "physical"}},
+            "member_slots_ttl": "1h", "ignore_slots": [{"name": "b"}]});
+        let before = Dynamic::read(&slots, &Dynamic::default());
+        let garbage = serde_json::json!({"slots": 3, "member_slots_ttl": [], "ignore_slots": "b"});
+        let after = Dynamic::read(&garbage, &before);
+        assert_eq!((&after.slots, after.problems.len()), (&before.slots, 3));
+        assert_eq!(after.document, before.document);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod promise;
 mod regent;
 mod scripts;
 mod sections;
+mod slots;
 pub mod tags;
 pub mod watchdog;
 

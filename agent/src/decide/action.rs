@@ -8,6 +8,7 @@ use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
 use regent_proto::record::SeenEpoch;
 use regent_proto::timeline::{Ancestry, HistoryPoint};
 
+use super::slots::Planned;
 use super::view::{Answer, Follow, JobKind};
 
 /// One effect.
@@ -118,13 +119,8 @@ pub enum Action {
         /// The timeline, its begin, and its promotion.
         promotion: HistoryPoint,
     },
-    /// Make and drop physical slots.
-    Slots {
-        /// Missing ones.
-        create: BTreeSet<String>,
-        /// Ones that no node needs any more.
-        drop: BTreeSet<String>,
-    },
+    /// Make, drop and move slots, and note what was found of them.
+    Slots(Vec<Planned>),
     /// Ask the guardian to arm the watchdog; its page says what came of it.
     ArmWatchdog,
     /// Start a job.
@@ -184,6 +180,14 @@ pub enum Job {
     StopToRestart,
     /// The operator's program that can refuse a promotion.
     PrePromote,
+    /// Read logical slots from the leader, stop, and put them into the data directory. What follows is
+    /// an ordinary start.
+    CopySlots {
+        /// The leader's host and port.
+        from: (String, u16),
+        /// Which.
+        slots: BTreeSet<String>,
+    },
 }
 
 impl Job {
@@ -199,6 +203,7 @@ impl Job {
             Self::Checkpoint => JobKind::Checkpoint,
             Self::CreateUsers => JobKind::CreateUsers,
             Self::PrePromote => JobKind::PrePromote,
+            Self::CopySlots { .. } => JobKind::CopySlots,
         }
     }
 }

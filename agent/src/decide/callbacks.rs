@@ -92,7 +92,7 @@ impl Told {
             (Process::Running, Some(role)) if made => self.runs(ToldRole::As(role)),
             (Process::Stopped, _) => self.is_stopped(me, view),
             (Process::Starting | Process::Running, _) => {
-                self.stopping |= self.running && view.job == Some(JobKind::Stop);
+                self.stopping |= self.running && is_stopped_by_order(view);
                 None
             }
         }
@@ -113,7 +113,7 @@ impl Told {
 
     fn is_stopped(&mut self, me: &NodeName, view: &View) -> Option<(Callback, ToldRole)> {
         let role = self.role?;
-        let stopping = self.stopping || view.job == Some(JobKind::Stop);
+        let stopping = self.stopping || is_stopped_by_order(view);
         if self.running {
             self.running = false;
             self.stopping = false;
@@ -129,6 +129,11 @@ impl Told {
         self.role = Some(ToldRole::Demoted);
         Some((Callback::RoleChange, ToldRole::Demoted))
     }
+}
+
+/// A job stops it, be it only to put slots beside its data.
+fn is_stopped_by_order(view: &View) -> bool {
+    matches!(view.job, Some(JobKind::Stop | JobKind::CopySlots))
 }
 
 /// What the server of this node runs as, while it answers.

@@ -1,7 +1,6 @@
 //! A node under somebody else: a member whose site has another leader, and the leader of a standby
 //! site under another site.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
@@ -64,13 +63,12 @@ impl<'a> Judge<'a> {
             }
         }
         let history = site.ancestry.as_ref();
-        self.manage_slots(site);
         self.note_following();
         let choice = self.come_under(target.filter(|_| running), history);
         let choice = choice.map(|choice| self.relieves(site, leader, choice));
         choice.unwrap_or_else(|status| {
             self.keep_epoch(site)
-                .or_else(|| self.slots_choice(status, BTreeSet::new()))
+                .or_else(|| self.keep_slots(site, status))
                 .or_else(|| self.make_room_for_recovery())
                 .or_else(|| self.reload())
                 .unwrap_or(Choice::wait(Reason::Following))

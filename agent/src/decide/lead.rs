@@ -275,11 +275,13 @@ impl Judge<'_> {
         self.memory.promoting_since = Some(self.view.now);
         self.memory.owes_checkpoint_since = Some(self.view.now);
         self.memory.list_since = None;
-        Choice {
-            actions: vec![Action::Promote],
-            reason: Reason::Promoting,
-            wake_in: Some(LOOK_AGAIN),
-        }
+        let unsafe_slots = self.unsafe_slots(status);
+        let actions = if unsafe_slots.is_empty() {
+            vec![Action::Promote]
+        } else {
+            vec![Action::Slots(unsafe_slots), Action::Promote]
+        };
+        Choice { actions, reason: Reason::Promoting, wake_in: Some(LOOK_AGAIN) }
     }
 
     /// The record of what this node is about to promote from, where it does not stand yet. Without it

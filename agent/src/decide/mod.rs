@@ -37,6 +37,7 @@ pub mod renewal;
 mod requests;
 mod retry;
 pub mod salvage;
+pub mod slots;
 pub mod standing;
 mod start;
 mod steady;

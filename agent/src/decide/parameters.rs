@@ -136,6 +136,12 @@ fn number(text: &str) -> Option<u64> {
     if plain && !octal { text.parse().ok() } else { None }
 }
 
+/// Whether PostgreSQL takes it for on or off.
+#[must_use]
+pub fn is_truth(word: &str) -> bool {
+    truth(word).is_some()
+}
+
 fn truth(word: &str) -> Option<bool> {
     match word.to_ascii_lowercase().as_str() {
         "on" | "true" | "yes" | "1" | "t" | "y" => Some(true),

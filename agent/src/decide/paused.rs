@@ -1,7 +1,8 @@
 //! Pause (I18): what is still done while Patroni's `pause` is set, and whether the fence stands.
 //!
 //! A cluster of no federation pauses as in Patroni (spec/patroni-compat.md 3.13): nothing is started,
-//! stopped, promoted, copied or failed over; a primary keeps its key, and goes on without it; the
+//! stopped, promoted, copied or failed over; a primary keeps its key, and goes on without it; slots are
+//! made and moved, and none is dropped; the
 //! fence is off, and everything says NOT FENCED. In a federation a site's pause stops that site's
 //! automation only: rights end as ever, and deadlines, guard and guardian stay (design.md section 3).
 
@@ -54,8 +55,19 @@ impl Judge<'_> {
             }
             Some(leader) if leader.name == self.policy.me => self.keep_leading(site),
             Some(_) if writable => Choice::wait(Reason::Paused(PausedAs::PrimaryBesideTheLeader)),
-            Some(_) => Choice::wait(Reason::Paused(PausedAs::Secondary)),
+            Some(_) => self.paused_secondary(site),
             None => self.take_free_key(site),
+        }
+    }
+
+    /// Its slots are moved on, or it would keep WAL for as long as the pause lasts; none is dropped, and
+    /// nothing stops for a copy.
+    fn paused_secondary(&mut self, site: &SiteView) -> Choice {
+        let secondary = Choice::wait(Reason::Paused(PausedAs::Secondary));
+        let Some(status) = &self.view.postgres.status else { return secondary };
+        match self.keep_slots(site, status) {
+            Some(choice) => Choice { reason: secondary.reason, ..choice },
+            None => secondary,
         }
     }
 
@@ -135,19 +147,9 @@ impl Judge<'_> {
         if let Some(choice) = self.name_promotion(status) {
             return choice;
         }
-        if let Some(mut choice) = self.keep_slots(site, status) {
-            for action in &mut choice.actions {
-                if let Action::Slots { drop, .. } = action {
-                    drop.clear();
-                }
-            }
-            let creates = |action: &Action| matches!(action, Action::Slots { create, .. } if !create.is_empty());
-            if choice.actions.iter().any(creates) {
-                return choice;
-            }
-        }
         // Nobody could open: a request to switch over ends.
-        self.manual_as_leader(site, status)
+        self.keep_slots(site, status)
+            .or_else(|| self.manual_as_leader(site, status))
             .unwrap_or(Choice::wait(Reason::Paused(PausedAs::Leader)))
     }
 
@@ -166,7 +168,7 @@ impl Judge<'_> {
                 | JobKind::PrePromote => false,
                 // A person asked for the start.
                 JobKind::Start => !self.starts_by_request(),
-                JobKind::Initdb | JobKind::Clone | JobKind::Rewind => true,
+                JobKind::Initdb | JobKind::Clone | JobKind::Rewind | JobKind::CopySlots => true,
             },
             Action::ClaimInitialize
             | Action::AbandonInitialize
@@ -196,7 +198,7 @@ impl Judge<'_> {
             | Action::Promote
             | Action::Answer { .. }
             | Action::CancelJob
-            | Action::Slots { .. }
+            | Action::Slots(_)
             | Action::ClearFailover { .. }
             | Action::Reload => false,
         });

@@ -119,12 +119,14 @@ pub enum Reason {
     FinishingBootstrap,
     /// Keeps record and list in step.
     Synchronous,
-    /// Makes and drops slots.
+    /// Makes, drops and moves slots.
     Slots,
     /// Checkpoint asked for by a switchover, or owed after a promotion.
     Checkpoint,
     /// The cluster is paused.
     Paused(PausedAs),
+    /// Copies logical slots from the leader.
+    CopyingSlots,
     /// The leader's server has had its time to come up: another member is to lead.
     StartOverdue,
     /// Writes down which history it is about to open.
@@ -293,6 +295,7 @@ impl fmt::Display for Reason {
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
+            Self::CopyingSlots => "copying logical replication slots from the leader",
             Self::RecordingOpening => "writing down the history that it is about to promote",
             Self::StartOverdue => {
                 "PostgreSQL has not come up within primary_start_timeout: making room for a member \

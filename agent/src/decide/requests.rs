@@ -177,7 +177,8 @@ impl Judge<'_> {
                 | JobKind::Stop
                 | JobKind::Checkpoint
                 | JobKind::CreateUsers
-                | JobKind::PrePromote,
+                | JobKind::PrePromote
+                | JobKind::CopySlots,
             )
             | None => false,
         };
@@ -472,6 +473,7 @@ fn word(kind: &JobKind) -> &'static str {
         JobKind::Checkpoint => "checkpoint",
         JobKind::CreateUsers => "creating users",
         JobKind::PrePromote => "pre_promote",
+        JobKind::CopySlots => "copying logical slots",
     }
 }
 

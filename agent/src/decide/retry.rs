@@ -20,9 +20,13 @@ impl Judge<'_> {
             JobKind::Checkpoint | JobKind::CreateUsers | JobKind::PrePromote => {
                 self.memory.start_unanswered
             }
-            JobKind::Initdb | JobKind::Clone | JobKind::Start | JobKind::Stop | JobKind::Rewind => {
-                started
-            }
+            // A copy of slots leaves the server stopped, or as it was when it answered.
+            JobKind::Initdb
+            | JobKind::Clone
+            | JobKind::Start
+            | JobKind::Stop
+            | JobKind::Rewind
+            | JobKind::CopySlots => started,
         };
         if finished.problem.is_none() {
             self.memory.failed =
@@ -43,6 +47,8 @@ impl Judge<'_> {
                 }
                 JobKind::Rewind => self.memory.rewinds = self.memory.rewinds.saturating_add(1),
                 JobKind::PrePromote => self.memory.pre_promote = PrePromote::Passed,
+                // Other files are there now: what was known of the slots before says nothing.
+                JobKind::CopySlots => self.memory.slots_readiness.clear(),
                 JobKind::Initdb | JobKind::Start | JobKind::Stop | JobKind::CreateUsers => {}
             }
             return;
@@ -55,6 +61,16 @@ impl Judge<'_> {
         }
         if finished.job == JobKind::Checkpoint {
             self.memory.checkpointing_for = None;
+        }
+        if finished.job == JobKind::CopySlots {
+            if finished.untouched {
+                // The server was not stopped for it.
+                self.memory.slots_copy_after = Some(self.view.now.plus(BACKOFF_MOST));
+                self.memory.slots_copies = self.memory.slots_copies.saturating_sub(1);
+            } else {
+                // Some of the files may be others now.
+                self.memory.slots_readiness.clear();
+            }
         }
         self.note_failure(finished.job.clone());
     }

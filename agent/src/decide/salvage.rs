@@ -43,6 +43,7 @@ pub fn before(job: &Job, view: &View) -> Option<Salvage> {
         | Job::Stop
         | Job::StopToRestart
         | Job::PrePromote
+        | Job::CopySlots { .. }
         | Job::Checkpoint
         | Job::CreateUsers => return None,
     };

@@ -1,18 +1,13 @@
 //! A leader in its ordinary state: finishing a bootstrap, synchronous record and list, slots,
 //! checkpoints that a switchover asks for.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use regent_proto::name::NodeName;
 use regent_proto::record::Primary;
 use regent_proto::timeline::HistoryPoint;
 
 use super::view::{At, FederationView, Initialize, SiteView, Status};
 use super::{Action, Choice, DataDirectory, Job, Judge, Reason, synchronous};
-
-/// How long a slot outlives its member: Patroni's default for `member_slots_ttl`.
-const MEMBER_SLOTS_KEPT: Duration = Duration::from_secs(1800);
 
 /// The checkpoint that is owed after a promotion waits until the clients are back: its writes would
 /// hold up the first commits. A node that has to rewind meanwhile waits for it.
@@ -128,72 +123,6 @@ impl Judge<'_> {
             self.memory.own_names_asked = Some((own.clone(), now));
         }
         Some(Choice::act(Reason::Synchronous, vec![step]))
-    }
-
-    /// A slot for every other member, and for every node of the sites that stream, or will
-    /// stream, from here.
-    pub(super) fn keep_slots(&mut self, site: &SiteView, status: &Status) -> Option<Choice> {
-        let mut wanted: BTreeSet<String> = site
-            .members
-            .keys()
-            .filter(|name| **name != self.policy.me)
-            .map(NodeName::slot)
-            .collect();
-        if let Some(federation) = &self.view.federation
-            && let Some(assignment) = &federation.assignment
-        {
-            let downstream = assignment.downstream.iter();
-            let reports = downstream.filter_map(|site| federation.reports.get(site));
-            wanted.extend(reports.flat_map(|report| &report.nodes).map(|node| node.name.slot()));
-        }
-        self.manage_slots(site);
-        wanted.extend(self.slots_of_the_missing(status, &wanted));
-        self.slots_choice(status, wanted)
-    }
-
-    /// Only slots of nodes are ours to drop; a backup tool's is not.
-    pub(super) fn manage_slots(&mut self, site: &SiteView) {
-        let members = site.members.keys().map(NodeName::slot);
-        let reports = self.view.federation.iter().flat_map(|federation| {
-            let nodes = federation.reports.values().flat_map(|report| &report.nodes);
-            nodes.map(|node| node.name.slot())
-        });
-        self.memory.slots_managed.extend(members.chain(reports));
-    }
-
-    /// A node that is away keeps its slot for a while, or it could not come back without a copy.
-    fn slots_of_the_missing(
-        &mut self,
-        status: &Status,
-        wanted: &BTreeSet<String>,
-    ) -> BTreeSet<String> {
-        let missing: BTreeSet<String> =
-            status.slots.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
-        self.memory.slots_missing_since.retain(|name, _| missing.contains(name));
-        let now = self.view.now;
-        let since = &mut self.memory.slots_missing_since;
-        missing
-            .into_iter()
-            .filter(|name| now.since(*since.entry(name.clone()).or_insert(now)) < MEMBER_SLOTS_KEPT)
-            .collect()
-    }
-
-    pub(super) fn slots_choice(&self, status: &Status, wanted: BTreeSet<String>) -> Option<Choice> {
-        let create: BTreeSet<String> =
-            wanted.iter().filter(|name| !status.slots.contains_key(*name)).cloned().collect();
-        let drop: BTreeSet<String> = status
-            .slots
-            .iter()
-            .filter(|(name, slot)| {
-                slot.physical
-                    && !slot.active
-                    && !wanted.contains(*name)
-                    && self.memory.slots_managed.contains(*name)
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        (!create.is_empty() || !drop.is_empty())
-            .then(|| Choice::act(Reason::Slots, vec![Action::Slots { create, drop }]))
     }
 
     /// Runs beside everything else; at most one at a time.

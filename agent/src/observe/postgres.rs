@@ -17,11 +17,13 @@ use crate::act::history::TimelineHistory;
 use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Refused;
 use crate::act::postgres::server::Postmaster;
-use crate::act::postgres::{control, files::Files, programs::Programs, sql};
+use crate::act::postgres::slots::Noted;
+use crate::act::postgres::{control, files::Files, programs::Programs, slots, sql};
 use crate::config::Config;
+use crate::decide::slots::readiness::Xid;
 use crate::decide::view::{
-    ConfigurationView, Control, DataDirectory, PostgresView, Process, Receiver, Sender, Slot,
-    Status, senders_by_name,
+    ConfigurationView, Control, DataDirectory, Origin, PostgresView, Process, Receiver, Sender,
+    Slot, Status, WalStatus, senders_by_name,
 };
 use regent_proto::record::ReportedObjects;
 use regent_proto::time::BootTime;
@@ -47,7 +49,8 @@ SELECT json_build_object(
     'sync_state', sync_state, 'flushed', flush_lsn, 'user', usename, 'client', client_addr,
     'sync_priority', sync_priority)) FROM pg_stat_replication),
  'receiver', (SELECT json_build_object('host', sender_host, 'port', sender_port,
-    'timeline', received_tli, 'status', status) FROM pg_stat_wal_receiver),
+    'timeline', received_tli, 'status', status, 'upstream_end', latest_end_lsn)
+    FROM pg_stat_wal_receiver),
  'synchronous_standby_names', current_setting('synchronous_standby_names'),
  'replayed_at', pg_last_xact_replay_timestamp(),
  'replay_paused', CASE WHEN r.in_recovery THEN pg_is_wal_replay_paused() ELSE false END
@@ -56,8 +59,18 @@ SELECT json_build_object(
 /// What changes rarely and costs more: asked once a second, and after acts that change it.
 const SURROUNDINGS: &str = "
 SELECT json_build_object(
+ 'slots_at', CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() END,
  'slots', (SELECT json_agg(json_build_object('name', slot_name, 'active', active,
-    'physical', slot_type = 'physical')) FROM pg_replication_slots WHERE NOT temporary),
+    'physical', slot_type = 'physical', 'database', database, 'plugin', plugin,
+    'restart', restart_lsn, 'confirmed', confirmed_flush_lsn, 'holds_xmin', xmin IS NOT NULL,
+    'catalog_xmin', catalog_xmin::text::bigint, 'wal', wal_status, 'safe_wal', safe_wal_size,
+    'invalid', coalesce((to_jsonb(s)->>'conflicting')::boolean, false)
+      OR to_jsonb(s)->>'invalidation_reason' IS NOT NULL,
+    'failover', coalesce((to_jsonb(s)->>'failover')::boolean, false)))
+    FROM pg_replication_slots s WHERE NOT temporary),
+ 'wal_logical', current_setting('wal_level') = 'logical',
+ 'slot_wal_limit', (SELECT CASE WHEN setting::bigint >= 0 THEN setting::bigint * 1048576 END
+    FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
  'settings', (SELECT json_agg(json_build_object('name', name, 'value', coalesce(setting, ''),
     'unit', unit, 'kind', vartype, 'postmaster', context = 'postmaster',
     'pending', pending_restart))
@@ -119,6 +132,9 @@ struct Answer {
 struct Surroundings {
     slots: Option<Vec<SlotAnswer>>,
     settings: Vec<SettingAnswer>,
+    slots_at: Option<Lsn>,
+    wal_logical: bool,
+    slot_wal_limit: Option<u64>,
     version: u32,
     started: String,
     users: usize,
@@ -152,13 +168,60 @@ struct ReceiverAnswer {
     port: Option<u16>,
     timeline: Option<u32>,
     status: Option<String>,
+    upstream_end: Option<Lsn>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a slot")]
 struct SlotAnswer {
     name: String,
     active: bool,
     physical: bool,
+    database: Option<String>,
+    plugin: Option<String>,
+    restart: Option<Lsn>,
+    confirmed: Option<Lsn>,
+    holds_xmin: bool,
+    catalog_xmin: Option<Xid>,
+    wal: Option<String>,
+    safe_wal: Option<i64>,
+    invalid: bool,
+    failover: bool,
+}
+
+impl SlotAnswer {
+    /// With whose it is, by the note of copies.
+    fn slot(self, noted: &BTreeMap<String, Noted>) -> (String, Slot) {
+        let origin = match noted.get(&self.name).filter(|_| !self.physical) {
+            None => Origin::Own,
+            Some(Noted::Copied) => Origin::Copied,
+            Some(Noted::Proven) => Origin::Proven,
+            Some(Noted::Unsafe) => Origin::Unsafe,
+        };
+        let wal = match self.wal.as_deref() {
+            Some("reserved") => WalStatus::Reserved,
+            Some("extended") => WalStatus::Extended,
+            Some("unreserved") => WalStatus::Unreserved,
+            Some("lost") => WalStatus::Lost,
+            Some(_) | None => WalStatus::Unknown,
+        };
+        let slot = Slot {
+            active: self.active,
+            physical: self.physical,
+            database: self.database,
+            plugin: self.plugin,
+            restart: self.restart,
+            confirmed: self.confirmed,
+            holds_xmin: self.holds_xmin,
+            catalog_xmin: self.catalog_xmin,
+            wal,
+            safe_wal: self.safe_wal,
+            invalid: self.invalid,
+            failover: self.failover,
+            origin,
+        };
+        (self.name, slot)
+    }
 }
 
 /// What REST shows beside the view.
@@ -449,12 +512,11 @@ impl PostgresObserver {
         let senders = answer.senders.unwrap_or_default();
         let used_senders = senders.len();
         let senders = senders_by_name(senders.into_iter().map(SenderAnswer::read));
-        let slots: BTreeMap<String, Slot> = surroundings
-            .slots
-            .unwrap_or_default()
-            .into_iter()
-            .map(|slot| (slot.name, Slot { active: slot.active, physical: slot.physical }))
-            .collect();
+        let slots = surroundings.slots.unwrap_or_default();
+        let any_logical = slots.iter().any(|slot| !slot.physical);
+        let noted = if any_logical { slots::noted(&self.files) } else { BTreeMap::new() };
+        let slots: BTreeMap<String, Slot> =
+            slots.into_iter().map(|slot| slot.slot(&noted)).collect();
         let settings: BTreeMap<String, i64> = surroundings
             .settings
             .iter()
@@ -471,6 +533,7 @@ impl PostgresObserver {
         let free = |limit: &str, used: usize| {
             settings.get(limit).map_or(0, |most| most - i64::try_from(used).unwrap_or(i64::MAX))
         };
+        let upstream_end = answer.receiver.as_ref().and_then(|receiver| receiver.upstream_end);
         Status {
             in_recovery: answer.in_recovery,
             ancestry: control::ancestry(&self.files.data_dir, TimelineId(self.timeline)),
@@ -493,6 +556,10 @@ impl PostgresObserver {
             slots,
             settings: Arc::new(settings),
             server_version: surroundings.version,
+            wal_logical: surroundings.wal_logical,
+            slot_wal_limit: surroundings.slot_wal_limit,
+            slots_at: surroundings.slots_at,
+            upstream_end,
         }
     }
 

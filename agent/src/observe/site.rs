@@ -22,8 +22,8 @@ use super::unreadable::Unreadable;
 use crate::config::dynamic::Dynamic;
 use crate::config::tags;
 use crate::decide::view::{
-    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, Schedule,
-    SiteView, SyncView,
+    At, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord,
+    PublishedSlots, Schedule, SiteView, SyncView,
 };
 
 /// Patroni's member record, the fields that are used.
@@ -58,6 +58,9 @@ struct MemberRecord {
     pending_restart: Option<serde_json::Value>,
     #[serde(default)]
     pending_restart_reason: Option<serde_json::Value>,
+    /// Ours: how far each of its slots lets vacuum go.
+    #[serde(default)]
+    catalog_horizon: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -78,10 +81,11 @@ enum Quorum {
     Text(String),
 }
 
-#[derive(Debug, Clone, Deserialize)]
+/// Patroni's `status`, as far as it can be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct StatusRecord {
-    #[serde(default)]
     optime: Option<u64>,
+    published: PublishedSlots,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -192,13 +196,15 @@ impl SiteObserver {
             (None, Some(_)) => {}
         }
         let (members, ancestries) = self.members(picture);
+        let status = self.status(picture);
         let ancestry = leader.as_ref().and_then(|l| ancestries.get(&l.name).cloned());
         let view = SiteView {
             age: now.since(answered),
             leaderless: self.leaderless_since.map_or(Duration::ZERO, |since| now.since(since)),
             initialize: self.initialize(picture),
             sync: self.sync(picture),
-            optime: self.optime(picture),
+            optime: status.as_ref().and_then(|status| status.optime).map(Lsn::new),
+            published: status.map(|status| status.published).unwrap_or_default(),
             failover: self.failover(picture, now),
             mark: self
                 .record(|known| &known.mark, picture, SiteKey::Mark)
@@ -423,9 +429,9 @@ impl SiteObserver {
         SyncView { revision, leader, standbys, unreadable: false, quorum }
     }
 
-    fn optime(&mut self, picture: &Picture) -> Option<Lsn> {
+    fn status(&mut self, picture: &Picture) -> Option<StatusRecord> {
         let entry = self.entry(picture, SiteKey::Status)?;
-        self.json(|known| &known.status, entry)?.optime.map(Lsn::new)
+        self.read_as(|known| &known.status, entry, status_record)
     }
 
     /// A request whose time cannot be read is none: it must not be acted upon at once.
@@ -495,6 +501,30 @@ fn record<R: Record>(entry: &Entry) -> Result<R, String> {
     R::decode(&entry.key, &entry.value).map_err(|error| error.problem)
 }
 
+/// Also what Patroni before 2.1 wrote, a number and nothing else. A position of a slot that is none is
+/// passed over: a slot without one is not moved.
+fn status_record(entry: &Entry) -> Result<StatusRecord, String> {
+    let value: serde_json::Value =
+        serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
+    if let Some(optime) = value.as_u64() {
+        return Ok(StatusRecord { optime: Some(optime), ..StatusRecord::default() });
+    }
+    let fields = value.as_object().ok_or("neither an object nor a position")?;
+    let optime = match fields.get("optime") {
+        None | Some(serde_json::Value::Null) => None,
+        Some(at) => Some(at.as_u64().ok_or("optime is no position")?),
+    };
+    let slots = fields.get("slots").and_then(serde_json::Value::as_object);
+    let slots = slots
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, at)| Some((name.clone(), Lsn::new(at.as_u64()?))));
+    let retain = fields.get("retain_slots").and_then(serde_json::Value::as_array);
+    let retain = retain.into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned()));
+    let published = PublishedSlots { slots: slots.collect(), retain: retain.collect() };
+    Ok(StatusRecord { optime, published })
+}
+
 /// Patroni's `history`: where each timeline was left. Lines of another form tell nothing.
 fn history(entry: &Entry) -> Result<Option<Ancestry>, String> {
     let lines: Vec<serde_json::Value> =
@@ -519,14 +549,17 @@ fn known_member(entry: &Entry) -> Result<KnownMember, String> {
     let (host, port) = host_port(&record.conn_url)
         .ok_or_else(|| "conn_url is not postgres://HOST:PORT/DATABASE".to_owned())?;
     let tags::Read { tags, problems, contradictions: _ } = tags::read(&record.tags);
+    let horizon = record.catalog_horizon.and_then(|told| serde_json::from_value(told).ok());
     let member = Arc::new(Member {
         host,
         port,
         nofailover: tags.nofailover,
         nosync: tags.nosync,
         sync_priority: tags.sync_priority,
+        nostream: tags.nostream,
         replicatefrom: tags.replicatefrom,
         clonefrom: tags.clonefrom,
+        horizon,
         api_url: record.api_url,
         promise_url: record.promise_url,
         streaming: record.replication_state == "streaming",

@@ -29,9 +29,8 @@ use crate::act::Actor;
 use crate::act::callbacks::Callbacks;
 use crate::act::publish::Picture;
 use crate::config::Config;
-use crate::decide::callbacks::Told;
-use crate::decide::decide;
 use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
+use crate::decide::{callbacks, decide, slots};
 use crate::fence::Deadlines;
 use crate::fence::guard::Fenced;
 use crate::observe::clock::boot_time;
@@ -71,6 +70,8 @@ pub struct Agent {
     suspended: bool,
     /// Why the dynamic configuration in the DCS is not in force.
     refused_dynamic: Option<String>,
+    /// What is told of slots.
+    slots: slots::Told,
     repeated: u32,
     stop: CancellationToken,
     upgrade: Upgrade,
@@ -79,7 +80,7 @@ pub struct Agent {
     job_problem: Option<String>,
     requests: Requests,
     callbacks: Callbacks,
-    told: Told,
+    told: callbacks::Told,
     /// Held for the life of the process.
     _lock: std::fs::File,
 }
@@ -97,6 +98,7 @@ impl Agent {
             self.say_what_is_over(&decision.memory);
             self.note_opening(&view);
             self.keep_fence(&policy, &view);
+            self.look_at_slots(&policy, &view);
             self.tell(&view, extra, &decision);
             self.call_back(&view);
             self.finished = None;

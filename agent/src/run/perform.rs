@@ -32,7 +32,7 @@ impl Agent {
             match self.actor.perform(action, view, client).await {
                 Outcome::Done(what) => {
                     match action {
-                        Action::Slots { .. } => self.postgres.forget_surroundings(),
+                        Action::Slots(_) => self.postgres.forget_surroundings(),
                         Action::Reload => self.postgres.forget_files(),
                         _ => {}
                     }

@@ -28,6 +28,7 @@ use crate::act::postgres::found;
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::{Postmaster, Server};
+use crate::act::postgres::slots::Work;
 use crate::act::publish::{Picture, Publisher};
 use crate::act::random::Ids;
 use crate::act::site::SiteStore;
@@ -36,7 +37,8 @@ use crate::api;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
-use crate::decide::callbacks::Told;
+use crate::decide::callbacks;
+use crate::decide::slots;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
 use crate::fence::renewal::{GlobalSide, RenewalThread, SiteSide};
@@ -157,6 +159,7 @@ impl Agent {
                 failsafe,
                 marked_at: WallTime::default(),
                 claimed: None,
+                slot_work: Work::default(),
             },
             config,
             deadlines,
@@ -176,6 +179,7 @@ impl Agent {
             last_problem: String::new(),
             suspended: false,
             refused_dynamic: None,
+            slots: slots::Told::default(),
             repeated: 0,
             stop,
             upgrade,
@@ -183,7 +187,7 @@ impl Agent {
             job_problem: None,
             requests: Requests::new(arriving),
             callbacks,
-            told: Told::default(),
+            told: callbacks::Told::default(),
             _lock: lock,
         })
     }

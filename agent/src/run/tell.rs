@@ -17,8 +17,8 @@ use crate::act::postgres::programs::Programs;
 use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::config::Config;
 use crate::decide::parameters::Difference;
-use crate::decide::view::{Memory, UnderWay, View};
-use crate::decide::{Decision, Reason};
+use crate::decide::view::{Memory, Policy, UnderWay, View};
+use crate::decide::{Decision, Reason, slots};
 use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
 use crate::observe::{guardian, reach};
@@ -71,6 +71,24 @@ impl Agent {
         !leads && memory.request.as_ref().is_some_and(UnderWay::withdraws)
     }
 
+    /// What is told of slots; each warning is logged when it comes, and when it goes.
+    pub(super) fn look_at_slots(&mut self, policy: &Policy, view: &View) {
+        if view.postgres.status.is_none() {
+            // Nothing is seen: what was known last stays said.
+            self.slots.positions.clear();
+            return;
+        }
+        let told = slots::told(policy, &self.memory, view);
+        let node = &self.config.name;
+        for (slot, what) in told.warnings.difference(&self.slots.warnings) {
+            tracing::warn!(%node, slot, "replication slot: {what}");
+        }
+        for (slot, what) in self.slots.warnings.difference(&told.warnings) {
+            tracing::info!(%node, slot, "replication slot: no longer so: {what}");
+        }
+        self.slots = told;
+    }
+
     /// Hands out the picture of this round.
     pub(super) fn tell(&self, view: &View, extra: Extra, decision: &Decision) {
         let reason = &decision.reason;
@@ -96,6 +114,8 @@ impl Agent {
         }
         let site = self.site_observer.unreadable();
         warnings.extend(site.map(|key| format!("unreadable record {key}")));
+        let slots = self.slots.warnings.iter();
+        warnings.extend(slots.map(|(slot, what)| format!("replication slot {slot}: {what}")));
         let dcs_age = view.site.as_ref().map_or(u128::MAX, |site| site.age.as_millis());
         let dcs_age = u64::try_from(dcs_age).unwrap_or(u64::MAX);
         let picture = Picture {
@@ -120,6 +140,7 @@ impl Agent {
             config: self.site_observer.config(),
             scheduled_restart: decision.memory.scheduled_restart.clone(),
             withdraws: self.withdraws(view, &decision.memory),
+            slots: self.slots.clone(),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }

@@ -9,8 +9,8 @@ use regent_agent::decide::preconditions::{self, Opening, Precondition};
 use regent_agent::decide::view::{
     At, ConfigurationView, Control, ControlState, DataDirectory, DiskEpoch, FailsafeRecord,
     FailsafeView, FederationView, GuardianView, Initialize, LeaderKey, Policy, PostgresView,
-    PrimaryTenure, Process, PromiseRecord, RequestsView, SiteView, Status, SyncView, TenureView,
-    View, WatchdogState, WatchdogView,
+    PrimaryTenure, Process, PromiseRecord, PublishedSlots, RequestsView, SiteView, Status,
+    SyncView, TenureView, View, WatchdogState, WatchdogView,
 };
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
@@ -105,6 +105,7 @@ fn policy() -> Policy {
         paused: false,
         synchronous_quorum: false,
         own_standby_names: String::new(),
+        slots: Default::default(),
         failover_priority: 1,
         check_timeline: false,
         maximum_lag_on_syncnode: None,
@@ -170,6 +171,7 @@ fn site(facts: &Facts) -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        published: PublishedSlots::default(),
         promotions: None,
         history: None,
     }
@@ -263,6 +265,10 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
             free_slots: 10,
             free_senders: 10,
             server_version: 150_018,
+            wal_logical: false,
+            slot_wal_limit: None,
+            slots_at: None,
+            upstream_end: None,
         }),
         follows: None,
         standby_signal: true,

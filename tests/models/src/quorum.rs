@@ -272,6 +272,7 @@ impl Quorum {
             paused: false,
             synchronous_quorum: s.by_quorum,
             own_standby_names: String::new(),
+            slots: Default::default(),
             failover_priority: 1,
             check_timeline: false,
             maximum_lag_on_syncnode: None,
@@ -358,6 +359,10 @@ impl Quorum {
             free_slots: 10,
             free_senders: 10,
             server_version: 150_018,
+            wal_logical: false,
+            slot_wal_limit: None,
+            slots_at: None,
+            upstream_end: None,
         }
     }
 
@@ -492,6 +497,8 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             sync_priority: 1,
             replicatefrom: None,
             clonefrom: false,
+            nostream: false,
+            horizon: None,
         })
     };
     SiteView {
@@ -516,6 +523,7 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        published: Default::default(),
         promotions: None,
         history: None,
     }

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use regent_agent::decide::quorum::Voting;
 use regent_agent::decide::view::{
-    FailsafeRecord, Initialize, Member, Memory, Policy, PromiseRecord, Sender, SiteView, Status,
-    SyncView,
+    FailsafeRecord, Initialize, Member, Memory, Policy, PromiseRecord, PublishedSlots, Sender,
+    SiteView, Status, SyncView,
 };
 use regent_agent::decide::{Action, synchronous};
 use regent_proto::lsn::Lsn;
@@ -228,6 +228,7 @@ impl Synchronous {
             paused: false,
             synchronous_quorum: false,
             own_standby_names: String::new(),
+            slots: Default::default(),
             failover_priority: 1,
             check_timeline: false,
             maximum_lag_on_syncnode: None,
@@ -318,6 +319,10 @@ impl Synchronous {
             free_slots: 10,
             free_senders: 10,
             server_version: 150_018,
+            wal_logical: false,
+            slot_wal_limit: None,
+            slots_at: None,
+            upstream_end: None,
         }
     }
 
@@ -399,9 +404,11 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
             position: None,
             nofailover: false,
             nosync: false,
+            nostream: false,
             sync_priority: 1,
             replicatefrom: None,
             clonefrom: false,
+            horizon: None,
         })
     };
     SiteView {
@@ -426,6 +433,7 @@ fn site(s: &State, nodes: std::ops::Range<u8>) -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        published: PublishedSlots::default(),
         promotions: None,
         history: None,
     }

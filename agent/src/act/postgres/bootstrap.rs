@@ -21,6 +21,7 @@ use super::configuration::Wanted;
 use super::copy;
 use super::files::{Files, InForce, write_atomically};
 use super::programs::Programs;
+use super::slots;
 use super::sql;
 use crate::act::scripts;
 use crate::config::dynamic::Dynamic;
@@ -99,6 +100,7 @@ impl Ground<'_> {
         // Of the server that was copied.
         drop(std::fs::remove_file(data_dir.join("postmaster.pid")));
         copy::forget_sources_configuration(self.files)?;
+        slots::forget(self.files);
         let signal = |name: &str| data_dir.join(name).exists();
         let left = signal("recovery.signal") || signal("standby.signal");
         let given = !method.recovery_conf.is_empty();

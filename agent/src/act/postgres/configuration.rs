@@ -14,6 +14,7 @@ use super::programs::Programs;
 use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::parameters;
+use crate::decide::slots::Rules;
 use crate::observe::clock::boot_time;
 
 /// The longest that PostgreSQL may take to read its configuration.
@@ -33,6 +34,10 @@ pub struct Wanted {
     pub hba: Vec<String>,
     /// Lines of pg_ident.conf; none: the file is not ours.
     pub ident: Vec<String>,
+    /// What is to be done with slots: with the role, it says what a standby asks for.
+    pub slots: Rules,
+    /// The agent's file itself says whether this node holds back the vacuum of whom it follows.
+    pub own_feedback: bool,
 }
 
 /// The file's lists, where it has some, stand in place of the dynamic ones.
@@ -69,6 +74,12 @@ impl Wanted {
             recovery,
             hba: first([&config.postgres.pg_hba, &dynamic.pg_hba, &config.bootstrap.pg_hba]),
             ident: first([&config.postgres.pg_ident, &dynamic.pg_ident, &none]),
+            slots: dynamic.slots.clone(),
+            own_feedback: config
+                .postgres
+                .parameters
+                .keys()
+                .any(|name| name.eq_ignore_ascii_case("hot_standby_feedback")),
         }
     }
 
@@ -95,6 +106,8 @@ impl Wanted {
             }
             add("");
         }
+        add(if self.slots.use_slots { "slots" } else { "" });
+        add(if self.slots.want_feedback(None) { "feedback" } else { "" });
         hash.max(1)
     }
 

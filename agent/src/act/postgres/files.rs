@@ -194,7 +194,7 @@ impl Files {
         if parameters.is_empty() {
             return self.write_configuration(config, dynamic, in_force);
         }
-        self.put_role(&mut parameters, config, in_force);
+        self.put_role(&mut parameters, config, &Wanted::of(config, dynamic), in_force);
         write_atomically(&self.data_dir.join("postgresql.conf"), render(&parameters).as_bytes())?;
         self.note(in_force)
     }
@@ -228,7 +228,7 @@ impl Files {
                 None => drop(parameters.remove(name)),
             }
         }
-        self.put_role(&mut parameters, config, in_force);
+        self.put_role(&mut parameters, config, wanted, in_force);
         render(&parameters)
     }
 
@@ -236,10 +236,15 @@ impl Files {
         &self,
         parameters: &mut BTreeMap<String, String>,
         config: &Config,
+        wanted: &Wanted,
         in_force: &InForce,
     ) {
+        put_feedback(parameters, wanted, in_force);
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));
+            if !wanted.slots.use_slots {
+                parameters.insert("primary_slot_name".to_owned(), String::new());
+            }
         }
         parameters.insert("synchronous_standby_names".to_owned(), in_force.synchronous.clone());
     }
@@ -382,6 +387,20 @@ impl Files {
             quote(&ports.join(",")),
             quote(application),
         )
+    }
+}
+
+/// Whom a server follows says whether it holds back that one's vacuum, where this node's own file does not.
+fn put_feedback(parameters: &mut BTreeMap<String, String>, wanted: &Wanted, in_force: &InForce) {
+    const NAME: &str = "hot_standby_feedback";
+    let own = wanted.parameters.get(NAME);
+    let wants = !wanted.own_feedback && wanted.slots.want_feedback(in_force.follow.as_ref());
+    if wants {
+        parameters.insert(NAME.to_owned(), "on".to_owned());
+    } else if let Some(value) = own.filter(|value| parameters::is_truth(value)) {
+        parameters.insert(NAME.to_owned(), value.clone());
+    } else if own.is_none() {
+        parameters.remove(NAME);
     }
 }
 
@@ -529,6 +548,44 @@ mod tests {
         std::fs::write(place.files.data_dir.join("postgresql.conf"), "port = '1'\n")
             .expect("written");
         assert!(place.files.written().is_empty(), "not one of ours");
+    }
+
+    /// Of whom logical slots are kept, the vacuum is held back; not another site's.
+    #[test]
+    fn feedback_and_the_slots_name_go_by_the_role_and_by_the_rules_for_slots() {
+        let place = Place::new();
+        let mut config = config(place.dir.path());
+        let read = |document: serde_json::Value| Dynamic::read(&document, &Dynamic::default());
+        let logical = serde_json::json!({"s": {"type": "logical", "database": "d", "plugin": "p"}});
+        let with = read(serde_json::json!({"slots": logical}));
+        let off =
+            serde_json::json!({"use_slots": false, "parameters": {"hot_standby_feedback": "off"}});
+        let off = read(serde_json::json!({"slots": logical, "postgresql": off}));
+        let address = ("h".to_owned(), 1);
+        let name = "a2".parse().expect("a name");
+        let member = Follow::Member { name, address: address.clone() };
+        let site = Follow::Site { site: "b".parse().expect("a name"), addresses: vec![address] };
+        let written = |config: &Config, dynamic: &Dynamic, follow: &Follow| {
+            let role = InForce { follow: Some(follow.clone()), ..InForce::default() };
+            place.files.write_role(config, dynamic, &role).expect("written");
+            let written = place.files.written();
+            let slot = written.get("primary_slot_name").is_some_and(|slot| !slot.is_empty());
+            (written.get("hot_standby_feedback").cloned(), slot)
+        };
+        let said = |word: &str| Some(word.to_owned());
+        assert_eq!(written(&config, &with, &member), (said("on"), true));
+        assert_eq!(written(&config, &with, &site), (None, true), "and it goes with the role");
+        assert_eq!(written(&config, &off, &member), (said("on"), false));
+        assert_eq!(written(&config, &off, &site), (said("off"), false), "what is wanted otherwise");
+        let own = ("hot_standby_feedback".to_owned(), Some("off".to_owned()));
+        config.postgres.parameters.extend([own]);
+        assert_eq!(
+            written(&config, &with, &member),
+            (said("off"), true),
+            "the file has the last word"
+        );
+        let wanted = |dynamic: &Dynamic| Wanted::of(&config, dynamic).fingerprint();
+        assert_ne!(wanted(&with), wanted(&Dynamic::default()), "so it is read again");
     }
 
     #[test]

@@ -15,5 +15,6 @@ pub mod promotions;
 pub mod replica;
 pub mod salvage;
 pub mod server;
+pub mod slots;
 pub mod sql;
 pub mod wal;

@@ -10,6 +10,7 @@ use super::bootstrap::{Ground, encoded};
 use super::copy;
 use super::files::write_atomically;
 use super::salvage::How;
+use super::slots;
 use crate::act::scripts;
 use crate::config::{Maker, ReplicaMethod};
 
@@ -74,6 +75,7 @@ impl Ground<'_> {
         }
         if keep_data {
             write_atomically(&files.incomplete(), b"copy\n")?;
+            slots::forget(files);
         } else {
             copy::begin(files)?;
         }
@@ -100,6 +102,8 @@ impl Ground<'_> {
         // Of the server that was copied.
         drop(std::fs::remove_file(data_dir.join("postmaster.pid")));
         copy::forget_sources_configuration(files)?;
+        // And its note of what is a copy there.
+        slots::forget(files);
         copy::done(files)
     }
 }

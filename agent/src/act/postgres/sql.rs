@@ -46,6 +46,15 @@ fn failed(doing: &str, error: &tokio_postgres::Error) -> SqlError {
 
 /// Connects to one server.
 pub async fn connect(host: &str, port: u16, user: &User) -> Result<Client, SqlError> {
+    connect_to(host, port, user, "postgres").await
+}
+
+async fn connect_to(
+    host: &str,
+    port: u16,
+    user: &User,
+    database: &str,
+) -> Result<Client, SqlError> {
     let doing = format!("connecting to PostgreSQL at {host}:{port} as {}", user.username);
     let mut connect = Connect::new();
     connect
@@ -53,7 +62,7 @@ pub async fn connect(host: &str, port: u16, user: &User) -> Result<Client, SqlEr
         .port(port)
         .user(&user.username)
         .password(user.password.reveal())
-        .dbname("postgres")
+        .dbname(database)
         .application_name("Regent")
         .options("-c statement_timeout=2000 -c search_path=pg_catalog -c synchronous_commit=local")
         .connect_timeout(CONNECT_BOUND);
@@ -74,12 +83,17 @@ pub async fn connect(host: &str, port: u16, user: &User) -> Result<Client, SqlEr
 
 /// Connects to the local server.
 pub async fn connect_local(config: &Config) -> Result<Client, SqlError> {
+    connect_database(config, "postgres").await
+}
+
+/// Connects to one database of the local server.
+pub async fn connect_database(config: &Config, database: &str) -> Result<Client, SqlError> {
     let (host, port) = config.postgres.listen_host_port();
     let host = match host {
         "*" | "0.0.0.0" | "" => "127.0.0.1",
         other => other.split(',').next().unwrap_or("127.0.0.1"),
     };
-    connect(host, port, &config.postgres.authentication.superuser).await
+    connect_to(host, port, &config.postgres.authentication.superuser, database).await
 }
 
 /// Runs statements without results.
@@ -93,9 +107,18 @@ pub async fn execute(client: &Client, statements: &str, bound: Duration) -> Resu
 
 /// One text value.
 pub async fn text(client: &Client, query: &str) -> Result<String, SqlError> {
+    text_within(client, query, ANSWER_BOUND).await
+}
+
+/// One text value that may take longer.
+pub async fn text_within(
+    client: &Client,
+    query: &str,
+    bound: Duration,
+) -> Result<String, SqlError> {
     let doing = "asking PostgreSQL";
-    match tokio::time::timeout(ANSWER_BOUND, client.simple_query(query)).await {
-        Err(_elapsed) => Err(SqlError::TooLong { doing: doing.to_owned(), bound: ANSWER_BOUND }),
+    match tokio::time::timeout(bound, client.simple_query(query)).await {
+        Err(_elapsed) => Err(SqlError::TooLong { doing: doing.to_owned(), bound }),
         Ok(Err(error)) => Err(failed(doing, &error)),
         Ok(Ok(messages)) => messages
             .iter()
@@ -110,7 +133,9 @@ pub async fn text(client: &Client, query: &str) -> Result<String, SqlError> {
     }
 }
 
-fn literal(text: &str) -> String {
+/// A text as SQL has it.
+#[must_use]
+pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
@@ -149,31 +174,6 @@ pub async fn hba_problems(client: &Client) -> Result<String, SqlError> {
     let query = "SELECT coalesce(string_agg(format('line %s: %s', line_number, error), '; '), '') \
                  FROM pg_hba_file_rules WHERE error IS NOT NULL";
     text(client, query).await
-}
-
-/// Creates physical slots that are missing and drops inactive ones that nobody needs.
-pub async fn keep_slots(
-    client: &Client,
-    create: &std::collections::BTreeSet<String>,
-    drop: &std::collections::BTreeSet<String>,
-) -> Result<(), SqlError> {
-    for slot in create {
-        let slot = literal(slot);
-        let query = format!(
-            "SELECT count(pg_create_physical_replication_slot({slot}, true))::text WHERE NOT EXISTS \
-             (SELECT FROM pg_replication_slots WHERE slot_name = {slot})"
-        );
-        text(client, &query).await?;
-    }
-    for slot in drop {
-        let query = format!(
-            "SELECT count(pg_drop_replication_slot(slot_name))::text FROM pg_replication_slots \
-             WHERE slot_type = 'physical' AND NOT active AND slot_name = {}",
-            literal(slot)
-        );
-        text(client, &query).await?;
-    }
-    Ok(())
 }
 
 /// Keeps what follows on this connection out of the server's log. A message of its own: the server looks

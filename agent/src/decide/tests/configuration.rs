@@ -31,7 +31,7 @@ fn leading_standby() -> World {
     world.held_by_b();
     world.status().senders.insert("a2".to_owned(), sender(500));
     world.status().synchronous_standby_names = "\"a2\"".to_owned();
-    world.status().slots.insert("a2".to_owned(), Slot { active: true, physical: true });
+    world.status().slots.insert("a2".to_owned(), Slot::physical(true));
     world.site().sync = SyncView::default();
     let addresses = vec![("127.0.0.1".to_owned(), 7001)];
     world.view.postgres.follows = Some(Follow::Site { site: name("b"), addresses });

@@ -183,7 +183,7 @@ fn a_standby_site_that_does_not_know_follows_and_takes_nothing() {
     world.status().senders.insert("a2".to_owned(), sender(520));
     world.status().synchronous_standby_names = "\"a2\"".to_owned();
     for slot in ["a2", "b1"] {
-        world.status().slots.insert(slot.to_owned(), Slot { active: true, physical: true });
+        world.status().slots.insert(slot.to_owned(), Slot::physical(true));
     }
     world.site().sync = SyncView::default();
     assert_eq!(world.decide().reason, Reason::EnteringEpoch);

@@ -257,6 +257,7 @@ fn while_a_job_runs_nothing_else_is_begun() {
             JobKind::Rewind,
             JobKind::CreateUsers,
             JobKind::PrePromote,
+            JobKind::CopySlots,
         ] {
             let mut world = World::new();
             bend(&mut world);

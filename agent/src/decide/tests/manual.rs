@@ -25,7 +25,7 @@ fn world() -> World {
     let third = world.site().members[&name::<NodeName>("a2")].clone();
     world.site().members.insert(name("a3"), third);
     world.status().senders.insert("a3".to_owned(), sender(500));
-    world.status().slots.insert("a3".to_owned(), Slot { active: true, physical: true });
+    world.status().slots.insert("a3".to_owned(), Slot::physical(true));
     world.view.peers = Some(PeersView {
         age: Duration::ZERO,
         answers: [(name("a2"), answer(500)), (name("a3"), answer(500))].into(),
@@ -868,7 +868,7 @@ fn the_leader_of_a_standby_site_only_gives_the_key_up() {
         world.held_by_b();
         world.standby(3, 500);
         for slot in ["a2", "a3"] {
-            world.status().slots.insert(slot.to_owned(), Slot { active: true, physical: true });
+            world.status().slots.insert(slot.to_owned(), Slot::physical(true));
         }
         world.view.postgres.follows =
             Some(Follow::Site { site: name("b"), addresses: vec![("127.0.0.1".to_owned(), 7001)] });

@@ -24,6 +24,7 @@ mod quorum_walks;
 mod rejoins;
 mod requests;
 mod restarts;
+mod slots;
 mod start;
 mod synchronous;
 pub(crate) mod world;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use regent_proto::lsn::Lsn;
 use regent_proto::time::Deadline;
 
 use super::world::{NOW, World, control, name, sender, status};
 use crate::decide::paused::{Fence, fence};
+use crate::decide::slots::{Kind, Planned, Step, Why};
 use crate::decide::view::*;
 use crate::decide::{Action, Job, PausedAs, Reason};
 
@@ -197,17 +199,36 @@ fn the_synchronous_record_is_kept_and_no_slot_dropped() {
 
     let mut world = alone();
     world.status().slots.clear();
-    let old = Slot { active: false, physical: true };
-    world.status().slots.insert("gone".to_owned(), old);
+    let old = Slot::physical(false);
+    world.status().slots.insert("gone".to_owned(), old.clone());
     world.memory.slots_managed.insert("gone".to_owned());
     let since = NOW.minus(Duration::from_secs(7200));
     world.memory.slots_missing_since.insert("gone".to_owned(), since);
-    let [Action::Slots { create, drop }] = &world.decide().actions[..] else {
-        panic!("{:?}", world.decide());
-    };
-    assert!(create.contains("a2") && drop.is_empty(), "{create:?} {drop:?}");
+    let create = Step::Create { name: "a2".to_owned(), kind: Kind::Physical };
+    let planned = Planned { step: create, why: Why::Member };
+    assert_eq!(world.decide().actions, vec![Action::Slots(vec![planned])]);
     world.status().slots.insert("a2".to_owned(), old);
     assert_eq!(world.decide().reason, Reason::Paused(PausedAs::Leader), "nothing but a drop");
+}
+
+#[test]
+fn a_secondary_moves_its_slots_on_and_drops_none() {
+    let mut world = alone();
+    world.standby(3, 500);
+    world.leader(Some("a2"));
+    let slot = Slot { restart: Some(Lsn::new(100)), ..Slot::physical(false) };
+    let slots = ["a2", "gone"].map(|slot_name| (slot_name.to_owned(), slot.clone()));
+    world.status().slots = slots.into();
+    world.memory.slots_managed.insert("gone".to_owned());
+    world.site().published.slots.insert("a2".to_owned(), Lsn::new(400));
+    let to = Lsn::new(400);
+    let step = Step::Advance { name: "a2".to_owned(), kind: Kind::Physical, to };
+    let decision = world.decide();
+    let planned = Planned { step, why: Why::Published };
+    assert_eq!(decision.actions, vec![Action::Slots(vec![planned])]);
+    assert_eq!(decision.reason, Reason::Paused(PausedAs::Secondary));
+    world.memory = decision.memory;
+    assert_eq!(world.decide().actions, vec![], "not again at once, and nothing but a drop is left");
 }
 
 #[test]

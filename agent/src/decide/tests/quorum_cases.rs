@@ -23,7 +23,7 @@ fn primary(standbys: &[&str]) -> World {
     for standby in standbys {
         world.site().members.insert(name(standby), member.clone());
         world.status().senders.insert((*standby).to_owned(), sender(500));
-        let slot = Slot { active: true, physical: true };
+        let slot = Slot::physical(true);
         world.status().slots.insert((*standby).to_owned(), slot);
     }
     world

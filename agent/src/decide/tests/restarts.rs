@@ -148,7 +148,7 @@ impl Play {
             (Job::Stop | Job::StopToRestart, Server::Writes) => {
                 Server::Down(ControlState::ShutDown)
             }
-            (Job::Stop | Job::StopToRestart, Server::Recovers) => {
+            (Job::Stop | Job::StopToRestart | Job::CopySlots { .. }, Server::Recovers) => {
                 Server::Down(ControlState::ShutDownInRecovery)
             }
             (Job::Clone(_) | Job::Rewind(_) | Job::Initdb, _) => {
@@ -159,7 +159,8 @@ impl Play {
                 | Job::StopToRestart
                 | Job::Checkpoint
                 | Job::CreateUsers
-                | Job::PrePromote,
+                | Job::PrePromote
+                | Job::CopySlots { .. },
                 as_it_was,
             ) => as_it_was,
         }

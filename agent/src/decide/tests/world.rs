@@ -15,6 +15,7 @@ use regent_proto::record::{
 use regent_proto::time::{BootTime, Deadline, WallTime};
 use regent_proto::timeline::{Ancestry, HistoryPoint, Switch, TimelineId};
 
+use crate::decide::slots::Rules;
 use crate::decide::view::*;
 use crate::decide::{Decision, decide};
 
@@ -85,6 +86,10 @@ pub(crate) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
         free_slots: 10,
         free_senders: 10,
         server_version: 150_018,
+        wal_logical: false,
+        slot_wal_limit: None,
+        slots_at: None,
+        upstream_end: None,
     }
 }
 
@@ -111,9 +116,11 @@ fn member(port: u16) -> Arc<Member> {
         position: None,
         nofailover: false,
         nosync: false,
+        nostream: false,
         sync_priority: 1,
         replicatefrom: None,
         clonefrom: false,
+        horizon: None,
     })
 }
 
@@ -229,6 +236,7 @@ impl World {
             paused: false,
             synchronous_quorum: false,
             own_standby_names: String::new(),
+            slots: Rules::default(),
             failover_priority: 1,
             check_timeline: false,
             maximum_lag_on_syncnode: None,
@@ -244,7 +252,7 @@ impl World {
         status.senders.insert("a2".to_owned(), sender(500));
         status.synchronous_standby_names = "\"a2\"".to_owned();
         for slot in ["a2", "b1"] {
-            status.slots.insert(slot.to_owned(), Slot { active: true, physical: true });
+            status.slots.insert(slot.to_owned(), Slot::physical(true));
         }
         let view = View {
             now: NOW,
@@ -347,7 +355,11 @@ impl World {
             DataDirectory::Cluster(control(ControlState::InRecovery, timeline, end));
         self.view.postgres.process = Process::Running;
         self.view.postgres.standby_signal = true;
-        self.view.postgres.status = Some(status(true, timeline, end));
+        let mut status = status(true, timeline, end);
+        for slot in ["a2", "b1"] {
+            status.slots.insert(slot.to_owned(), Slot::physical(true));
+        }
+        self.view.postgres.status = Some(status);
         if let Some(site) = &mut self.view.site {
             site.promotions = Some(promotions("a1", history(timeline), Some(end)));
         }
@@ -416,6 +428,7 @@ fn site_view() -> SiteView {
         unreadable_epoch: None,
         failsafe: FailsafeRecord::Absent,
         promise: PromiseRecord::Absent,
+        published: PublishedSlots::default(),
         promotions: Some(promotions("a1", history(3), None)),
         history: None,
     }

@@ -11,6 +11,8 @@ use regent_proto::time::BootTime;
 use super::super::quorum::Voting;
 use super::{JobKind, ScheduledRestart, UnderWay};
 use crate::decide::manual::Switching;
+use crate::decide::slots::readiness::Readiness;
+use crate::decide::slots::{Planned, Rules};
 
 /// What does not change from round to round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct Policy {
     pub synchronous_quorum: bool,
     /// The user's own `synchronous_standby_names`, in force while `synchronous_mode` is off.
     pub own_standby_names: String,
+    /// What is to be done with slots.
+    pub slots: Rules,
     /// Tag `failover_priority`.
     pub failover_priority: i64,
     /// `check_timeline`.
@@ -90,9 +94,9 @@ pub struct Memory {
     pub without_store_since: Option<BootTime>,
     /// Since when it cannot be told whether this server is on its upstream's history.
     pub unknown_since: Option<BootTime>,
-    /// Slots of nodes that this process has seen.
+    /// Slots that this process has wanted, and those of nodes that it has seen.
     pub slots_managed: BTreeSet<String>,
-    /// Slots whose node is away, and since when.
+    /// Slots that nobody wants or uses, and since when.
     pub slots_missing_since: BTreeMap<String, BootTime>,
     /// Rewinds that succeeded since this node last followed: a second one would be a loop.
     pub rewinds: u32,
@@ -110,6 +114,18 @@ pub struct Memory {
     /// The revision of `sync` that a clearing of this process compares which may not have been
     /// applied yet: it lets anybody lead.
     pub clear_sent: Option<u64>,
+    /// Members' slots, and when the member was last there.
+    pub slots_seen: BTreeMap<String, BootTime>,
+    /// What was last done to slots, and when.
+    pub slots_tried: Option<(Vec<Planned>, BootTime)>,
+    /// Before this no logical slots are copied again.
+    pub slots_copy_after: Option<BootTime>,
+    /// How often they were copied since one of them could be used.
+    pub slots_copies: u32,
+    /// Where each slot that is here keeps WAL from, and what its consumer has confirmed.
+    pub slots_positions: BTreeMap<String, (Option<Lsn>, Option<Lsn>)>,
+    /// Copies of logical slots, and whether they can be used.
+    pub slots_readiness: BTreeMap<String, Readiness>,
     /// The member whose name the leader key last carried.
     pub last_leader: Option<NodeName>,
     /// Since when the server answers; forgotten when it stops.

@@ -23,16 +23,16 @@ pub use super::guardian::{GuardianRights, GuardianView, WatchdogState, WatchdogV
 pub use federation::{DiskEpoch, FederationView, PrimaryTenure, TenureView};
 pub use memory::{FailedJob, Memory, Policy, PrePromote};
 pub use postgres::{
-    ConfigurationView, Control, ControlState, DataDirectory, Follow, PostgresView, Process,
-    Receiver, Sender, Slot, Status, senders_by_name,
+    ConfigurationView, Control, ControlState, DataDirectory, Follow, Origin, PostgresView, Process,
+    Receiver, Sender, Slot, Status, WalStatus, senders_by_name,
 };
 pub use requests::{
     Answer, Ask, NodeRole, Reinitialize, Request, RequestsView, Restart, ScheduledRestart,
     ServerVersion, Stage, Task, UnderWay,
 };
 pub use site::{
-    Due, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord, Schedule,
-    SiteView, SyncView,
+    Due, FailoverRequest, FailsafeRecord, Initialize, LeaderKey, Member, PromiseRecord,
+    PublishedSlots, Schedule, SiteView, SyncView,
 };
 pub use tags::Tags;
 
@@ -112,6 +112,8 @@ pub enum JobKind {
     CreateUsers,
     /// `pre_promote`.
     PrePromote,
+    /// Copying logical slots from the leader.
+    CopySlots,
 }
 
 /// How a job ended.

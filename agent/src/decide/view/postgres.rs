@@ -8,6 +8,7 @@ use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use crate::decide::parameters::Difference;
+use crate::decide::slots::readiness::Xid;
 
 /// This node's PostgreSQL.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,6 +142,14 @@ pub struct Status {
     pub free_senders: i64,
     /// Version number.
     pub server_version: u32,
+    /// `wal_level` is `logical`.
+    pub wal_logical: bool,
+    /// `max_slot_wal_keep_size` in bytes; `None`: no limit.
+    pub slot_wal_limit: Option<u64>,
+    /// How far a primary had flushed before its slots were read.
+    pub slots_at: Option<Lsn>,
+    /// How far a standby's upstream was, by what that said last.
+    pub upstream_end: Option<Lsn>,
 }
 
 impl Status {
@@ -212,12 +221,90 @@ pub struct Receiver {
 }
 
 /// One replication slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a slot")]
 pub struct Slot {
     /// Somebody uses it.
     pub active: bool,
     /// Physical.
     pub physical: bool,
+    /// The database of a logical one.
+    pub database: Option<String>,
+    /// Its output plugin.
+    pub plugin: Option<String>,
+    /// WAL is kept from here on.
+    pub restart: Option<Lsn>,
+    /// What the consumer of a logical one has confirmed.
+    pub confirmed: Option<Lsn>,
+    /// It holds rows back from vacuum.
+    pub holds_xmin: bool,
+    /// From which transaction on it holds the catalog back.
+    pub catalog_xmin: Option<Xid>,
+    /// How the server stands to its WAL.
+    pub wal: WalStatus,
+    /// How much may be written before its WAL may go, where there is a limit.
+    pub safe_wal: Option<i64>,
+    /// The server says that it can't be used any more.
+    pub invalid: bool,
+    /// A failover slot of PostgreSQL 17, which the server copies itself.
+    pub failover: bool,
+    /// Whose it is.
+    pub origin: Origin,
+}
+
+impl Slot {
+    /// A physical one that keeps no WAL yet.
+    #[must_use]
+    pub fn physical(active: bool) -> Self {
+        Self { active, physical: true, ..Self::default() }
+    }
+
+    /// Its WAL is gone, or it is unusable for another reason.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.invalid || self.wal == WalStatus::Lost
+    }
+}
+
+/// `wal_status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WalStatus {
+    /// The server does not say: the slot keeps nothing yet.
+    #[default]
+    Unknown,
+    /// Within `max_wal_size`.
+    Reserved,
+    /// Beyond it, and kept.
+    Extended,
+    /// It may go with the next checkpoint.
+    Unreserved,
+    /// It is gone.
+    Lost,
+}
+
+/// Whose a slot is, for logical ones: a note beside the data directory tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// Made here, while this server was the primary.
+    #[default]
+    Own,
+    /// Copied from a leader since.
+    Copied,
+    /// That, and found safe to use.
+    Proven,
+    /// Copied and not found safe, and not dropped before this server opened.
+    Unsafe,
+}
+
+impl Origin {
+    /// A leader's slot, as this server keeps it in recovery.
+    #[must_use]
+    pub fn is_copy(self) -> bool {
+        match self {
+            Self::Copied | Self::Proven => true,
+            Self::Own | Self::Unsafe => false,
+        }
+    }
 }
 
 /// Whom a standby follows.

@@ -12,6 +12,7 @@ use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::super::quorum::Voting;
 use super::At;
+use crate::decide::slots::readiness::Horizon;
 
 /// The site DCS, from one snapshot.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,10 +47,21 @@ pub struct SiteView {
     pub failsafe: FailsafeRecord,
     /// What the site has promised to the primary site.
     pub promise: PromiseRecord,
+    /// What the last leader published of slots.
+    pub published: PublishedSlots,
     /// `regent/promotions`: whoever last opened here, or was about to.
     pub promotions: Option<At<Promotions>>,
     /// Patroni's `history`, which has no ids.
     pub history: Option<At<Ancestry>>,
+}
+
+/// The key `status`, without its position.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PublishedSlots {
+    /// `slots`: where each one is.
+    pub slots: BTreeMap<String, Lsn>,
+    /// `retain_slots`: slots of members that were there lately.
+    pub retain: BTreeSet<String>,
 }
 
 /// `failsafe`: who may take the leader key, since its holder asks them all.
@@ -150,10 +162,14 @@ pub struct Member {
     pub nosync: bool,
     /// Tag `sync_priority`.
     pub sync_priority: i64,
-    /// Tag `replicatefrom`.
+    /// Tag `nostream`: it replays the archive and does not stream.
+    pub nostream: bool,
+    /// Tag `replicatefrom`: the member that it streams from, instead of the leader.
     pub replicatefrom: Option<NodeName>,
     /// Tag `clonefrom`: it is there to be copied from.
     pub clonefrom: bool,
+    /// What its slots hold back of the catalog.
+    pub horizon: Option<Horizon>,
 }
 
 /// A switchover or failover request inside the site (Patroni's `failover` key).

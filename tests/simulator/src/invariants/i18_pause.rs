@@ -36,7 +36,7 @@ pub(super) fn check_action(world: &mut World, n: usize, asked: Option<Stage>, ac
         Action::Run(job) if asked.is_some_and(|stage| is_step_of(stage, job)) => false,
         Action::ClaimInitialize | Action::AskPeers | Action::AskCandidates(_) => true,
         Action::AbandonInitialize => true,
-        Action::Run(Job::Initdb | Job::Clone(_) | Job::Rewind(_)) => true,
+        Action::Run(Job::Initdb | Job::Clone(_) | Job::Rewind(_) | Job::CopySlots { .. }) => true,
         Action::Run(Job::StartStandby(_) | Job::StartPrimary { .. } | Job::StopToRestart) => true,
         Action::Run(Job::Stop | Job::Checkpoint | Job::CreateUsers | Job::PrePromote) => {
             world.federation.is_none()
@@ -61,7 +61,7 @@ pub(super) fn check_action(world: &mut World, n: usize, asked: Option<Stage>, ac
         | Action::RecordPromotion { .. }
         | Action::SetSynchronousNames(_)
         | Action::NamePromotion
-        | Action::Slots { .. }
+        | Action::Slots(_)
         | Action::Reload
         | Action::ArmWatchdog
         | Action::RenewNow

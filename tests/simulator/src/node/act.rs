@@ -100,7 +100,7 @@ impl Agent {
             | Action::SetSynchronousNames(_)
             | Action::Promote
             | Action::NamePromotion
-            | Action::Slots { .. }
+            | Action::Slots(_)
             | Action::Reload => self.on_server(action),
         }
     }
@@ -147,7 +147,8 @@ impl Agent {
             | Job::Rewind(_)
             | Job::Checkpoint
             | Job::CreateUsers
-            | Job::PrePromote => {}
+            | Job::PrePromote
+            | Job::CopySlots { .. } => {}
         }
         let mut world = self.sim.world();
         world.begin_job(self.n, job.clone());
@@ -351,9 +352,10 @@ impl Agent {
                     world.wal_grew(n);
                 }
             }
-            Action::Slots { create, drop } => {
-                world.server(n).slots.extend(create.iter().cloned());
-                world.server(n).slots.retain(|slot| !drop.contains(slot));
+            Action::Slots(steps) => {
+                for planned in steps {
+                    world.server(n).take_slot_step(&planned.step);
+                }
             }
             other => return Came::ToNothing(format!("{other:?} is not of the server")),
         }

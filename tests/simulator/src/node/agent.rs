@@ -275,7 +275,7 @@ impl Agent {
         view
     }
 
-    fn policy(&self) -> Policy {
+    pub(super) fn policy(&self) -> Policy {
         self.dynamic.policy(&self.config)
     }
 

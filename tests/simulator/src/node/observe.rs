@@ -98,7 +98,10 @@ impl World {
         let slots: BTreeMap<String, Slot> = server
             .slots
             .iter()
-            .map(|name| (name.clone(), Slot { active: used.contains(name), physical: true }))
+            .map(|(name, restart)| {
+                let restart = Some(Lsn::new(*restart));
+                (name.clone(), Slot { restart, ..Slot::physical(used.contains(name)) })
+            })
             .collect();
         let receiver = server.receiver.and_then(|id| self.connections.get(&id)).map(|c| {
             let (host, port) = address(c.from);
@@ -119,6 +122,10 @@ impl World {
             slots,
             settings: Arc::clone(&SETTINGS),
             server_version: 150_000,
+            wal_logical: false,
+            slot_wal_limit: None,
+            slots_at: None,
+            upstream_end: None,
         }
     }
 

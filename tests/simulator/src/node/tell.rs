@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use regent_agent::act::fence_report::RoundTrips;
 use regent_agent::act::publish::{self, Picture as Told};
-use regent_agent::decide::Decision;
 use regent_agent::decide::view::{LeaderKey, UnderWay, View};
+use regent_agent::decide::{Decision, slots};
 use regent_agent::observe::postgres::Extra;
 use regent_dcs::LeaseId;
 use regent_proto::name::{NodeName, OperationId};
@@ -83,6 +83,7 @@ impl Agent {
             fences: self.site_observer.fences().clone(),
             restarts: self.site_observer.restarts().clone(),
             config: self.site_observer.config(),
+            slots: slots::told(&self.policy(), &self.memory, view),
         };
         let picture = Some(Arc::new(picture));
         if asked {

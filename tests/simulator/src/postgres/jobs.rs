@@ -37,6 +37,8 @@ impl World {
             Job::Rewind(_) => self.chance.between(SEC, 15 * SEC),
             Job::Checkpoint => self.chance.between(100 * MS, 4 * SEC),
             Job::CreateUsers | Job::PrePromote => self.chance.between(50 * MS, 300 * MS),
+            // No scenario has logical slots.
+            Job::CopySlots { .. } => 20 * MS,
         };
         match &job {
             // The agent's own marker stands until they are done.
@@ -63,7 +65,8 @@ impl World {
             | Job::Rewind(_)
             | Job::Checkpoint
             | Job::CreateUsers
-            | Job::PrePromote => {}
+            | Job::PrePromote
+            | Job::CopySlots { .. } => {}
         }
         self.schedule(took, Event::Job(n, number, Box::new(job)));
     }
@@ -163,6 +166,7 @@ impl World {
             }
             Job::Rewind(from) => self.rewind(n, &from),
             Job::PrePromote => Ok(()),
+            Job::CopySlots { .. } => Err(("the model has no logical slots", true)),
             Job::Checkpoint => {
                 let server = self.server(n);
                 if !server.answers() {

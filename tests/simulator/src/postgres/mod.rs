@@ -8,8 +8,9 @@ pub mod life;
 pub mod replication;
 pub mod wal;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
+use regent_agent::decide::slots::Step;
 use regent_agent::decide::view::{ControlState, Follow};
 
 use commits::Pending;
@@ -61,8 +62,8 @@ pub struct Server {
     pub synchronous: String,
     /// Replication users were made.
     pub users: bool,
-    /// Slots.
-    pub slots: BTreeSet<String>,
+    /// Slots, and from where on each keeps WAL.
+    pub slots: BTreeMap<String, u64>,
     /// The process.
     pub process: Process,
     /// Grows with every start: events of an earlier process mean nothing.
@@ -107,7 +108,7 @@ impl Server {
             follow: None,
             synchronous: String::new(),
             users: false,
-            slots: BTreeSet::new(),
+            slots: BTreeMap::new(),
             process: Process::Stopped,
             life: 0,
             in_recovery: false,
@@ -122,6 +123,26 @@ impl Server {
             connect_due: 0,
             receiver: None,
             corrupt: false,
+        }
+    }
+
+    /// Slots as the product's agent orders them. Their WAL is never removed here; logical ones, which
+    /// no scenario has, are none.
+    pub(crate) fn take_slot_step(&mut self, step: &Step) {
+        let end = self.wal.end();
+        match step {
+            Step::Drop { name } => {
+                self.slots.remove(name);
+            }
+            Step::Create { name, .. } => {
+                self.slots.entry(name.clone()).or_insert(end);
+            }
+            Step::Advance { name, to, .. } => {
+                if let Some(restart) = self.slots.get_mut(name) {
+                    *restart = to.get().clamp(*restart, end.max(*restart));
+                }
+            }
+            Step::Copy { .. } | Step::Prove { .. } | Step::Warn { .. } => {}
         }
     }
 

@@ -70,7 +70,7 @@ impl World {
         let fit = self.upstream(n).filter(|u| {
             let (upstream, own) = (&self.nodes[*u].server, &self.nodes[n].server);
             upstream.identifier == own.identifier
-                && upstream.slots.contains(&slot)
+                && upstream.slots.contains_key(&slot)
                 && own.wal.can_stream_from(&upstream.wal)
         });
         let Some(from) = fit else {
