@@ -8,7 +8,6 @@ use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::time::{LeaseTiming, WallTime};
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -276,27 +275,15 @@ fn dynamic_at_start(config: &Config, files: &Files) -> Dynamic {
     let Some(kept) = files.read_dynamic() else { return first };
     // A pause may have ended while this agent was away, and it takes the fence off: only the DCS says so
     // (I18).
-    let read = |kept: &Value| Dynamic { pause: false, ..Dynamic::read(kept, &first) };
-    let dynamic = read(&kept);
-    let Err(error) = config.check_timing(&dynamic) else { return dynamic };
-    tracing::warn!(
-        %error, file = %files.dynamic().display(),
-        "the kept timings are not taken: those of bootstrap.dcs count until the DCS answers"
-    );
-    read(&with_timings_of(&first.document, kept))
-}
-
-/// A document with another one's timings: they count together or not at all.
-fn with_timings_of(timings: &Value, mut document: Value) -> Value {
-    if let Some(object) = document.as_object_mut() {
-        for key in ["ttl", "loop_wait", "retry_timeout"] {
-            match timings.get(key) {
-                Some(value) => drop(object.insert(key.to_owned(), value.clone())),
-                None => drop(object.shift_remove(key)),
-            }
-        }
+    let read = Dynamic { pause: false, ..Dynamic::read(&kept, &first) };
+    let (dynamic, refused) = config.fitted(read, &first);
+    if let Some(error) = refused {
+        tracing::warn!(
+            %error, file = %files.dynamic().display(),
+            "the kept timings are not taken: those of bootstrap.dcs count until the DCS answers"
+        );
     }
-    document
+    dynamic
 }
 
 fn start_renewal(
@@ -409,7 +396,7 @@ fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launch
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::act::postgres::salvage::tests::{Place, config};
