@@ -335,11 +335,11 @@ postgresql:
         let config = parse(GOOD).expect("good");
         let in_force = config.first_dynamic();
         let given = serde_json::json!({"ttl": 1, "loop_wait": 1, "retry_timeout": 1,
-            "synchronous_mode": true, "pause": true, "theirs": 1});
+            "synchronous_mode": "quorum", "pause": true, "theirs": 1});
         let given = Dynamic::read(&given, &in_force);
         let (taken, refused) = config.fitted(given.clone(), &in_force);
         assert!(refused.is_some(), "it is said");
-        assert!(taken.synchronous_mode && taken.pause, "{taken:?}");
+        assert!(taken.synchronous_quorum && taken.pause, "{taken:?}");
         assert_eq!(config.site_timing(&taken), config.site_timing(&in_force));
         assert_eq!(taken.document["theirs"], 1);
         let kept = Dynamic::read(&taken.document, &Dynamic::default());

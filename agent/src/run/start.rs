@@ -272,11 +272,13 @@ fn open_failsafe(config: &Config) -> anyhow::Result<(failsafe::Shared, watch::Se
 /// else of it is in the way, and whom commits wait for must not become nobody (I3).
 fn dynamic_at_start(config: &Config, files: &Files) -> Dynamic {
     let first = config.first_dynamic();
-    let Some(kept) = files.read_dynamic() else { return first };
+    let Some(mut kept) = files.read_dynamic() else { return first };
     // A pause may have ended while this agent was away, and it takes the fence off: only the DCS says so
-    // (I18).
-    let read = Dynamic { pause: false, ..Dynamic::read(&kept, &first) };
-    let (dynamic, refused) = config.fitted(read, &first);
+    // (I18). Out of the document as well, which a leader puts back into a DCS that has none.
+    if let Some(document) = kept.as_object_mut() {
+        document.shift_remove("pause");
+    }
+    let (dynamic, refused) = config.fitted(Dynamic::read(&kept, &first), &first);
     if let Some(error) = refused {
         tracing::warn!(
             %error, file = %files.dynamic().display(),
@@ -415,13 +417,17 @@ mod tests {
         keep(&document);
         let kept = starts();
         assert_eq!((kept.ttl.as_secs(), kept.synchronous_mode, kept.pause), (10, true, false));
-        assert_eq!(*kept.document, document, "what is put back is all of it");
+        // Not the pause: nobody said it to the DCS that it would be put back into (I18).
+        document.as_object_mut().expect("an object").shift_remove("pause");
+        assert_eq!(*kept.document, document, "what is put back is all of it but a pause");
         // This node could not keep its lease with it.
         document["ttl"] = json!(1);
+        document["pause"] = json!(true);
         keep(&document);
         let kept = starts();
         assert_eq!((kept.ttl.as_secs(), kept.synchronous_mode, kept.pause), (5, true, false));
         document["ttl"] = json!(5);
-        assert_eq!(*kept.document, document, "all but its timings");
+        document.as_object_mut().expect("an object").shift_remove("pause");
+        assert_eq!(*kept.document, document, "all but its timings and the pause");
     }
 }
