@@ -281,6 +281,22 @@ impl Dynamic {
         }
     }
 
+    /// With another one's timings, in the document as well: they count together or not at all.
+    #[must_use]
+    pub fn with_timings_of(mut self, other: &Self) -> Self {
+        (self.ttl, self.loop_wait) = (other.ttl, other.loop_wait);
+        self.retry_timeout = other.retry_timeout;
+        if let Some(document) = Arc::make_mut(&mut self.document).as_object_mut() {
+            for key in ["ttl", "loop_wait", "retry_timeout"] {
+                match other.document.get(key) {
+                    Some(value) => drop(document.insert(key.to_owned(), value.clone())),
+                    None => drop(document.shift_remove(key)),
+                }
+            }
+        }
+        self
+    }
+
     /// `synchronous_standby_names` among the user's own parameters; the file's before the DCS's.
     fn own_standby_names(&self, config: &Config) -> String {
         let name = "synchronous_standby_names";

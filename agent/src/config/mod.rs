@@ -332,6 +332,25 @@ postgresql:
     }
 
     #[test]
+    fn timings_that_this_node_cannot_keep_take_nothing_else_with_them() {
+        let config = parse(GOOD).expect("good");
+        let in_force = config.first_dynamic();
+        let given = serde_json::json!({"ttl": 1, "loop_wait": 1, "retry_timeout": 1,
+            "synchronous_mode": "quorum", "pause": true, "theirs": 1});
+        let given = Dynamic::read(&given, &in_force);
+        let (taken, refused) = config.fitted(given.clone(), &in_force);
+        assert!(refused.is_some(), "it is said");
+        assert!(taken.synchronous_quorum && taken.pause, "{taken:?}");
+        assert_eq!(config.site_timing(&taken), config.site_timing(&in_force));
+        assert_eq!(taken.document["theirs"], 1);
+        let kept = Dynamic::read(&taken.document, &Dynamic::default());
+        assert_eq!(kept, taken, "what is kept on disk reads as what is in force");
+        assert_eq!(config.fitted(given, &taken).0, taken, "the next round sees nothing new");
+        let longer = Dynamic { ttl: Duration::from_secs(30), ..taken.clone() };
+        assert_eq!(config.fitted(longer.clone(), &taken), (longer, None));
+    }
+
+    #[test]
     fn a_margin_that_leaves_the_hole_is_said_and_the_safe_timeout_used() {
         let with = |section: &str| {
             let text = GOOD.replace("scope: eu\n", &format!("scope: eu\nwatchdog: {section}\n"));

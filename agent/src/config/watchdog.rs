@@ -98,6 +98,17 @@ impl Config {
         Ok(said)
     }
 
+    /// A dynamic configuration as this node can obey it. Where it could not keep its lease with the
+    /// timings, those in force count, and why: nothing else of it is in the way. Whom commits wait for
+    /// must not become nobody (I3), and a pause is for every node of the site.
+    #[must_use]
+    pub fn fitted(&self, given: Dynamic, in_force: &Dynamic) -> (Dynamic, Option<TimingProblem>) {
+        match self.check_timing(&given) {
+            Ok(_) => (given, None),
+            Err(problem) => (given.with_timings_of(in_force), Some(problem)),
+        }
+    }
+
     /// What a person should know before anything is read from the DCS.
     #[must_use]
     pub fn first_warnings(&self) -> Vec<String> {

@@ -110,18 +110,22 @@ impl Agent {
         guardian::view(self.deadlines.page(), &beside, server.worst_stop(), now)
     }
 
-    /// A changed dynamic configuration is taken whole or not at all (I21).
+    /// Takes a changed dynamic configuration in. Its timings count together or not at all (I21).
     async fn adopt_dynamic(&mut self, dynamic: Dynamic) {
-        let timing = self.config.site_timing(&dynamic);
-        if let Err(error) = self.config.check_timing(&dynamic) {
-            let problem = format!("the dynamic configuration is not taken: {error}");
-            if self.refused_dynamic.as_ref() != Some(&problem) {
-                tracing::warn!(node = %self.config.name, "{problem}");
-                self.refused_dynamic = Some(problem);
-            }
+        let (dynamic, refused) = self.config.fitted(dynamic, &self.actor.dynamic);
+        let refused =
+            refused.map(|error| format!("the timings in `config` are not taken: {error}"));
+        if self.refused_dynamic != refused
+            && let Some(problem) = &refused
+        {
+            tracing::warn!(node = %self.config.name, "{problem}");
+        }
+        self.refused_dynamic = refused;
+        // With refused timings it differs from what is in force in every round.
+        if dynamic == self.actor.dynamic {
             return;
         }
-        self.refused_dynamic = None;
+        let timing = self.config.site_timing(&dynamic);
         self.actor.take_dynamic(dynamic);
         self.actor.renewal.renew_site(timing).await;
     }

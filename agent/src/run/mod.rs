@@ -68,7 +68,7 @@ pub struct Agent {
     last_problem: String,
     /// A pause has taken the fence away.
     suspended: bool,
-    /// Why the dynamic configuration in the DCS is not in force.
+    /// Why the timings of the dynamic configuration in the DCS are not in force.
     refused_dynamic: Option<String>,
     /// What is told of slots.
     slots: slots::Told,

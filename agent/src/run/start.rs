@@ -8,7 +8,6 @@ use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
 use regent_proto::keys::{GlobalKeys, SiteKey, SiteKeys};
 use regent_proto::time::{LeaseTiming, WallTime};
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -277,30 +276,20 @@ fn open_failsafe(config: &Config) -> anyhow::Result<(failsafe::Shared, watch::Se
 /// else of it is in the way, and whom commits wait for must not become nobody (I3).
 fn dynamic_at_start(config: &Config, files: &Files) -> Dynamic {
     let first = config.first_dynamic();
-    let Some(kept) = files.read_dynamic() else { return first };
+    let Some(mut kept) = files.read_dynamic() else { return first };
     // A pause may have ended while this agent was away, and it takes the fence off: only the DCS says so
-    // (I18).
-    let read = |kept: &Value| Dynamic { pause: false, ..Dynamic::read(kept, &first) };
-    let dynamic = read(&kept);
-    let Err(error) = config.check_timing(&dynamic) else { return dynamic };
-    tracing::warn!(
-        %error, file = %files.dynamic().display(),
-        "the kept timings are not taken: those of bootstrap.dcs count until the DCS answers"
-    );
-    read(&with_timings_of(&first.document, kept))
-}
-
-/// A document with another one's timings: they count together or not at all.
-fn with_timings_of(timings: &Value, mut document: Value) -> Value {
-    if let Some(object) = document.as_object_mut() {
-        for key in ["ttl", "loop_wait", "retry_timeout"] {
-            match timings.get(key) {
-                Some(value) => drop(object.insert(key.to_owned(), value.clone())),
-                None => drop(object.shift_remove(key)),
-            }
-        }
+    // (I18). Out of the document as well, which a leader puts back into a DCS that has none.
+    if let Some(document) = kept.as_object_mut() {
+        document.shift_remove("pause");
     }
-    document
+    let (dynamic, refused) = config.fitted(Dynamic::read(&kept, &first), &first);
+    if let Some(error) = refused {
+        tracing::warn!(
+            %error, file = %files.dynamic().display(),
+            "the kept timings are not taken: those of bootstrap.dcs count until the DCS answers"
+        );
+    }
+    dynamic
 }
 
 fn start_renewal(
@@ -413,7 +402,7 @@ fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launch
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::act::postgres::salvage::tests::{Place, config};
@@ -432,13 +421,17 @@ mod tests {
         keep(&document);
         let kept = starts();
         assert_eq!((kept.ttl.as_secs(), kept.synchronous_mode, kept.pause), (10, true, false));
-        assert_eq!(*kept.document, document, "what is put back is all of it");
+        // Not the pause: nobody said it to the DCS that it would be put back into (I18).
+        document.as_object_mut().expect("an object").shift_remove("pause");
+        assert_eq!(*kept.document, document, "what is put back is all of it but a pause");
         // This node could not keep its lease with it.
         document["ttl"] = json!(1);
+        document["pause"] = json!(true);
         keep(&document);
         let kept = starts();
         assert_eq!((kept.ttl.as_secs(), kept.synchronous_mode, kept.pause), (5, true, false));
         document["ttl"] = json!(5);
-        assert_eq!(*kept.document, document, "all but its timings");
+        document.as_object_mut().expect("an object").shift_remove("pause");
+        assert_eq!(*kept.document, document, "all but its timings and the pause");
     }
 }

@@ -161,10 +161,13 @@ impl Agent {
         self.site_seen = Some((view, now, lease));
         let dynamic = dynamic.filter(|dynamic| *dynamic != self.dynamic)?;
         let mut world = self.sim.world();
-        if let Err(problem) = self.config.check_timing(&dynamic) {
+        let (dynamic, refused) = self.config.fitted(dynamic, &self.dynamic);
+        if let Some(problem) = refused {
             world.counters.count("configuration: timing refused");
-            world.explain(self.n, "agent", || format!("configuration not taken: {problem}"));
-            return None;
+            world.explain(self.n, "agent", || format!("timings not taken: {problem}"));
+            if dynamic == self.dynamic {
+                return None;
+            }
         }
         let timing = self.config.site_timing(&dynamic);
         if dynamic.ttl != self.dynamic.ttl {
