@@ -204,8 +204,8 @@ impl Judge<'_> {
         peers: Option<&PeersView>,
     ) -> Option<Unfit> {
         let mine = (&status.ancestry, status.end);
-        let (votes, needed) =
-            quorum::votes(&site.sync, &self.policy.me, mine, peers, site.leaderless);
+        let (me, last) = (&self.policy.me, Last::of(site));
+        let (votes, needed) = quorum::votes(&site.sync, me, mine, peers, last, site.leaderless);
         (self.synchronous_rule_applies(site) && votes < needed)
             .then_some(Unfit::TooFewVotes { votes, needed })
     }
