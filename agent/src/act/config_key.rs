@@ -91,6 +91,7 @@ mod tests {
             config,
             scheduled_restart: None,
             withdraws: false,
+            refuses: false,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::config::Config;
 use crate::decide::parameters::Difference;
 use crate::decide::view::{Memory, UnderWay, View};
-use crate::decide::{Decision, Reason};
+use crate::decide::{self, Decision, Reason};
 use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
 use crate::observe::{guardian, reach};
@@ -120,6 +120,7 @@ impl Agent {
             config: self.site_observer.config(),
             scheduled_restart: decision.memory.scheduled_restart.clone(),
             withdraws: self.withdraws(view, &decision.memory),
+            refuses: decide::refuses(&self.config.name, view, &decision.memory),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }
