@@ -92,6 +92,7 @@ mod tests {
             scheduled_restart: None,
             withdraws: false,
             slots: crate::decide::slots::Told::default(),
+            refuses: false,
         }
     }
 

@@ -80,6 +80,8 @@ pub struct Picture {
     pub withdraws: bool,
     /// What is told of slots.
     pub slots: Told,
+    /// It would not lead for the moment.
+    pub refuses: bool,
 }
 
 /// What waits for a restart, in Patroni's form.
@@ -205,13 +207,17 @@ pub fn member(config: &Config, picture: &Picture) -> Value {
     record
 }
 
-/// The tags in effect: while it withdraws, nobody is to wait for its confirmation (spec 1.4).
+/// The tags in effect: while it withdraws, nobody is to wait for its confirmation (spec 1.4), and while it
+/// would not lead, nobody for it to do so.
 #[must_use]
 pub fn tags(config: &Config, picture: &Picture) -> BTreeMap<String, Value> {
     let mut tags = config.tags.clone();
     if picture.withdraws {
         tags.insert("nosync".to_owned(), json!(true));
         tags.insert("sync_priority".to_owned(), json!(0));
+    }
+    if picture.refuses {
+        tags.insert("nofailover".to_owned(), json!(true));
     }
     tags
 }

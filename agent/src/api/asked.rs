@@ -86,6 +86,7 @@ impl Asked {
             dcs_seen: WallTime(0),
             scheduled_restart: None,
             withdraws: false,
+            refuses: false,
             fences: Default::default(),
             restarts: Default::default(),
             config: crate::observe::site::ConfigKey::Read,
@@ -340,5 +341,22 @@ async fn what_people_ask_for_needs_the_right_to_ask() {
         (Method::POST, "/nothing"),
     ] {
         assert_eq!(ask(&open, method.clone(), path, None).await, 501, "{method} {path}");
+    }
+}
+
+/// Regent's and Patroni's members understand it, and none of them waits for this one to lead.
+#[test]
+#[tokio::test]
+async fn who_would_not_lead_says_so_among_its_tags() {
+    let mut asked = Asked::new("");
+    for refuses in [false, true, false] {
+        asked.see(|picture| picture.refuses = refuses);
+        let told = [
+            super::body::patroni(&asked.shared.config, &asked.picture),
+            crate::act::publish::member(&asked.shared.config, &asked.picture),
+        ];
+        for told in told {
+            assert_eq!(told["tags"]["nofailover"] == json!(true), refuses, "{told}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use regent_proto::name::NodeName;
 use regent_proto::timeline::Containment;
 
 use super::standing::{Last, Wal};
-use super::view::{PeerAnswer, SiteView};
+use super::view::{DiskEpoch, Memory, PeerAnswer, PrePromote, SiteView, View};
 use super::{Judge, Unfit, failsafe};
 
 /// A member, as far as it is known.
@@ -29,6 +29,26 @@ impl<'a> Candidate<'a> {
         };
         Self { wal, nofailover: answer.nofailover }
     }
+}
+
+/// This node would not lead, for what only it knows: it tells so as `nofailover`. Otherwise it would keep
+/// those that it is ahead of from the key for as long as that lasts. While another leads it is in nobody's
+/// way, and commits may wait for it.
+#[must_use]
+pub fn refuses(me: &NodeName, view: &View, memory: &Memory) -> bool {
+    let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
+    let another_leads = leader.is_some_and(|leader| leader.name != *me);
+    let open = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
+    let refused = matches!(memory.pre_promote, PrePromote::Refused(_));
+    !open && !another_leads && (refused || lacks_epoch(view))
+}
+
+/// It could lead the primary site, but never open: the epoch on its disk cannot be read.
+pub(super) fn lacks_epoch(view: &View) -> bool {
+    view.federation.as_ref().is_some_and(|federation| {
+        matches!(federation.disk_epoch, DiskEpoch::Unreadable(_))
+            && federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
+    })
 }
 
 impl Judge<'_> {

@@ -52,6 +52,7 @@ use std::time::Duration;
 use regent_proto::time::BootTime;
 
 pub use action::{Action, Job};
+pub use candidate::refuses;
 pub use manual::{Dropped, Manual};
 pub use reason::{PausedAs, Reason, Stranded, Unfit};
 

@@ -42,7 +42,7 @@
 //! who goes leaves the list first and the voters on evidence, or, where fewer would be left than n, the
 //! voters first.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -50,6 +50,7 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::timeline::Ancestry;
 
+use super::standing::Last;
 use super::view::{PeerAnswer, PeersView, SyncView};
 
 /// A name that nobody may stream under: with it in the list commits wait (strict mode without a
@@ -289,16 +290,18 @@ fn union(one: &BTreeSet<NodeName>, other: &BTreeSet<NodeName>) -> usize {
 /// Votes in a race, as of the record: how many a node has, its own among them, and how many it needs.
 /// What was the leader needs none but its own, for it has everything. A vote is a member of the
 /// record that answered, is no primary, and has nothing acknowledged that this node does not have: neither
-/// a higher timeline, nor one of this number that another promotion began, nor a higher position, but on a
-/// timeline that was left. Its position is all that it has, and was looked at once the leader was gone, which
-/// it has been for `leaderless`: what it flushed later nobody acknowledged, and what it flushed between an older
-/// look and the leader's end may have been.
+/// a higher timeline, nor one of this number that another promotion began, nor a higher position on it, nor,
+/// on an older one, anything that this node's history left out ([`left_nothing_out`]). Its position is all
+/// that it has, and was looked at once the leader was gone, which it has been for `leaderless`: what it flushed
+/// later nobody acknowledged, and what it flushed between an older look and the leader's end may have been.
+/// `last` is what the last leader left in the store.
 #[must_use]
 pub fn votes(
     record: &SyncView,
     me: &NodeName,
     (ancestry, end): (&Ancestry, Lsn),
     peers: Option<&PeersView>,
+    last: Option<Last<'_>>,
     leaderless: Duration,
 ) -> (usize, usize) {
     let of_record =
@@ -314,23 +317,32 @@ pub fn votes(
                 && !answer.primary
                 && answer.age.is_some_and(in_time)
                 && answer.position.get() > 0
-                && (answer.position <= end || was_left(answer, ancestry, end))
-                && answer.timeline.is_some_and(|theirs| theirs <= ancestry.timeline)
-                && !answer.is_foreign(ancestry)
+                && answer.timeline.is_some_and(|theirs| match theirs.cmp(&ancestry.timeline) {
+                    Ordering::Less => left_nothing_out(answer, (ancestry, end), last),
+                    Ordering::Equal => answer.position <= end && !answer.is_foreign(ancestry),
+                    Ordering::Greater => false,
+                })
         })
         .count();
     let leader = record.leader.as_ref() == Some(me);
     (others + usize::from(of_record(me)), if leader { 1 } else { record.quorum + 1 })
 }
 
-/// This node's history left the answering one's timeline at a point that it has. A leader opened there with
-/// everything that was acknowledged: what the other has beyond it is not, however far that is.
-fn was_left(answer: &PeerAnswer, ancestry: &Ancestry, end: Lsn) -> bool {
+/// All that the answering one has of an older timeline is in this node's WAL. Or a leader left that timeline
+/// where this node's history did, at a point that it has: the leader had everything that was acknowledged,
+/// and what the other has beyond it is not, however far that is. Of a promotion by hand nobody knows that:
+/// the leader may have gone on there.
+fn left_nothing_out(
+    answer: &PeerAnswer,
+    (ancestry, end): (&Ancestry, Lsn),
+    last: Option<Last<'_>>,
+) -> bool {
     ancestry.switches.iter().any(|switch| {
         let both = answer.promotion().zip(switch.promotion.as_ref());
         answer.timeline == Some(switch.timeline)
-            && switch.end <= end
             && both.is_none_or(|(theirs, ours)| theirs == ours)
+            && (answer.position <= switch.end.min(end)
+                || switch.end <= end && last.is_some_and(|last| last.left_at(switch)))
     })
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use regent_proto::name::NodeName;
 
-use super::candidate::Candidate;
+use super::candidate::{Candidate, lacks_epoch};
 use super::standing::{self, Last, Newer, Standing, Wal};
 use super::view::{
-    ControlState, DataDirectory, DiskEpoch, Follow, Initialize, PeerAnswer, PeersView, PrePromote,
-    Process, SiteView, Status,
+    ControlState, DataDirectory, Follow, Initialize, PeerAnswer, PeersView, PrePromote, Process,
+    SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, quorum};
 
@@ -204,8 +204,8 @@ impl Judge<'_> {
         peers: Option<&PeersView>,
     ) -> Option<Unfit> {
         let mine = (&status.ancestry, status.end);
-        let (votes, needed) =
-            quorum::votes(&site.sync, &self.policy.me, mine, peers, site.leaderless);
+        let (me, last) = (&self.policy.me, Last::of(site));
+        let (votes, needed) = quorum::votes(&site.sync, me, mine, peers, last, site.leaderless);
         (self.synchronous_rule_applies(site) && votes < needed)
             .then_some(Unfit::TooFewVotes { votes, needed })
     }
@@ -248,11 +248,7 @@ impl Judge<'_> {
             // is not known to this node.
             return Some(Unfit::OldPicture);
         }
-        if let Some(federation) = &self.view.federation
-            && matches!(federation.disk_epoch, DiskEpoch::Unreadable(_))
-            && federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
-        {
-            // It could lead, but never open.
+        if lacks_epoch(self.view) {
             return Some(Unfit::EpochUnreadable);
         }
         let own = Candidate { wal: self.own_wal(status), nofailover: self.policy.nofailover };

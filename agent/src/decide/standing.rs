@@ -7,8 +7,8 @@
 use std::cmp::Ordering;
 
 use regent_proto::lsn::Lsn;
-use regent_proto::name::NodeName;
-use regent_proto::timeline::{Ancestry, Following, TimelineId};
+use regent_proto::name::{NodeName, PromotionId};
+use regent_proto::timeline::{Ancestry, Following, Switch, TimelineId};
 
 use super::view::SiteView;
 
@@ -78,6 +78,23 @@ impl<'a> Last<'a> {
             let (node, promotes_at) = (Some(&record.node), record.promotes_at);
             Some(Self { node, ancestry: &record.ancestry, promotes_at })
         })
+    }
+
+    /// It, or a leader before it, left that timeline there. Where it was about to, and did not tell of it
+    /// any more, a switch that is not before that point leaves nothing out either.
+    #[must_use]
+    pub fn left_at(&self, switch: &Switch) -> bool {
+        let one = |theirs: Option<&PromotionId>| {
+            theirs.zip(switch.promotion.as_ref()).is_none_or(|(theirs, this)| theirs == this)
+        };
+        let told = self.ancestry.switches.iter().any(|left| {
+            (left.timeline, left.end) == (switch.timeline, switch.end)
+                && one(left.promotion.as_ref())
+        });
+        let promotes = self.ancestry.timeline == switch.timeline
+            && self.promotes_at.is_some_and(|at| switch.end >= at)
+            && one(self.ancestry.promotion.as_ref());
+        told || promotes
     }
 
     /// How a history that has parted from another lies to the last leader's way.
@@ -181,7 +198,6 @@ mod tests {
     use std::sync::LazyLock;
 
     use proptest::prelude::*;
-    use regent_proto::timeline::Switch;
 
     use super::*;
     use crate::decide::tests::world::{World, promotions};

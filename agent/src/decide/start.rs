@@ -13,6 +13,7 @@ use regent_proto::timeline::{Ancestry, Following};
 
 use super::candidate::Candidate;
 use super::race::ANSWERS_FRESH;
+use super::standing::Last;
 use super::view::{
     Control, ControlState, DataDirectory, FailedJob, Initialize, JobKind, PeerAnswer, PeersView,
     Process, SiteView, Stage,
@@ -215,7 +216,9 @@ impl Judge<'_> {
         }
         answer.ancestry.as_ref().is_some_and(|told| {
             let its = (told, answer.position);
-            let (votes, needed) = quorum::votes(&site.sync, name, its, Some(peers), Duration::MAX);
+            let last = Last::of(site);
+            let (votes, needed) =
+                quorum::votes(&site.sync, name, its, Some(peers), last, Duration::MAX);
             votes >= needed
         })
     }

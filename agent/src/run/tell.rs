@@ -18,7 +18,7 @@ use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::config::Config;
 use crate::decide::parameters::Difference;
 use crate::decide::view::{Memory, Policy, UnderWay, View};
-use crate::decide::{Decision, Reason, slots};
+use crate::decide::{self, Decision, Reason, slots};
 use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
 use crate::observe::{guardian, reach};
@@ -141,6 +141,7 @@ impl Agent {
             scheduled_restart: decision.memory.scheduled_restart.clone(),
             withdraws: self.withdraws(view, &decision.memory),
             slots: self.slots.clone(),
+            refuses: decide::refuses(&self.config.name, view, &decision.memory),
         };
         self.pictures.send_replace(Some(Arc::new(picture)));
     }

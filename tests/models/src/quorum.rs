@@ -418,7 +418,7 @@ impl Quorum {
         let mine = (&history, Lsn::new(u64::from(flushed(index)) + 1));
         let record = site(s, self.nodes()).sync;
         let gone = Duration::ZERO;
-        let (has, needs) = quorum::votes(&record, &node(index), mine, Some(&peers), gone);
+        let (has, needs) = quorum::votes(&record, &node(index), mine, Some(&peers), None, gone);
         let behind = others().any(|other| of_record(other) && flushed(other) > flushed(index));
         of_record(index) && !behind && (has >= needs || self.is(Mutant::OwnVoteIsEnough))
     }

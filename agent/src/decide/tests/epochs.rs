@@ -6,7 +6,7 @@ use regent_proto::time::Deadline;
 use super::world::{EPOCH_REVISION, World, name, point, seen, sender};
 use crate::decide::epoch::EpochUnknown;
 use crate::decide::view::*;
-use crate::decide::{Action, Job, Reason, Unfit};
+use crate::decide::{Action, Job, Reason, Unfit, refuses};
 
 fn about_to_open() -> World {
     let mut world = World::new();
@@ -227,6 +227,12 @@ fn a_node_that_cannot_read_its_epoch_wins_no_race_of_the_primary_site() {
     assert_eq!(world.decide().actions, vec![Action::AcquireLeader]);
     world.federation().disk_epoch = DiskEpoch::Unreadable("x".to_owned());
     assert_eq!(world.decide().reason, Reason::NotCandidate(Unfit::EpochUnreadable));
+    let tells = |world: &World| refuses(&world.policy.me, &world.view, &world.memory);
+    assert!(tells(&world), "it is in nobody's way");
+    let mut open = world.clone();
+    open.status().in_recovery = false;
+    assert!(!tells(&open), "it leads already");
     world.held_by_b();
+    assert!(!tells(&world));
     assert_eq!(world.decide().actions, vec![Action::AcquireLeader], "it may lead a standby site");
 }

@@ -7,7 +7,7 @@ use regent_proto::name::NodeName;
 
 use super::world::{NOW, World, name, sender};
 use crate::decide::view::*;
-use crate::decide::{Action, Job, Reason, Unfit};
+use crate::decide::{Action, Job, Reason, Unfit, refuses};
 
 const TTL: Duration = Duration::from_secs(5);
 
@@ -75,4 +75,26 @@ fn a_refusal_gives_the_key_back_and_keeps_this_node_out_for_a_ttl() {
     world.view.now = NOW.plus(TTL);
     assert_eq!(go_on(&mut world), vec![Action::AcquireLeader]);
     assert!(!lasting.lies_ahead(world.view.now), "the right that it gave back is long over");
+}
+
+/// Or whoever it is ahead of would wait for it. A new leader may count on its confirmations.
+#[test]
+fn a_refusal_is_told_while_nobody_else_leads_and_it_lasts() {
+    let tells = |world: &World| refuses(&world.policy.me, &world.view, &world.memory);
+    let mut world = about_to_open();
+    assert!(!tells(&world));
+    said(&mut world, Some("no"));
+    assert_eq!(go_on(&mut world), vec![Action::ReleaseLeader]);
+    assert!(tells(&world), "before the key is free");
+    world.leader(None);
+    world.view.tenure.primary = None;
+    world.site().members.remove(&name::<NodeName>("a2"));
+    go_on(&mut world);
+    assert!(tells(&world));
+    let mut led = world.clone();
+    led.leader(Some("a2"));
+    assert!(!tells(&led));
+    world.view.now = NOW.plus(TTL);
+    go_on(&mut world);
+    assert!(!tells(&world));
 }

@@ -351,6 +351,45 @@ fn who_is_left_on_an_older_timeline_votes_however_far_it_is() {
     }
 }
 
+/// a9 led timeline 2, lost the store and went on there with a2, while a person promoted this node by hand at
+/// 200: what a2 has beyond that may be acknowledged, though this node's WAL reaches further.
+#[test]
+fn a_promotion_by_hand_gets_no_vote_of_who_followed_the_leader_past_it() {
+    let lacks = Reason::NotCandidate(Unfit::TooFewVotes { votes: 1, needed: 2 });
+    for (what, position, (timeline, promotes_at), counts) in [
+        ("past the switch", 300, (2, None), false),
+        ("... further than this node", 600, (2, None), false),
+        ("nothing beyond the switch", 200, (2, None), true),
+        ("the leader left there", 300, (3, None), true),
+        ("it was about to", 300, (2, Some(200)), true),
+        ("... further on", 300, (2, Some(201)), false),
+        ("its word is from before", 300, (1, Some(100)), false),
+    ] {
+        let mut world = race();
+        world.view.federation = None;
+        answers(&mut world, "a2", position, Some(2));
+        let peers = world.view.peers.as_mut().expect("asked");
+        let answer = peers.answers.get_mut(&name::<NodeName>("a2")).expect("answers");
+        answer.ancestry = Some(history(2));
+        // A person wants it whatever others have.
+        let value = FailoverRequest { leader: None, candidate: Some(name("a1")), scheduled: None };
+        world.site().failover = Some(At { value, revision: 90 });
+        world.site().promotions = Some(promotions("a9", history(timeline), promotes_at));
+        let decision = world.decide();
+        if counts {
+            assert_eq!(decision.actions, vec![Action::AcquireLeader], "{what}");
+        } else {
+            assert_eq!(decision.reason, lacks, "{what}");
+        }
+    }
+    // A number that this node's history went past was another's: positions there say nothing.
+    let mut other = race();
+    other.view.federation = None;
+    other.status().ancestry.switches.retain(|switch| switch.timeline != TimelineId(2));
+    answers(&mut other, "a2", 150, Some(2));
+    assert_eq!(other.decide().reason, lacks);
+}
+
 #[test]
 fn whoever_won_waits_for_the_others_of_the_record_from_the_first_commit_on() {
     let mut world = race();

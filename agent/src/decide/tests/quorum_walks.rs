@@ -195,7 +195,7 @@ impl Site {
             let peers = PeersView { age: Duration::ZERO, answers };
             let history = history(3);
             let at = (&history, Lsn::new(mine));
-            let (has, needs) = votes(record, who, at, Some(&peers), Duration::ZERO);
+            let (has, needs) = votes(record, who, at, Some(&peers), None, Duration::ZERO);
             let behind = answering.iter().any(|o| of_record(o) && self.flushed[o] > mine);
             of_record(who) && has >= needs && !behind
         };

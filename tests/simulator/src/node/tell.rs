@@ -8,7 +8,7 @@ use std::time::Duration;
 use regent_agent::act::fence_report::RoundTrips;
 use regent_agent::act::publish::{self, Picture as Told};
 use regent_agent::decide::view::{LeaderKey, UnderWay, View};
-use regent_agent::decide::{Decision, slots};
+use regent_agent::decide::{self, Decision, slots};
 use regent_agent::observe::postgres::Extra;
 use regent_dcs::LeaseId;
 use regent_proto::name::{NodeName, OperationId};
@@ -30,6 +30,7 @@ pub(super) struct Word {
     primary: Option<u64>,
     failsafe: Option<u64>,
     withdraws: bool,
+    refuses: bool,
 }
 
 impl Agent {
@@ -40,6 +41,7 @@ impl Agent {
         let lease = self.renewal.tenures().borrow().lease;
         let withdraws = leads.is_none_or(|leader| leader.name != self.config.name)
             && decision.memory.request.as_ref().is_some_and(UnderWay::withdraws);
+        let refuses = decide::refuses(&self.config.name, view, &decision.memory);
         let word = Word {
             state: publish::state(view),
             server: status.map(|s| (s.in_recovery, s.ancestry.timeline, s.receiver.is_some())),
@@ -51,6 +53,7 @@ impl Agent {
             primary: view.federation.as_ref().and_then(|f| f.primary.as_ref()).map(|p| p.revision),
             failsafe: view.site.as_ref().and_then(|s| s.failsafe.revision()),
             withdraws,
+            refuses,
         };
         let asked = self.dynamic.failsafe_mode || self.promises();
         let (last, at) = &self.told_last;
@@ -80,6 +83,7 @@ impl Agent {
             dcs_seen: wall,
             scheduled_restart: None,
             withdraws,
+            refuses,
             fences: self.site_observer.fences().clone(),
             restarts: self.site_observer.restarts().clone(),
             config: self.site_observer.config(),
