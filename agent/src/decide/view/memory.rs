@@ -167,6 +167,8 @@ pub struct FailedJob {
     pub job: JobKind,
     /// How often in a row.
     pub times: u32,
+    /// When that was noted.
+    pub at: BootTime,
     /// Not before this instant again.
     pub retry_at: BootTime,
 }
