@@ -106,10 +106,29 @@ pub const PATRONI_VERSION: &str = "4.1.4";
 /// Patroni's role word.
 #[must_use]
 pub fn role(picture: &Picture, me: &NodeName) -> &'static str {
-    let view = &picture.view;
+    role_in(&picture.view, me)
+}
+
+/// A server that is down is no `primary`, whatever it was: nobody is to follow it yet.
+fn role_in(view: &View, me: &NodeName) -> &'static str {
     let leads = view.site.as_ref().and_then(|s| s.leader.as_ref()).is_some_and(|l| l.name == *me);
+    // Such a job owns the directory, which is not looked at meanwhile; a cluster is in it.
+    let stops_or_starts = match &view.job {
+        Some(JobKind::Start | JobKind::Stop) => true,
+        Some(
+            JobKind::Initdb
+            | JobKind::Clone
+            | JobKind::Rewind
+            | JobKind::Checkpoint
+            | JobKind::CreateUsers
+            | JobKind::PrePromote,
+        )
+        | None => false,
+    };
     match (&view.postgres.data, &view.postgres.status) {
-        (DataDirectory::Empty | DataDirectory::Incomplete, None) => "uninitialized",
+        (DataDirectory::Empty | DataDirectory::Incomplete, None) if !stops_or_starts => {
+            "uninitialized"
+        }
         (_, Some(status)) if !status.in_recovery => "primary",
         (_, Some(_)) if leads && is_standby_site(view) => "standby_leader",
         (_, None) if view.postgres.process == Process::Stopped && leads => "demoted",
@@ -675,6 +694,34 @@ mod tests {
             w.standby(3, 500);
             w.held_by_b();
         }));
+    }
+
+    #[test]
+    fn a_node_that_restarts_has_a_cluster_and_is_no_primary_before_it_is_open() {
+        let me: NodeName = "a1".parse().expect("a name");
+        let mut world = World::new();
+        assert_eq!(role_in(&world.view, &me), "primary");
+        world.view.postgres.status = None;
+        // What a job owns is not looked at.
+        world.view.postgres.data = DataDirectory::Incomplete;
+        world.view.requests.restarting = true;
+        for (job, process, leads, others) in [
+            (JobKind::Stop, Process::Starting, "replica", "replica"),
+            (JobKind::Stop, Process::Stopped, "demoted", "replica"),
+            (JobKind::Start, Process::Stopped, "demoted", "replica"),
+            (JobKind::Start, Process::Starting, "replica", "replica"),
+        ] {
+            world.view.job = Some(job);
+            world.view.postgres.process = process;
+            world.leader(Some("a1"));
+            assert_eq!(role_in(&world.view, &me), leads, "{:?} {process:?}", world.view.job);
+            world.leader(Some("a2"));
+            assert_eq!(role_in(&world.view, &me), others, "{:?} {process:?}", world.view.job);
+        }
+        for job in [None, Some(JobKind::Clone), Some(JobKind::Initdb)] {
+            world.view.job = job;
+            assert_eq!(role_in(&world.view, &me), "uninitialized", "{:?}", world.view.job);
+        }
     }
 
     /// Also where the same history was published before it went down.

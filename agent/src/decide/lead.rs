@@ -197,7 +197,7 @@ impl Judge<'_> {
         })
     }
 
-    /// The order of opening: floor, lease, epoch, record and list, promote (rule 8).
+    /// The order of opening: floor, lease, epoch, `pre_promote`, record and list, promote (rule 8).
     fn open(
         &mut self,
         site: &SiteView,
@@ -247,6 +247,12 @@ impl Judge<'_> {
             },
         }
         let entering = !actions.is_empty();
+        // Before anything is written down about a promotion that may not come: nobody streams from a
+        // server that is not open, and a record that names nobody beside this node lets no other lead
+        // once it has given the key back.
+        if let Some(choice) = self.ask_pre_promote() {
+            return if entering { Choice::act(Reason::EnteringEpoch, actions) } else { choice };
+        }
         let unrecorded = self.promotes_unrecorded(site, status);
         let voting = self.voting_before_opening(site, global, status);
         let list = synchronous::list_of(self.policy, &voting);
@@ -266,10 +272,6 @@ impl Judge<'_> {
             return Choice::act(reason, actions);
         }
         if let Some(choice) = self.barred(site, Opening::Promotion) {
-            return choice;
-        }
-        // The last before the promotion: what it is asked about is just to come.
-        if let Some(choice) = self.ask_pre_promote() {
             return choice;
         }
         self.memory.promoting_since = Some(self.view.now);

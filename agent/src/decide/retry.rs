@@ -96,8 +96,8 @@ impl Judge<'_> {
             Some(_) | None => 1,
         };
         let pause = BACKOFF_MOST.min(BACKOFF_LEAST * 2u32.saturating_pow(times.min(6) - 1));
-        let retry_at = self.view.now.plus(pause);
-        self.memory.failed = Some(FailedJob { job, times, retry_at });
+        let at = self.view.now;
+        self.memory.failed = Some(FailedJob { job, times, at, retry_at: at.plus(pause) });
     }
 
     /// A job that failed is not tried again at once. Stopping is never put off.

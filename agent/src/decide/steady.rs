@@ -110,7 +110,11 @@ impl Judge<'_> {
             // letting it go now would leave the first rows on one node only.
             return None;
         }
-        let step = synchronous::next(self.policy, &mut self.memory, site, status)?;
+        let step = synchronous::next(self.policy, &mut self.memory, site, status);
+        if self.memory.list_asked.is_none() {
+            self.memory.own_names_refused = None;
+        }
+        let step = step?;
         if let Action::SetSynchronousNames(own) = &step
             && !self.policy.synchronous_mode
         {
@@ -119,6 +123,9 @@ impl Judge<'_> {
             let now = self.view.now;
             if asked.is_some_and(|(text, at)| text == own && now.since(*at) < OWN_NAMES_AGAIN) {
                 return None;
+            }
+            if asked.is_some_and(|(text, _)| text == own) {
+                self.memory.own_names_refused = Some(own.clone());
             }
             self.memory.own_names_asked = Some((own.clone(), now));
         }

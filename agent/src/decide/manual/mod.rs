@@ -19,7 +19,8 @@ use regent_proto::time::BootTime;
 
 use super::quorum::Voting;
 use super::view::{
-    At, Control, ControlState, DataDirectory, Due, FailoverRequest, JobKind, SiteView, Status,
+    At, Control, ControlState, DataDirectory, Due, FailedJob, FailoverRequest, JobKind, SiteView,
+    Status,
 };
 use super::{Action, Choice, Job, Judge, Reason, synchronous};
 
@@ -124,7 +125,6 @@ impl Judge<'_> {
             && let SwitchingStep::Checkpointing { since } = begun.step
         {
             let runs = self.view.checkpoint_runs;
-            let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Checkpoint);
             if runs && self.view.now.since(since) > CHECKPOINT_WITHIN {
                 return Some(self.give_up(begun.clone(), Dropped::CheckpointSlow, Some(request)));
             }
@@ -132,9 +132,15 @@ impl Judge<'_> {
                 self.memory.switching = Some(begun.clone());
                 return None;
             }
-            if failed {
-                // The stop would have to make it, while nobody writes.
-                return Some(self.give_up(begun.clone(), Dropped::CheckpointFailed, Some(request)));
+            match self.failed_checkpoint().map(|failed| failed.at > since) {
+                None => {}
+                Some(true) => {
+                    // The stop would have to make it, while nobody writes.
+                    let why = Dropped::CheckpointFailed;
+                    return Some(self.give_up(begun.clone(), why, Some(request)));
+                }
+                // It failed for somebody else, before: none has been made for this request.
+                Some(false) => return self.checkpoint_first(site, request),
             }
         }
         let Some(peers) = self.answers_to(request) else {
@@ -148,11 +154,7 @@ impl Judge<'_> {
             return Some(self.nobody(site, request));
         }
         if begun.is_none() {
-            let step = SwitchingStep::Checkpointing { since: self.view.now };
-            self.memory.switching = Some(begin(site, request, step));
-            let checkpoint = vec![Action::Run(Job::Checkpoint)];
-            let actions = if self.view.checkpoint_runs { Vec::new() } else { checkpoint };
-            return Some(Choice::act(Reason::Manual(Manual::Checkpoint), actions));
+            return self.checkpoint_first(site, request);
         }
         let stopping = begin(site, request, SwitchingStep::Stopping);
         self.memory.switching = Some(Switching { streamed, ..stopping });
@@ -162,6 +164,26 @@ impl Judge<'_> {
             Reason::Manual(Manual::Stopping),
             vec![Action::EndTenure, Action::Run(Job::Stop)],
         ))
+    }
+
+    /// `None`: one that failed a moment ago is not tried again yet, and the leader leads on meanwhile.
+    fn checkpoint_first(
+        &mut self,
+        site: &SiteView,
+        request: &At<FailoverRequest>,
+    ) -> Option<Choice> {
+        let (now, runs) = (self.view.now, self.view.checkpoint_runs);
+        let step = SwitchingStep::Checkpointing { since: now };
+        self.memory.switching = Some(begin(site, request, step));
+        if !runs && self.failed_checkpoint().is_some_and(|failed| now < failed.retry_at) {
+            return None;
+        }
+        let actions = if runs { Vec::new() } else { vec![Action::Run(Job::Checkpoint)] };
+        Some(Choice::act(Reason::Manual(Manual::Checkpoint), actions))
+    }
+
+    fn failed_checkpoint(&self) -> Option<&FailedJob> {
+        self.memory.failed.as_ref().filter(|failed| failed.job == JobKind::Checkpoint)
     }
 
     /// The same for the leader of a standby site, which stops nothing: its nodes go on receiving.

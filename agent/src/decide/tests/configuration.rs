@@ -1,9 +1,12 @@
 //! A changed configuration is put in force, last of all; a standby that its WAL asks more of than it
 //! was started with makes room for it.
 
-use regent_proto::record::PrimaryState;
+use std::time::Duration;
 
-use super::world::{World, name, point, sender};
+use regent_proto::record::PrimaryState;
+use regent_proto::time::Deadline;
+
+use super::world::{NOW, World, name, point, sender};
 use crate::decide::view::*;
 use crate::decide::{Action, Job, Reason};
 
@@ -81,6 +84,38 @@ fn a_changed_configuration_waits_for_whatever_rights_and_commits_rest_on() {
     taking.status().senders.insert("a2".to_owned(), sender(520));
     changed(&mut taking);
     assert_eq!(taking.decide().reason, Reason::Taking);
+}
+
+/// A reload writes the list that the server shows: that of before would come back for good.
+#[test]
+fn a_changed_configuration_waits_until_the_server_shows_the_list_that_was_set() {
+    let mut world = World::new();
+    world.policy.synchronous_mode = false;
+    world.policy.own_standby_names = "x".to_owned();
+    world.site().sync = SyncView { revision: Some(21), ..SyncView::default() };
+    changed(&mut world);
+    let step = |world: &mut World| {
+        let decision = world.decide();
+        world.memory = decision.memory;
+        decision.actions
+    };
+    let sets = vec![Action::SetSynchronousNames("x".to_owned())];
+    assert_eq!(step(&mut world), sets);
+    assert_eq!(step(&mut world), vec![], "the server shows the one of before");
+    let mut shown = world.clone();
+    shown.status().synchronous_standby_names = "x".to_owned();
+    assert_eq!(step(&mut shown), vec![Action::Reload]);
+    // One that it refuses is never shown, and keeps nothing else out.
+    world.view.now = NOW.plus(Duration::from_secs(10));
+    world.view.tenure.site = Deadline::at(NOW.plus(Duration::from_secs(14)));
+    world.view.tenure.primary.as_mut().expect("held").deadline = world.view.tenure.site;
+    assert_eq!(step(&mut world), sets);
+    assert_eq!(step(&mut world), vec![Action::Reload]);
+    // In recovery the list is in force nowhere; an earlier process's is waited for by nobody.
+    let mut member = following();
+    member.memory = Memory::of_a_new_process();
+    changed(&mut member);
+    assert_eq!(member.decide().actions, vec![Action::Reload]);
 }
 
 #[test]

@@ -326,14 +326,47 @@ fn the_checkpoint_comes_before_the_stop_and_is_bounded() {
     ends(&slow, Dropped::CheckpointSlow);
     world.view.checkpoint_runs = false;
     let mut failed = world.clone();
-    let retry_at = NOW.plus(MS);
-    failed.memory.failed = Some(FailedJob { job: JobKind::Checkpoint, times: 1, retry_at });
+    let (at, retry_at) = (NOW.plus(MS), NOW.plus(MS * 2));
+    failed.memory.failed = Some(FailedJob { job: JobKind::Checkpoint, times: 1, at, retry_at });
     ends(&failed, Dropped::CheckpointFailed);
     let (reason, actions) = step(&mut world);
     assert_eq!(reason, Reason::Manual(Manual::Stopping));
     assert_eq!(actions, vec![Action::EndTenure, Action::Run(Job::Stop)]);
     let begun = world.memory.switching.expect("begun");
     assert_eq!((begun.revision, begun.candidate), (REQUEST, Some(name("a2"))));
+}
+
+/// The one after a promotion for instance: it failed before anybody asked for a switchover.
+#[test]
+fn a_checkpoint_that_failed_for_somebody_else_ends_no_request_and_is_made_before_the_stop() {
+    let mut world = asked(Some("a1"), Some("a2"));
+    let (at, retry_at) = (NOW, NOW.plus(MS * 3));
+    world.memory.failed = Some(FailedJob { job: JobKind::Checkpoint, times: 1, at, retry_at });
+    for _ in 0..3 {
+        assert_eq!(
+            step(&mut world),
+            (Reason::Leading, vec![]),
+            "it is put off, the leader leads on"
+        );
+        pass(&mut world, MS);
+    }
+    let (reason, actions) = step(&mut world);
+    assert_eq!(reason, Reason::Manual(Manual::Checkpoint));
+    assert_eq!(actions, vec![Action::Run(Job::Checkpoint)]);
+    world.view.checkpoint_runs = true;
+    pass(&mut world, MS);
+    assert_eq!(step(&mut world), (Reason::Leading, vec![]));
+    world.view.checkpoint_runs = false;
+    pass(&mut world, MS);
+    let ended = |problem: Option<&str>| {
+        let problem = problem.map(str::to_owned);
+        Some(FinishedJob { job: JobKind::Checkpoint, problem, untouched: false })
+    };
+    let mut failed = world.clone();
+    failed.view.finished = ended(Some("no space"));
+    ends(&failed, Dropped::CheckpointFailed);
+    world.view.finished = ended(None);
+    assert_eq!(step(&mut world).0, Reason::Manual(Manual::Stopping));
 }
 
 #[test]
@@ -575,7 +608,7 @@ fn broken(leader: Option<&str>, candidate: Option<&str>) -> World {
     let mut world = asked(leader, candidate);
     world.stopped(ControlState::InProduction, 3, 400);
     let retry_at = NOW.plus(Duration::from_secs(8));
-    world.memory.failed = Some(FailedJob { job: JobKind::Start, times: 4, retry_at });
+    world.memory.failed = Some(FailedJob { job: JobKind::Start, times: 4, at: NOW, retry_at });
     world
 }
 

@@ -1,5 +1,5 @@
-//! `pre_promote` (spec/patroni-compat.md 3.3, 3.4 row 1): asked last, once for each promotion, and its
-//! refusal gives the key to another member.
+//! `pre_promote` (spec/patroni-compat.md 3.3, 3.4 row 1): asked before anything is written down about a
+//! promotion, once for each, and its refusal gives the key to another member.
 
 use std::time::Duration;
 
@@ -57,6 +57,37 @@ fn it_is_asked_only_where_nothing_else_stands_in_the_way() {
     let mut none = about_to_open();
     none.policy.pre_promote = None;
     assert_eq!(go_on(&mut none), vec![Action::Promote]);
+}
+
+/// Inside a site nobody streams from whoever has the key and is not open yet: a record of its own would
+/// name nobody else, and the others, who have everything, could not lead once it gives the key back.
+#[test]
+fn a_refusal_leaves_record_and_list_to_the_others() {
+    let mut world = about_to_open();
+    world.status().senders.clear();
+    world.status().synchronous_standby_names = String::new();
+    world.site().sync.leader = Some(name("a2"));
+    world.site().sync.standbys = [name("a1")].into();
+    world.site().promotions = None;
+    said(&mut world, Some("no"));
+    assert_eq!(go_on(&mut world), vec![Action::ReleaseLeader]);
+    // Where it passes, they are written then, and not before.
+    world.memory.pre_promote = PrePromote::NotAsked;
+    said(&mut world, None);
+    let actions = go_on(&mut world);
+    assert!(actions.iter().any(|action| matches!(action, Action::WriteSync { .. })), "{actions:?}");
+    let writes = |action: &Action| matches!(action, Action::WritePromotions { .. });
+    assert!(actions.iter().any(writes), "{actions:?}");
+}
+
+#[test]
+fn a_new_epoch_is_entered_before_it_is_asked() {
+    let mut world = about_to_open();
+    world.disk_epoch(2);
+    let decision = world.decide();
+    assert_eq!(decision.reason, Reason::EnteringEpoch);
+    assert!(!decision.actions.is_empty());
+    assert!(!decision.actions.contains(&Action::Run(Job::PrePromote)));
 }
 
 #[test]

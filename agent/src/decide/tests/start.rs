@@ -258,6 +258,7 @@ fn nobody_is_asked_again_before_the_answers_are_late() {
     backoff.memory.failed = Some(FailedJob {
         job: JobKind::Start,
         times: 3,
+        at: backoff.view.now,
         retry_at: backoff.view.now.plus(Duration::from_secs(4)),
     });
     let decision = backoff.decide();

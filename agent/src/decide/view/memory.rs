@@ -111,6 +111,8 @@ pub struct Memory {
     pub list_asked: Option<String>,
     /// The user's own `synchronous_standby_names` as last asked for, and when.
     pub own_names_asked: Option<(String, BootTime)>,
+    /// The user's own list that was set, and not shown for so long that the server does not take it.
+    pub own_names_refused: Option<String>,
     /// The revision of `sync` that a clearing of this process compares which may not have been
     /// applied yet: it lets anybody lead.
     pub clear_sent: Option<u64>,
@@ -183,6 +185,8 @@ pub struct FailedJob {
     pub job: JobKind,
     /// How often in a row.
     pub times: u32,
+    /// When that was noted.
+    pub at: BootTime,
     /// Not before this instant again.
     pub retry_at: BootTime,
 }
