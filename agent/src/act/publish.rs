@@ -114,7 +114,7 @@ fn role_in(view: &View, me: &NodeName) -> &'static str {
     let leads = view.site.as_ref().and_then(|s| s.leader.as_ref()).is_some_and(|l| l.name == *me);
     // Such a job owns the directory, which is not looked at meanwhile; a cluster is in it.
     let stops_or_starts = match &view.job {
-        Some(JobKind::Start | JobKind::Stop) => true,
+        Some(JobKind::Start | JobKind::Stop | JobKind::CopySlots) => true,
         Some(
             JobKind::Initdb
             | JobKind::Clone

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Config;
 use crate::decide::slots::Rules;
 use crate::decide::view::Policy;
+use crate::observe::site::ConfigKey;
 
 /// Top-level keys that are read.
 pub(super) const READ: &[&str] = &[
@@ -247,7 +248,7 @@ impl Reader<'_> {
 impl Dynamic {
     /// What decisions go by, of this and of the file. The simulator's nodes ask here, too.
     #[must_use]
-    pub fn policy(&self, config: &Config) -> Policy {
+    pub fn policy(&self, config: &Config, read: ConfigKey) -> Policy {
         Policy {
             me: config.name.clone(),
             nofailover: config.tagged.nofailover,
@@ -255,6 +256,8 @@ impl Dynamic {
             loop_wait: self.loop_wait.min(Duration::from_secs(10)).min(self.ttl / 2),
             maximum_lag_on_failover: self.maximum_lag_on_failover,
             synchronous_mode: self.synchronous_mode,
+            mode_is_the_sites: read == ConfigKey::Read
+                && !self.problems.iter().any(|problem| problem.starts_with("synchronous_mode:")),
             synchronous_mode_strict: self.synchronous_mode_strict,
             synchronous_node_count: self.synchronous_node_count,
             use_pg_rewind: self.use_pg_rewind,

@@ -259,6 +259,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::site::ConfigKey;
 
     const GOOD: &str = "
 scope: eu
@@ -378,7 +379,7 @@ postgresql:
             let text = GOOD.replace("dcs: {ttl: 5,", &format!("dcs: {{{keys}ttl: 5,"));
             assert_eq!(keys.is_empty(), text == GOOD);
             let config = parse(&text).expect(keys);
-            let policy = config.first_dynamic().policy(&config);
+            let policy = config.first_dynamic().policy(&config, ConfigKey::Read);
             assert_eq!(policy.ttl, Duration::from_secs(5));
             (policy.check_timeline, policy.primary_start_timeout, policy.maximum_lag_on_syncnode)
         };
@@ -388,11 +389,26 @@ postgresql:
     }
 
     #[test]
+    fn only_what_config_says_is_the_sites_mode() {
+        let config = parse(GOOD).expect("good");
+        let says = |document: serde_json::Value, read| {
+            let read_from_it = Dynamic::read(&document, &Dynamic::default());
+            read_from_it.policy(&config, read).mode_is_the_sites
+        };
+        let off = serde_json::json!({"synchronous_mode": false, "synchronous_mode_strict": 7});
+        assert!(says(off.clone(), ConfigKey::Read));
+        assert!(!says(off.clone(), ConfigKey::Absent));
+        assert!(!says(off, ConfigKey::Unreadable { revision: 7 }));
+        let slip = serde_json::json!({"synchronous_mode": "perhaps"});
+        assert!(!says(slip, ConfigKey::Read), "it stays as it was kept");
+    }
+
+    #[test]
     fn the_own_tags_reach_decisions() {
         let with = |tags: &str| {
             let text = GOOD.replace("scope: eu\n", &format!("scope: eu\ntags: {tags}\n"));
             let config = parse(&text).expect(tags);
-            (config.first_dynamic().policy(&config), config.warnings.len())
+            (config.first_dynamic().policy(&config, ConfigKey::Read), config.warnings.len())
         };
         for (tags, nofailover, priority, warnings) in [
             ("{}", false, 1, 0),

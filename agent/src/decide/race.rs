@@ -215,7 +215,10 @@ impl Judge<'_> {
     pub(super) fn synchronous_rule_applies(&self, site: &SiteView) -> bool {
         // The floor is what the record guarded until the record is written anew by an opening
         // leader; before that a node of the site that holds the floor may lead (rule 10).
-        self.primary_site() && self.policy.synchronous_mode && site.sync.leader.is_some()
+        // Only the site's own word that the mode is off frees from a record: what this node goes by
+        // while `config` is lost may be older than the record (I4).
+        let bound = self.policy.synchronous_mode || !self.policy.mode_is_the_sites;
+        self.primary_site() && bound && site.sync.leader.is_some()
     }
 
     /// This site is, or is to be, writable, as far as is known.

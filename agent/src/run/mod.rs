@@ -120,6 +120,6 @@ impl Agent {
     }
 
     fn policy(&self) -> Policy {
-        self.actor.dynamic.policy(&self.config)
+        self.actor.dynamic.policy(&self.config, self.site_observer.config())
     }
 }

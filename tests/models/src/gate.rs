@@ -98,6 +98,7 @@ fn policy() -> Policy {
         loop_wait: Duration::from_secs(1),
         maximum_lag_on_failover: u64::MAX,
         synchronous_mode: false,
+        mode_is_the_sites: true,
         synchronous_mode_strict: false,
         synchronous_node_count: 1,
         use_pg_rewind: true,

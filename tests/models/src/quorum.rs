@@ -265,6 +265,7 @@ impl Quorum {
             loop_wait: Duration::from_secs(1),
             maximum_lag_on_failover: u64::MAX,
             synchronous_mode: true,
+            mode_is_the_sites: true,
             synchronous_mode_strict: false,
             synchronous_node_count: usize::from(self.bounds.count),
             use_pg_rewind: true,

@@ -236,6 +236,12 @@ fn a_race_needs_votes_of_the_record() {
     assert_eq!(world.decide().reason, lacks(1, 2));
     world.site().sync.leader = Some(name("a1"));
     assert_eq!(world.decide().actions, vec![Action::AcquireLeader]);
+    // A mode that is off frees from the record only where the site says so.
+    let mut off = race();
+    off.policy.synchronous_mode = false;
+    assert_eq!(off.decide().actions, vec![Action::AcquireLeader]);
+    off.policy.mode_is_the_sites = false;
+    assert_eq!(off.decide().reason, lacks(1, 2), "what this node keeps is not the site's word");
     // Nobody else is there to be asked.
     let mut alone = race();
     alone.site().members.retain(|member, _| member.as_str() == "a1");

@@ -229,6 +229,7 @@ impl World {
             loop_wait: Duration::from_secs(1),
             maximum_lag_on_failover: 1 << 20,
             synchronous_mode: true,
+            mode_is_the_sites: true,
             synchronous_mode_strict: false,
             synchronous_node_count: 1,
             use_pg_rewind: true,

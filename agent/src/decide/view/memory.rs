@@ -28,6 +28,8 @@ pub struct Policy {
     pub maximum_lag_on_failover: u64,
     /// `synchronous_mode`.
     pub synchronous_mode: bool,
+    /// It is what the site's `config` says by now, not only what was kept or is in the file.
+    pub mode_is_the_sites: bool,
     /// `synchronous_mode_strict`.
     pub synchronous_mode_strict: bool,
     /// `synchronous_node_count`.

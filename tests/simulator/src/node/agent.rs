@@ -279,7 +279,7 @@ impl Agent {
     }
 
     pub(super) fn policy(&self) -> Policy {
-        self.dynamic.policy(&self.config)
+        self.dynamic.policy(&self.config, self.site_observer.config())
     }
 
     fn keep_fence(&mut self, policy: &Policy, view: &View) {
