@@ -345,14 +345,13 @@ async fn what_people_ask_for_needs_the_right_to_ask() {
 }
 
 /// Regent's and Patroni's members understand it, and none of them waits for this one to lead.
-#[test]
 #[tokio::test]
 async fn who_would_not_lead_says_so_among_its_tags() {
     let mut asked = Asked::new("");
     for refuses in [false, true, false] {
         asked.see(|picture| picture.refuses = refuses);
         let told = [
-            super::body::patroni(&asked.shared.config, &asked.picture),
+            body::patroni(&asked.shared.config, &asked.picture),
             crate::act::publish::member(&asked.shared.config, &asked.picture),
         ];
         for told in told {
