@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use regent_proto::time::Deadline;
+use regent_proto::time::{BootTime, Deadline};
 
 use regent_guardian::processes::of_data_directory;
 
@@ -12,7 +12,7 @@ use crate::act::jobs::BEFORE_STOP;
 use crate::act::postgres::files::write_atomically;
 use crate::act::scripts;
 use crate::act::site::Held;
-use crate::decide::view::{JobKind, View};
+use crate::decide::view::{JobKind, Memory, View};
 use crate::fence::release::Release;
 use crate::observe::clock::boot_time;
 use crate::upgrade;
@@ -22,8 +22,18 @@ const LETS_GO: Duration = Duration::from_secs(5);
 /// How long what lives is waited for: the part of an `initdb` that was just ended, for instance.
 const LOOKS: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long an upgrade waits for a leader key on its way: one that never arrives holds up none.
+const KEY_MOVES_WITHIN: Duration = Duration::from_secs(30);
 /// How often the loop says that it lives while `before_stop` runs.
 const LIVES_EVERY: Duration = Duration::from_millis(200);
+
+/// Whether an upgrade waits until the key is another's, or the server open again. The next life knows
+/// neither that a server was stopped for a switchover, and would promote it instead of opening it where
+/// it stopped, nor that this node leaves a free key to others.
+fn moves_the_key(memory: &Memory, asked: BootTime, now: BootTime) -> bool {
+    let stands_back = memory.stands_back_until.is_some_and(|until| now < until);
+    (memory.switching.is_some() || stands_back) && now.since(asked) < KEY_MOVES_WITHIN
+}
 
 impl Agent {
     /// Starts the next program in this process, once no job runs: a job's child belongs to this life,
@@ -35,10 +45,11 @@ impl Agent {
             // Nor does it know who waits for an answer, and that what stands still may open again.
             && self.memory.request.is_none()
             && self.callbacks.are_idle();
-        if !self.upgrade_asked || !idle {
+        let Some(asked) = self.upgrade_asked else { return };
+        if !idle || moves_the_key(&self.memory, asked, boot_time()) {
             return;
         }
-        self.upgrade_asked = false;
+        self.upgrade_asked = None;
         let refusal = upgrade::refusal(&self.config.regent.run_dir);
         drop(std::fs::remove_file(&refusal));
         tracing::info!(node = %self.config.name, "upgrading in place");
@@ -140,5 +151,34 @@ impl Agent {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::decide::manual::{Switching, SwitchingStep};
+    use crate::decide::tests::world::NOW;
+
+    #[test]
+    fn an_upgrade_waits_for_a_key_on_its_way_but_not_for_ever() {
+        let second = Duration::from_secs(1);
+        assert!(!moves_the_key(&Memory::default(), NOW, NOW));
+        let switching = Switching {
+            revision: 1,
+            candidate: None,
+            leader_revision: 1,
+            streamed: BTreeSet::new(),
+            step: SwitchingStep::Stopped { since: NOW },
+        };
+        let switching = Memory { switching: Some(switching), ..Memory::default() };
+        assert!(moves_the_key(&switching, NOW, NOW.plus(second)));
+        assert!(!moves_the_key(&switching, NOW, NOW.plus(KEY_MOVES_WITHIN)));
+        let until = Some(NOW.plus(second * 5));
+        let stands_back = Memory { stands_back_until: until, ..Memory::default() };
+        assert!(moves_the_key(&stands_back, NOW, NOW.plus(second * 4)));
+        assert!(!moves_the_key(&stands_back, NOW, NOW.plus(second * 5)));
     }
 }

@@ -75,7 +75,7 @@ pub struct Agent {
     repeated: u32,
     stop: CancellationToken,
     upgrade: Upgrade,
-    upgrade_asked: bool,
+    upgrade_asked: Option<BootTime>,
     /// Why the last long act failed.
     job_problem: Option<String>,
     requests: Requests,

@@ -182,7 +182,7 @@ impl Agent {
             repeated: 0,
             stop,
             upgrade,
-            upgrade_asked: false,
+            upgrade_asked: None,
             job_problem: None,
             requests: Requests::new(arriving),
             callbacks,

@@ -128,7 +128,9 @@ impl Agent {
         tokio::select! {
             () = other_standbys(client, streams) => {}
             () = self.stop.cancelled() => {}
-            Some(()) = self.upgrade.asked.recv() => self.upgrade_asked = true,
+            Some(()) = self.upgrade.asked.recv() => {
+                self.upgrade_asked = self.upgrade_asked.or_else(|| Some(boot_time()));
+            }
             () = tokio::time::sleep(wait) => {}
             finished = self.finished_jobs.recv() => {
                 if let Some(finished) = finished {
