@@ -291,7 +291,7 @@ fn union(one: &BTreeSet<NodeName>, other: &BTreeSet<NodeName>) -> usize {
 /// What was the leader needs none but its own, for it has everything. A vote is a member of the
 /// record that answered, is no primary, and has nothing acknowledged that this node does not have: neither
 /// a higher timeline, nor one of this number that another promotion began, nor a higher position on it, nor,
-/// on an older one, anything that this node's history left out ([`left_nothing_out`]). Its position is all
+/// on an older one, anything that this node's history left out (`left_nothing_out`). Its position is all
 /// that it has, and was looked at once the leader was gone, which it has been for `leaderless`: what it flushed
 /// later nobody acknowledged, and what it flushed between an older look and the leader's end may have been.
 /// `last` is what the last leader left in the store.

@@ -63,16 +63,20 @@ fn it_is_asked_only_where_nothing_else_stands_in_the_way() {
 /// name nobody else, and the others, who have everything, could not lead once it gives the key back.
 #[test]
 fn a_refusal_leaves_record_and_list_to_the_others() {
-    let mut world = about_to_open();
-    world.status().senders.clear();
-    world.status().synchronous_standby_names = String::new();
-    world.site().sync.leader = Some(name("a2"));
-    world.site().sync.standbys = [name("a1")].into();
-    world.site().promotions = None;
+    let alone = || {
+        let mut world = about_to_open();
+        world.status().senders.clear();
+        world.status().synchronous_standby_names = String::new();
+        world.site().sync.leader = Some(name("a2"));
+        world.site().sync.standbys = [name("a1")].into();
+        world.site().promotions = None;
+        world
+    };
+    let mut world = alone();
     said(&mut world, Some("no"));
     assert_eq!(go_on(&mut world), vec![Action::ReleaseLeader]);
     // Where it passes, they are written then, and not before.
-    world.memory.pre_promote = PrePromote::NotAsked;
+    let mut world = alone();
     said(&mut world, None);
     let actions = go_on(&mut world);
     assert!(actions.iter().any(|action| matches!(action, Action::WriteSync { .. })), "{actions:?}");
