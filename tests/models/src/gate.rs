@@ -91,7 +91,9 @@ pub fn may_promise(facts: &Facts, request: &PromiseRequest) -> bool {
     quorum::may_promise(&view(facts), &policy().me, request).is_ok()
 }
 
-fn policy() -> Policy {
+/// What an agent is set up with where a model asks for nothing else.
+#[must_use]
+pub fn policy() -> Policy {
     Policy {
         me: name("a1"),
         nofailover: false,

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod election;
 pub mod gate;
 pub mod lease;
+pub mod members;
 pub mod primary;
 pub mod progress;
 pub mod quorum;

@@ -14,7 +14,7 @@
 //!
 //! Distinct states: `make models` prints them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +26,12 @@ use regent_agent::decide::view::{
 };
 use regent_agent::decide::{Action, synchronous};
 use regent_proto::lsn::Lsn;
-use regent_proto::name::NodeName;
 use regent_proto::timeline::TimelineId;
 use stateright::{Model, Property};
 
-use crate::gate::{first_history, name};
+use crate::gate::{first_history, policy};
+use crate::members::{NAMES, NODES, bit, bits, names, node};
 use crate::run::{Row, Rows, Size, hunt, search};
-
-const NODES: usize = 4;
-const NAMES: [&str; NODES] = ["n0", "n1", "n2", "n3"];
 
 /// How much happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,22 +190,6 @@ pub const MEET: &str = "I4: whoever the record lets lead has every acknowledged 
 /// I3.
 pub const LOST: &str = "I3: whoever opens has every acknowledged row";
 
-fn bit(node: u8) -> u8 {
-    1 << node
-}
-
-fn node(index: u8) -> NodeName {
-    name(NAMES[usize::from(index)])
-}
-
-fn names(set: u8) -> BTreeSet<NodeName> {
-    (0..4).filter(|index| set & bit(*index) != 0).map(node).collect()
-}
-
-fn bits(names: &BTreeSet<NodeName>) -> u8 {
-    (0..4).filter(|index| names.contains(&node(*index))).map(bit).sum()
-}
-
 impl Synchronous {
     fn is(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
@@ -217,28 +198,9 @@ impl Synchronous {
     fn policy(&self, me: u8) -> Policy {
         Policy {
             me: node(me),
-            nofailover: false,
-            loop_wait: Duration::from_secs(1),
-            maximum_lag_on_failover: u64::MAX,
             synchronous_mode: true,
-            mode_is_the_sites: true,
-            synchronous_mode_strict: false,
             synchronous_node_count: usize::from(self.bounds.count),
-            use_pg_rewind: true,
-            may_bootstrap: false,
-            paused: false,
-            synchronous_quorum: false,
-            own_standby_names: String::new(),
-            slots: Default::default(),
-            failover_priority: 1,
-            check_timeline: false,
-            maximum_lag_on_syncnode: None,
-            primary_start_timeout: Duration::from_secs(300),
-            ttl: Duration::from_secs(5),
-            remove_on_rewind_failure: true,
-            remove_on_diverged_timelines: true,
-            pre_promote: None,
-            clones_without_leader: false,
+            ..policy()
         }
     }
 
