@@ -21,8 +21,9 @@ pub const READY: Duration = Duration::from_secs(60);
 /// Longest wait for a store call.
 const CALL: Duration = Duration::from_secs(5);
 
-/// The topology; whether commits wait for the other node by the file that the agents begin with.
-fn topology(synchronous: bool) -> String {
+/// A site of two nodes; whether commits wait for the other one by the file that the agents begin with.
+#[must_use]
+pub fn topology(synchronous: bool) -> String {
     format!(
         "
 federation: alone

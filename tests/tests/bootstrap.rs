@@ -7,31 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
+use regent_tests::alone::topology;
 use regent_tests::rest::code;
 use regent_tests::say;
 use regent_tests::wait::until;
 use regentctl::lab::{Lab, Options};
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
-
-const TOPOLOGY: &str = "
-federation: made
-primary: home
-sites:
-  - name: home
-    kind: data
-    dcs: embedded
-    synchronous: true
-    nodes:
-      - name: home-1
-      - name: home-2
-quorum:
-  store: embedded
-  voters: [home]
-policy:
-  site_ttl: 5s
-  primary_ttl: 15s
-";
 
 const READY: Duration = Duration::from_secs(120);
 
@@ -92,7 +74,7 @@ async fn made() -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("regent-made-").tempdir_in("/tmp")?;
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777))?;
     let options = Options { dir: None, dcs: None, bare: true };
-    let lab = Lab::up(TOPOLOGY, &options, &mut |_| {}).await?;
+    let lab = Lab::up(&topology(true), &options, &mut |_| {}).await?;
     let nodes = lab.layout().nodes.clone();
     let (bootstrap, postgresql) = sections(dir.path(), &lab.layout().postgres_bin)?;
     for node in &nodes {

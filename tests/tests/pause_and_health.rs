@@ -12,31 +12,13 @@ use regent_guardian::page::{Guard, Page};
 use regent_guardian::processes::of_data_directory;
 use regent_proto::time::BootTime;
 use regent_test_sys::process::Stopped;
+use regent_tests::alone::topology;
 use regent_tests::rest::{ask, code};
 use regent_tests::wait::until;
 use regent_tests::{program, records, say};
 use regentctl::lab::layout::{NodePlace, StorePlace};
 use regentctl::lab::{Lab, Options};
 use regentctl::load::{self, Target, Writer, table};
-
-const TOPOLOGY: &str = "
-federation: alone
-primary: home
-sites:
-  - name: home
-    kind: data
-    dcs: embedded
-    synchronous: true
-    nodes:
-      - name: home-1
-      - name: home-2
-quorum:
-  store: embedded
-  voters: [home]
-policy:
-  site_ttl: 5s
-  primary_ttl: 15s
-";
 
 const TTL: Duration = Duration::from_secs(5);
 /// ε of that TTL, and G of a lab's agents.
@@ -56,7 +38,7 @@ struct Alone {
 impl Alone {
     async fn start() -> anyhow::Result<Self> {
         let options = Options { dir: None, dcs: None, bare: true };
-        let lab = Lab::up(TOPOLOGY, &options, &mut |_| {}).await?;
+        let lab = Lab::up(&topology(true), &options, &mut |_| {}).await?;
         let nodes = lab.layout().nodes.clone();
         let place = lab.layout().site_stores.values().next().context("a site store")?.clone();
         let StorePlace::Sqlite { path: store } = place else { anyhow::bail!("want SQLite") };
