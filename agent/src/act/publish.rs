@@ -486,10 +486,7 @@ fn status_value(told: &Told, status: &Status) -> Value {
 /// should it be lost before it opens, a race is decided by that.
 fn tells_history(view: &View) -> bool {
     let open = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
-    let standby_site = view.federation.as_ref().is_some_and(|federation| {
-        federation.primary.as_ref().is_some_and(|p| p.value.holder != federation.site)
-    });
-    open || standby_site
+    open || is_standby_site(view)
 }
 
 /// The record says that a leader is about to promote.

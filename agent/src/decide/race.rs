@@ -181,7 +181,7 @@ impl Judge<'_> {
     }
 
     /// Whether a member that answered may take the key at all: only one that may is in the way.
-    fn could_lead(&self, site: &SiteView, name: &NodeName, answer: &PeerAnswer) -> bool {
+    pub(super) fn could_lead(&self, site: &SiteView, name: &NodeName, answer: &PeerAnswer) -> bool {
         let candidate = Candidate::of(name, answer);
         answer.position.get() > 0 && self.disqualified(site, candidate).is_none()
     }

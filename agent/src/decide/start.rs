@@ -11,7 +11,6 @@ use std::time::Duration;
 use regent_proto::name::NodeName;
 use regent_proto::timeline::{Ancestry, Following};
 
-use super::candidate::Candidate;
 use super::race::ANSWERS_FRESH;
 use super::standing::Last;
 use super::view::{
@@ -98,8 +97,7 @@ impl Judge<'_> {
         if successors.is_empty() {
             return None;
         }
-        let Some(peers) = self.view.peers.as_ref().filter(|peers| peers.age <= ANSWERS_FRESH)
-        else {
+        let Some(peers) = self.answers_since(None) else {
             return self.ask_successors(stopped);
         };
         self.memory.successors_asked = None;
@@ -194,8 +192,7 @@ impl Judge<'_> {
         let own = self.own_history(site, control);
         let able = peers.answers.iter().any(|(name, answer)| {
             successors.contains(name)
-                && answer.position.get() > 0
-                && self.disqualified(site, Candidate::of(name, answer)).is_none()
+                && self.could_lead(site, name, answer)
                 && self.continues(answer, own)
                 && self.gets_votes(site, (name, answer), peers)
         });

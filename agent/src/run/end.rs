@@ -168,7 +168,6 @@ mod tests {
         assert!(!moves_the_key(&Memory::default(), NOW, NOW));
         let switching = Switching {
             revision: 1,
-            candidate: None,
             leader_revision: 1,
             streamed: BTreeSet::new(),
             step: SwitchingStep::Stopped { since: NOW },

@@ -88,7 +88,10 @@ impl<'a> Judge<'a> {
     }
 
     /// The members' answers, where they are fresh; given after this instant, where there is one.
-    pub(super) fn answers_since(&self, since: Option<BootTime>) -> Option<&'a PeersView> {
+    pub(in crate::decide) fn answers_since(
+        &self,
+        since: Option<BootTime>,
+    ) -> Option<&'a PeersView> {
         let view = self.view;
         let peers = view.peers.as_ref()?;
         let asked = view.now.minus(peers.age);

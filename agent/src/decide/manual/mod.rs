@@ -40,8 +40,6 @@ const CONFIRMS_AGAIN: Duration = Duration::from_millis(50);
 pub struct Switching {
     /// Revision of the `failover` key that asks for it.
     pub revision: u64,
-    /// Who is to lead; `None`: whoever is fit.
-    pub candidate: Option<NodeName>,
     /// Revision of the leader key under which it was begun.
     pub leader_revision: u64,
     /// Who streamed from this server when it was told to stop: what they have is of its history, which
@@ -475,7 +473,6 @@ fn could_win(site: &SiteView, ready: &BTreeSet<NodeName>) -> bool {
 fn begin(site: &SiteView, request: &At<FailoverRequest>, step: SwitchingStep) -> Switching {
     Switching {
         revision: request.revision,
-        candidate: request.value.candidate.clone(),
         leader_revision: site.leader.as_ref().map_or(0, |leader| leader.revision),
         streamed: BTreeSet::new(),
         step,

@@ -125,7 +125,7 @@ fn given<'a>(
 ) -> Given<'a> {
     let leader = site.leader.as_ref().map(|leader| &leader.name);
     let tried = memory.slots_tried.as_ref();
-    let unknown = memory.slots_missing_since.iter();
+    let unknown = memory.slots_unknown_since.iter();
     let usable = usable(policy, memory, status);
     Given {
         rules: &policy.slots,
@@ -202,9 +202,8 @@ impl Judge<'_> {
         usable(self.policy, &self.memory, status)
             .into_iter()
             .filter(|(name, usable)| {
-                let ignored = status.slots.get(name).is_some_and(|slot| {
-                    slot.failover || self.policy.slots.ignored.iter().any(|m| m.matches(name, slot))
-                });
+                let slot = status.slots.get(name);
+                let ignored = slot.is_some_and(|slot| self.policy.slots.leaves_alone(name, slot));
                 !usable && !ignored
             })
             .map(|(name, _)| Planned { step: Step::Drop { name }, why: Why::Unsafe })
@@ -222,7 +221,7 @@ impl Judge<'_> {
             .filter(|(name, slot)| {
                 let want = wanted.get(*name);
                 let needed = want.is_some_and(|want| given.useless(slot, want).is_none());
-                !slot.active && !needed && !given.leaves_alone(name, slot)
+                !slot.active && !needed && !given.rules.leaves_alone(name, slot)
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -232,7 +231,7 @@ impl Judge<'_> {
             status.slots.iter().map(|(name, slot)| (name.clone(), (slot.restart, slot.confirmed)));
         let before = std::mem::replace(&mut self.memory.slots_positions, positions.collect());
         let stands = |name: &String| before.get(name) == self.memory.slots_positions.get(name);
-        let since = &mut self.memory.slots_missing_since;
+        let since = &mut self.memory.slots_unknown_since;
         since.retain(|name, _| unknown.contains(name) && stands(name));
         for name in unknown {
             since.entry(name).or_insert(now);

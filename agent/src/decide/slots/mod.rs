@@ -196,7 +196,7 @@ pub fn plan(given: &Given<'_>) -> Vec<Planned> {
     let mut steps = Steps::default();
     let wanted = given.wanted(&mut steps);
     for (name, slot) in &given.status.slots {
-        if given.leaves_alone(name, slot) {
+        if given.rules.leaves_alone(name, slot) {
             continue;
         }
         match wanted.get(name) {
@@ -214,12 +214,6 @@ pub fn plan(given: &Given<'_>) -> Vec<Planned> {
 }
 
 impl Given<'_> {
-    /// Others' slots: `ignore_slots`, and failover slots, which the server itself keeps in step.
-    fn leaves_alone(&self, name: &str, slot: &Slot) -> bool {
-        (slot.failover && !slot.physical)
-            || self.rules.ignored.iter().any(|matcher| matcher.matches(name, slot))
-    }
-
     /// Up to where slots can be moved here.
     fn limit(&self) -> Lsn {
         if self.status.in_recovery { self.status.replayed } else { self.status.end }

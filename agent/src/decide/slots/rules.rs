@@ -34,6 +34,12 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// Others' slots: `ignore_slots`, and failover slots, which the server itself keeps in step.
+    pub(super) fn leaves_alone(&self, name: &str, slot: &Slot) -> bool {
+        (slot.failover && !slot.physical)
+            || self.ignored.iter().any(|matcher| matcher.matches(name, slot))
+    }
+
     /// Whether this server has to hold back the vacuum of whom it follows: without it what it keeps of
     /// logical slots would break. A site that follows another keeps nothing of them, and what it held back
     /// while the link is down would bloat the primary.

@@ -20,17 +20,7 @@ fn fit() -> World {
     world.view.tenure.primary = None;
     world.site().leaderless = Duration::from_secs(1);
     led(&mut world, history(3));
-    let answer = PeerAnswer {
-        primary: false,
-        position: Lsn::new(500),
-        timeline: Some(TimelineId(3)),
-        nofailover: false,
-        failover_priority: 1,
-        age: Some(Duration::ZERO),
-        ancestry: Some(history(3)),
-    };
-    world.view.peers =
-        Some(PeersView { age: Duration::from_millis(10), answers: [(name("a2"), answer)].into() });
+    world.answers_like_us();
     world
 }
 

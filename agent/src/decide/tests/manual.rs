@@ -333,7 +333,7 @@ fn the_checkpoint_comes_before_the_stop_and_is_bounded() {
     assert_eq!(reason, Reason::Manual(Manual::Stopping));
     assert_eq!(actions, vec![Action::EndTenure, Action::Run(Job::Stop)]);
     let begun = world.memory.switching.expect("begun");
-    assert_eq!((begun.revision, begun.candidate), (REQUEST, Some(name("a2"))));
+    assert_eq!(begun.revision, REQUEST);
 }
 
 /// The one after a promotion for instance: it failed before anybody asked for a switchover.
@@ -581,7 +581,6 @@ fn a_request_that_failed_is_not_tried_again() {
     let mut world = asked(Some("a1"), Some("a2"));
     world.memory.switching = Some(Switching {
         revision: REQUEST,
-        candidate: Some(name("a2")),
         leader_revision: 12,
         streamed: BTreeSet::new(),
         step: SwitchingStep::GivenUp(Dropped::NotConfirmed),
@@ -814,7 +813,6 @@ fn the_former_leader_makes_room_before_it_races_or_starts() {
 fn released(since: BootTime) -> Switching {
     Switching {
         revision: REQUEST,
-        candidate: Some(name("a2")),
         leader_revision: 12,
         streamed: BTreeSet::new(),
         step: SwitchingStep::Released { since },

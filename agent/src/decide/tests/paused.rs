@@ -203,7 +203,7 @@ fn the_synchronous_record_is_kept_and_no_slot_dropped() {
     world.status().slots.insert("gone".to_owned(), old.clone());
     world.memory.slots_managed.insert("gone".to_owned());
     let since = NOW.minus(Duration::from_secs(7200));
-    world.memory.slots_missing_since.insert("gone".to_owned(), since);
+    world.memory.slots_unknown_since.insert("gone".to_owned(), since);
     let create = Step::Create { name: "a2".to_owned(), kind: Kind::Physical };
     let planned = Planned { step: create, why: Why::Member };
     assert_eq!(world.decide().actions, vec![Action::Slots(vec![planned])]);

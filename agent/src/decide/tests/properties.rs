@@ -212,7 +212,6 @@ fn switching(world: &mut World, draw: &Draw) {
     };
     world.memory.switching = step.map(|step| Switching {
         revision: 90,
-        candidate: None,
         leader_revision: if draw.peers_age == 10 { 11 } else { 12 },
         streamed: (draw.request != 4).then(|| name("a2")).into_iter().collect(),
         step,

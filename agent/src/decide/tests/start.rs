@@ -6,7 +6,6 @@ use std::time::Duration;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::time::Deadline;
-use regent_proto::timeline::TimelineId;
 
 use super::world::{NOW, World, history, name, point, promotions};
 use crate::decide::view::*;
@@ -17,17 +16,7 @@ fn down(for_seconds: u64) -> World {
     let mut world = World::new();
     world.stopped(ControlState::InProduction, 3, 400);
     world.memory.start_since = Some(NOW.minus(Duration::from_secs(for_seconds)));
-    let answer = PeerAnswer {
-        primary: false,
-        position: Lsn::new(500),
-        timeline: Some(TimelineId(3)),
-        nofailover: false,
-        failover_priority: 1,
-        age: Some(Duration::ZERO),
-        ancestry: Some(history(3)),
-    };
-    world.view.peers =
-        Some(PeersView { age: Duration::from_millis(10), answers: [(name("a2"), answer)].into() });
+    world.answers_like_us();
     world
 }
 

@@ -222,6 +222,21 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// The other member has answered: it follows, and has just what this node has.
+    pub(super) fn answers_like_us(&mut self) {
+        let answer = PeerAnswer {
+            primary: false,
+            position: Lsn::new(500),
+            timeline: Some(TimelineId(3)),
+            nofailover: false,
+            failover_priority: 1,
+            age: Some(Duration::ZERO),
+            ancestry: Some(history(3)),
+        };
+        let answers = [(name("a2"), answer)].into();
+        self.view.peers = Some(PeersView { age: Duration::from_millis(10), answers });
+    }
+
     pub(crate) fn new() -> Self {
         let policy = Policy {
             me: name("a1"),

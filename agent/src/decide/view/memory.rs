@@ -99,7 +99,7 @@ pub struct Memory {
     /// Slots that this process has wanted, and those of nodes that it has seen.
     pub slots_managed: BTreeSet<String>,
     /// Slots that nobody wants or uses, and since when.
-    pub slots_missing_since: BTreeMap<String, BootTime>,
+    pub slots_unknown_since: BTreeMap<String, BootTime>,
     /// Rewinds that succeeded since this node last followed: a second one would be a loop.
     pub rewinds: u32,
     /// When a restartpoint was last asked for.
