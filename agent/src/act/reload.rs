@@ -25,7 +25,7 @@ impl Actor {
             refused.iter().filter(|(name, refused)| known.refused.get(*name) != Some(*refused));
         for (name, refused) in new {
             tracing::warn!(
-                node = %self.config.name, name, value = refused.value, words = refused.words,
+                node = %self.config.name, name, words = refused.words,
                 "PostgreSQL does not take this value: it is not put in force"
             );
         }
