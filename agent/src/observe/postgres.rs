@@ -441,10 +441,9 @@ impl PostgresObserver {
         {
             return Some(known.clone());
         }
-        let users: Vec<String> =
-            self.users().iter().map(|u| format!("'{}'", u.replace('\'', "''"))).collect();
+        let users: Vec<String> = self.users().into_iter().map(sql::literal).collect();
         let array = |names: &[&str]| {
-            let quoted: Vec<String> = names.iter().map(|n| format!("'{n}'")).collect();
+            let quoted: Vec<String> = names.iter().map(|n| sql::literal(n)).collect();
             format!("ARRAY[{}]::text[]", quoted.join(","))
         };
         // Names of parameters are words (`parameters::is_name`).

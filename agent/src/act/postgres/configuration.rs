@@ -6,6 +6,7 @@
 //! names stays as it was, or is left out, and is told in its own words.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -86,29 +87,10 @@ impl Wanted {
     /// Changes whenever something of it does. Never 0, which is that of nothing yet.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        // FNV-1a.
-        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
-        let mut add = |text: &str| {
-            for byte in text.bytes().chain([0]) {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-            }
-        };
-        for map in [&self.parameters, &self.recovery] {
-            for (name, value) in map {
-                add(name);
-                add(value);
-            }
-            add("");
-        }
-        for lines in [&self.hba, &self.ident] {
-            for line in lines {
-                add(line);
-            }
-            add("");
-        }
-        add(if self.slots.use_slots { "slots" } else { "" });
-        add(if self.slots.want_feedback(None) { "feedback" } else { "" });
-        hash.max(1)
+        let slots = (self.slots.use_slots, self.slots.want_feedback(None));
+        let mut hasher = DefaultHasher::new();
+        (&self.parameters, &self.recovery, &self.hba, &self.ident, slots).hash(&mut hasher);
+        hasher.finish().max(1)
     }
 
     /// The owned parameters of a server that is started as a primary.
