@@ -146,7 +146,7 @@ pub async fn run(call: Call<'_>, bound: Duration) -> anyhow::Result<()> {
         script.kill().await;
         anyhow::bail!("{name}: {shown} did not end within {bound:?} and was killed");
     };
-    anyhow::ensure!(ended?, "{name}: {shown} failed");
+    anyhow::ensure!(ended?, "{name}: {shown} failed; the log has what it said, with script={name}");
     Ok(())
 }
 
@@ -168,7 +168,11 @@ pub async fn end_what_makes(data_dir: &Path) -> anyhow::Result<()> {
         }
     };
     let ended = tokio::time::timeout(DIES_WITHIN, ends).await.is_ok();
-    anyhow::ensure!(ended, "programs that an earlier try has left running cannot be ended");
+    anyhow::ensure!(
+        ended,
+        "programs that an earlier try has left running cannot be ended: see what hangs in {:?}",
+        makers(data_dir)
+    );
     Ok(())
 }
 

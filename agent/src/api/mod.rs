@@ -1,5 +1,6 @@
-//! Patroni's REST API: health checks and read endpoints, answered from the last view in memory; the
-//! dynamic configuration, read from and written to the site DCS; requests to switch over.
+//! Patroni's REST API: health checks and read endpoints, answered from the last view in memory;
+//! `/history` and the dynamic configuration, read from the site DCS; what people ask for: to change the
+//! configuration, to switch over, to restart, to reinitialize, to reload.
 //!
 //! No check touches PostgreSQL or a store (`/cluster` neither), so it can neither hang nor slow
 //! anything. "Primary" is said only while the writing deadline lies ahead (I17).

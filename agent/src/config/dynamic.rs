@@ -79,7 +79,7 @@ pub struct Dynamic {
     pub maximum_lag_on_syncnode: Option<u64>,
     /// How long a leader's server may take to come up while another member could lead.
     pub primary_start_timeout: Duration,
-    /// Values that could not be read, with the default used instead.
+    /// What is wrong with values that could not be read; what was in force before stays.
     pub problems: Vec<String>,
     /// `postgresql.pg_ident`.
     pub pg_ident: Vec<String>,

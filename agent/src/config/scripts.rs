@@ -1,5 +1,5 @@
-//! The operator's own programs: `postgresql.callbacks`, `pre_promote` and `before_stop`
-//! (spec/patroni-compat.md 5.4). A command line is split as a shell splits words, and run without one.
+//! The operator's own programs: `postgresql.callbacks`, `pre_promote`, `before_stop`, and the commands of
+//! `methods` (spec/patroni-compat.md 5.4). A command line is split as a shell splits words, and run without one.
 
 use std::path::{Path, PathBuf};
 

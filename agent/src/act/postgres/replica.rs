@@ -52,7 +52,12 @@ impl Ground<'_> {
                 }
             }
         }
-        Err(failed.unwrap_or_else(|| anyhow!("no method makes a replica without a leader")))
+        Err(failed.unwrap_or_else(|| {
+            anyhow!(
+                "no method makes a replica without a leader: wait for one, or give a method \
+                 `no_leader: true`"
+            )
+        }))
     }
 
     async fn make_by(
