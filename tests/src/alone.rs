@@ -11,9 +11,10 @@ use regent_dcs::{Change, Store, Txn};
 use regentctl::lab::layout::{NodePlace, StorePlace};
 use regentctl::lab::{Lab, Options};
 use serde_json::Value;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::Client;
 
 use crate::rest::{ask, code};
+use crate::session;
 use crate::wait::until;
 
 /// Longest wait for a site that has what it needs.
@@ -141,17 +142,7 @@ impl Alone {
     /// # Errors
     /// When the server does not let it in.
     pub async fn session(&self, node: &NodePlace) -> anyhow::Result<Client> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(node.postgres_port)
-            .user("postgres")
-            .password(&self.lab.secrets().superuser)
-            .dbname("postgres")
-            .connect_timeout(Duration::from_secs(2));
-        let (client, connection) = config.connect(NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        session::session(&self.lab, &node.name).await
     }
 
     /// The first value that a statement gives at one node.
@@ -159,13 +150,7 @@ impl Alone {
     /// # Errors
     /// When the server does not let it in, or refuses the statement.
     pub async fn value(&self, node: &NodePlace, statement: &str) -> anyhow::Result<String> {
-        let rows = self.session(node).await?.simple_query(statement).await;
-        let rows = rows.with_context(|| format!("{}: {statement}", node.name))?;
-        let value = rows.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        });
-        Ok(value.unwrap_or_default())
+        session::value(&self.lab, &node.name, statement).await
     }
 
     /// Where a node's data lie.

@@ -16,6 +16,7 @@ pub mod program;
 pub mod records;
 pub mod report;
 pub mod rest;
+pub mod server;
 pub mod session;
 pub mod stalls;
 pub mod vm;

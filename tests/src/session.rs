@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use regent_proto::name::NodeName;
+use regentctl::lab::Lab;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
-
-use crate::bed::Bed;
 
 const RESTLESS: &str =
     "DO $$ BEGIN LOOP INSERT INTO restless VALUES (now()); COMMIT; END LOOP; END $$";
@@ -17,13 +16,13 @@ const RESTLESS: &str =
 ///
 /// # Errors
 /// When the server does not let it in.
-pub async fn session(bed: &Bed, node: &NodeName) -> anyhow::Result<Client> {
+pub async fn session(lab: &Lab, node: &NodeName) -> anyhow::Result<Client> {
     let mut config = Config::new();
     config
         .host("127.0.0.1")
-        .port(bed.lab().postgres_port(node)?)
+        .port(lab.postgres_port(node)?)
         .user("postgres")
-        .password(&bed.lab().secrets().superuser)
+        .password(&lab.secrets().superuser)
         .dbname("postgres")
         .connect_timeout(Duration::from_secs(2));
     let (client, connection) = config.connect(NoTls).await?;
@@ -37,10 +36,10 @@ pub async fn session(bed: &Bed, node: &NodeName) -> anyhow::Result<Client> {
 /// # Errors
 /// When the server does not let it in.
 pub async fn restless(
-    bed: &Bed,
+    lab: &Lab,
     node: &NodeName,
 ) -> anyhow::Result<JoinHandle<Result<(), tokio_postgres::Error>>> {
-    let client = session(bed, node).await?;
+    let client = session(lab, node).await?;
     client.batch_execute("CREATE TABLE IF NOT EXISTS restless (at timestamptz)").await?;
     client.batch_execute("SET synchronous_commit = local").await?;
     Ok(tokio::spawn(async move { client.batch_execute(RESTLESS).await }))
@@ -50,8 +49,8 @@ pub async fn restless(
 ///
 /// # Errors
 /// When the server does not let it in, or refuses the statement.
-pub async fn value(bed: &Bed, node: &NodeName, statement: &str) -> anyhow::Result<String> {
-    let rows = session(bed, node).await?.simple_query(statement).await;
+pub async fn value(lab: &Lab, node: &NodeName, statement: &str) -> anyhow::Result<String> {
+    let rows = session(lab, node).await?.simple_query(statement).await;
     let rows = rows.with_context(|| format!("{node}: {statement}"))?;
     let value = rows.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),

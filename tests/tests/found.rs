@@ -63,7 +63,7 @@ async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
     let bed = Bed::start(name, TWO_SITES, None).await?;
     let roles = bed.healthy().await?;
     let place = leader(&bed, &roles)?;
-    let restless = restless(&bed, &place.name).await?;
+    let restless = restless(bed.lab(), &place.name).await?;
     bed.progress().await?;
     bed.lab().kill_agent(&place.name, Signal::SIGKILL).await?;
     bed.lab().signal_guardian(&place.name, Signal::SIGKILL).await?;
@@ -201,17 +201,18 @@ async fn promoted_by_hand() -> anyhow::Result<()> {
     // The client would find it, and write there what nobody keeps.
     bed.keep_away_from(&mate.name).await;
     bed.progress().await?;
-    let client = session(&bed, &roles.a_leader).await?;
+    let client = session(bed.lab(), &roles.a_leader).await?;
     client.batch_execute("CREATE TABLE phantom (at timestamptz)").await?;
     until("the table there", SOON, async || {
-        match value(&bed, &mate.name, "SELECT to_regclass('public.phantom') IS NOT NULL").await {
+        match value(bed.lab(), &mate.name, "SELECT to_regclass('public.phantom') IS NOT NULL").await
+        {
             Ok(there) if there == "t" => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await?;
     // A session from before, as applications hold them.
-    let client = session(&bed, &mate.name).await?;
+    let client = session(bed.lab(), &mate.name).await?;
     client.batch_execute("SELECT pg_promote(false)").await?;
     let promoted = bed.writer.now();
     let (mut rows, mut last) = (0, Duration::ZERO);
@@ -228,7 +229,7 @@ async fn promoted_by_hand() -> anyhow::Result<()> {
     said(&bed, mate, "may write without a right to").map_err(anyhow::Error::msg)?;
     ensure!(last < ROUNDS, "it wrote for {last:?}");
     bed.healthy().await?;
-    let kept = value(&bed, &mate.name, "SELECT count(*) FROM phantom").await?;
+    let kept = value(bed.lab(), &mate.name, "SELECT count(*) FROM phantom").await?;
     ensure!(kept == "0", "{kept} rows of another history are kept");
     finish(bed, "found-promoted").await
 }

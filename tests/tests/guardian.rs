@@ -95,7 +95,7 @@ struct Held(Arc<Mutex<Log>>);
 
 impl Held {
     async fn open(bed: &Bed, node: &NodeName) -> anyhow::Result<Self> {
-        let client = session(bed, node).await?;
+        let client = session(bed.lab(), node).await?;
         client.batch_execute("CREATE TABLE IF NOT EXISTS held (at timestamptz)").await?;
         let log: Arc<Mutex<Log>> = Arc::default();
         let writes = Arc::clone(&log);
@@ -183,7 +183,7 @@ async fn silent_agent(signal: Signal) -> anyhow::Result<()> {
     let session = Held::open(&bed, &node.name).await?;
     session.goes_on("rows before the fault").await?;
     somebody_may_follow(&bed, &node.name).await?;
-    let restless = restless(&bed, &node.name).await?;
+    let restless = restless(bed.lab(), &node.name).await?;
     let page = node.page()?;
     let stopped = match signal {
         Signal::SIGSTOP => Some(Stopped::these([Pid::from_raw(page.agent_pid())])?),

@@ -53,13 +53,13 @@ async fn twice(bed: &mut Bed, message: Option<&str>) -> anyhow::Result<()> {
         }
     })
     .await?;
-    value(bed, &roles.b_leader, "SELECT pg_promote(true, 30)").await?;
-    value(bed, &roles.b_leader, "CREATE TABLE phantom AS SELECT 1 AS x").await?;
+    value(bed.lab(), &roles.b_leader, "SELECT pg_promote(true, 30)").await?;
+    value(bed.lab(), &roles.b_leader, "CREATE TABLE phantom AS SELECT 1 AS x").await?;
     if let Some(message) = message {
         let emit = format!("SELECT pg_logical_emit_message(false, 'regent', '{message}')");
-        value(bed, &roles.b_leader, &emit).await?;
+        value(bed.lab(), &roles.b_leader, &emit).await?;
     }
-    value(bed, &roles.b_leader, "CHECKPOINT").await?;
+    value(bed.lab(), &roles.b_leader, "CHECKPOINT").await?;
     bed.see("the other promotion", HEALTHY, |global| {
         let lease = global.lease()?;
         (lease.node == next && !lease.released).then_some(())
@@ -76,7 +76,8 @@ async fn twice(bed: &mut Bed, message: Option<&str>) -> anyhow::Result<()> {
     bed.healthy().await?;
     for node in &nodes {
         until("nothing of the other promotion", COPIED, async || {
-            let asked = value(bed, node, "SELECT to_regclass('public.phantom') IS NOT NULL").await;
+            let asked =
+                value(bed.lab(), node, "SELECT to_regclass('public.phantom') IS NOT NULL").await;
             match asked.as_deref() {
                 Ok("f") => Ok(()),
                 Ok(_) => Err(format!("{node} keeps what the other promotion wrote")),
@@ -84,7 +85,7 @@ async fn twice(bed: &mut Bed, message: Option<&str>) -> anyhow::Result<()> {
             }
         })
         .await?;
-        let name = value(bed, node, "SELECT pg_is_in_recovery()").await?;
+        let name = value(bed.lab(), node, "SELECT pg_is_in_recovery()").await?;
         say(format!("{node}: in recovery {name}, no phantom"));
     }
     // By its id, which its promotion wrote itself: not because nothing came from its upstream.

@@ -5,12 +5,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use nix::unistd::Pid;
-use regent_guardian::processes::of_data_directory;
 use regent_proto::name::NodeName;
-use regent_test_sys::process::Stopped;
 use regent_tests::bed::{Bed, HEALTHY, explain};
 use regent_tests::rest::{ask, code};
+use regent_tests::server::stop_titled;
 use regent_tests::wait::until;
 use regent_tests::{report, say};
 use regentctl::lab::layout::NodePlace;
@@ -88,11 +86,7 @@ async fn silent(site: &Site, cases: &mut Vec<Case>) -> anyhow::Result<()> {
     let before = site.healthy().await?;
     for voter in &before.voters {
         let data_dir = site.0.lab().layout().data_dir(site.place(voter)?);
-        let receiver = of_data_directory(&data_dir, None)?.into_iter().filter(|pid| {
-            let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&title).contains("walreceiver")
-        });
-        let stopped = Stopped::these(receiver.map(Pid::from_raw))?;
+        let stopped = stop_titled(&data_dir, "walreceiver")?;
         ensure!(stopped.pids().len() == 1, "want one walreceiver, found {:?}", stopped.pids());
         let from = site.0.writer.now();
         site.0.writer.wait_for(BESIDE, from, HEALTHY).await?;

@@ -14,6 +14,7 @@ use regent_agent::observe::clock::wall_time;
 use regent_proto::time::WallTime;
 use regent_tests::bed::{Bed, HEALTHY, Roles, TWO_SITES, explain};
 use regent_tests::rest::{ask, ask_within, code};
+use regent_tests::session::value;
 use regent_tests::wait::until;
 use regent_tests::{records, say};
 use regentctl::lab::layout::NodePlace;
@@ -185,7 +186,9 @@ async fn schedules(bed: &Bed, roles: &Roles, primary: &NodePlace) -> anyhow::Res
     ensure!(shown["scheduled_restart"].is_null(), "{shown}");
     ensure!(postmaster(bed, primary)? == before, "a cancelled restart was done");
 
-    let soon = post(primary, "/restart", &json!({"schedule": at(2_000)})).await?;
+    let due = wall_time().0 + 2_000;
+    let schedule = WallTime(due).to_string();
+    let soon = post(primary, "/restart", &json!({"schedule": schedule})).await?;
     ensure!(soon.0 == 202, "{soon:?}");
     until("the restart that is due", RESTARTS, async || {
         let now = bed.lab().postmaster_pid(&primary.name).map_err(|e| e.to_string())?;
@@ -194,6 +197,9 @@ async fn schedules(bed: &Bed, roles: &Roles, primary: &NodePlace) -> anyhow::Res
         done.then_some(()).ok_or_else(|| format!("{now:?}, {open}"))
     })
     .await?;
+    let in_time = format!("SELECT pg_postmaster_start_time() >= to_timestamp({due} / 1000.0)");
+    let in_time = value(bed.lab(), &primary.name, &in_time).await?;
+    ensure!(in_time == "t", "it restarted before it was due");
     bed.progress().await
 }
 

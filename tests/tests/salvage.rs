@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
-use regent_guardian::processes::of_data_directory;
-use regent_test_sys::process::Stopped;
 use regent_tests::alone::{Alone, READY};
 use regent_tests::rest::code;
 use regent_tests::say;
+use regent_tests::server::stop_titled;
 use regent_tests::wait::until;
 use regentctl::lab::layout::NodePlace;
 use serde_json::Value;
@@ -62,12 +60,7 @@ async fn salvage() -> anyhow::Result<()> {
     .await?;
 
     // From here on nothing is sent; and nobody waits for it.
-    let server = of_data_directory(&site.data_dir(&primary), None)?.into_iter();
-    let sender = server.filter(|pid| {
-        let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&title).contains("walsender")
-    });
-    let stopped = Stopped::these(sender.map(Pid::from_raw))?;
+    let stopped = stop_titled(&site.data_dir(&primary), "walsender")?;
     ensure!(!stopped.pids().is_empty(), "there is no WAL sender");
     client.batch_execute(&format!("INSERT INTO rows VALUES ('{MARKER}')")).await?;
     site.lab().kill_node(&primary.name).await?;

@@ -6,14 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use nix::unistd::Pid;
 use regent_agent::observe::clock::wall_time;
-use regent_guardian::processes::of_data_directory;
 use regent_proto::name::NodeName;
 use regent_proto::time::WallTime;
-use regent_test_sys::process::Stopped;
 use regent_tests::bed::{Bed, HEALTHY, explain};
 use regent_tests::rest::{Answer, ask};
+use regent_tests::server::stop_titled;
 use regent_tests::wait::until;
 use regent_tests::{report, say};
 use regentctl::lab::layout::NodePlace;
@@ -229,11 +227,7 @@ async fn frozen(site: &Site, cases: &mut Vec<Case>) -> anyhow::Result<()> {
     let before = site.healthy().await?;
     let place = site.place(&before.synchronous)?;
     let data_dir = site.0.lab().layout().data_dir(place);
-    let receiver = of_data_directory(&data_dir, None)?.into_iter().filter(|pid| {
-        let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&title).contains("walreceiver")
-    });
-    let stopped = Stopped::these(receiver.map(Pid::from_raw))?;
+    let stopped = stop_titled(&data_dir, "walreceiver")?;
     ensure!(stopped.pids().len() == 1, "want one walreceiver, found {:?}", stopped.pids());
     let from = site.0.writer.now();
     let body = json!({"leader": before.leader.as_str(), "candidate": before.synchronous.as_str()});

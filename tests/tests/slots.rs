@@ -45,7 +45,7 @@ fn standby(bed: &Bed, roles: &Roles) -> anyhow::Result<NodeName> {
 /// Waits until a statement gives this value.
 async fn gives(bed: &Bed, node: &NodeName, statement: &str, wanted: &str) -> anyhow::Result<()> {
     until(&format!("{statement} on {node} to give {wanted}"), LIMIT, async || {
-        match value(bed, node, statement).await {
+        match value(bed.lab(), node, statement).await {
             Ok(found) if found == wanted => Ok(()),
             Ok(found) => Err(found),
             Err(problem) => Err(format!("{problem:#}")),
@@ -75,7 +75,7 @@ impl Consumer {
                 "SELECT confirmed_flush_lsn > '{confirmed}' FROM pg_replication_slots \
                  WHERE slot_name = 'cdc'"
             );
-            let ahead = value(bed, leader, &ahead).await?;
+            let ahead = value(bed.lab(), leader, &ahead).await?;
             ensure!(
                 ahead == "f",
                 "the slot on {leader} is ahead of {confirmed}, or gone: {ahead:?}"
@@ -86,26 +86,26 @@ impl Consumer {
                  FROM pg_replication_slots WHERE slot_name = 'cdc' \
                  AND confirmed_flush_lsn < '{confirmed}'"
             );
-            value(bed, leader, &tell).await?;
+            value(bed.lab(), leader, &tell).await?;
         }
         let take = "SELECT coalesce(string_agg(data, E'\\n'), '') \
                     FROM pg_logical_slot_get_changes('cdc', NULL, NULL) \
                     WHERE data LIKE 'table public.changes: INSERT:%'";
-        let found = value(bed, leader, take).await?;
+        let found = value(bed.lab(), leader, take).await?;
         for line in found.lines() {
             let number = line.rsplit(':').next().and_then(|text| text.trim().parse().ok());
             self.rows.push(number.with_context(|| format!("a row, not {line:?}"))?);
         }
         let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots \
                          WHERE slot_name = 'cdc'";
-        self.confirmed = Some(value(bed, leader, confirmed).await?);
+        self.confirmed = Some(value(bed.lab(), leader, confirmed).await?);
         Ok(())
     }
 }
 
 async fn insert(bed: &Bed, leader: &NodeName, from: u32, to: u32) -> anyhow::Result<()> {
     let rows = format!("INSERT INTO changes SELECT generate_series({from}, {to})");
-    value(bed, leader, &rows).await.map(drop)
+    value(bed.lab(), leader, &rows).await.map(drop)
 }
 
 /// Waits until a consumer could go on from this node, while the present one goes on and moves the slot.
@@ -149,7 +149,7 @@ async fn configure(bed: &Bed) -> anyhow::Result<(NodeName, NodeName)> {
 async fn through_a_failover(bed: &Bed) -> anyhow::Result<()> {
     let (leader, standby) = configure(bed).await?;
     gives(bed, &leader, &count("cdc"), "1").await?;
-    value(bed, &leader, "CREATE TABLE changes (n int PRIMARY KEY)").await?;
+    value(bed.lab(), &leader, "CREATE TABLE changes (n int PRIMARY KEY)").await?;
     let mut consumer = Consumer::default();
     usable(bed, (&leader, &standby), &mut consumer).await?;
     say(format!("the copy of the logical slot on {standby} is usable"));
@@ -160,8 +160,11 @@ async fn through_a_failover(bed: &Bed) -> anyhow::Result<()> {
     insert(bed, &leader, 21, 40).await?;
     // Before the failover: each could be the next one's upstream.
     let of_leader = leader.slot();
-    ensure!(value(bed, &standby, &count(&of_leader)).await? == "1", "{of_leader} on {standby}");
-    ensure!(value(bed, &leader, &count(&standby.slot())).await? == "1", "the standby's slot");
+    ensure!(
+        value(bed.lab(), &standby, &count(&of_leader)).await? == "1",
+        "{of_leader} on {standby}"
+    );
+    ensure!(value(bed.lab(), &leader, &count(&standby.slot())).await? == "1", "the standby's slot");
 
     let killed_at = bed.writer.now();
     bed.lab().kill_node(&leader).await?;
@@ -171,10 +174,10 @@ async fn through_a_failover(bed: &Bed) -> anyhow::Result<()> {
     })
     .await?;
     bed.progress().await?;
-    ensure!(value(bed, &standby, &count(&of_leader)).await? == "1", "{of_leader} after it");
+    ensure!(value(bed.lab(), &standby, &count(&of_leader)).await? == "1", "{of_leader} after it");
     let kept = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'backup' \
                 AND restart_lsn IS NOT NULL";
-    ensure!(value(bed, &standby, kept).await? == "1", "the permanent physical slot");
+    ensure!(value(bed.lab(), &standby, kept).await? == "1", "the permanent physical slot");
     consumer.take(bed, &standby).await?;
     let all: Vec<u32> = (1..=40).collect();
     ensure!(consumer.rows == all, "lost, repeated or out of order: {:?}", consumer.rows);
@@ -182,13 +185,13 @@ async fn through_a_failover(bed: &Bed) -> anyhow::Result<()> {
 
     for slot in ["theirs", "stranger"] {
         let make = format!("SELECT pg_create_physical_replication_slot('{slot}', true)");
-        value(bed, &standby, &make).await?;
+        value(bed.lab(), &standby, &make).await?;
     }
     gives(bed, &standby, &count(&of_leader), "0").await?;
     let waited = bed.writer.now().saturating_sub(killed_at);
     ensure!(waited >= MEMBER_TTL, "{of_leader} was dropped after {waited:?}");
     gives(bed, &standby, &count("stranger"), "0").await?;
-    ensure!(value(bed, &standby, &count("theirs")).await? == "1", "`ignore_slots` names it");
+    ensure!(value(bed.lab(), &standby, &count("theirs")).await? == "1", "`ignore_slots` names it");
     say(format!("{of_leader} was dropped {waited:?} after its member died"));
 
     bed.lab().start_agent(&leader).await?;
@@ -199,7 +202,7 @@ async fn through_a_failover(bed: &Bed) -> anyhow::Result<()> {
     insert(bed, &standby, 41, 50).await?;
     consumer.take(bed, &standby).await?;
     ensure!(consumer.rows == (1..=50).collect::<Vec<_>>(), "{:?}", consumer.rows);
-    ensure!(value(bed, &standby, &count("theirs")).await? == "1", "to the end");
+    ensure!(value(bed.lab(), &standby, &count("theirs")).await? == "1", "to the end");
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use tokio::process::Child;
 
 use super::configuration::Wanted;
 use super::copy;
-use super::files::{Files, InForce, write_atomically};
+use super::files::{Files, InForce, set, write_atomically};
 use super::programs::Programs;
 use super::slots;
 use super::sql;
@@ -235,10 +235,7 @@ fn recovery(method: &BootstrapMethod) -> String {
     // Of versions before those that are supported.
     settings.remove("standby_mode");
     let mut text = String::new();
-    for (name, value) in &settings {
-        let value = value.replace('\'', "''");
-        writeln!(text, "{name} = '{value}'").expect("writing to a String does not fail");
-    }
+    settings.iter().for_each(|(name, value)| set(&mut text, name, value));
     text
 }
 
@@ -316,9 +313,10 @@ postgresql:
 
     #[test]
     fn a_recovery_ends_in_a_promotion_unless_something_else_is_said() {
-        let settings = [("restore_command", "cp '/a b/%f' %p"), ("standby_mode", "on")];
+        let settings = [("restore_command", "cp '/a b/%f' \\%p"), ("standby_mode", "on")];
         let plain = recovery(&method(&settings));
-        let wanted = "recovery_target_action = 'promote'\nrestore_command = 'cp ''/a b/%f'' %p'\n";
+        let wanted =
+            "recovery_target_action = 'promote'\nrestore_command = 'cp ''/a b/%f'' \\\\%p'\n";
         assert_eq!(plain, wanted);
         let other = recovery(&method(&[("recovery_target_action", "shutdown")]));
         assert_eq!(other, "recovery_target_action = 'shutdown'\n");
@@ -359,10 +357,19 @@ postgresql:
             dynamic: &dynamic,
             salvage: None,
         };
-        let made = ground.make_replica(&[], &watch::Sender::new(None)).await;
-        let failed = format!("{:#}", made.expect_err("nobody to have it from"));
-        assert!(failed.contains("what is here stays"), "{failed}");
-        assert!(files.data_dir.join("PG_VERSION").exists() && !files.incomplete().exists());
+        let left = files.data_dir.join("global/pg_control");
+        std::fs::create_dir_all(left.parent().expect("it has one")).expect("made");
+        std::fs::write(&left, "kept").expect("written");
+        // Also where a file of it is lost.
+        for lost in [false, true] {
+            if lost {
+                std::fs::remove_file(files.data_dir.join("PG_VERSION")).expect("it is there");
+            }
+            let made = ground.make_replica(&[], &watch::Sender::new(None)).await;
+            let failed = format!("{:#}", made.expect_err("nobody to have it from"));
+            assert!(failed.contains("what is here stays"), "{failed}");
+            assert!(left.exists() && !files.incomplete().exists());
+        }
     }
 
     /// Or a standby, and every copy of it, would promote itself where a restore was to end.

@@ -102,6 +102,12 @@ pub async fn identify(
     programs.output(command, bound).await
 }
 
+/// Whether a cluster is here, or what is left of one: a lost file is no reason to take the rest for nothing.
+pub(super) fn holds_data(files: &Files) -> bool {
+    let is_there = |name: &str| files.data_dir.join(name).exists();
+    (is_there("PG_VERSION") || is_there("global/pg_control")) && !files.incomplete().exists()
+}
+
 /// What comes before the first file is removed: what is here may be all that is left of what the source
 /// has lost, so it goes only for one that answers and is of the same database, and after what that one
 /// may never have had is kept (I15): linked where all of it is removed, for what is removed lives on under
@@ -114,9 +120,7 @@ pub async fn make_room(
     how: How,
     (keep, limit): (Option<&Salvage>, u64),
 ) -> anyhow::Result<()> {
-    let is_there = |name: &str| files.data_dir.join(name).exists();
-    let anything = is_there("PG_VERSION") || is_there("global/pg_control");
-    if !anything || files.incomplete().exists() {
+    if !holds_data(files) {
         return Ok(());
     }
     let there = identify(programs, conninfo, SOURCE_BOUND).await;

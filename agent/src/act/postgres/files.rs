@@ -434,11 +434,14 @@ fn written_line(line: &str) -> Option<(String, String)> {
 
 fn render(parameters: &BTreeMap<String, String>) -> String {
     let mut text = format!("{HEADER}include 'postgresql.base.conf'\n");
-    for (name, value) in parameters {
-        let value = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n");
-        writeln!(text, "{name} = '{value}'").expect("writing to a String does not fail");
-    }
+    parameters.iter().for_each(|(name, value)| set(&mut text, name, value));
     text
+}
+
+/// A line that sets a parameter, as PostgreSQL reads configuration files (its manual, 20.1.2).
+pub(super) fn set(text: &mut String, name: &str, value: &str) {
+    let value = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n");
+    writeln!(text, "{name} = '{value}'").expect("writing to a String does not fail");
 }
 
 /// Writes a file of mode 0600 so that a crash leaves the old or the new one.

@@ -69,8 +69,7 @@ impl Ground<'_> {
         let (files, data_dir) = (self.files, &self.files.data_dir);
         let user = &self.config.postgres.authentication.replication;
         // As for a copy: what is here goes only for a source that answers.
-        let there = data_dir.join("PG_VERSION").exists() && !files.incomplete().exists();
-        if there {
+        if copy::holds_data(files) {
             ensure!(!addresses.is_empty(), "what is here stays: there is nobody to have it from");
             let conninfo = files.conninfo(user, addresses, &maker.name);
             // What the method changes in place is kept as copies.
