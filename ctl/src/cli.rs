@@ -70,6 +70,11 @@ pub enum Verb {
     },
     /// Move the primary to another site; nothing is lost.
     Switchover(Switchover),
+    /// Stop all writes: the primary site keeps primacy and serves reads until it is unfenced, also
+    /// after a restart or a failover inside it.
+    Fence(Fencing),
+    /// Let a fenced primary site write again.
+    Unfence(Fencing),
     /// Operations: the running one and those before.
     #[command(subcommand)]
     Operation(OperationVerb),
@@ -113,6 +118,23 @@ pub struct Switchover {
     /// Why; kept with the operation.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,
+}
+
+/// `fence` and `unfence`.
+#[derive(Debug, Args)]
+pub struct Fencing {
+    /// The primary site, by name.
+    #[arg(value_name = "SITE")]
+    pub site: String,
+    /// Why; kept with the operation, and shown by status while the site is fenced.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// Show the plan only.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// `operation`.

@@ -47,6 +47,12 @@ pub fn run(cli: Cli, output: &Output) -> Ending {
             block_on(verbs::status::run(shown, global, output))
         }
         Verb::Switchover(arguments) => block_on(verbs::switchover::run(&arguments, global, output)),
+        Verb::Fence(arguments) => {
+            block_on(verbs::fencing::run(verbs::fencing::Verb::Fence, &arguments, global, output))
+        }
+        Verb::Unfence(arguments) => {
+            block_on(verbs::fencing::run(verbs::fencing::Verb::Unfence, &arguments, global, output))
+        }
         Verb::Operation(verb) => block_on(verbs::operation::run(verb, global, output)),
         Verb::Topology(TopologyVerb::Validate { file }) => verbs::topology::validate(&file, output),
         Verb::Topology(verb) => block_on(verbs::topology::run(verb, global, output)),

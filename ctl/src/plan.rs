@@ -9,8 +9,8 @@ use crate::screen::{Cell, Line, Tone, cell, columns, span, wrap};
 /// A plan: every check with what it saw, then the steps.
 #[must_use]
 pub fn plan(plan: &Plan, width: usize) -> Vec<Line> {
-    let title =
-        format!("Plan: {} {} → {}, under epoch {}", plan.kind, plan.from, plan.to, plan.epoch);
+    let what = what(&plan.kind, &plan.from, &plan.to);
+    let title = format!("Plan: {what}, under epoch {}", plan.epoch);
     let mut lines = vec![Line::toned(Tone::Strong, title)];
     let names = plan.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
     for one in &plan.checks {
@@ -26,6 +26,11 @@ pub fn plan(plan: &Plan, width: usize) -> Vec<Line> {
         }
     }
     lines
+}
+
+/// A verb with its sites; what moves no primacy has one.
+fn what(kind: &str, from: &str, to: &str) -> String {
+    if to.is_empty() { format!("{kind} {from}") } else { format!("{kind} {from} → {to}") }
 }
 
 fn check(check: &Check, names: usize, width: usize) -> Vec<Line> {
@@ -82,8 +87,8 @@ pub fn blockers(plan: &Plan) -> String {
 /// One operation in one line.
 #[must_use]
 pub fn summary(operation: &Operation) -> String {
-    let head =
-        format!("{} {} → {} ({})", operation.kind, operation.from, operation.to, operation.id);
+    let what = what(&operation.kind, &operation.from, &operation.to);
+    let head = format!("{what} ({})", operation.id);
     if is_over(operation) {
         return format!("{head}: {}", outcome(operation));
     }
@@ -192,7 +197,7 @@ pub fn operations(list: &[Operation]) -> Vec<Line> {
         };
         rows.push(vec![
             cell(&one.id),
-            cell(format!("{} {} → {}", one.kind, one.from, one.to)),
+            cell(what(&one.kind, &one.from, &one.to)),
             cell(WallTime(one.requested_at_ms).to_string().split('.').next().unwrap_or_default()),
             cell(or_dash(&one.requested_by)),
             outcome,
@@ -254,6 +259,20 @@ mod tests {
         ];
         assert_eq!(text, wanted);
         assert_eq!(blockers(&blocked()), "lag: us lags 212.0 MB, wanted less than 16.0 MB");
+    }
+
+    #[test]
+    fn what_moves_no_primacy_has_one_site() {
+        let fence = Plan { kind: "fence".into(), to: String::new(), ..blocked() };
+        assert_eq!(plan(&fence, 80)[0].text(), "Plan: fence eu, under epoch 3");
+        let operation = Operation {
+            id: "fence-3-abc".into(),
+            kind: "fence".into(),
+            from: "eu".into(),
+            outcome: "succeeded".into(),
+            ..Operation::default()
+        };
+        assert_eq!(summary(&operation), "fence eu (fence-3-abc): succeeded");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::name::{OperationId, SiteName};
-use crate::record::{Primary, PrimaryState, Token};
+use crate::record::{Primary, PrimaryState, Token, WritesFenced};
 use crate::timeline::HistoryPoint;
 
 /// There is no such edge from the record.
@@ -150,6 +150,34 @@ impl Primary {
             }
         }
     }
+
+    /// *fence writes*: the holder keeps primacy and writes no more, whoever leads it, until this is lifted.
+    pub fn writes_fenced_by(&self, fence: WritesFenced) -> Result<Self, NoEdge> {
+        self.in_open("fence writes", self.writes_fenced.is_none())?;
+        Ok(Self { writes_fenced: Some(fence), ..self.clone() })
+    }
+
+    /// *unfence writes*: the holder may write again.
+    pub fn writes_unfenced(&self) -> Result<Self, NoEdge> {
+        self.in_open("unfence writes", self.writes_fenced.is_some())?;
+        Ok(Self { writes_fenced: None, ..self.clone() })
+    }
+
+    /// Primacy rests, and the operator's fence is as it must be: an operation that moves primacy ends
+    /// first, so that nobody has to ask what a fence means in the middle of one.
+    fn in_open(&self, transaction: &'static str, fits: bool) -> Result<(), NoEdge> {
+        match &self.state {
+            PrimaryState::Open if fits => Ok(()),
+            PrimaryState::Open => {
+                let fenced = self.writes_fenced.is_some();
+                let state = if fenced { "open with writes fenced" } else { "open for writes" };
+                Err(NoEdge::State { transaction, state })
+            }
+            PrimaryState::Handover { .. }
+            | PrimaryState::Token { .. }
+            | PrimaryState::Fenced { .. } => Err(self.no_edge(transaction)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -282,6 +310,27 @@ mod tests {
         {
             let open = open.expect("a way back");
             assert_eq!((open.holder, open.state), (site("eu"), PrimaryState::Open));
+        }
+    }
+
+    #[test]
+    fn writes_are_fenced_where_primacy_rests_and_nothing_else_changes() {
+        let by = || WritesFenced { by: "ann".into(), reason: "a drill".into() };
+        let fenced = open().writes_fenced_by(by()).expect("from open");
+        assert_eq!(fenced, Primary { writes_fenced: Some(by()), ..open() });
+        assert_eq!(fenced.writes_unfenced(), Ok(open()));
+        // Twice is no edge, and neither is one in the middle of what moves primacy.
+        let state = |transaction, state| Err(NoEdge::State { transaction, state });
+        let twice = fenced.writes_fenced_by(by());
+        assert_eq!(twice, state("fence writes", "open with writes fenced"));
+        assert_eq!(open().writes_unfenced(), state("unfence writes", "open for writes"));
+        let handover = open().handed_over(site("us"), operation(), SPAN).expect("from open");
+        let token = handover.stopped(token()).expect("from handover");
+        let promoting = open().fenced(site("us"), operation()).expect("from open");
+        for moving in [handover, token, promoting] {
+            let name = moving.state.name();
+            assert_eq!(moving.writes_fenced_by(by()), state("fence writes", name));
+            assert_eq!(moving.writes_unfenced(), state("unfence writes", name));
         }
     }
 

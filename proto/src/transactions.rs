@@ -14,7 +14,9 @@ use std::time::Duration;
 use crate::edges::NoEdge;
 use crate::keys::GlobalKey;
 use crate::name::{NodeName, OperationId, RequestId, SiteName, SystemIdentifier};
-use crate::record::{EpochHistory, Lease, Primary, PrimaryState, Token, Unknown, VERSION};
+use crate::record::{
+    EpochHistory, Lease, Primary, PrimaryState, Token, Unknown, VERSION, WritesFenced,
+};
 use crate::time::WallTime;
 use crate::timeline::HistoryPoint;
 
@@ -223,6 +225,19 @@ pub fn unfence(read: &Read<'_>) -> Result<Transaction, NoEdge> {
     Ok(Transaction::new("unfence").on_primary(read).put_primary(next))
 }
 
+/// *fence writes*: the holder's renewals are refused from here on, so that it stops (rule 3), and
+/// nothing of its site opens. The coordinator adds what else its decision read.
+pub fn fence_writes(read: &Read<'_>, fence: WritesFenced) -> Result<Transaction, NoEdge> {
+    let next = read.primary.writes_fenced_by(fence)?;
+    Ok(Transaction::new("fence writes").on_primary(read).put_primary(next))
+}
+
+/// *unfence writes*: whoever leads the holder's site may acquire again.
+pub fn unfence_writes(read: &Read<'_>) -> Result<Transaction, NoEdge> {
+    let next = read.primary.writes_unfenced()?;
+    Ok(Transaction::new("unfence writes").on_primary(read).put_primary(next))
+}
+
 /// The holder of the lease records the identity of a database that it has just made.
 #[must_use]
 pub fn identity(read: &Read<'_>, system_identifier: SystemIdentifier) -> Transaction {
@@ -335,6 +350,10 @@ mod tests {
         Taker { site: name("us"), node: name("us-1"), at: WallTime(9) }
     }
 
+    fn by_hand() -> WritesFenced {
+        WritesFenced { by: "ann".into(), reason: "a drill".into() }
+    }
+
     fn read(primary: &Primary) -> Read<'_> {
         Read { primary, primary_revision: 11, lease_revision: Some(12) }
     }
@@ -346,6 +365,7 @@ mod tests {
         let handed = open.handed_over(name("us"), name("op-1"), SPAN).expect("from open");
         let stopped = handed.stopped(a_token()).expect("from handover");
         let fenced = open.fenced(name("us"), name("op-1")).expect("from open");
+        let silenced = open.writes_fenced_by(by_hand()).expect("from open");
         let next = Epoch::FIRST.next();
         let all = |result: Result<Transaction, NoEdge>| result.expect("from its state");
         let p = Unchanged { record: GlobalKey::Primary, revision: Some(11) };
@@ -373,7 +393,9 @@ mod tests {
                 only.clone(),
                 [true, false, false],
             ),
-            (all(unfence(&read(&fenced))), only, [true, false, false]),
+            (all(unfence(&read(&fenced))), only.clone(), [true, false, false]),
+            (all(fence_writes(&read(&open), by_hand())), only.clone(), [true, false, false]),
+            (all(unfence_writes(&read(&silenced))), only, [true, false, false]),
             (electorate_with(&read(&open), name("ap")), both.clone(), [true, false, false]),
             (limits(&read(&open), SPAN / 2, SPAN), both.clone(), [true, false, false]),
             (identity(&read(&open), name("7000000000000000001")), both, [true, false, false]),

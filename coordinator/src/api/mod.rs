@@ -23,6 +23,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::act::{self, CALL_TIMEOUT};
 use crate::decide::apply::{self, File};
+use crate::decide::fencing;
 use crate::decide::request::{self, Asked, Refusal};
 use crate::decide::view::View;
 use crate::decide::write::{Put, Write};
@@ -199,26 +200,37 @@ impl Api {
     async fn execute(&self, asked: pb::ExecuteSwitchoverRequest) -> Result<Operation, Status> {
         let moment = self.moment(&asked.federation).await?;
         let federation = self.federation(&moment)?;
-        if asked.plan_hash.is_empty() {
-            return Err(Status::invalid_argument(
-                "plan_hash is empty: ask for the plan first and name its hash",
-            ));
-        }
-        let random = uuid::Uuid::new_v4().simple().to_string();
-        let id = format!("switchover-{}-{}", federation.primary.value.epoch, &random[..6]);
+        let id = draw_id("switchover", &federation)?;
         let asked = Asked {
-            id: parse("id", &id)?,
+            id: id.clone(),
             request: plan::Request {
                 to: parse("to", &asked.to)?,
                 accept_unprotected: asked.accept_unprotected,
             },
-            plan_hash: asked.plan_hash,
+            plan_hash: agreed_to(asked.plan_hash)?,
             by: asked.requested_by,
             reason: asked.reason,
         };
         let write = request::execute(&federation, &asked).map_err(refused)?;
         self.write(&moment.handle, &write).await?;
         tracing::info!(by = asked.by, "began {id} to {}", asked.request.to);
+        written(write)
+    }
+
+    async fn execute_fencing(&self, asked: pb::ExecuteFenceRequest) -> Result<Operation, Status> {
+        let moment = self.moment(&asked.federation).await?;
+        let federation = self.federation(&moment)?;
+        let asked = fencing::Asked {
+            id: draw_id(if asked.lift { "unfence" } else { "fence" }, &federation)?,
+            verb: fencing_verb(asked.lift),
+            site: parse("site", &asked.site)?,
+            plan_hash: agreed_to(asked.plan_hash)?,
+            by: asked.requested_by,
+            reason: asked.reason,
+        };
+        let write = fencing::execute(&federation, &asked).map_err(refused)?;
+        self.write(&moment.handle, &write).await?;
+        tracing::info!(by = asked.by, operation = %asked.id, "{}: {}", write.purpose, asked.site);
         written(write)
     }
 
@@ -257,6 +269,24 @@ impl Api {
             None => self.operation(moment, &asked.id).await,
         }
     }
+}
+
+fn agreed_to(plan_hash: String) -> Result<String, Status> {
+    if plan_hash.is_empty() {
+        let problem = "plan_hash is empty: ask for the plan first and name its hash";
+        return Err(Status::invalid_argument(problem));
+    }
+    Ok(plan_hash)
+}
+
+fn fencing_verb(lift: bool) -> fencing::Verb {
+    if lift { fencing::Verb::Unfence } else { fencing::Verb::Fence }
+}
+
+/// A new operation's id: its verb, its epoch, and what nobody else draws.
+fn draw_id(verb: &str, federation: &Federation<'_>) -> Result<OperationId, Status> {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    parse("id", &format!("{verb}-{}-{}", federation.primary.value.epoch, &random[..6]))
 }
 
 /// The operation that a request has just written.
@@ -346,6 +376,27 @@ impl Regent for Api {
         request: Request<pb::ExecuteSwitchoverRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
         let operation = self.execute(request.into_inner()).await?;
+        Ok(Response::new(wire::operation(&operation)))
+    }
+
+    async fn plan_fence(
+        &self,
+        request: Request<pb::PlanFenceRequest>,
+    ) -> Result<Response<pb::Plan>, Status> {
+        let asked = request.into_inner();
+        let moment = self.moment(&asked.federation).await?;
+        let federation = self.federation(&moment)?;
+        request::reachable(&moment.view).map_err(refused)?;
+        let site = parse("site", &asked.site)?;
+        let planned = fencing::plan(&federation, fencing_verb(asked.lift), &site);
+        Ok(Response::new(wire::plan(&planned.plan, &planned.hash)))
+    }
+
+    async fn execute_fence(
+        &self,
+        request: Request<pb::ExecuteFenceRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let operation = self.execute_fencing(request.into_inner()).await?;
         Ok(Response::new(wire::operation(&operation)))
     }
 

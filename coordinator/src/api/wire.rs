@@ -162,10 +162,20 @@ fn reported_nodes(report: &Report) -> Vec<pb::Node> {
     report.nodes.iter().map(node).collect()
 }
 
+/// `from` and `to`: what moves no primacy has its site as `from`, and no `to`.
+fn sites_of(kind: &OperationKind) -> (String, String) {
+    match kind {
+        OperationKind::Switchover { from, to } => (from.to_string(), to.to_string()),
+        OperationKind::Fence { site } | OperationKind::Unfence { site } => {
+            (site.to_string(), String::new())
+        }
+    }
+}
+
 /// A plan.
 #[must_use]
 pub fn plan(plan: &Plan, hash: &str) -> pb::Plan {
-    let OperationKind::Switchover { from, to } = &plan.kind;
+    let (from, to) = sites_of(&plan.kind);
     let checks = plan.checks.iter().map(|check| pb::Check {
         name: check.name.clone(),
         verdict: match check.verdict {
@@ -179,9 +189,9 @@ pub fn plan(plan: &Plan, hash: &str) -> pb::Plan {
         next: check.next.clone(),
     });
     pb::Plan {
-        kind: "switchover".to_owned(),
-        from: from.to_string(),
-        to: to.to_string(),
+        kind: plan.kind.name().to_owned(),
+        from,
+        to,
         epoch: plan.epoch.get(),
         checks: checks.collect(),
         steps: plan.steps.clone(),
@@ -193,7 +203,7 @@ pub fn plan(plan: &Plan, hash: &str) -> pb::Plan {
 /// An operation.
 #[must_use]
 pub fn operation(operation: &Operation) -> pb::Operation {
-    let OperationKind::Switchover { from, to } = &operation.kind;
+    let (from, to) = sites_of(&operation.kind);
     let (ended_at_ms, outcome_reason) = match &operation.outcome {
         None => (None, String::new()),
         Some(Outcome::Succeeded { at }) => {
@@ -212,9 +222,9 @@ pub fn operation(operation: &Operation) -> pb::Operation {
     });
     pb::Operation {
         id: operation.id.to_string(),
-        kind: "switchover".to_owned(),
-        from: from.to_string(),
-        to: to.to_string(),
+        kind: operation.kind.name().to_owned(),
+        from,
+        to,
         requested_by: operation.requested_by.clone(),
         reason: operation.reason.clone(),
         requested_at_ms: operation.requested_at.0,

@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::{OperationId, SiteName};
-use regent_proto::record::{
-    Assignment, OperationKind, PrimaryState, SiteRole, SwitchoverStep, Unknown, VERSION,
-};
+use regent_proto::record::{Assignment, PrimaryState, SiteRole, SwitchoverStep, Unknown, VERSION};
 
 use super::Federation;
 use super::switchover::{self, Situation};
@@ -27,12 +25,13 @@ struct Preparing<'a> {
 
 fn preparing<'a>(federation: &'a Federation<'_>) -> Option<Preparing<'a>> {
     let operation = &federation.running()?.value;
-    if switchover::situation(federation, operation) != Situation::Before
+    let (from, to) = operation.kind.moves()?;
+    let moving = switchover::Moving { operation, from, to };
+    if moving.situation(federation) != Situation::Before
         || switchover::recorded(operation) != SwitchoverStep::Prepare
     {
         return None;
     }
-    let OperationKind::Switchover { from, to } = &operation.kind;
     Some(Preparing { operation: &operation.id, from, to })
 }
 

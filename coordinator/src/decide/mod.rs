@@ -14,6 +14,7 @@
 pub mod apply;
 pub mod assignments;
 mod election;
+pub mod fencing;
 pub mod picture;
 pub mod plan;
 mod reason;

@@ -1,13 +1,13 @@
 //! What the API's requests come to: a transaction, or a refusal in words.
 //!
 //! Any coordinator may serve a request, elected or not: these transactions do not compare
-//! `leader`, they begin or mark an operation and never touch `primary`.
+//! `leader`, they begin or mark an operation and never touch `primary` ([`super::fencing`]'s do).
 
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::OperationId;
 use regent_proto::record::{
-    Operation, OperationKind, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, Unknown,
-    VERSION, Verdict,
+    Operation, Plan, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, Unknown, VERSION,
+    Verdict,
 };
 
 use super::plan::{self, NoPlan, Planned};
@@ -71,11 +71,8 @@ pub fn reachable(view: &View) -> Result<(), Refusal> {
     }
 }
 
-/// Begins exactly the plan that was agreed to.
-pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refusal> {
-    let view = federation.view;
-    reachable(view)?;
-    let Planned { plan, hash } = plan::plan(federation, &asked.request);
+/// Refuses a plan that a check blocks, or that is not the one that was agreed to.
+pub(super) fn agreed(plan: &Plan, hash: &str, agreed_to: &str, verb: &str) -> Result<(), Refusal> {
     let blocking: Vec<String> = plan
         .checks
         .iter()
@@ -85,13 +82,21 @@ pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refu
     if !blocking.is_empty() {
         return Err(Refusal::Blocked(blocking.join("\n")));
     }
-    if hash != asked.plan_hash {
+    if hash != agreed_to {
         return Err(Refusal::Stale(format!(
-            "the plan {} is stale: the situation has changed since, the plan would now be {hash}; \
-             look at it again: regentctl switchover --to {} --dry-run",
-            asked.plan_hash, asked.request.to
+            "the plan {agreed_to} is stale: the situation has changed since, the plan would now be \
+             {hash}; look at it again: regentctl {verb} --dry-run"
         )));
     }
+    Ok(())
+}
+
+/// Begins exactly the plan that was agreed to.
+pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refusal> {
+    let view = federation.view;
+    reachable(view)?;
+    let Planned { plan, hash } = plan::plan(federation, &asked.request);
+    agreed(&plan, &hash, &asked.plan_hash, &format!("switchover --to {}", asked.request.to))?;
     let first = StepRecord {
         step: SwitchoverStep::Prepare,
         entered_at: view.wall,
@@ -125,7 +130,7 @@ pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refu
 
 /// Ended operations beyond those that are kept, oldest first: the records of a federation are read
 /// as a whole, so they must stay few.
-fn too_many(view: &View) -> Vec<OperationId> {
+pub(super) fn too_many(view: &View) -> Vec<OperationId> {
     let mut ended: Vec<&Operation> = view
         .operations
         .values()
@@ -162,7 +167,12 @@ pub fn cancel(
         let ended = super::picture::outcome_name(Some(outcome));
         return Err(Refusal::Blocked(format!("operation {id} has ended already: {ended}")));
     }
-    let OperationKind::Switchover { from, to } = &operation.kind;
+    let Some((from, to)) = operation.kind.moves() else {
+        let verb = operation.kind.name();
+        return Err(Refusal::Blocked(format!(
+            "a {verb} is done at once: nothing is left to cancel"
+        )));
+    };
     let step = switchover::recorded(operation);
     let open = match &federation.primary.value.state {
         PrimaryState::Open => true,

@@ -42,6 +42,10 @@ pub enum Purpose {
     Execute,
     /// Ask for an operation's end.
     Cancel,
+    /// Take the right to write from the primary site.
+    Fence,
+    /// Give it back.
+    Unfence,
     /// Make a new federation.
     Create,
     /// Apply a topology.
@@ -61,6 +65,8 @@ impl fmt::Display for Purpose {
             Self::ClearOperation => "clear the running operation",
             Self::Execute => "begin the operation",
             Self::Cancel => "ask for the operation's end",
+            Self::Fence => "fence the writes",
+            Self::Unfence => "unfence the writes",
             Self::Create => "create the federation",
             Self::Apply => "apply the topology",
         })

@@ -10,6 +10,8 @@ mod checks;
 #[cfg(test)]
 mod end_to_end;
 #[cfg(test)]
+mod fencing;
+#[cfg(test)]
 mod garbage;
 #[cfg(test)]
 mod planning;

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod completions;
+pub mod fencing;
 pub mod operation;
 pub mod site;
 pub mod status;

@@ -18,6 +18,38 @@ pub enum OperationKind {
         /// Next primary site.
         to: SiteName,
     },
+    /// The primary site is to write no more until a person lifts it.
+    Fence {
+        /// The primary site.
+        site: SiteName,
+    },
+    /// It may write again.
+    Unfence {
+        /// The primary site.
+        site: SiteName,
+    },
+}
+
+impl OperationKind {
+    /// The verb, as in records and on screens.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Switchover { .. } => "switchover",
+            Self::Fence { .. } => "fence",
+            Self::Unfence { .. } => "unfence",
+        }
+    }
+
+    /// Present and next primary site, where primacy is to move. What moves none is done with the one
+    /// write that begins it: it never runs.
+    #[must_use]
+    pub fn moves(&self) -> Option<(&SiteName, &SiteName)> {
+        match self {
+            Self::Switchover { from, to } => Some((from, to)),
+            Self::Fence { .. } | Self::Unfence { .. } => None,
+        }
+    }
 }
 
 /// `operations/ID`: one regional operation.
@@ -41,7 +73,7 @@ pub struct Operation {
     pub plan: Plan,
     /// When it was asked for.
     pub requested_at: WallTime,
-    /// The step it is in, with the times of all steps so far.
+    /// The step it is in, with the times of all steps so far; none of what is done at once.
     pub steps: Vec<StepRecord>,
     /// Somebody asked to cancel it.
     #[serde(default)]
@@ -129,7 +161,7 @@ pub struct StepRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "result")]
 pub enum Outcome {
-    /// B is primary.
+    /// What was asked for is so: after a switchover B is primary.
     Succeeded {
         /// When.
         at: WallTime,

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use regent_coordinator::act::{self, session};
 use regent_coordinator::decide::request::{self, Asked};
 use regent_coordinator::decide::write::Write;
-use regent_coordinator::decide::{Federation, Policy, apply, plan};
+use regent_coordinator::decide::{Federation, Policy, apply, fencing, plan};
 use regent_coordinator::federation::{self, Handle};
 use regent_proto::keys::GlobalKeys;
 use tokio::sync::watch;
@@ -44,6 +44,10 @@ pub enum Verb {
     Switchover(usize),
     /// The running operation is given up.
     Cancel,
+    /// The primary site, or by mistake another one, is to write no more.
+    Fence,
+    /// It may write again.
+    Unfence,
 }
 
 fn policy(site: &str, c: usize) -> Policy {
@@ -131,8 +135,16 @@ impl World {
         }
         match self.judge(c, verb) {
             Ok(Some(write)) => {
-                if let Verb::Switchover(site) = verb {
-                    self.trouble(site);
+                match verb {
+                    Verb::Switchover(site) => self.trouble(site),
+                    // Long enough for a failover in between; looked at again until nothing is fenced.
+                    Verb::Fence => {
+                        self.has_fenced = true;
+                        let span = self.chance.between(5 * SEC, 3 * MIN);
+                        self.schedule(span, Event::Operator(Verb::Unfence));
+                    }
+                    Verb::Unfence => self.schedule(5 * SEC, Event::Operator(verb)),
+                    Verb::Create | Verb::Cancel => {}
                 }
                 self.counters.count(&format!("operator: {}", write.purpose));
                 let text = write.purpose.to_string();
@@ -150,8 +162,18 @@ impl World {
                         let span = self.chance.between(5 * SEC, 40 * SEC);
                         self.schedule(span, Event::Operator(verb));
                     }
-                    Verb::Switchover(_) | Verb::Cancel => {}
+                    Verb::Unfence => self.schedule(5 * SEC, Event::Operator(verb)),
+                    Verb::Switchover(_) | Verb::Cancel | Verb::Fence => {}
                 }
+            }
+        }
+    }
+
+    /// A fence whose answer was lost may still come: whoever asked for one looks for it for two minutes.
+    pub(crate) fn lift_fences(&mut self) {
+        if self.has_fenced {
+            for round in 0..24 {
+                self.schedule(round * 5 * SEC, Event::Operator(Verb::Unfence));
             }
         }
     }
@@ -294,6 +316,24 @@ impl World {
                 let running = view.running.read().and_then(|running| running.value.id.clone());
                 let Some(id) = running else { return Err("nothing runs".to_owned()) };
                 request::cancel(&federation, &id, "operator").map_err(|e| e.to_string())
+            }
+            Verb::Unfence if primary.value.writes_fenced.is_none() => Ok(None),
+            Verb::Fence | Verb::Unfence => {
+                let lifts = verb == Verb::Unfence;
+                let verb = if lifts { fencing::Verb::Unfence } else { fencing::Verb::Fence };
+                let holder = &primary.value.holder;
+                let wrong = !lifts && self.chance.one_in(8);
+                let site = if wrong { "nowhere".parse().expect("a label") } else { holder.clone() };
+                self.last_operation += 1;
+                let asked = fencing::Asked {
+                    id: format!("fence-{}", self.last_operation).parse().expect("an identifier"),
+                    verb,
+                    plan_hash: fencing::plan(&federation, verb, &site).hash,
+                    site,
+                    by: "operator".to_owned(),
+                    reason: "the simulation asks".to_owned(),
+                };
+                fencing::execute(&federation, &asked).map(Some).map_err(|e| e.to_string())
             }
         }
     }

@@ -248,6 +248,8 @@ pub const OTHERS: &[&str] = &[
     "operator: create the federation",
     "operator: begin the operation",
     "operator: ask for the operation's end",
+    "operator: fence the writes",
+    "operator: unfence the writes",
     "operator: refused",
     "configuration: timing taken",
     "configuration: timing refused",

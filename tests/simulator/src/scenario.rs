@@ -235,7 +235,11 @@ fn federate(world: &mut World) {
     for _ in 0..(2 + world.chance.index(8)) {
         let at = world.chance.between(2 * MIN, HARSH);
         let site = world.chance.index(world.sites.len());
-        let verb = if world.chance.one_in(5) { Verb::Cancel } else { Verb::Switchover(site) };
+        let verb = match world.chance.below(10) {
+            0..2 => Verb::Cancel,
+            2 => Verb::Fence,
+            _ => Verb::Switchover(site),
+        };
         world.schedule_at(at, Event::Operator(verb));
         if world.chance.one_in(4) {
             let again = at + world.chance.below(SEC);

@@ -166,6 +166,8 @@ pub struct World {
     pub topology: String,
     /// The last operation's number.
     pub last_operation: u64,
+    /// An operator has asked to fence the writes.
+    pub has_fenced: bool,
     /// Commits wait for a standby inside each site.
     pub synchronous: bool,
     /// They wait for a quorum, if they wait.
@@ -220,6 +222,7 @@ impl World {
             coordinators: Vec::new(),
             topology: String::new(),
             last_operation: 0,
+            has_fenced: false,
             synchronous: true,
             quorum: false,
             failsafe: false,

@@ -5,7 +5,7 @@ use regent_proto::record::{PrimaryState, ReportedRole, SiteRole};
 use regent_proto::topology::SiteKind;
 
 use super::super::Federation;
-use super::super::view::{Freshness, Slot};
+use super::super::view::{Freshness, Slot, View};
 use super::{Finding, Preflight};
 
 pub(super) fn primary_open(at: &Preflight<'_>) -> Finding {
@@ -15,7 +15,7 @@ pub(super) fn primary_open(at: &Preflight<'_>) -> Finding {
         return Finding::block(
             format!("writes fenced by {}: {}", fence.by, fence.reason),
             wanted,
-            "lift the fence first",
+            format!("lift the fence first: regentctl unfence {}", primary.holder),
         );
     }
     match &primary.state {
@@ -96,9 +96,10 @@ pub(super) fn target_in_electorate(at: &Preflight<'_>) -> Finding {
     }
 }
 
-pub(super) fn no_other_operation(at: &Preflight<'_>) -> Finding {
+/// Of every verb's plan.
+pub(in crate::decide) fn no_other_operation(view: &View) -> Finding {
     let wanted = "no running operation";
-    match &at.view.running {
+    match &view.running {
         Slot::Unreadable(bad) => {
             Finding::block(bad.problem.clone(), wanted, "repair or delete that record")
         }

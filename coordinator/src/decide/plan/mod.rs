@@ -1,4 +1,5 @@
-//! The plan of a switchover: every preflight check and what will be done. Changes nothing.
+//! The plan of a switchover: every preflight check and what will be done. Changes nothing. The hash of
+//! every verb's plan.
 //!
 //! The hash names what was agreed to: kind, epoch, the revisions of `primary` and `topology`, and
 //! the checks' verdicts. Figures that change all the time are not in it, so that it goes stale
@@ -16,6 +17,7 @@ use regent_proto::record::{Check, OperationKind, Plan, Primary, Report, Topology
 use regent_proto::topology::Site;
 use sha2::{Digest as _, Sha256};
 
+pub(super) use checks::no_other_operation;
 pub(super) use servers::rounded;
 
 use super::tree::Tree;
@@ -74,7 +76,7 @@ pub enum NoPlan {
 }
 
 /// What a check found.
-struct Finding {
+pub(super) struct Finding {
     verdict: Verdict,
     saw: String,
     wanted: String,
@@ -82,15 +84,23 @@ struct Finding {
 }
 
 impl Finding {
-    fn pass(saw: impl Into<String>, wanted: impl Into<String>) -> Self {
+    pub(super) fn pass(saw: impl Into<String>, wanted: impl Into<String>) -> Self {
         Self { verdict: Verdict::Pass, saw: saw.into(), wanted: wanted.into(), next: String::new() }
     }
 
-    fn warn(saw: impl Into<String>, wanted: impl Into<String>, next: impl Into<String>) -> Self {
+    pub(super) fn warn(
+        saw: impl Into<String>,
+        wanted: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
         Self { verdict: Verdict::Warn, next: next.into(), ..Self::pass(saw, wanted) }
     }
 
-    fn block(saw: impl Into<String>, wanted: impl Into<String>, next: impl Into<String>) -> Self {
+    pub(super) fn block(
+        saw: impl Into<String>,
+        wanted: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
         Self { verdict: Verdict::Block, next: next.into(), ..Self::pass(saw, wanted) }
     }
 }
@@ -104,7 +114,7 @@ const CHECKS: &[(&str, CheckFn)] = &[
     ("target-known", checks::target_known),
     ("target-not-primary", checks::target_not_primary),
     ("target-in-electorate", checks::target_in_electorate),
-    ("no-other-operation", checks::no_other_operation),
+    ("no-other-operation", |at| checks::no_other_operation(at.view)),
     ("all-sites-report", checks::all_sites_report),
     ("epochs-agree", checks::epochs_agree),
     ("assignment-seen", checks::assignment_seen),
@@ -191,7 +201,8 @@ pub fn plan(federation: &Federation<'_>, request: &Request) -> Planned {
     else {
         // Nothing else that could be said about such a site means anything.
         let refusal = checks::target_unknown(federation, &request.to);
-        return planned(federation, request, vec![named("target-known", refusal)], Vec::new());
+        let checks = vec![named("target-known", refusal)];
+        return planned(federation, switchover(federation, request), checks, Vec::new());
     };
     let preflight = Preflight {
         view: federation.view,
@@ -203,23 +214,28 @@ pub fn plan(federation: &Federation<'_>, request: &Request) -> Planned {
         future: assignments::future_tree(federation, &request.to),
     };
     let checks = CHECKS.iter().map(|(name, check)| named(name, check(&preflight))).collect();
-    planned(federation, request, checks, steps(&preflight))
+    planned(federation, switchover(federation, request), checks, steps(&preflight))
 }
 
-fn named(name: &str, finding: Finding) -> Check {
+fn switchover(federation: &Federation<'_>, request: &Request) -> OperationKind {
+    let from = federation.primary.value.holder.clone();
+    OperationKind::Switchover { from, to: request.to.clone() }
+}
+
+/// A finding under its stable name.
+pub(super) fn named(name: &str, finding: Finding) -> Check {
     let Finding { verdict, saw, wanted, next } = finding;
     Check { name: name.to_owned(), verdict, saw, wanted, next }
 }
 
-fn planned(
+/// The plan of any verb, with its hash.
+pub(super) fn planned(
     federation: &Federation<'_>,
-    request: &Request,
+    kind: OperationKind,
     checks: Vec<Check>,
     steps: Vec<String>,
 ) -> Planned {
-    let primary = &federation.primary.value;
-    let kind = OperationKind::Switchover { from: primary.holder.clone(), to: request.to.clone() };
-    let plan = Plan { kind, epoch: primary.epoch, checks, steps };
+    let plan = Plan { kind, epoch: federation.primary.value.epoch, checks, steps };
     let hash = hash(federation, &plan);
     Planned { plan, hash }
 }
@@ -278,9 +294,13 @@ fn steps(preflight: &Preflight<'_>) -> Vec<String> {
 }
 
 fn hash(federation: &Federation<'_>, plan: &Plan) -> String {
-    let OperationKind::Switchover { from, to } = &plan.kind;
+    let what = match &plan.kind {
+        OperationKind::Switchover { from, to } => format!("switchover {from} {to}"),
+        OperationKind::Fence { site } => format!("fence {site}"),
+        OperationKind::Unfence { site } => format!("unfence {site}"),
+    };
     let mut text = format!(
-        "switchover {from} {to} epoch {} primary {} topology {}",
+        "{what} epoch {} primary {} topology {}",
         plan.epoch, federation.primary.revision.0, federation.topology.revision.0
     );
     for check in &plan.checks {

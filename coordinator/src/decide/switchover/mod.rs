@@ -15,8 +15,7 @@ mod prepare;
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::{OperationId, SiteName};
 use regent_proto::record::{
-    Operation, OperationKind, Outcome, PrimaryState, RunningOperation, StepRecord, SwitchoverStep,
-    VERSION,
+    Operation, Outcome, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, VERSION,
 };
 use regent_proto::time::BootTime;
 use regent_proto::transactions;
@@ -68,40 +67,53 @@ pub fn recorded(operation: &Operation) -> SwitchoverStep {
     operation.steps.last().map_or(SwitchoverStep::Prepare, |last| last.step)
 }
 
-/// Where the operation is, by `primary`.
-#[must_use]
-pub fn situation(federation: &Federation<'_>, operation: &Operation) -> Situation {
-    let primary = &federation.primary.value;
-    let OperationKind::Switchover { from, to } = &operation.kind;
-    let with_a = primary.holder == *from && primary.epoch == operation.epoch;
-    let with_b = primary.holder == *to && primary.epoch == operation.epoch.next();
-    let own = primary.state.operation() == Some(&operation.id);
-    match &primary.state {
-        PrimaryState::Fenced { operation: by, .. } => {
-            Situation::Superseded { by: Some(by.clone()) }
-        }
-        PrimaryState::Handover { .. } if with_a && own => Situation::Stopping,
-        PrimaryState::Token { .. } if with_a && own => Situation::Stopped,
-        PrimaryState::Open if with_a => Situation::Before,
-        PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. }
-            if with_b =>
-        {
-            Situation::Moved
-        }
-        PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. }
-            if primary.epoch > operation.epoch =>
-        {
-            Situation::Superseded { by: taken_by(federation, operation) }
-        }
-        PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
-            Situation::Foreign {
-                problem: format!(
-                    "`primary` to leave the state {} of {} at epoch {}, which is not this \
-                     operation's",
-                    primary.state.name(),
-                    primary.holder,
-                    primary.epoch
-                ),
+/// An operation that moves primacy.
+#[derive(Debug, Clone, Copy)]
+pub struct Moving<'a> {
+    /// Its record.
+    pub operation: &'a Operation,
+    /// A.
+    pub from: &'a SiteName,
+    /// B.
+    pub to: &'a SiteName,
+}
+
+impl Moving<'_> {
+    /// Where it is, by `primary`.
+    #[must_use]
+    pub fn situation(&self, federation: &Federation<'_>) -> Situation {
+        let primary = &federation.primary.value;
+        let Moving { operation, from, to } = *moving;
+        let with_a = primary.holder == *from && primary.epoch == operation.epoch;
+        let with_b = primary.holder == *to && primary.epoch == operation.epoch.next();
+        let own = primary.state.operation() == Some(&operation.id);
+        match &primary.state {
+            PrimaryState::Fenced { operation: by, .. } => {
+                Situation::Superseded { by: Some(by.clone()) }
+            }
+            PrimaryState::Handover { .. } if with_a && own => Situation::Stopping,
+            PrimaryState::Token { .. } if with_a && own => Situation::Stopped,
+            PrimaryState::Open if with_a => Situation::Before,
+            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. }
+                if with_b =>
+            {
+                Situation::Moved
+            }
+            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. }
+                if primary.epoch > operation.epoch =>
+            {
+                Situation::Superseded { by: taken_by(federation, operation) }
+            }
+            PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
+                Situation::Foreign {
+                    problem: format!(
+                        "`primary` to leave the state {} of {} at epoch {}, which is not this \
+                         operation's",
+                        primary.state.name(),
+                        primary.holder,
+                        primary.epoch
+                    ),
+                }
             }
         }
     }
@@ -115,12 +127,13 @@ fn taken_by(federation: &Federation<'_>, operation: &Operation) -> Option<Operat
 
 /// The operation's next transaction, or what it waits for.
 pub(super) fn advance(federation: &Federation<'_>, operation: &Seen<Operation>) -> Advance {
-    let machine = Machine { federation, operation: &operation.value };
-    if operation.value.outcome.is_some() {
-        return machine.forget();
-    }
-    let step = recorded(&operation.value);
-    match situation(federation, &operation.value) {
+    let operation = &operation.value;
+    let (None, Some((from, to))) = (&operation.outcome, operation.kind.moves()) else {
+        return forget(federation.view, &operation.id);
+    };
+    let machine = Machine { federation, operation, from, to };
+    let step = recorded(operation);
+    match (Moving { operation, from, to }).situation(federation) {
         Situation::Before => machine.before(step),
         Situation::Stopping => machine.stopping(step),
         Situation::Stopped => machine.stopped(step),
@@ -130,9 +143,33 @@ pub(super) fn advance(federation: &Federation<'_>, operation: &Seen<Operation>) 
     }
 }
 
+/// An outcome is written together with the end of `operation`; should a hand have changed one of them,
+/// or name there what is done at once, `operation` is cleared.
+fn forget(view: &View, operation: &OperationId) -> Advance {
+    let write = base(view, Purpose::ClearOperation, operation).put(view, no_operation(view));
+    let (operation, step) = (operation.clone(), SwitchoverStep::Done);
+    let reason = Reason::Switchover { operation, step, waits_for: Vec::new() };
+    Advance { write: Some(write), ..Advance::nothing(reason) }
+}
+
+fn base(view: &View, purpose: Purpose, operation: &OperationId) -> Write {
+    elected_write(view, purpose)
+        .comparing(view, GlobalKey::RunningOperation)
+        .comparing(view, GlobalKey::Operation(operation.clone()))
+}
+
+fn no_operation(view: &View) -> Put {
+    let unknown = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
+    Put::Running(RunningOperation { version: VERSION, id: None, unknown })
+}
+
 struct Machine<'a> {
     federation: &'a Federation<'a>,
     operation: &'a Operation,
+    /// A.
+    from: &'a SiteName,
+    /// B.
+    to: &'a SiteName,
 }
 
 impl<'a> Machine<'a> {
@@ -141,13 +178,11 @@ impl<'a> Machine<'a> {
     }
 
     fn from(&self) -> &'a SiteName {
-        let OperationKind::Switchover { from, .. } = &self.operation.kind;
-        from
+        self.from
     }
 
     fn to(&self) -> &'a SiteName {
-        let OperationKind::Switchover { to, .. } = &self.operation.kind;
-        to
+        self.to
     }
 
     /// When the present step is overdue, by this process's own clock.
@@ -284,33 +319,18 @@ impl<'a> Machine<'a> {
         self.end(outcome, &saw)
     }
 
-    /// An outcome is written together with the end of `operation`; should a hand have changed one
-    /// of them, `operation` is cleared.
-    fn forget(&self) -> Advance {
-        let write = self.base(Purpose::ClearOperation).put(self.view(), self.no_operation());
-        self.write(SwitchoverStep::Done, write)
-    }
-
     fn end(&self, outcome: Outcome, note: &str) -> Advance {
         let write = self
             .base(Purpose::End)
             .put(self.view(), self.record(SwitchoverStep::Done, note, Some(outcome)))
-            .put(self.view(), self.no_operation());
+            .put(self.view(), no_operation(self.view()));
         self.write(SwitchoverStep::Done, write)
     }
 
     // --- Parts ---------------------------------------------------------------------------------
 
     fn base(&self, purpose: Purpose) -> Write {
-        elected_write(self.view(), purpose)
-            .comparing(self.view(), GlobalKey::RunningOperation)
-            .comparing(self.view(), GlobalKey::Operation(self.operation.id.clone()))
-    }
-
-    fn no_operation(&self) -> Put {
-        let unknown =
-            self.view().running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
-        Put::Running(RunningOperation { version: VERSION, id: None, unknown })
+        base(self.view(), purpose, &self.operation.id)
     }
 
     /// The operation's record with one more step, and those before it that nobody wrote down.

@@ -192,6 +192,7 @@ impl World {
         for n in 0..self.nodes.len() {
             self.power_on(n);
         }
+        self.lift_fences();
     }
 
     fn disk_full(&mut self, n: usize, full: bool) {
