@@ -381,6 +381,12 @@ async fn fences_are_shown(bed: &Bed, leader: &Node) -> anyhow::Result<()> {
     .await
 }
 
+/// The number of a field of a log's line.
+fn number_after(line: &str, field: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(&format!("{field}="))?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
 /// What is replaced in time interrupts nobody: agent, guardian, the agent's program.
 async fn replaced() -> anyhow::Result<()> {
     let bed = Bed::start("guardian-replaced", TWO_SITES, None).await?;
@@ -430,20 +436,26 @@ async fn replaced() -> anyhow::Result<()> {
     session.goes_on("rows after the reload").await?;
 
     // Long enough to be noticed, not long enough to lose a right.
+    let log = bed.lab().layout().log(&format!("agent-{}", node.name));
+    let before = std::fs::read_to_string(&log)?.len();
     bed.lab().kill_agent(&node.name, Signal::SIGSTOP).await?;
     tokio::time::sleep(Duration::from_millis(1300)).await;
     bed.lab().kill_agent(&node.name, Signal::SIGCONT).await?;
     let said = until("freeze and thaw in the log", SOON, async || {
-        let log = bed.lab().layout().log(&format!("agent-{}", node.name));
-        let text = std::fs::read_to_string(log).map_err(|error| error.to_string())?;
-        let said = text.contains("is frozen until") && text.contains("PostgreSQL goes on");
-        if said { Ok(()) } else { Err("not said".to_owned()) }
+        let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
+        let since = text.get(before..).unwrap_or_default();
+        let said = since.contains("this node did not run") && since.contains("PostgreSQL goes on");
+        let frozen = since.lines().find(|line| line.contains("PostgreSQL goes on"));
+        let frozen = frozen.and_then(|line| number_after(line, "milliseconds"));
+        if said { frozen.ok_or_else(|| since.to_owned()) } else { Err(since.to_owned()) }
     })
     .await;
     if said.is_err() {
         bed.keep_logs();
     }
-    said?;
+    let frozen = said?;
+    ensure!(frozen < 1000, "frozen for {frozen} ms");
+    say(format!("guardian-replaced: frozen for {frozen} ms after the agent's pause"));
     session.goes_on("rows after the pause").await?;
 
     let page = node.page()?;
