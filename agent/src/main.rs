@@ -94,6 +94,12 @@ fn end_what_was_left(arguments: &Arguments, because: &anyhow::Error) -> anyhow::
 
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let only_asks = arguments.check || arguments.show_epoch || arguments.accept_epoch.is_some();
+    // Before anything is touched: a lock that root made would keep the right user out.
+    anyhow::ensure!(
+        only_asks || !nix::unistd::geteuid().is_root(),
+        "started as root, which PostgreSQL refuses; start it as the unprivileged user that owns the \
+         data directory (the unit's User=)"
+    );
     let config = match Config::load(&arguments.config).map_err(anyhow::Error::from) {
         Ok(config) => config,
         Err(error) if only_asks => return Err(error),
