@@ -1,5 +1,6 @@
 //! `regent-agent CONFIG.yml`: the agent of one PostgreSQL.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,7 +72,11 @@ fn by_hand(config: &Config, accept: Option<u64>) -> anyhow::Result<()> {
 fn begin_log(config: &LogConfig) -> std::io::Result<Log> {
     let filter = tracing_subscriber::EnvFilter::new(config.level.name());
     let lines = Log::start(std::io::stderr())?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines.clone());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        // Colours are for people who look on, not for a file or the journal.
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(lines.clone());
     match config.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
