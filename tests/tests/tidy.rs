@@ -382,6 +382,16 @@ fn the_unit_signals_the_agent_and_nobody_else() {
     assert_eq!(kills, ["KillMode=process", "KillSignal=SIGTERM"]);
 }
 
+/// What refuses a configuration before the agent does keeps it from ending an unguarded server; and one
+/// backend that the kernel kills for memory must not stop the unit.
+#[test]
+fn the_unit_lets_the_agent_judge_and_outlives_a_backend() {
+    let unit = read(&workspace().join("packaging/regent-agent.service"));
+    let lines = |key: &str| unit.lines().filter(|line| line.starts_with(key)).collect::<Vec<_>>();
+    assert_eq!(lines("ExecStartPre"), [""; 0]);
+    assert_eq!(lines("OOMPolicy"), ["OOMPolicy=continue"]);
+}
+
 #[test]
 fn every_topology_is_valid_and_without_warnings() {
     let all = files(&workspace().join("topologies"), ".yaml");
