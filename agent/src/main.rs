@@ -1,6 +1,7 @@
 //! `regent-agent CONFIG.yml`: the agent of one PostgreSQL.
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use regent_agent::act::epoch_by_hand;
 use regent_agent::config::{Config, Places};
 use regent_agent::log::Log;
 use regent_agent::run::Agent;
-use regent_agent::upgrade::Upgrade;
+use regent_agent::upgrade::{self, Upgrade};
 use regent_proto::Epoch;
 use regent_proto::log::{LogConfig, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,6 +37,9 @@ struct Arguments {
     /// Descriptor of the guardian's page, from the life before in this process (upgrade).
     #[arg(long, hide = true, value_name = "FD")]
     inherit_page: Option<i32>,
+    /// With --check and --inherit-page: an address that the running agent listens on.
+    #[arg(long, hide = true, value_name = "ADDRESS")]
+    held: Vec<SocketAddr>,
 }
 
 fn main() -> ExitCode {
@@ -119,6 +123,8 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         if let Some(fd) = arguments.inherit_page {
             let page = regent_guardian::page::Page::open(format!("/proc/self/fd/{fd}"));
             page.map_err(|error| anyhow::anyhow!("the guardian's page: {error}"))?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(Agent::check_next_life(&config, &arguments.held))?;
         }
         for warning in config.first_warnings() {
             report(&format!("warning: {warning}"));
@@ -159,6 +165,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
             Upgrade { program: std::env::current_exe()?, config: arguments.config.clone(), asked };
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        upgrade::unblock()?;
         let cancel = stop.clone();
         tokio::spawn(async move {
             tokio::select! {

@@ -499,3 +499,36 @@ async fn unguarded() -> anyhow::Result<()> {
 async fn a_server_that_nobody_guards_is_not_let_go_on() {
     unguarded().await.unwrap();
 }
+
+/// Agent and guardian died, and an agent is back while nobody else leads: it renews the rights that the
+/// server was open under, and its sessions wait as long.
+async fn found_in_time() -> anyhow::Result<()> {
+    let bed = Bed::start("guardian-found-in-time", TWO_SITES, None).await?;
+    let roles = bed.healthy().await?;
+    let node = Node::leader(&bed, &roles.a_leader)?;
+    let session = Held::open(&bed, &node.name).await?;
+    session.goes_on("rows before the fault").await?;
+    let (postmaster, guardian) = (node.page()?.postmaster_pid(), node.page()?.guardian_pid());
+    bed.lab().kill_agent(&node.name, Signal::SIGKILL).await?;
+    bed.lab().signal_guardian(&node.name, Signal::SIGKILL).await?;
+    until("the killed agent is reaped", SOON, async || {
+        bed.lab().start_agent(&node.name).await.map_err(|error| error.to_string())
+    })
+    .await?;
+    until("another guardian, and both rights", SOON, async || {
+        let page = node.page().map_err(|error| error.to_string())?;
+        let held = page.site_deadline().earlier(page.primary_deadline());
+        let another = page.guardian_pid() != guardian && held.lies_ahead(boot_time());
+        if another && !page.frozen() { Ok(()) } else { Err(format!("held until {held:?}")) }
+    })
+    .await?;
+    session.goes_on("rows after both died").await?;
+    ensure!(node.page()?.postmaster_pid() == postmaster, "it goes on as it was");
+    bed.healthy().await?;
+    finish(bed, "guardian-found-in-time").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_nobody_guarded_goes_on_by_rights_renewed_in_time() {
+    found_in_time().await.unwrap();
+}

@@ -1,6 +1,7 @@
 //! Builds an agent: what it is made of, what it opens, and the threads and tasks that it starts.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -120,6 +121,24 @@ impl Agent {
         begun
     }
 
+    /// What a next life in this process would fail on at its start, where that can be known before: once
+    /// it runs there is no way back. `held` are the addresses that the present one listens on.
+    pub async fn check_next_life(config: &Config, held: &[SocketAddr]) -> anyhow::Result<()> {
+        let files = Files::new(config);
+        preflight::check_run_dir(config)?;
+        preflight::check_versions(&Programs::new(&config.postgres.bin_dir), &files).await?;
+        guardian_program(config)?;
+        if config.federation.is_some() {
+            EpochFile::new(config).check()?;
+        }
+        api::Listeners::check(config, held).await
+    }
+
+    /// The addresses that this life listens on.
+    pub(super) fn listens_on(&self) -> Vec<SocketAddr> {
+        api::Listeners::addresses(&self.config)
+    }
+
     async fn begin(
         config: Config,
         (upgrade, stop): (Upgrade, CancellationToken),
@@ -136,7 +155,6 @@ impl Agent {
         if config.federation.is_some() {
             EpochFile::new(&config).check()?;
         }
-        preflight::note_life(&config.regent.run_dir, &lock)?;
         files.write_passfile(&config).context("writing the password file")?;
         preflight::check_versions(&programs, &files).await?;
         let listeners = api::Listeners::bind(&config).await?;
@@ -168,6 +186,8 @@ impl Agent {
         let arriving = serve(listeners, &config, seen, asks);
         let callbacks = Callbacks::begin(&config);
         let reaches = tell::reaches(&config, &programs, &files, picture_receiver);
+        // Last: whoever waits for this life takes it for one that has begun.
+        preflight::note_life(&config.regent.run_dir, &lock)?;
         Ok(Self {
             site_observer: SiteObserver::new(site_keys, config.name.clone()),
             global_observer: global_store
@@ -414,7 +434,7 @@ fn start_guard(
 }
 
 /// How guardians of this node are run.
-fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launcher> {
+fn guardian_program(config: &Config) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program's own file")?;
     let beside = own.with_file_name("regent-guardian");
     let program = config.regent.guardian.clone().unwrap_or(beside);
@@ -423,8 +443,12 @@ fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launch
         "regent.guardian: {} is not there; it is installed beside regent-agent",
         program.display()
     );
+    Ok(program)
+}
+
+fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launcher> {
     Ok(Launcher {
-        program,
+        program: guardian_program(config)?,
         data_dir: files.data_dir.clone(),
         run_dir: files.run_dir.clone(),
         log: files.server_log(),

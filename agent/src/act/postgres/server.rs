@@ -150,6 +150,10 @@ impl Server {
             self.say_kill(postmaster);
             return None;
         };
+        // The life before may have ended between a guardian's start and this.
+        if let Err(error) = self.launcher.point_to(guardian.pid()) {
+            tracing::warn!(%error, "linking the guardian's page in the run directory");
+        }
         self.follow(postmaster, ended, Some(guardian));
         Some(postmaster)
     }
@@ -334,7 +338,7 @@ impl Server {
         if tokio::time::timeout(GUARDIAN_ENDS, guardian.kill()).await.is_err() {
             tracing::error!(pid = guardian.pid(), "the guardian that hangs cannot be ended");
             if self.launcher.page.guard() != page::Guard::Off {
-                self.kill(&self.launcher.data_dir, Some(postmaster.pid)).await;
+                kill_all(&self.launcher.data_dir, Some(postmaster.pid)).await;
             }
         }
     }
@@ -353,7 +357,7 @@ impl Server {
             Err(error) => {
                 self.no_guardian(&error);
                 if self.launcher.page.guard() != page::Guard::Off {
-                    self.kill(&self.launcher.data_dir, Some(postmaster.pid)).await;
+                    kill_all(&self.launcher.data_dir, Some(postmaster.pid)).await;
                 }
                 None
             }
@@ -409,19 +413,26 @@ impl Server {
         tokio::time::timeout(span, ended).await.is_ok()
     }
 
-    /// Kills until a scan finds nothing, for at most a few seconds; `true` when there was nothing.
+    /// Kills, and waits until that is known: not for [`Self::until_the_end`], which makes it known.
+    /// `true` when there was nothing.
     async fn kill(&self, data_dir: &Path, postmaster: Option<i32>) -> bool {
-        let mut clean = true;
-        for _ in 0..400 {
-            if processes::kill_all(data_dir, postmaster) {
-                break;
-            }
-            clean = false;
-            // The kernel tells nobody when the last of several processes is gone.
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        let clean = kill_all(data_dir, postmaster).await;
         self.ended_within(GUARDIAN_ENDS * 2).await && clean
     }
+}
+
+/// Kills until a scan finds nothing, for at most a few seconds; `true` when there was nothing.
+async fn kill_all(data_dir: &Path, postmaster: Option<i32>) -> bool {
+    let mut clean = true;
+    for _ in 0..400 {
+        if processes::kill_all(data_dir, postmaster) {
+            break;
+        }
+        clean = false;
+        // The kernel tells nobody when the last of several processes is gone.
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    clean
 }
 
 #[cfg(test)]
@@ -429,6 +440,7 @@ mod tests {
     use std::sync::Mutex;
 
     use regent_guardian::page::{Flags, Page, Side};
+    use regent_proto::time::Deadline;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -487,6 +499,32 @@ mod tests {
         server.remember();
         assert_eq!(worst(), (millis(70), millis(300), millis(4500)));
         server.leave();
+        server.guard.end();
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a process to kill")]
+    fn working_in(dir: &Path) -> std::process::Child {
+        let mut command = std::process::Command::new("sleep");
+        command.arg("60").current_dir(dir).spawn().expect("sleep runs")
+    }
+
+    /// Whoever follows the server to its end is who says that it has ended, and must not wait for it.
+    #[tokio::test]
+    async fn what_no_guardian_can_be_had_for_is_killed_without_a_wait_for_its_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let page = Page::create().expect("a page");
+        page.enter(Side::Guardian);
+        let server = server(&page, dir.path());
+        page.set_site_deadline(Deadline::at(boot_time().plus(Duration::from_secs(60))));
+        page.set_guard(page::Guard::ByDeadline);
+        let mut child = working_in(dir.path());
+        let pid = i32::try_from(child.id()).expect("small");
+        let started = processes::start_time(pid).expect("it lives");
+        let begun = boot_time();
+        let another = server.guard_anew(Postmaster { pid, started }).await;
+        assert!(another.is_none() && !processes::alive(pid));
+        assert!(boot_time().since(begun) < GUARDIAN_ENDS * 2);
+        child.wait().expect("it was killed");
         server.guard.end();
     }
 
