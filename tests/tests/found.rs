@@ -93,9 +93,25 @@ impl Obstacle {
     }
 }
 
-/// Agent and guardian are dead, the postmaster too where `orphans`; the agent that comes back cannot
-/// start, because another program has its port or because its configuration is `refused`.
-async fn cannot_start(name: &str, orphans: bool, refused: bool) -> anyhow::Result<()> {
+/// What agent and guardian left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    Server,
+    /// The postmaster is dead, too.
+    Orphans,
+}
+
+/// Why the agent that comes back cannot start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hindered {
+    /// Another program has its port.
+    ByPort,
+    /// Its configuration is refused.
+    ByConfiguration,
+}
+
+/// Agent and guardian are dead; the agent that comes back cannot start.
+async fn cannot_start(name: &str, behind: Behind, hindered: Hindered) -> anyhow::Result<()> {
     let bed = Bed::start(name, TWO_SITES, None).await?;
     let roles = bed.healthy().await?;
     let place = leader(&bed, &roles)?;
@@ -103,7 +119,7 @@ async fn cannot_start(name: &str, orphans: bool, refused: bool) -> anyhow::Resul
     bed.progress().await?;
     bed.lab().kill_agent(&place.name, Signal::SIGKILL).await?;
     bed.lab().signal_guardian(&place.name, Signal::SIGKILL).await?;
-    if orphans {
+    if behind == Behind::Orphans {
         let pid = bed.lab().postmaster_pid(&place.name)?.context("a postmaster")?;
         kill(pid, Signal::SIGKILL)?;
         until("the postmaster is gone", SOON, async || {
@@ -112,16 +128,18 @@ async fn cannot_start(name: &str, orphans: bool, refused: bool) -> anyhow::Resul
         })
         .await?;
     }
-    let obstacle = if refused {
-        Obstacle::configuration(&bed, &place)?
-    } else {
-        Obstacle::port(&place).await?
+    let obstacle = match hindered {
+        Hindered::ByConfiguration => Obstacle::configuration(&bed, &place)?,
+        Hindered::ByPort => Obstacle::port(&place).await?,
     };
     ensure!(!living(&bed, &place).map_err(anyhow::Error::msg)?.is_empty(), "nothing is left");
     ensure!(!restless.is_finished(), "the session has ended by itself");
     bed.lab().start_agent(&place.name).await?;
     nothing_left(&bed, &place).await?;
-    let what = if orphans { "backends without a postmaster" } else { "frozen, is killed" };
+    let what = match behind {
+        Behind::Orphans => "backends without a postmaster",
+        Behind::Server => "frozen, is killed",
+    };
     until("why it was killed", SOON, async || said(&bed, &place, what)).await?;
     // The port is free again only for the next one: orphans end before the agent comes to it.
     until("the agent that cannot start has ended", SOON, async || {
@@ -278,17 +296,17 @@ async fn a_standby_promoted_by_hand_stops_writing_and_follows_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_ends_though_its_agent_cannot_start() {
-    cannot_start("found-no-start", false, false).await.unwrap();
+    cannot_start("found-no-start", Behind::Server, Hindered::ByPort).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_ends_though_its_agents_configuration_is_refused() {
-    cannot_start("found-refused", false, true).await.unwrap();
+    cannot_start("found-refused", Behind::Server, Hindered::ByConfiguration).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orphans_end_though_their_agent_cannot_start() {
-    cannot_start("found-orphans", true, false).await.unwrap();
+    cannot_start("found-orphans", Behind::Orphans, Hindered::ByPort).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

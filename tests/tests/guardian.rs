@@ -274,6 +274,47 @@ fn refused_upgrades(bed: &Bed, node: &Node) -> anyhow::Result<()> {
     check.args(["--check", "--inherit-page", "0"]).arg(config);
     let done = run(check, Duration::from_secs(10))?;
     ensure!(done.code != Some(0) && done.stderr.contains("the guardian's page"), "{done:?}");
+    port_in_use(bed, node)?;
+    ensure!(std::fs::read_to_string(&lock)? == life, "another life");
+    Ok(())
+}
+
+/// A configuration that is good and with which no life can begin here.
+fn port_in_use(bed: &Bed, node: &Node) -> anyhow::Result<()> {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let file = bed.lab().layout().config(&format!("agent-{}", node.name));
+    let good = std::fs::read_to_string(&file)?;
+    let mut config: serde_json::Value = serde_saphyr::from_str(&good)?;
+    config["restapi"]["listen"] = taken.local_addr()?.to_string().into();
+    std::fs::write(&file, config.to_string())?;
+    let done = upgrade(node)?;
+    std::fs::write(&file, good)?;
+    ensure!(done.code != Some(0), "{done:?}");
+    ensure!(done.stderr.contains("cannot listen on restapi.listen"), "{done:?}");
+    Ok(())
+}
+
+/// A SIGTERM at whatever moment of an upgrade ends agent and server.
+async fn ends_while_it_upgrades(bed: &Bed) -> anyhow::Result<()> {
+    for after in [Duration::ZERO, Duration::from_millis(40), Duration::from_millis(90)] {
+        let roles = bed.healthy().await?;
+        let node = Node::leader(bed, &roles.a_leader)?;
+        bed.lab().kill_agent(&node.name, Signal::SIGUSR2).await?;
+        // The check of the new program takes some 50 ms.
+        tokio::time::sleep(after).await;
+        bed.lab().kill_agent(&node.name, Signal::SIGTERM).await?;
+        until("the agent to end", SOON, async || {
+            let agent = format!("agent-{}", node.name);
+            match bed.lab().pid(&agent).await {
+                Ok(None) => Ok(()),
+                other => Err(format!("{other:?} after {after:?}")),
+            }
+        })
+        .await?;
+        node.gone().await?;
+        bed.lab().start_agent(&node.name).await?;
+    }
+    bed.healthy().await?;
     Ok(())
 }
 
@@ -382,9 +423,9 @@ async fn fences_are_shown(bed: &Bed, leader: &Node) -> anyhow::Result<()> {
 }
 
 /// The number of a field of a log's line.
-fn number_after(line: &str, field: &str) -> Option<u64> {
-    let (_, rest) = line.split_once(&format!("{field}="))?;
-    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+fn number_of(line: &str, field: &str) -> Option<u64> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    line.get(field)?.as_str()?.parse().ok()
 }
 
 /// What is replaced in time interrupts nobody: agent, guardian, the agent's program.
@@ -416,6 +457,14 @@ async fn replaced() -> anyhow::Result<()> {
     .await?;
     session.goes_on("rows after the guardian's death").await?;
 
+    // The next life finds the one that is being started, not a lock that nobody gives back.
+    let lives = node.lives(&bed);
+    bed.lab().signal_guardian(&node.name, Signal::SIGKILL).await?;
+    let done = upgrade(&node)?;
+    ensure!(done.code == Some(0), "{done:?}");
+    node.new_life_holds(&bed, lives).await?;
+    session.goes_on("rows after the upgrade beside a guardian's death").await?;
+
     hung_guardian(&bed, &node, &session).await?;
 
     refused_upgrades(&bed, &node)?;
@@ -446,7 +495,7 @@ async fn replaced() -> anyhow::Result<()> {
         let since = text.get(before..).unwrap_or_default();
         let said = since.contains("this node did not run") && since.contains("PostgreSQL goes on");
         let frozen = since.lines().find(|line| line.contains("PostgreSQL goes on"));
-        let frozen = frozen.and_then(|line| number_after(line, "milliseconds"));
+        let frozen = frozen.and_then(|line| number_of(line, "milliseconds"));
         if said { frozen.ok_or_else(|| since.to_owned()) } else { Err(since.to_owned()) }
     })
     .await;
@@ -464,6 +513,8 @@ async fn replaced() -> anyhow::Result<()> {
     ensure!(!page.frozen() && page.kills() == 0, "nothing was killed");
     let after = bed.healthy().await?;
     ensure!(after.a_leader == roles.a_leader, "{} leads", after.a_leader);
+    drop(session);
+    ends_while_it_upgrades(&bed).await?;
     finish(bed, "guardian-replaced").await
 }
 
