@@ -1,17 +1,19 @@
 //! `regent-agent CONFIG.yml`: the agent of one PostgreSQL.
 
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use regent_agent::act::epoch_by_hand;
-use regent_agent::config::Config;
+use regent_agent::config::{Config, Places};
 use regent_agent::log::Log;
 use regent_agent::run::Agent;
-use regent_agent::upgrade::Upgrade;
+use regent_agent::upgrade::{self, Upgrade};
 use regent_proto::Epoch;
-use regent_proto::log::LogFormat;
+use regent_proto::log::{LogConfig, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +37,9 @@ struct Arguments {
     /// Descriptor of the guardian's page, from the life before in this process (upgrade).
     #[arg(long, hide = true, value_name = "FD")]
     inherit_page: Option<i32>,
+    /// With --check and --inherit-page: an address that the running agent listens on.
+    #[arg(long, hide = true, value_name = "ADDRESS")]
+    held: Vec<SocketAddr>,
 }
 
 fn main() -> ExitCode {
@@ -67,12 +72,59 @@ fn by_hand(config: &Config, accept: Option<u64>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// From here on what is logged is written.
+fn begin_log(config: &LogConfig) -> std::io::Result<Log> {
+    let filter = tracing_subscriber::EnvFilter::new(config.level.name());
+    let lines = Log::start(std::io::stderr())?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        // Colours are for people who look on, not for a file or the journal.
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(lines.clone());
+    match config.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(lines)
+}
+
+/// The configuration is refused: what it says of places is enough to end what nobody guards.
+fn end_what_was_left(arguments: &Arguments, because: &anyhow::Error) -> anyhow::Result<()> {
+    let Some(places) = Places::of(&arguments.config) else { return Ok(()) };
+    // How it should log is not known either; without a log the server ends all the same.
+    let lines = begin_log(&LogConfig::default()).ok();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(Agent::refused(&places, arguments.inherit_page, because));
+    if let Some(lines) = lines {
+        lines.flush(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
-    let config = Config::load(&arguments.config)?;
+    let only_asks = arguments.check || arguments.show_epoch || arguments.accept_epoch.is_some();
+    // Before anything is touched: a lock that root made would keep the right user out.
+    anyhow::ensure!(
+        only_asks || !nix::unistd::geteuid().is_root(),
+        "started as root, which PostgreSQL refuses; start it as the unprivileged user that owns the \
+         data directory (the unit's User=)"
+    );
+    let config = match Config::load(&arguments.config).map_err(anyhow::Error::from) {
+        Ok(config) => config,
+        Err(error) if only_asks => return Err(error),
+        Err(error) => {
+            if let Err(failed) = end_what_was_left(arguments, &error) {
+                report(&format!("regent-agent: looking for an unguarded PostgreSQL: {failed:#}"));
+            }
+            return Err(error);
+        }
+    };
     if arguments.check {
         if let Some(fd) = arguments.inherit_page {
             let page = regent_guardian::page::Page::open(format!("/proc/self/fd/{fd}"));
             page.map_err(|error| anyhow::anyhow!("the guardian's page: {error}"))?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(Agent::check_next_life(&config, &arguments.held))?;
         }
         for warning in config.first_warnings() {
             report(&format!("warning: {warning}"));
@@ -84,13 +136,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     }
     // Every TLS user of this process shares one provider; a second call would be a mistake of ours.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let filter = tracing_subscriber::EnvFilter::new(config.regent.log.level.name());
-    let lines = Log::start(std::io::stderr())?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines.clone());
-    match config.regent.log.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    let lines = begin_log(&config.regent.log)?;
     for warning in config.first_warnings() {
         tracing::warn!("{warning}");
     }
@@ -119,6 +165,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
             Upgrade { program: std::env::current_exe()?, config: arguments.config.clone(), asked };
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        upgrade::unblock()?;
         let cancel = stop.clone();
         tokio::spawn(async move {
             tokio::select! {

@@ -6,16 +6,20 @@
 //! the new life finds is what any successor finds ([`crate::fence::successor`]): deadlines that go on
 //! as carried, and rights that it must renew itself.
 
+use std::ffi::CString;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::execv;
 use regent_guardian::page::Page;
 use regent_guardian::signals::Ignored;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::act::postgres::programs::Programs;
 
@@ -40,8 +44,17 @@ pub fn refusal(run_dir: &Path) -> PathBuf {
 }
 
 impl Upgrade {
-    /// Becomes the new program. Returns only where it did not, with the reason.
-    pub async fn perform(&self, page: &Page) -> String {
+    /// Becomes the new program. Returns only where it did not, with the reason. `held` are the addresses
+    /// that this life listens on; `stop` says that it is to end instead.
+    ///
+    /// A SIGTERM that comes between the last look at `stop` and execve(2), some microseconds, is lost;
+    /// one that comes later waits until the new life listens ([`unblock`]).
+    pub async fn perform(
+        &self,
+        page: &Page,
+        held: &[SocketAddr],
+        stop: &CancellationToken,
+    ) -> String {
         let shown = self.program.display();
         let copying = |error: std::io::Error| format!("copying the page's descriptor: {error}");
         // As its standard input: a copy that stays open over execve(2) would go to every program that
@@ -51,7 +64,9 @@ impl Upgrade {
             Err(error) => return copying(error),
         };
         let mut check = Programs::plain(&self.program);
-        check.args(["--check", "--inherit-page", "0"]).arg(&self.config).stdin(Stdio::from(input));
+        check.args(["--check", "--inherit-page", "0"]);
+        check.args(held.iter().map(|address| format!("--held={address}")));
+        check.arg(&self.config).stdin(Stdio::from(input));
         if let Err(error) = Programs::new(Path::new("")).output(check, CHECK_BOUND).await {
             let config = self.config.display();
             return format!("{shown} does not take {config} or the guardian's page: {error}");
@@ -63,12 +78,45 @@ impl Upgrade {
             Ok(page) => page,
             Err(error) => return copying(error.into()),
         };
-        let mut next = Programs::plain(&self.program).into_std();
-        next.arg("--inherit-page").arg(page.as_raw_fd().to_string()).arg(&self.config);
-        let error = next.exec();
+        let arguments = [
+            self.program.as_os_str().as_bytes(),
+            b"--inherit-page",
+            page.as_raw_fd().to_string().as_bytes(),
+            self.config.as_os_str().as_bytes(),
+        ]
+        .map(CString::new);
+        let [Ok(program), Ok(flag), Ok(descriptor), Ok(config)] = arguments else {
+            return format!("{shown}, or its configuration's path, has a byte 0 in it");
+        };
+        if let Err(error) = ends().thread_block() {
+            return format!("blocking SIGTERM for the change of programs: {error}");
+        }
+        let problem = if stop.is_cancelled() {
+            "this agent is asked to end: it does that instead".to_owned()
+        } else {
+            // Not std's: that would unblock what the new life is not ready for yet.
+            let Err(error) = execv(&program, &[&program, &flag, &descriptor, &config]);
+            format!("{shown} cannot be run: {error}")
+        };
         drop(ignored);
-        format!("{shown} cannot be run: {error}")
+        match unblock() {
+            Ok(()) => problem,
+            Err(error) => format!("{problem}; and SIGTERM stays blocked: {error}"),
+        }
     }
+}
+
+/// The signals that end an agent.
+fn ends() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+/// Lets the signals through that the life before this one kept for it; once it listens to them.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn unblock() -> nix::Result<()> {
+    ends().thread_unblock()
 }
 
 #[cfg(test)]
@@ -105,8 +153,10 @@ exit 1
         let (_ask, asked) = mpsc::channel(1);
         let upgrade = Upgrade { program, config: "agent.yml".into(), asked };
         let page = Page::create().expect("a page");
-        let refused = upgrade.perform(&page).await;
-        let gets = "--check --inherit-page 0 agent.yml /memfd:regent-guardian-page";
+        let held = ["127.0.0.1:8008".parse().expect("an address")];
+        let refused = upgrade.perform(&page, &held, &CancellationToken::new()).await;
+        let gets = "--check --inherit-page 0 --held=127.0.0.1:8008 agent.yml \
+                    /memfd:regent-guardian-page";
         assert!(refused.contains(gets), "{refused}");
         let mut flags = refused.split_whitespace().skip_while(|word| *word != "flags:").peekable();
         assert!(flags.peek().is_some(), "{refused}");

@@ -467,11 +467,38 @@ fn starts(bed: &Bed, scratch: &Scratch, findings: &mut Findings) -> anyhow::Resu
         findings.note(&format!("regent-agent: {name}"), wrong(&done, None, &words));
         ensure!(!data.exists(), "{name}: {} was made", data.display());
     }
+    as_root(scratch, &edited(&good, &of_its_own), &layout.dir.join("bin/regent-agent"), findings)?;
     let coordinator = layout.dir.join("bin/regent-coordinator");
     let config = layout.config("coordinator-us");
     let listen = read(&config)?["listen"].as_str().context("listen")?.to_owned();
     let done = scratch.run(&coordinator, &[&config.display().to_string()])?;
     findings.note("regent-coordinator: a port in use", wrong(&done, None, &[&listen, "listen"]));
+    Ok(())
+}
+
+/// What root made in the run directory would keep the right user out.
+fn as_root(
+    scratch: &Scratch,
+    text: &str,
+    agent: &Path,
+    findings: &mut Findings,
+) -> anyhow::Result<()> {
+    if !scratch.owner.dropped {
+        return Ok(());
+    }
+    let mut file: Value = serde_json::from_str(text)?;
+    let run_dir = scratch.dir.path().join("run-of-root");
+    file["regent"]["run_dir"] = json!(run_dir);
+    let file = scratch.file("root.yml", &file.to_string(), 0o600)?.display().to_string();
+    let done = process::run(agent, &[&file], Path::new("/"), None, AT_ONCE)?;
+    let done = Finished { code: done.status.code(), stdout: done.stdout, stderr: done.stderr };
+    findings.note(
+        "regent-agent: as root",
+        wrong(&done, Some(1), &["started as root", "data directory"]),
+    );
+    ensure!(!run_dir.exists(), "root made {}", run_dir.display());
+    let done = process::run(agent, &["--check", &file], Path::new("/"), None, AT_ONCE)?;
+    ensure!(done.status.success(), "--check as root: {}", done.stderr);
     Ok(())
 }
 

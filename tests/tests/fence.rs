@@ -23,8 +23,6 @@ const REPEAT: usize = 2;
 const HEALTHY: u64 = 180;
 /// Clusters of the largest setting that are on trial at once: a trial mostly waits for a deadline.
 const LANES: usize = 3;
-/// Longest round of one strain: a longer report has more of them, one after the other.
-const ROUND: Duration = Duration::from_secs(45);
 
 struct Asked {
     repeat: usize,
@@ -126,7 +124,7 @@ async fn lane(
     Ok(table)
 }
 
-/// Strains one after the other, round by round.
+/// Strains one after the other, each without a break for its share of the span.
 async fn healthy(asked: &Asked) -> anyhow::Result<Vec<Case>> {
     let strains = Strain::ALL.into_iter().filter(|strain| asked.wants(strain.name()));
     let strains: Vec<Strain> =
@@ -135,32 +133,23 @@ async fn healthy(asked: &Asked) -> anyhow::Result<Vec<Case>> {
         return Ok(Vec::new());
     }
     let each = asked.healthy / u32::try_from(strains.len())?;
-    let rounds = each.as_secs().div_ceil(ROUND.as_secs()).max(1);
-    let span = each / u32::try_from(rounds)?;
     let mut cluster = Cluster::start("fence-healthy", Setting::Site).await?;
-    let mut results: Vec<(Strain, Vec<anyhow::Result<strain::Endured>>)> =
-        strains.iter().map(|strain| (*strain, Vec::new())).collect();
-    for round in 1..=rounds {
-        for (strain, ended) in &mut results {
-            let endured = strain::run(&mut cluster, *strain, span).await;
-            let broken = endured.is_err();
-            let problem = match &endured {
-                Ok(endured) => endured.problem(),
-                Err(problem) => Some(format!("{problem:#}")),
-            };
-            if let Some(problem) = problem {
-                say(format!("{} {round}: {problem}", strain.name()));
-                cluster.keep_logs(&format!("{strain:?}-{round}"))?;
-            }
-            ended.push(endured);
-            if broken {
-                drop(cluster);
-                cluster = Cluster::start("fence-healthy", Setting::Site).await?;
-            }
+    let mut cases = Vec::new();
+    for strain in strains {
+        let endured = strain::run(&mut cluster, strain, each).await;
+        let case = strained(strain, &endured, each);
+        if case.verdict == Verdict::Fail {
+            say(format!("{}: {}", case.name, case.reason));
+            cluster.keep_logs(&format!("{strain:?}"))?;
+        }
+        cases.push(case);
+        if endured.is_err() {
+            drop(cluster);
+            cluster = Cluster::start("fence-healthy", Setting::Site).await?;
         }
     }
     cluster.finish().await?;
-    Ok(results.iter().map(|(strain, rounds)| strained(*strain, rounds, each)).collect())
+    Ok(cases)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,12 +182,10 @@ async fn nobody_acknowledges_what_nobody_may_and_a_healthy_holder_goes_on() {
         let table = table.unwrap_or_else(|problem| panic!("{problem:#}"));
         for ((setting, fault), tried) in &table {
             let case = tried.case(&name(*setting, *fault), asked.repeat);
-            let assumed = tried.outcomes.iter().any(|outcome| !outcome.deadline_read);
-            lines.push(line(&case, assumed));
+            lines.push(line(&case));
             cases.push(case);
         }
     }
-    lines.push("* no page to read D from: taken as the fault's instant and the lease".to_owned());
     for case in healthy(&asked).await.unwrap_or_else(|problem| panic!("{problem:#}")) {
         lines.push(strain_line(&case));
         cases.push(case);

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -19,6 +20,7 @@ use regent_tests::session::{restless, session, value};
 use regent_tests::wait::until;
 use regentctl::lab::layout::NodePlace;
 use regentctl::lab::process::postmaster;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
@@ -56,10 +58,60 @@ fn said(bed: &Bed, place: &NodePlace, what: &str) -> Result<(), String> {
     if log.contains(what) { Ok(()) } else { Err(format!("the log does not say {what:?}")) }
 }
 
-/// Agent and guardian are dead, the postmaster too where `orphans`; the agent that comes back cannot
-/// start, because another program has its port.
-async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
-    let name = if orphans { "found-orphans" } else { "found-no-start" };
+/// What keeps an agent from starting, as long as it is there.
+enum Obstacle {
+    /// Another program has its port.
+    Port { _taken: TcpListener },
+    /// Its configuration is refused.
+    Configuration { file: PathBuf, good: String },
+}
+
+impl Obstacle {
+    async fn port(place: &NodePlace) -> anyhow::Result<Self> {
+        let taken = until("the agent's port is free", SOON, async || {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, place.rest_port)).map_err(|e| e.to_string())
+        });
+        Ok(Self::Port { _taken: taken.await? })
+    }
+
+    fn configuration(bed: &Bed, place: &NodePlace) -> anyhow::Result<Self> {
+        let file = bed.lab().layout().config(&place.agent());
+        let good = std::fs::read_to_string(&file)?;
+        let mut bad: Value = serde_saphyr::from_str(&good)?;
+        let regent = bad["regent"].as_object_mut().context("the section regent")?;
+        regent.insert("stop_buget".to_owned(), json!("5s"));
+        // Written in place: it stays its owner's.
+        std::fs::write(&file, serde_saphyr::to_string(&bad)?)?;
+        Ok(Self::Configuration { file, good })
+    }
+
+    fn remove(self) -> anyhow::Result<()> {
+        match self {
+            Self::Port { .. } => Ok(()),
+            Self::Configuration { file, good } => Ok(std::fs::write(file, good)?),
+        }
+    }
+}
+
+/// What agent and guardian left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    Server,
+    /// The postmaster is dead, too.
+    Orphans,
+}
+
+/// Why the agent that comes back cannot start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hindered {
+    /// Another program has its port.
+    ByPort,
+    /// Its configuration is refused.
+    ByConfiguration,
+}
+
+/// Agent and guardian are dead; the agent that comes back cannot start.
+async fn cannot_start(name: &str, behind: Behind, hindered: Hindered) -> anyhow::Result<()> {
     let bed = Bed::start(name, TWO_SITES, None).await?;
     let roles = bed.healthy().await?;
     let place = leader(&bed, &roles)?;
@@ -67,7 +119,7 @@ async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
     bed.progress().await?;
     bed.lab().kill_agent(&place.name, Signal::SIGKILL).await?;
     bed.lab().signal_guardian(&place.name, Signal::SIGKILL).await?;
-    if orphans {
+    if behind == Behind::Orphans {
         let pid = bed.lab().postmaster_pid(&place.name)?.context("a postmaster")?;
         kill(pid, Signal::SIGKILL)?;
         until("the postmaster is gone", SOON, async || {
@@ -76,15 +128,18 @@ async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
         })
         .await?;
     }
-    let taken = until("the agent's port is free", SOON, async || {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, place.rest_port)).map_err(|e| e.to_string())
-    })
-    .await?;
+    let obstacle = match hindered {
+        Hindered::ByConfiguration => Obstacle::configuration(&bed, &place)?,
+        Hindered::ByPort => Obstacle::port(&place).await?,
+    };
     ensure!(!living(&bed, &place).map_err(anyhow::Error::msg)?.is_empty(), "nothing is left");
     ensure!(!restless.is_finished(), "the session has ended by itself");
     bed.lab().start_agent(&place.name).await?;
     nothing_left(&bed, &place).await?;
-    let what = if orphans { "backends without a postmaster" } else { "frozen, is killed" };
+    let what = match behind {
+        Behind::Orphans => "backends without a postmaster",
+        Behind::Server => "frozen, is killed",
+    };
     until("why it was killed", SOON, async || said(&bed, &place, what)).await?;
     // The port is free again only for the next one: orphans end before the agent comes to it.
     until("the agent that cannot start has ended", SOON, async || {
@@ -94,7 +149,7 @@ async fn cannot_start(orphans: bool) -> anyhow::Result<()> {
         }
     })
     .await?;
-    drop(taken);
+    obstacle.remove()?;
     until("the agent starts", SOON, async || {
         bed.lab().start_agent(&place.name).await.map_err(|error| error.to_string())
     })
@@ -143,7 +198,7 @@ fn start_by_hand(bed: &Bed, place: &NodePlace) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "what an operator runs, with a time limit by `run`")]
-fn command_of(program: std::path::PathBuf) -> std::process::Command {
+fn command_of(program: PathBuf) -> std::process::Command {
     std::process::Command::new(program)
 }
 
@@ -241,12 +296,17 @@ async fn a_standby_promoted_by_hand_stops_writing_and_follows_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_ends_though_its_agent_cannot_start() {
-    cannot_start(false).await.unwrap();
+    cannot_start("found-no-start", Behind::Server, Hindered::ByPort).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_ends_though_its_agents_configuration_is_refused() {
+    cannot_start("found-refused", Behind::Server, Hindered::ByConfiguration).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orphans_end_though_their_agent_cannot_start() {
-    cannot_start(true).await.unwrap();
+    cannot_start("found-orphans", Behind::Orphans, Hindered::ByPort).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

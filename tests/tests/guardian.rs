@@ -274,6 +274,47 @@ fn refused_upgrades(bed: &Bed, node: &Node) -> anyhow::Result<()> {
     check.args(["--check", "--inherit-page", "0"]).arg(config);
     let done = run(check, Duration::from_secs(10))?;
     ensure!(done.code != Some(0) && done.stderr.contains("the guardian's page"), "{done:?}");
+    port_in_use(bed, node)?;
+    ensure!(std::fs::read_to_string(&lock)? == life, "another life");
+    Ok(())
+}
+
+/// A configuration that is good and with which no life can begin here.
+fn port_in_use(bed: &Bed, node: &Node) -> anyhow::Result<()> {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let file = bed.lab().layout().config(&format!("agent-{}", node.name));
+    let good = std::fs::read_to_string(&file)?;
+    let mut config: serde_json::Value = serde_saphyr::from_str(&good)?;
+    config["restapi"]["listen"] = taken.local_addr()?.to_string().into();
+    std::fs::write(&file, config.to_string())?;
+    let done = upgrade(node)?;
+    std::fs::write(&file, good)?;
+    ensure!(done.code != Some(0), "{done:?}");
+    ensure!(done.stderr.contains("cannot listen on restapi.listen"), "{done:?}");
+    Ok(())
+}
+
+/// A SIGTERM at whatever moment of an upgrade ends agent and server.
+async fn ends_while_it_upgrades(bed: &Bed) -> anyhow::Result<()> {
+    for after in [Duration::ZERO, Duration::from_millis(40), Duration::from_millis(90)] {
+        let roles = bed.healthy().await?;
+        let node = Node::leader(bed, &roles.a_leader)?;
+        bed.lab().kill_agent(&node.name, Signal::SIGUSR2).await?;
+        // The check of the new program takes some 50 ms.
+        tokio::time::sleep(after).await;
+        bed.lab().kill_agent(&node.name, Signal::SIGTERM).await?;
+        until("the agent to end", SOON, async || {
+            let agent = format!("agent-{}", node.name);
+            match bed.lab().pid(&agent).await {
+                Ok(None) => Ok(()),
+                other => Err(format!("{other:?} after {after:?}")),
+            }
+        })
+        .await?;
+        node.gone().await?;
+        bed.lab().start_agent(&node.name).await?;
+    }
+    bed.healthy().await?;
     Ok(())
 }
 
@@ -381,6 +422,12 @@ async fn fences_are_shown(bed: &Bed, leader: &Node) -> anyhow::Result<()> {
     .await
 }
 
+/// The number of a field of a log's line.
+fn number_of(line: &str, field: &str) -> Option<u64> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    line.get(field)?.as_str()?.parse().ok()
+}
+
 /// What is replaced in time interrupts nobody: agent, guardian, the agent's program.
 async fn replaced() -> anyhow::Result<()> {
     let bed = Bed::start("guardian-replaced", TWO_SITES, None).await?;
@@ -410,6 +457,14 @@ async fn replaced() -> anyhow::Result<()> {
     .await?;
     session.goes_on("rows after the guardian's death").await?;
 
+    // The next life finds the one that is being started, not a lock that nobody gives back.
+    let lives = node.lives(&bed);
+    bed.lab().signal_guardian(&node.name, Signal::SIGKILL).await?;
+    let done = upgrade(&node)?;
+    ensure!(done.code == Some(0), "{done:?}");
+    node.new_life_holds(&bed, lives).await?;
+    session.goes_on("rows after the upgrade beside a guardian's death").await?;
+
     hung_guardian(&bed, &node, &session).await?;
 
     refused_upgrades(&bed, &node)?;
@@ -430,20 +485,26 @@ async fn replaced() -> anyhow::Result<()> {
     session.goes_on("rows after the reload").await?;
 
     // Long enough to be noticed, not long enough to lose a right.
+    let log = bed.lab().layout().log(&format!("agent-{}", node.name));
+    let before = std::fs::read_to_string(&log)?.len();
     bed.lab().kill_agent(&node.name, Signal::SIGSTOP).await?;
     tokio::time::sleep(Duration::from_millis(1300)).await;
     bed.lab().kill_agent(&node.name, Signal::SIGCONT).await?;
     let said = until("freeze and thaw in the log", SOON, async || {
-        let log = bed.lab().layout().log(&format!("agent-{}", node.name));
-        let text = std::fs::read_to_string(log).map_err(|error| error.to_string())?;
-        let said = text.contains("is frozen until") && text.contains("PostgreSQL goes on");
-        if said { Ok(()) } else { Err("not said".to_owned()) }
+        let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
+        let since = text.get(before..).unwrap_or_default();
+        let said = since.contains("this node did not run") && since.contains("PostgreSQL goes on");
+        let frozen = since.lines().find(|line| line.contains("PostgreSQL goes on"));
+        let frozen = frozen.and_then(|line| number_of(line, "milliseconds"));
+        if said { frozen.ok_or_else(|| since.to_owned()) } else { Err(since.to_owned()) }
     })
     .await;
     if said.is_err() {
         bed.keep_logs();
     }
-    said?;
+    let frozen = said?;
+    ensure!(frozen < 1000, "frozen for {frozen} ms");
+    say(format!("guardian-replaced: frozen for {frozen} ms after the agent's pause"));
     session.goes_on("rows after the pause").await?;
 
     let page = node.page()?;
@@ -452,6 +513,8 @@ async fn replaced() -> anyhow::Result<()> {
     ensure!(!page.frozen() && page.kills() == 0, "nothing was killed");
     let after = bed.healthy().await?;
     ensure!(after.a_leader == roles.a_leader, "{} leads", after.a_leader);
+    drop(session);
+    ends_while_it_upgrades(&bed).await?;
     finish(bed, "guardian-replaced").await
 }
 
@@ -486,4 +549,37 @@ async fn unguarded() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_nobody_guards_is_not_let_go_on() {
     unguarded().await.unwrap();
+}
+
+/// Agent and guardian died, and an agent is back while nobody else leads: it renews the rights that the
+/// server was open under, and its sessions wait as long.
+async fn found_in_time() -> anyhow::Result<()> {
+    let bed = Bed::start("guardian-found-in-time", TWO_SITES, None).await?;
+    let roles = bed.healthy().await?;
+    let node = Node::leader(&bed, &roles.a_leader)?;
+    let session = Held::open(&bed, &node.name).await?;
+    session.goes_on("rows before the fault").await?;
+    let (postmaster, guardian) = (node.page()?.postmaster_pid(), node.page()?.guardian_pid());
+    bed.lab().kill_agent(&node.name, Signal::SIGKILL).await?;
+    bed.lab().signal_guardian(&node.name, Signal::SIGKILL).await?;
+    until("the killed agent is reaped", SOON, async || {
+        bed.lab().start_agent(&node.name).await.map_err(|error| error.to_string())
+    })
+    .await?;
+    until("another guardian, and both rights", SOON, async || {
+        let page = node.page().map_err(|error| error.to_string())?;
+        let held = page.site_deadline().earlier(page.primary_deadline());
+        let another = page.guardian_pid() != guardian && held.lies_ahead(boot_time());
+        if another && !page.frozen() { Ok(()) } else { Err(format!("held until {held:?}")) }
+    })
+    .await?;
+    session.goes_on("rows after both died").await?;
+    ensure!(node.page()?.postmaster_pid() == postmaster, "it goes on as it was");
+    bed.healthy().await?;
+    finish(bed, "guardian-found-in-time").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_nobody_guarded_goes_on_by_rights_renewed_in_time() {
+    found_in_time().await.unwrap();
 }

@@ -127,11 +127,12 @@ fn decisions_are_pure() {
 /// places that may wait by a timer only pace renewals, and one that comes late raises nothing.
 #[test]
 fn no_deadline_rests_on_a_timer_of_the_runtime_or_on_the_wall_clock() {
-    const FORBIDDEN: [&str; 7] = [
+    const FORBIDDEN: [&str; 8] = [
         "tokio::time",
         ".reach(",
         "Instant",
         "SystemTime",
+        ".elapsed(",
         "thread::sleep",
         "wall_time(",
         "CLOCK_REALTIME",
@@ -379,6 +380,16 @@ fn the_unit_signals_the_agent_and_nobody_else() {
     let unit = read(&workspace().join("packaging/regent-agent.service"));
     let kills: Vec<&str> = unit.lines().filter(|line| line.starts_with("Kill")).collect();
     assert_eq!(kills, ["KillMode=process", "KillSignal=SIGTERM"]);
+}
+
+/// What refuses a configuration before the agent does keeps it from ending an unguarded server; and one
+/// backend that the kernel kills for memory must not stop the unit.
+#[test]
+fn the_unit_lets_the_agent_judge_and_outlives_a_backend() {
+    let unit = read(&workspace().join("packaging/regent-agent.service"));
+    let lines = |key: &str| unit.lines().filter(|line| line.starts_with(key)).collect::<Vec<_>>();
+    assert_eq!(lines("ExecStartPre"), [""; 0]);
+    assert_eq!(lines("OOMPolicy"), ["OOMPolicy=continue"]);
 }
 
 #[test]

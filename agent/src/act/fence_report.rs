@@ -9,7 +9,7 @@ use regent_proto::time::{BootTime, Deadline};
 use super::publish::Picture;
 use crate::config::Config;
 use crate::decide::guardian::WatchdogState;
-use crate::decide::margins;
+use crate::decide::margins::{self, CallBounds};
 use crate::decide::view::Process;
 use crate::fence::Deadlines;
 
@@ -74,6 +74,16 @@ pub fn fence(
         unknown: Unknown::new(),
     };
     let runs = picture.view.postgres.process != Process::Stopped;
-    fence.thin = margins::thin(&fence, runs, guardian.hung);
+    fence.thin = margins::thin(&fence, call_bounds(config, picture), runs, guardian.hung);
     fence
+}
+
+fn call_bounds(config: &Config, picture: &Picture) -> CallBounds {
+    let federation = picture.view.federation.as_ref();
+    let primary = federation.and_then(|federation| federation.primary.as_ref());
+    let primary = primary.map(|primary| config.primary_timing(primary.value.ttl_max));
+    CallBounds {
+        site_ms: millis(config.site_timing(&picture.dynamic).call_timeout),
+        primary_ms: primary.map_or(0, |timing| millis(timing.call_timeout)),
+    }
 }

@@ -432,6 +432,9 @@ impl Actor {
                 }
             }
             Action::Take { primary_revision } => {
+                if let Err(error) = timing.check("primary lease") {
+                    return Outcome::NotDone(error.to_string());
+                }
                 let begun = self.failsafe.begin_take(primary, *primary_revision, boot_time());
                 if let Err(problem) = begun {
                     return Outcome::NotDone(problem);

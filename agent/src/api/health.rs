@@ -55,7 +55,12 @@ struct Writing {
 
 impl Writing {
     fn is_possible(self) -> bool {
-        self.open && !self.stopping && !self.frozen && self.before_fence && self.fresh
+        self.is_by_role() && !self.frozen && self.before_fence
+    }
+
+    /// By its role alone, whatever its rights.
+    fn is_by_role(self) -> bool {
+        self.open && !self.stopping && self.fresh
     }
 }
 
@@ -84,12 +89,14 @@ impl Facts {
         };
         // As decisions see it: only outside a federation does a pause take the fence away.
         let alone = picture.dynamic.pause && view.federation.is_none();
-        let silent = site.is_none_or(|site| site.age + now.since(view.now) > picture.dynamic.ttl);
+        // Of the picture, which `fresh` keeps young: were its own age counted, a loop that hangs would
+        // look like a silent DCS.
+        let silent = site.is_none_or(|site| site.age > picture.dynamic.ttl);
         Self {
             leads: named && deadlines.site().lies_ahead(now),
             writable: writing.is_possible(),
             paused: picture.dynamic.pause,
-            unfenced: alone && silent && writing.open && !writing.stopping,
+            unfenced: alone && silent && writing.is_by_role(),
             standby_site,
             running,
             replica: publish::role(picture, &config.name) == "replica",
@@ -115,7 +122,12 @@ impl Facts {
     }
 
     fn standby_leader(&self) -> bool {
-        self.leads && self.standby_site && self.running && !self.writable
+        self.leads && self.standby_site && self.runs() && !self.writable
+    }
+
+    /// Patroni asks PostgreSQL at the request. A round that is too old says nothing of it any more.
+    fn runs(&self) -> bool {
+        self.running && self.fresh
     }
 
     fn replica(&self, query: &BTreeMap<String, String>) -> bool {
@@ -123,7 +135,7 @@ impl Facts {
             .get("lag")
             .and_then(|text| bytes(text))
             .is_some_and(|most| self.lag_bytes.is_none_or(|lag| lag > most));
-        self.replica && self.running && !self.noloadbalance && !lagging
+        self.replica && self.runs() && !self.noloadbalance && !lagging
     }
 
     fn tags_match(&self, query: &BTreeMap<String, String>) -> bool {
@@ -150,7 +162,7 @@ impl Facts {
         } else if has("read-only") && !has("sync") && !has("quorum") {
             (leader() || self.replica(query), true)
         } else if has("health") {
-            (self.running, true)
+            (self.runs(), true)
         } else if has("read-only-sync") {
             (leader() || (self.synchronous && self.replica(query)), true)
         } else if has("read-only-quorum") {
@@ -174,11 +186,11 @@ impl Facts {
 
     pub(super) fn readiness(&self, query: &BTreeMap<String, String>) -> StatusCode {
         if self.leads {
-            return code(self.running);
+            return code(self.runs());
         }
         let most = query.get("lag").and_then(|text| bytes(text)).unwrap_or(1 << 20);
         let near = self.lag_bytes.is_some_and(|lag| lag <= most);
-        code(self.running && self.streaming && near)
+        code(self.runs() && self.streaming && near)
     }
 }
 
@@ -298,12 +310,42 @@ mod tests {
 
     #[test]
     fn a_paused_cluster_that_lost_its_dcs_goes_by_the_role_alone() {
-        let unfenced = Facts { unfenced: true, paused: true, fresh: false, ..nothing() };
+        let unfenced = Facts { unfenced: true, paused: true, ..nothing() };
         assert!(ok(&unfenced, "primary", &[]) && ok(&unfenced, "leader", &[]));
         assert!(!ok(&unfenced, "replica", &[]));
-        assert_eq!(unfenced.liveness(), StatusCode::OK, "paused is alive, as in Patroni");
-        let old = Facts { fresh: false, ..nothing() };
-        assert_eq!(old.liveness(), StatusCode::SERVICE_UNAVAILABLE);
+        // Its rights are nobody's concern, that it is open is.
+        let open =
+            Writing { open: true, stopping: false, frozen: true, before_fence: false, fresh: true };
+        assert!(open.is_by_role() && !open.is_possible());
+        for not in [
+            Writing { open: false, ..open },
+            Writing { stopping: true, ..open },
+            Writing { fresh: false, ..open },
+        ] {
+            assert!(!not.is_by_role(), "{not:?}");
+        }
+    }
+
+    #[test]
+    fn a_round_that_is_too_old_says_of_no_server_that_it_runs() {
+        let none = BTreeMap::new();
+        let leader = Facts { leads: true, standby_site: true, ..nothing() };
+        let replica =
+            Facts { replica: true, streaming: true, synchronous: true, quorum: true, ..nothing() };
+        for (facts, paths) in [
+            (leader, &["leader", "standby-leader", "read-only", "health"][..]),
+            (replica, &["replica", "read-only", "sync", "quorum", "read-only-sync", "health"][..]),
+        ] {
+            let old = Facts { fresh: false, ..facts.clone() };
+            for path in paths {
+                assert!(ok(&facts, path, &[]) && !ok(&old, path, &[]), "/{path}");
+            }
+            assert_eq!(facts.readiness(&none), StatusCode::OK);
+            assert_eq!(old.readiness(&none), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(old.liveness(), StatusCode::SERVICE_UNAVAILABLE);
+            let paused = Facts { paused: true, ..old };
+            assert_eq!(paused.liveness(), StatusCode::OK, "as in Patroni");
+        }
     }
 
     #[test]

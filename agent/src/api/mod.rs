@@ -68,6 +68,25 @@ impl Listeners {
         Ok(Self { rest, promises: promise::bind(config).await? })
     }
 
+    /// Every address that the configuration names.
+    #[must_use]
+    pub fn addresses(config: &Config) -> Vec<SocketAddr> {
+        let federation = config.federation.as_ref();
+        let promises = federation.and_then(|federation| federation.promise.as_ref());
+        let promises = promises.map(|promise| promise.listen);
+        std::iter::once(config.rest.listen).chain(promises).collect()
+    }
+
+    /// Binds what the configuration names and lets go of it, but what is `held` by who will make room.
+    pub async fn check(config: &Config, held: &[SocketAddr]) -> anyhow::Result<()> {
+        for address in Self::addresses(config) {
+            if !held.contains(&address) {
+                bind(address).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Serves for the life of the runtime.
     pub fn serve(self, shared: &Shared) {
         tokio::spawn(serve(self.rest, shared.clone()));

@@ -10,6 +10,7 @@ pub mod dynamic;
 mod dynamic_section;
 mod known;
 mod methods;
+mod places;
 mod postgres;
 pub mod promise;
 mod regent;
@@ -33,6 +34,7 @@ use serde::Deserialize;
 use crate::decide::view::Tags;
 
 pub use methods::{BootstrapMethod, Maker, Methods, ReplicaMethod};
+pub use places::Places;
 pub use postgres::{Authentication, Bootstrap, PostgresConfig, User};
 pub use regent::RegentConfig;
 pub use scripts::{CallbacksSection, CommandLine};

@@ -12,8 +12,8 @@ use regent_proto::timeline::{Ancestry, Containment};
 use super::preconditions::{Opening, Precondition};
 use super::quorum::{self, Voting};
 use super::view::{
-    At, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize, PrePromote,
-    Process, SiteView, Status,
+    At, Control, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize,
+    PrePromote, Process, SiteView, Status,
 };
 use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, preconditions, synchronous};
 
@@ -179,7 +179,9 @@ impl Judge<'_> {
                     Choice::act(Reason::Starting, vec![Action::Run(job)])
                 }
             }
-            (DataDirectory::Cluster(_), Process::Starting) => Choice::wait(Reason::AwaitingServer),
+            (DataDirectory::Cluster(control), Process::Starting) => self
+                .lease_of_frozen(control, global)
+                .unwrap_or(Choice::wait(Reason::AwaitingServer)),
             (DataDirectory::Cluster(_), Process::Running) => match &postgres.status {
                 None => Choice::wait(Reason::AwaitingServer),
                 Some(status) => self
@@ -424,6 +426,22 @@ impl Judge<'_> {
                 epoch: primary.value.epoch,
             }],
         ))
+    }
+
+    /// The lease of a server that is frozen until it has one, and so tells nothing. As with one that
+    /// crashed: what was open under this very epoch contains what the epoch demands. Of the floor it is
+    /// asked what pg_control tells, a checkpoint, which may lie before it.
+    fn lease_of_frozen(
+        &self,
+        control: &Control,
+        global: Option<(&FederationView, &At<Primary>)>,
+    ) -> Option<Choice> {
+        let was_open = self.writable() && control.state == ControlState::InProduction;
+        let parted = self.floor_of(&control.ancestry, control.end) == Containment::Diverged;
+        if !self.view.guardian.frozen || !was_open || parted || !self.is_of_this_epoch(global) {
+            return None;
+        }
+        self.own_lease(global)
     }
 
     /// A mark that nobody can read. `primary` is open for this site, and the lease, acquired or

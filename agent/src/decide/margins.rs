@@ -8,10 +8,32 @@ const STOP_USES_MOST: u64 = 80;
 /// What the guardian may oversleep (proto's `time::lease`), in milliseconds.
 const WAKE_MOST_MS: u64 = 50;
 
+/// What one call of a renewal may take before it is given up, in milliseconds (τ of hazards.md 3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallBounds {
+    /// Of the leader key's lease.
+    pub site_ms: u64,
+    /// Of the primary lease; 0 outside a federation.
+    pub primary_ms: u64,
+}
+
 /// One sentence for each thin margin.
 #[must_use]
-pub fn thin(fence: &ReportedFence, server_runs: bool, hung: u64) -> Vec<String> {
+pub fn thin(fence: &ReportedFence, calls: CallBounds, server_runs: bool, hung: u64) -> Vec<String> {
     let mut thin = Vec::new();
+    for (what, took, most, longer) in [
+        ("leader key", fence.site_round_trip_ms, calls.site_ms, "ttl and retry_timeout"),
+        ("primary lease", fence.primary_round_trip_ms, calls.primary_ms, "policy.primary_ttl"),
+    ] {
+        // Half of the bound is left for the slower call that comes next.
+        if let Some(took) = took.filter(|took| most > 0 && took * 2 > most) {
+            thin.push(format!(
+                "the last renewal of the {what} took {took} ms, more than half of the {most} ms that \
+                 a call may take: a store that becomes slower costs the right to write; look at it, \
+                 or raise {longer}"
+            ));
+        }
+    }
     let (stop, kill) = (fence.stop_budget_ms, fence.kill_budget_ms);
     if let Some(worst) = fence.worst_stop_ms.filter(|worst| worst * 100 > stop * STOP_USES_MOST) {
         thin.push(format!(
@@ -57,20 +79,31 @@ mod tests {
             kill_budget_ms: 250,
             worst_wake_ms: Some(50),
             guardian: true,
+            site_round_trip_ms: Some(350),
+            primary_round_trip_ms: Some(600),
             ..ReportedFence::default()
         };
-        assert_eq!(thin(&good, true, 0), Vec::<String>::new());
-        let hung = thin(&good, true, 1);
+        let calls = CallBounds { site_ms: 700, primary_ms: 1200 };
+        assert_eq!(thin(&good, calls, true, 0), Vec::<String>::new());
+        let hung = thin(&good, calls, true, 1);
         assert!(hung.len() == 1 && hung[0].starts_with("a guardian hung"), "{hung:?}");
         for (bad, word) in [
             (ReportedFence { worst_stop_ms: Some(4001), ..good.clone() }, "4001 ms, near"),
             (ReportedFence { worst_kill_ms: Some(126), ..good.clone() }, "at least 252 ms"),
             (ReportedFence { worst_wake_ms: Some(51), ..good.clone() }, "51 ms late"),
             (ReportedFence { guardian: false, ..good.clone() }, "no guardian"),
+            (ReportedFence { site_round_trip_ms: Some(351), ..good.clone() }, "key took 351 ms"),
+            (ReportedFence { primary_round_trip_ms: Some(601), ..good.clone() }, "lease took 601"),
         ] {
-            let said = thin(&bad, true, 0);
+            let said = thin(&bad, calls, true, 0);
             assert!(said.len() == 1 && said[0].contains(word), "{word}: {said:?}");
         }
-        assert!(thin(&ReportedFence { guardian: false, ..good }, false, 0).is_empty());
+        assert!(
+            thin(&ReportedFence { guardian: false, ..good.clone() }, calls, false, 0).is_empty()
+        );
+        // Outside a federation there is no primary lease, and so no bound.
+        let alone = CallBounds { primary_ms: 0, ..calls };
+        let lent = ReportedFence { primary_round_trip_ms: Some(5000), ..good };
+        assert!(thin(&lent, alone, true, 0).is_empty());
     }
 }

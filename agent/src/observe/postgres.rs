@@ -332,12 +332,13 @@ impl PostgresObserver {
         self.problem.as_deref()
     }
 
-    /// The view of the server. `job` says that a job owns the data directory at the moment.
+    /// The view of the server. `job` says that a job owns the data directory at the moment, `frozen` that
+    /// its processes are stopped until the leases are renewed.
     pub async fn read(
         &mut self,
         postmaster: Option<Postmaster>,
         follows: Option<crate::decide::view::Follow>,
-        job: bool,
+        (job, frozen): (bool, bool),
     ) -> (PostgresView, Extra) {
         if postmaster != self.postmaster {
             self.client = None;
@@ -355,9 +356,11 @@ impl PostgresObserver {
         let mut users_exist = false;
         let mut status = None;
         let asked = boot_time();
-        // A job that stops or copies the server owns it: asking would only wait for it.
+        // A job that stops or copies the server owns it: asking would only wait for it. And what is
+        // frozen answers nobody: what lets it go on are the leases that this round decides to renew.
         if postmaster.is_some()
             && !job
+            && !frozen
             && let Some(answer) = self.ask().await
             && let Some(surroundings) = self.surroundings().await
         {

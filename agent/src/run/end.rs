@@ -10,6 +10,7 @@ use regent_guardian::processes::of_data_directory;
 use super::Agent;
 use crate::act::jobs::BEFORE_STOP;
 use crate::act::postgres::files::write_atomically;
+use crate::act::postgres::server::Server;
 use crate::act::scripts;
 use crate::act::site::Held;
 use crate::decide::view::{JobKind, Memory, View};
@@ -24,6 +25,8 @@ const LOOKS: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long an upgrade waits for a leader key on its way: one that never arrives holds up none.
 const KEY_MOVES_WITHIN: Duration = Duration::from_secs(30);
+/// How long an upgrade waits for a guardian: one that cannot be had may be what the upgrade mends.
+const GUARDED_WITHIN: Duration = Duration::from_secs(15);
 /// How often the loop says that it lives while `before_stop` runs.
 const LIVES_EVERY: Duration = Duration::from_millis(200);
 
@@ -33,6 +36,13 @@ const LIVES_EVERY: Duration = Duration::from_millis(200);
 fn moves_the_key(memory: &Memory, asked: BootTime, now: BootTime) -> bool {
     let stands_back = memory.stands_back_until.is_some_and(|until| now < until);
     (memory.switching.is_some() || stands_back) && now.since(asked) < KEY_MOVES_WITHIN
+}
+
+/// Whether an upgrade waits for the guardian that is about to stand beside the server: whoever is being
+/// started would belong to nobody, and its lock would keep the next life's out.
+fn lacks_a_guardian(server: &Server, asked: BootTime, now: BootTime) -> bool {
+    let beside = server.beside().borrow().pid.is_some();
+    server.postmaster().is_some() && !beside && now.since(asked) < GUARDED_WITHIN
 }
 
 impl Agent {
@@ -46,14 +56,17 @@ impl Agent {
             && self.memory.request.is_none()
             && self.callbacks.are_idle();
         let Some(asked) = self.upgrade_asked else { return };
-        if !idle || moves_the_key(&self.memory, asked, boot_time()) {
+        let now = boot_time();
+        let unguarded = lacks_a_guardian(&self.actor.server, asked, now);
+        if !idle || unguarded || moves_the_key(&self.memory, asked, now) {
             return;
         }
         self.upgrade_asked = None;
         let refusal = upgrade::refusal(&self.config.regent.run_dir);
         drop(std::fs::remove_file(&refusal));
         tracing::info!(node = %self.config.name, "upgrading in place");
-        let problem = self.upgrade.perform(self.deadlines.page()).await;
+        let held = self.listens_on();
+        let problem = self.upgrade.perform(self.deadlines.page(), &held, &self.stop).await;
         tracing::error!(node = %self.config.name, problem, "not upgraded: this program goes on");
         if let Err(error) = write_atomically(&refusal, problem.as_bytes()) {
             tracing::warn!(%error, "telling the refusal in the run directory");

@@ -25,7 +25,8 @@ impl Agent {
         }
         let postmaster = self.actor.server.postmaster();
         let owned = !matches!(job, None | Some(JobKind::CreateUsers | JobKind::PrePromote));
-        let (mut postgres, extra) = self.postgres.read(postmaster, follows, owned).await;
+        let frozen = self.deadlines.page().frozen();
+        let (mut postgres, extra) = self.postgres.read(postmaster, follows, (owned, frozen)).await;
         let now = boot_time();
         let tenures = self.actor.renewal.tenures().borrow().clone();
         let pictures = self.site_mirror.pictures();

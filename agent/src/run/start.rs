@@ -1,5 +1,7 @@
 //! Builds an agent: what it is made of, what it opens, and the threads and tasks that it starts.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
 use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Files;
-use crate::act::postgres::found;
+use crate::act::postgres::found::{self, Frozen};
 use crate::act::postgres::guardian::{Launcher, reap_what_was_left};
 use crate::act::postgres::programs::Programs;
 use crate::act::postgres::server::{Postmaster, Server};
@@ -33,9 +35,9 @@ use crate::act::random::Ids;
 use crate::act::site::SiteStore;
 use crate::act::{Actor, store};
 use crate::api;
-use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
+use crate::config::{Config, Places};
 use crate::decide::callbacks;
 use crate::decide::slots;
 use crate::decide::view::Memory;
@@ -54,7 +56,50 @@ use crate::upgrade::Upgrade;
 /// How long a frozen server may wait for the agent's start, whose steps each have a bound.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
+/// What a former life left, seen before anything that can fail.
+struct Left {
+    lock: Result<std::fs::File, LockError>,
+    page: Option<Page>,
+    frozen: Option<Frozen>,
+}
+
+impl Left {
+    /// Freezes a server whose rights nobody knows, and ends backends that lost their postmaster.
+    async fn freeze(data_dir: &Path, run_dir: &Path, inherited_page: Option<i32>) -> Self {
+        let lock = preflight::lock_run_dir(run_dir);
+        let page = successor::left(run_dir, inherited_page);
+        // What a guardian guards ends by its deadline; what another agent has is that one's.
+        let guarded = page.as_ref().is_some_and(successor::guards);
+        let frozen = match &lock {
+            Ok(_) | Err(LockError::Unusable { .. }) if !guarded => {
+                found::freeze(data_dir, run_dir).await
+            }
+            Ok(_) | Err(LockError::Unusable { .. } | LockError::Taken { .. }) => None,
+        };
+        Self { lock, page, frozen }
+    }
+}
+
+/// Nobody will renew its rights.
+async fn end(frozen: Frozen, because: &anyhow::Error) {
+    tracing::error!("this agent cannot start ({because:#}): PostgreSQL, frozen, is killed");
+    frozen.end().await;
+}
+
 impl Agent {
+    /// For a configuration that is refused: an agent that cannot start ends what a former life left
+    /// without a guardian, whatever keeps it from starting.
+    pub async fn refused(places: &Places, inherited_page: Option<i32>, because: &anyhow::Error) {
+        let marked = found::marked_directory(&places.run_dir);
+        let Some(data_dir) = marked.as_ref().or(places.data_dir.as_ref()) else { return };
+        let left = Left::freeze(data_dir, &places.run_dir, inherited_page).await;
+        if let Some(frozen) = left.frozen {
+            end(frozen, because).await;
+        }
+        // Held until here: the next agent finds nothing half done.
+        drop(left.lock);
+    }
+
     /// Freezes a server whose rights nobody knows, before anything that can fail; then connects,
     /// binds, adopts. Where the start fails, that server ends: nobody will renew its rights.
     pub async fn build(
@@ -63,27 +108,35 @@ impl Agent {
         inherited_page: Option<i32>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let run_dir = &config.regent.run_dir;
-        let lock = preflight::lock_run_dir(run_dir);
-        let before = successor::left(run_dir, inherited_page);
-        // What a guardian guards ends by its deadline; what another agent has is that one's.
-        let guarded = before.as_ref().is_some_and(successor::guards);
-        let frozen = match &lock {
-            Ok(_) | Err(LockError::Unusable { .. }) if !guarded => {
-                found::freeze(&config.postgres.data_dir, run_dir).await
-            }
-            Ok(_) | Err(LockError::Unusable { .. } | LockError::Taken { .. }) => None,
-        };
+        let (data_dir, run_dir) = (&config.postgres.data_dir, &config.regent.run_dir);
+        let Left { lock, page, frozen } = Left::freeze(data_dir, run_dir, inherited_page).await;
         let freeze = frozen.as_ref().map(|frozen| frozen.postmaster);
         let begun = match lock {
-            Ok(lock) => Self::begin(config, (upgrade, stop), before, freeze, lock).await,
+            Ok(lock) => Self::begin(config, (upgrade, stop), page, freeze, lock).await,
             Err(error) => Err(error.into()),
         };
         if let (Err(error), Some(frozen)) = (&begun, frozen) {
-            tracing::error!("this agent cannot start ({error:#}): PostgreSQL, frozen, is killed");
-            frozen.end().await;
+            end(frozen, error).await;
         }
         begun
+    }
+
+    /// What a next life in this process would fail on at its start, where that can be known before: once
+    /// it runs there is no way back. `held` are the addresses that the present one listens on.
+    pub async fn check_next_life(config: &Config, held: &[SocketAddr]) -> anyhow::Result<()> {
+        let files = Files::new(config);
+        preflight::check_run_dir(config)?;
+        preflight::check_versions(&Programs::new(&config.postgres.bin_dir), &files).await?;
+        guardian_program(config)?;
+        if config.federation.is_some() {
+            EpochFile::new(config).check()?;
+        }
+        api::Listeners::check(config, held).await
+    }
+
+    /// The addresses that this life listens on.
+    pub(super) fn listens_on(&self) -> Vec<SocketAddr> {
+        api::Listeners::addresses(&self.config)
     }
 
     async fn begin(
@@ -102,7 +155,6 @@ impl Agent {
         if config.federation.is_some() {
             EpochFile::new(&config).check()?;
         }
-        preflight::note_life(&config.regent.run_dir, &lock)?;
         files.write_passfile(&config).context("writing the password file")?;
         preflight::check_versions(&programs, &files).await?;
         let listeners = api::Listeners::bind(&config).await?;
@@ -134,6 +186,8 @@ impl Agent {
         let arriving = serve(listeners, &config, seen, asks);
         let callbacks = Callbacks::begin(&config);
         let reaches = tell::reaches(&config, &programs, &files, picture_receiver);
+        // Last: whoever waits for this life takes it for one that has begun.
+        preflight::note_life(&config.regent.run_dir, &lock)?;
         Ok(Self {
             site_observer: SiteObserver::new(site_keys, config.name.clone()),
             global_observer: global_store
@@ -380,7 +434,7 @@ fn start_guard(
 }
 
 /// How guardians of this node are run.
-fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launcher> {
+fn guardian_program(config: &Config) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program's own file")?;
     let beside = own.with_file_name("regent-guardian");
     let program = config.regent.guardian.clone().unwrap_or(beside);
@@ -389,8 +443,12 @@ fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launch
         "regent.guardian: {} is not there; it is installed beside regent-agent",
         program.display()
     );
+    Ok(program)
+}
+
+fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launcher> {
     Ok(Launcher {
-        program,
+        program: guardian_program(config)?,
         data_dir: files.data_dir.clone(),
         run_dir: files.run_dir.clone(),
         log: files.server_log(),

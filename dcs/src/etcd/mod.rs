@@ -21,9 +21,10 @@ mod members;
 pub mod section;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -78,6 +79,25 @@ pub struct EtcdTls {
 #[derive(Clone)]
 pub struct EtcdStore {
     members: Arc<Members>,
+    ttls: Arc<Ttls>,
+}
+
+/// The TTLs of leases that this store granted or has renewed. etcd never changes one, so a renewal need
+/// not ask for it again: one round trip instead of two, where the DCS is slow.
+#[derive(Debug, Default)]
+struct Ttls(Mutex<BTreeMap<LeaseId, Duration>>);
+
+impl Ttls {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<LeaseId, Duration>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, lease: LeaseId, renewal: Renewal) {
+        match renewal {
+            Renewal::Renewed { ttl } => self.known().insert(lease, ttl),
+            Renewal::Lost => self.known().remove(&lease),
+        };
+    }
 }
 
 impl EtcdStore {
@@ -87,17 +107,19 @@ impl EtcdStore {
     /// [`StoreError::Refused`] for a configuration that can't work: no or malformed endpoints,
     /// `https` without [`EtcdConfig::tls`], files that can't be read.
     pub fn connect(config: EtcdConfig) -> Result<Self, StoreError> {
-        Ok(Self { members: Arc::new(Members::new(config)?) })
+        Ok(Self { members: Arc::new(Members::new(config)?), ttls: Arc::default() })
     }
 
     fn check(&self, action: &str, checked: Result<(), String>) -> Result<(), StoreError> {
         checked.map_err(|problem| self.members.refused(action, problem))
     }
 
-    /// One exchange on a keep-alive stream: whether the lease lives, and its TTL.
+    /// One exchange on a keep-alive stream, two where the TTL is not known yet: whether the lease lives.
     async fn keep_alive(&self, lease: LeaseId, timeout: Duration) -> Result<Renewal, StoreError> {
         let action = format!("renew lease {}", lease.0);
-        self.members
+        let known = self.ttls.known().get(&lease).copied();
+        let renewal = self
+            .members
             .repeatable(&action, timeout, Effect::Some, |mut client| async move {
                 let opened = client.lease_keep_alive(lease.0).await;
                 let (mut keeper, mut answers) = match opened {
@@ -105,12 +127,17 @@ impl EtcdStore {
                     opened => opened?,
                 };
                 // Opening has renewed it already, but does not tell the TTL.
+                if let Some(ttl) = known {
+                    return Ok(Renewal::Renewed { ttl });
+                }
                 keeper.keep_alive().await?;
                 let answer = answers.message().await?;
                 let ttl = answer.map_or(0, |answer| answer.ttl());
                 Ok(convert::seconds(ttl).map_or(Renewal::Lost, |ttl| Renewal::Renewed { ttl }))
             })
-            .await
+            .await?;
+        self.ttls.note(lease, renewal);
+        Ok(renewal)
     }
 }
 
@@ -178,7 +205,9 @@ impl Store for EtcdStore {
             .await?;
         let ttl = convert::seconds(answer.ttl())
             .ok_or_else(|| self.members.refused(&action, answer.error().to_owned()))?;
-        Ok(GrantedLease { id: LeaseId(answer.id()), ttl })
+        let id = LeaseId(answer.id());
+        self.ttls.note(id, Renewal::Renewed { ttl });
+        Ok(GrantedLease { id, ttl })
     }
 
     async fn renew(&self, lease: LeaseId, timeout: Duration) -> Result<Renewal, StoreError> {
@@ -196,6 +225,7 @@ impl Store for EtcdStore {
 
     async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<(), StoreError> {
         let action = format!("revoke lease {}", lease.0);
+        self.ttls.note(lease, Renewal::Lost);
         self.members
             .repeatable(&action, timeout, Effect::Some, |mut client| async move {
                 match client.lease_revoke(lease.0).await {

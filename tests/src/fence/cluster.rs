@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::unistd::Pid;
+use regent_agent::observe::clock::wall_time;
 use regent_proto::topology::StoreKind;
 use regent_test_sys::pipe::Log;
 use regentctl::lab::layout::StorePlace;
@@ -20,6 +21,7 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use crate::bed::TWO_SITES;
 use crate::report::workspace;
+use crate::rest::ask;
 use crate::wait::until;
 
 use super::checker::{Node, Row};
@@ -52,10 +54,13 @@ policy:
 
 /// The sites' TTL, as the topologies have it.
 pub const TTL: Duration = Duration::from_secs(5);
-/// The primary lease's.
-pub const PRIMARY_TTL: Duration = Duration::from_secs(15);
 /// Longest wait for the cluster to be whole.
 const HEALTHY: Duration = Duration::from_secs(60);
+/// Longest wait for an agent's next round after its clock was stepped.
+const STEPS: Duration = Duration::from_secs(10);
+/// An agent whose clock was stepped tells the time to this many seconds: the round before it may be
+/// what it tells.
+const STEPPED_WITHIN: f64 = 60.0;
 /// Longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(2);
 /// Longest wait for the table.
@@ -344,6 +349,29 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Steps the wall clock of a node's agent to this many seconds from the machine's, and waits until
+    /// the agent tells the time by it: a library that the loader ignores would step nothing.
+    ///
+    /// # Errors
+    /// When the agent does not.
+    pub async fn step_wall(&self, node: Node, seconds: i64) -> anyhow::Result<()> {
+        self.wall.step(node, seconds)?;
+        let port = self.lab().layout().nodes[node].rest_port;
+        until("the agent to tell the stepped time", STEPS, async || {
+            let answer = ask(port, "GET", "/metrics", "").await.map_err(|e| e.to_string())?;
+            let told = answer.body.lines().find(|line| line.starts_with("patroni_dcs_last_seen{"));
+            let told = told.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            let told = told.ok_or("no patroni_dcs_last_seen")?;
+            let here = Duration::from_millis(wall_time().0).as_secs_f64();
+            let apart = told
+                - here
+                - Duration::from_secs(seconds.unsigned_abs()).as_secs_f64()
+                    * if seconds < 0 { -1.0 } else { 1.0 };
+            if apart.abs() < STEPPED_WITHIN { Ok(()) } else { Err(format!("{apart} s apart")) }
+        })
+        .await
     }
 
     /// The file of the global quorum, where it is one.

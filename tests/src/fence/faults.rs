@@ -17,7 +17,7 @@ use regent_test_sys::{Need, hanging, watchdog};
 use rusqlite::Connection;
 
 use super::checker::Node;
-use super::cluster::{Cluster, PRIMARY_TTL, Setting, TTL};
+use super::cluster::{Cluster, Setting, TTL};
 use super::proxy::Cut;
 use super::stale::{Stale, Told};
 use super::wall;
@@ -132,19 +132,6 @@ impl Fault {
             Setting::Watched => vec![Self::BothStopped, Self::BothKilled],
             Setting::Hanging => vec![Self::DataDirectoryHangs, Self::DirectoryAloneHangs],
             Setting::Federation => vec![Self::AgentStopped, Self::AgentKilled, Self::QuorumGone],
-        }
-    }
-
-    /// The longest that a right to write, granted before the fault, can last.
-    #[must_use]
-    pub fn lease(self) -> Duration {
-        if self == Self::QuorumGone {
-            PRIMARY_TTL
-        } else if self == Self::DirectoryAloneHangs {
-            // Renewed for two TTLs before the hanging loop is believed to hang.
-            TTL * 3
-        } else {
-            TTL
         }
     }
 
@@ -328,7 +315,7 @@ impl Fault {
             }
             Self::ClockAhead | Self::ClockBack => {
                 let hour = if self == Self::ClockAhead { HOUR } else { -HOUR };
-                cluster.wall.step(node, hour)?;
+                cluster.step_wall(node, hour).await?;
                 injected.undo.push(Undo::Clock);
                 injected.lose_dcs(cluster)?;
             }

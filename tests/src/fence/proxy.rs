@@ -12,10 +12,13 @@ use axum::response::IntoResponse as _;
 use regent_test_sys::tools;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// More right to the processor than any overload.
 const NICE: i32 = -10;
+
+/// Pieces on their way in one direction, at most.
+const PIECES: usize = 1024;
 
 /// How a relay treats what passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,17 +135,27 @@ async fn pieces(
     mut to: tokio::net::tcp::OwnedWriteHalf,
     way: watch::Receiver<Way>,
 ) {
-    let mut piece = vec![0; 64 * 1024];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut piece).await else { return };
-        let delay = way.borrow().delay;
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
+    let (send, mut delayed) = mpsc::channel(PIECES);
+    let read = async move {
+        let mut piece = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut piece).await {
+            // Counts from here: a way that takes long carries the next piece all the same.
+            let due = Box::pin(tokio::time::sleep(way.borrow().delay));
+            if send.send((due, piece[..count].to_vec())).await.is_err() {
+                return;
+            }
         }
-        if to.write_all(&piece[..count]).await.is_err() {
-            return;
+    };
+    let write = async move {
+        while let Some((due, piece)) = delayed.recv().await {
+            due.await;
+            if to.write_all(&piece).await.is_err() {
+                return;
+            }
         }
-    }
+    };
+    // Each ends the other's channel; what is on its way still arrives.
+    tokio::join!(read, write);
 }
 
 /// gRPC over HTTP/2: whatever is asked, `UNAVAILABLE: etcdserver: no leader`, as a member says it.

@@ -122,13 +122,13 @@ pub const HEAD: &str = "fault                             n  acknowledged  late 
 
 /// One line of the table.
 #[must_use]
-pub fn line(case: &Case, assumed: bool) -> String {
+pub fn line(case: &Case) -> String {
     let figure = |name: &str| case.figures.iter().find(|f| f.name == name).map(|f| f.value);
     let show = |name: &str, digits: usize| {
         figure(name).map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
     };
     format!(
-        "{:<33} {:>2}  {:>12}  {:>4}  {:>7}  {:>4}  {:>10}{} {:>10}/{:<7} {:>7}  {:>7}  {}/{}",
+        "{:<33} {:>2}  {:>12}  {:>4}  {:>7}  {:>4}  {:>10}  {:>10}/{:<7} {:>7}  {:>7}  {}/{}",
         case.name,
         show("n", 0),
         show("acknowledged", 0),
@@ -136,7 +136,6 @@ pub fn line(case: &Case, assumed: bool) -> String {
         show("overlaps", 0),
         show("lost", 0),
         show("latest acknowledgement after D", 0),
-        if assumed { '*' } else { ' ' },
         show("next primary, median", 0),
         show("next primary, max", 0),
         show("longest kill", 0),
@@ -146,39 +145,27 @@ pub fn line(case: &Case, assumed: bool) -> String {
     )
 }
 
-/// The case of a strain, over all its rounds.
+/// The case of a strain.
 #[must_use]
-pub fn strained(strain: Strain, rounds: &[anyhow::Result<Endured>], span: Duration) -> Case {
+pub fn strained(strain: Strain, endured: &anyhow::Result<Endured>, span: Duration) -> Case {
     let mut case = Case::new(strain.name()).figure("under strain", millis(span), "ms");
-    let ended: Vec<&Endured> = rounds.iter().filter_map(|round| round.as_ref().ok()).collect();
-    let gap = ended.iter().map(|endured| endured.gap).max().unwrap_or_default();
-    case = case.figure("longest time without a row", millis(gap), "ms");
-    let guardians = ended.iter().filter_map(|endured| endured.guardian);
-    if let Some(worst) = guardians.max_by_key(|guardian| guardian.worst_wake) {
-        case = case.figure("guardian's latest wake-up", millis(worst.worst_wake), "ms");
+    let endured = match endured {
+        Ok(endured) => endured,
+        Err(problem) => return case.require(false, || format!("{problem:#}")),
+    };
+    case = case.figure("longest time without a row", millis(endured.gap), "ms");
+    if let Some(guardian) = endured.guardian {
+        case = case.figure("guardian's latest wake-up", millis(guardian.worst_wake), "ms");
         if strain == Strain::Overload {
-            case = punctual(case, worst);
+            case = punctual(case, guardian);
         }
     }
-    let rates = ended.iter().map(|endured| endured.rates);
-    let (before, after) = rates
-        .fold((usize::MAX, usize::MAX), |least, rate| (least.0.min(rate.0), least.1.min(rate.1)));
     let count = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
-    case = case.figure("rate before, least", count(before), "rows/s").figure(
-        "rate under strain, least",
-        count(after),
-        "rows/s",
-    );
-    for (n, round) in rounds.iter().enumerate() {
-        let problem = match round {
-            Ok(endured) => endured.problem(),
-            Err(problem) => Some(format!("{problem:#}")),
-        };
-        case = case.require(problem.is_none(), || {
-            format!("round {}: {}", n + 1, problem.unwrap_or_default())
-        });
-    }
-    case.require(!rounds.is_empty(), || "no round ran".to_owned())
+    let (before, after) = endured.rates;
+    case = case.figure("rate before", count(before), "rows/s");
+    case = case.figure("rate under strain, at its end", count(after), "rows/s");
+    let problem = endured.problem();
+    case.require(problem.is_none(), || problem.unwrap_or_default())
 }
 
 /// The case of an overload says how late the guardian woke, where that is late.

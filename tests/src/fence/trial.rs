@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use regent_proto::time::{BootTime, Deadline, WatchdogTiming};
+use regent_proto::time::{BootTime, WatchdogTiming};
 use regent_test_sys::watchdog::check::{Knowledge, Right, violations};
 
 use crate::wait::until;
 
-use super::checker::{Findings, Node, Observation, Sample, Tenure, in_force, judge, raised_alone};
+use super::checker::{Findings, Node, Observation, Tenure, in_force, judge, raised_alone};
 use super::clients::{Clients, Kind};
 use super::cluster::{Cluster, TTL};
 use super::deadline::{Guardian, Watcher};
@@ -37,8 +37,6 @@ pub struct Outcome {
     /// Last acknowledgement of the tenure of before against its deadline, in nanoseconds; negative
     /// is before. `None` where that tenure went on.
     pub latest: Option<i128>,
-    /// Whether the deadline is the one that the node had, or the highest it can have had.
-    pub deadline_read: bool,
     /// From the fault to the first acknowledgement of another tenure, or, where there was none, the
     /// longest time without any.
     pub next: Duration,
@@ -99,6 +97,14 @@ pub async fn run(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Outcome>
     let password = cluster.lab().secrets().app.clone();
     let clients = Clients::start(&cluster.places[old], &cluster.places, &password, first)?;
     warm(&clients).await?;
+    // Without it "nothing after D" would say nothing.
+    until("the holder's deadline to be read", WARMS, async || {
+        let seen = watcher.seen();
+        let read = seen.deadlines.get(&old).and_then(|samples| samples.last());
+        let ahead = read.is_some_and(|sample| sample.deadline.lies_ahead(boot_time()));
+        if ahead { Ok(()) } else { Err(format!("{read:?}")) }
+    })
+    .await?;
 
     let at = boot_time();
     let rate_before = clients.look(|log| log.count(at.minus(RATE), at));
@@ -119,24 +125,15 @@ pub async fn run(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Outcome>
     let log = clients.finish();
     let seen = watcher.seen();
     drop(watcher);
-    let mut observation = Observation {
+    let observation = Observation {
         acks: log.acks,
         deadlines: seen.deadlines,
         found: cluster.take_rows(now).await?,
     };
-    let deadline_read = observation.deadlines.contains_key(&old);
-    if !deadline_read && fault.next() == Next::Another {
-        // The most that an honest node can have had: nothing was renewed after the fault. Where it
-        // may lead again that says nothing.
-        let highest =
-            Sample { at: BootTime::from_nanos(0), deadline: Deadline::at(at.plus(fault.lease())) };
-        observation.deadlines.insert(old, vec![highest]);
-    }
     let before = observation.acks.iter().find(|ack| ack.row.0 == first).map(|ack| ack.tenure);
     let before = before.context("no acknowledgement before the fault")?;
     Ok(Outcome {
         latest: latest(&observation, before),
-        deadline_read,
         next: next(&observation, before, at),
         rates: (rate_before, rate_after),
         held: observation.acks.iter().filter(|a| a.at > at && held.contains(&a.row.0)).count(),
@@ -221,10 +218,9 @@ async fn endure(
         }
         Next::AfterHealing => {
             until("the deadline to be over", NEXT, async || {
-                let bound = match watcher.seen().deadlines.get(&old) {
-                    Some(samples) => in_force(samples, boot_time()),
-                    None => Deadline::at(at.plus(fault.lease())),
-                };
+                let seen = watcher.seen();
+                let samples = seen.deadlines.get(&old).map(Vec::as_slice).unwrap_or_default();
+                let bound = in_force(samples, boot_time());
                 let over = bound.instant().plus(BEYOND) < boot_time();
                 if over { Ok(()) } else { Err(format!("{bound:?}")) }
             })

@@ -140,6 +140,10 @@ impl Files {
             writeln!(text, "*:*:*:{}:{password}", escape(&user.username))
                 .expect("writing to a String does not fail");
         }
+        // What is right is not written again: a disk that is full must not end a life that needs nothing.
+        if std::fs::read(&self.passfile).is_ok_and(|found| found == text.as_bytes()) {
+            return Ok(());
+        }
         write_atomically(&self.passfile, text.as_bytes())
     }
 

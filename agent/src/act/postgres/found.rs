@@ -102,6 +102,13 @@ fn marked(run_dir: &Path) -> Option<Postmaster> {
     found.lives().then_some(found)
 }
 
+/// Where the server works that the mark in the run directory names, while it lives: whatever a
+/// configuration that is refused says of its data directory.
+#[must_use]
+pub fn marked_directory(run_dir: &Path) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{}/cwd", marked(run_dir)?.pid)).ok()
+}
+
 /// A standby that may not write, as long as nobody promotes it.
 fn recovers(data_dir: &Path) -> bool {
     data_dir.join("standby.signal").exists()
@@ -303,6 +310,19 @@ mod tests {
         assert!((0..10_000).any(|_| place.state() == b'T'), "stopped");
         frozen.end().await;
         assert_eq!(place.ends(), None, "killed");
+    }
+
+    #[test]
+    fn the_mark_tells_where_a_server_works_while_it_lives() {
+        let place = Place::new().named();
+        assert_eq!(marked_directory(place.dir.path()), None, "nobody marked it");
+        let place = place.marked();
+        let data = place.data().canonicalize().expect("there");
+        assert_eq!(marked_directory(place.dir.path()), Some(data));
+        let before = Postmaster { pid: place.pid(), started: 1 };
+        mark(place.dir.path(), before).expect("marked");
+        assert_eq!(marked_directory(place.dir.path()), None, "another process of that number");
+        assert_eq!(place.ends(), Some(7));
     }
 
     #[tokio::test]

@@ -275,7 +275,7 @@ impl Launcher {
     }
 
     /// Where a later life of this agent finds the page.
-    fn point_to(&self, pid: i32) -> std::io::Result<()> {
+    pub fn point_to(&self, pid: i32) -> std::io::Result<()> {
         let link = successor::link(&self.run_dir);
         let new = link.with_extension("page.new");
         drop(std::fs::remove_file(&new));

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use regent_guardian::page;
+use regent_guardian::page::{self, Because};
 use tokio::sync::watch;
 
 use super::found;
@@ -31,6 +31,17 @@ const GUARDIAN_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How soon processes that were killed are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Why a guardian killed, for people.
+fn reason(because: Because) -> &'static str {
+    match because {
+        Because::None => "it does not say why",
+        Because::Deadline => "its right to write ended before it was renewed",
+        Because::BackendAtBound => "a client's session lived at the bound of a planned stop",
+        Because::StopSpanOver => "a planned stop took longer than its time",
+        Because::Unknown(_) => "for a reason that this version does not know",
+    }
+}
 
 /// A postmaster, identified by number and start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,10 +141,20 @@ impl Server {
         if page.guardian_pid() <= 0 {
             return None;
         }
-        let guardian = self.launcher.found().ok()?;
         let postmaster =
             Postmaster { pid: page.postmaster_pid(), started: page.postmaster_start() };
-        self.follow(postmaster, Ended::of(postmaster.pid).ok()?, Some(guardian));
+        let guardian = self.launcher.found();
+        let both = guardian.and_then(|guardian| Ok((guardian, Ended::of(postmaster.pid)?)));
+        let Ok((guardian, ended)) = both else {
+            // The life before may not have seen its end.
+            self.say_kill(postmaster);
+            return None;
+        };
+        // The life before may have ended between a guardian's start and this.
+        if let Err(error) = self.launcher.point_to(guardian.pid()) {
+            tracing::warn!(%error, "linking the guardian's page in the run directory");
+        }
+        self.follow(postmaster, ended, Some(guardian));
         Some(postmaster)
     }
 
@@ -267,7 +288,23 @@ impl Server {
         self.state.send_replace(None);
     }
 
+    /// Who killed it, where the guardian did: its page is all that tells, and the next one clears it.
+    fn say_kill(&self, postmaster: Postmaster) {
+        let page = &self.launcher.page;
+        if page.kills() == 0 || page.postmaster_pid() != postmaster.pid {
+            return;
+        }
+        let ago = boot_time().since(page.kill_began()).as_millis();
+        tracing::warn!(
+            pid = postmaster.pid,
+            milliseconds_ago = ago,
+            "the guardian killed PostgreSQL: {}",
+            reason(page.killed_because())
+        );
+    }
+
     fn say_end(&self, postmaster: Postmaster) {
+        self.say_kill(postmaster);
         let page = &self.launcher.page;
         if page.postmaster_pid() == postmaster.pid && page.wait_valid() {
             let status = nix::sys::wait::WaitStatus::from_raw(
@@ -301,7 +338,7 @@ impl Server {
         if tokio::time::timeout(GUARDIAN_ENDS, guardian.kill()).await.is_err() {
             tracing::error!(pid = guardian.pid(), "the guardian that hangs cannot be ended");
             if self.launcher.page.guard() != page::Guard::Off {
-                self.kill(&self.launcher.data_dir, Some(postmaster.pid)).await;
+                kill_all(&self.launcher.data_dir, Some(postmaster.pid)).await;
             }
         }
     }
@@ -320,7 +357,7 @@ impl Server {
             Err(error) => {
                 self.no_guardian(&error);
                 if self.launcher.page.guard() != page::Guard::Off {
-                    self.kill(&self.launcher.data_dir, Some(postmaster.pid)).await;
+                    kill_all(&self.launcher.data_dir, Some(postmaster.pid)).await;
                 }
                 None
             }
@@ -376,19 +413,26 @@ impl Server {
         tokio::time::timeout(span, ended).await.is_ok()
     }
 
-    /// Kills until a scan finds nothing, for at most a few seconds; `true` when there was nothing.
+    /// Kills, and waits until that is known: not for [`Self::until_the_end`], which makes it known.
+    /// `true` when there was nothing.
     async fn kill(&self, data_dir: &Path, postmaster: Option<i32>) -> bool {
-        let mut clean = true;
-        for _ in 0..400 {
-            if processes::kill_all(data_dir, postmaster) {
-                break;
-            }
-            clean = false;
-            // The kernel tells nobody when the last of several processes is gone.
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        let clean = kill_all(data_dir, postmaster).await;
         self.ended_within(GUARDIAN_ENDS * 2).await && clean
     }
+}
+
+/// Kills until a scan finds nothing, for at most a few seconds; `true` when there was nothing.
+async fn kill_all(data_dir: &Path, postmaster: Option<i32>) -> bool {
+    let mut clean = true;
+    for _ in 0..400 {
+        if processes::kill_all(data_dir, postmaster) {
+            break;
+        }
+        clean = false;
+        // The kernel tells nobody when the last of several processes is gone.
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    clean
 }
 
 #[cfg(test)]
@@ -396,6 +440,7 @@ mod tests {
     use std::sync::Mutex;
 
     use regent_guardian::page::{Flags, Page, Side};
+    use regent_proto::time::Deadline;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -457,6 +502,32 @@ mod tests {
         server.guard.end();
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a process to kill")]
+    fn working_in(dir: &Path) -> std::process::Child {
+        let mut command = std::process::Command::new("sleep");
+        command.arg("60").current_dir(dir).spawn().expect("sleep runs")
+    }
+
+    /// Whoever follows the server to its end is who says that it has ended, and must not wait for it.
+    #[tokio::test]
+    async fn what_no_guardian_can_be_had_for_is_killed_without_a_wait_for_its_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let page = Page::create().expect("a page");
+        page.enter(Side::Guardian);
+        let server = server(&page, dir.path());
+        page.set_site_deadline(Deadline::at(boot_time().plus(Duration::from_secs(60))));
+        page.set_guard(page::Guard::ByDeadline);
+        let mut child = working_in(dir.path());
+        let pid = i32::try_from(child.id()).expect("small");
+        let started = processes::start_time(pid).expect("it lives");
+        let begun = boot_time();
+        let another = server.guard_anew(Postmaster { pid, started }).await;
+        assert!(another.is_none() && !processes::alive(pid));
+        assert!(boot_time().since(begun) < GUARDIAN_ENDS * 2);
+        child.wait().expect("it was killed");
+        server.guard.end();
+    }
+
     #[test]
     fn a_guardian_without_a_right_is_said_once_with_what_it_lacks() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -465,13 +536,7 @@ mod tests {
         let server = server(&page, dir.path());
         let said = |flags| {
             page.set_flags(flags);
-            let text = Arc::new(Mutex::new(Vec::new()));
-            let writer = Arc::clone(&text);
-            let writer = move || Writer(Arc::clone(&writer));
-            let log = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
-            tracing::subscriber::with_default(log, || server.say_rights(77));
-            let text = text.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            String::from_utf8(text).expect("text")
+            logged(|| server.say_rights(77))
         };
         let all = Flags::MEMORY_LOCKED.with(Flags::REALTIME).with(Flags::OOM_PROTECTED);
         assert_eq!(said(all), "");
@@ -480,6 +545,43 @@ mod tests {
             "pid=77 lacks=\"real-time priority, protection from the out-of-memory killer\"";
         assert!(lacking.contains(fields) && lacking.lines().count() == 1, "{lacking}");
         server.guard.end();
+    }
+
+    #[test]
+    fn a_kill_by_the_guardian_is_said_with_its_reason_and_only_of_its_own_server() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let page = Page::create().expect("a page");
+        page.enter(Side::Guardian);
+        let server = server(&page, dir.path());
+        let ended = |pid| logged(|| server.say_end(Postmaster { pid, started: 1 }));
+        page.set_postmaster_pid(77);
+        assert!(!ended(77).contains("guardian"), "it killed nothing");
+        page.set_kills(1);
+        for because in Because::KNOWN {
+            page.set_killed_because(*because);
+            let said = ended(77);
+            assert!(said.contains("the guardian killed PostgreSQL"), "{said}");
+            assert!(said.contains(reason(*because)) && said.contains("pid=77"), "{said}");
+            assert!(said.contains("PostgreSQL has ended"), "{said}");
+        }
+        assert!(!ended(78).contains("guardian"), "another server's");
+        // Both are gone by now, as the life after this one finds them.
+        page.set_guardian_pid(i32::MAX);
+        page.set_postmaster_pid(i32::MAX);
+        let found = logged(|| assert_eq!(server.take_over(), None));
+        assert!(found.contains("the guardian killed PostgreSQL"), "{found}");
+        server.guard.end();
+    }
+
+    /// What is logged meanwhile, by this thread.
+    fn logged(does: impl FnOnce()) -> String {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&text);
+        let writer = move || Writer(Arc::clone(&writer));
+        let log = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
+        tracing::subscriber::with_default(log, does);
+        let text = text.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        String::from_utf8(text).expect("text")
     }
 
     struct Writer(Arc<Mutex<Vec<u8>>>);

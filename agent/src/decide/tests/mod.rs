@@ -10,6 +10,7 @@ mod cases;
 mod configuration;
 mod epochs;
 mod failsafe;
+mod frozen;
 mod guarding;
 mod hazards;
 mod manual;

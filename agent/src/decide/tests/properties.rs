@@ -58,7 +58,7 @@ fn draw() -> impl Strategy<Value = Draw> {
     let rest = (
         (0u64..5, any::<bool>()),
         0u64..5,
-        0u8..8,
+        0u8..9,
         2u32..5,
         prop_oneof![Just(150u64), Just(500), Just(520), Just(901)],
         prop_oneof![Just(500u64), Just(520)],
@@ -164,6 +164,11 @@ fn world(draw: &Draw) -> World {
             world.standby(draw.timeline, draw.end);
             world.view.postgres.process = Process::Starting;
             world.view.postgres.status = None;
+        }
+        8 => {
+            world.view.postgres.process = Process::Starting;
+            world.view.postgres.status = None;
+            world.view.guardian.frozen = true;
         }
         _ => {
             world.status().end = regent_proto::Lsn::new(draw.end);
@@ -336,6 +341,12 @@ fn check(world: &World, decision: &Decision) -> Result<(), TestCaseError> {
                 if let (Some(status), Some(floor)) = (&view.postgres.status, &primary.value.floor) {
                     let held = status.ancestry.contains(status.end, floor);
                     prop_assert_eq!(held, Containment::Contained, "floor before lease");
+                }
+                if view.guardian.frozen {
+                    let disk = &view.federation.as_ref().expect("acquire needs one").disk_epoch;
+                    let open_under = matches!(disk,
+                        DiskEpoch::Seen(seen) if seen.epoch == primary.value.epoch);
+                    prop_assert!(open_under, "frozen, and open under another epoch");
                 }
             }
             Action::PostToken { primary_revision, .. } => {

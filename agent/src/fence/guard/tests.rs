@@ -230,7 +230,10 @@ fn rung_1_measures_its_stop_and_its_kill_and_thin_margins_follow() {
         guardian: true,
         ..ReportedFence::default()
     };
-    assert!(margins::thin(&fence, true, 0).iter().any(|text| text.starts_with("a stop took")));
+    let calls = margins::CallBounds { site_ms: 1000, primary_ms: 0 };
+    assert!(
+        margins::thin(&fence, calls, true, 0).iter().any(|text| text.starts_with("a stop took"))
+    );
     guard.server_ended();
     assert_eq!(measured.stop.last(), Some(stop), "counted once");
     guard.end();
