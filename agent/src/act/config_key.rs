@@ -80,6 +80,7 @@ mod tests {
             warnings: Vec::new(),
             unreadable: BTreeSet::new(),
             reason: String::new(),
+            attention: Vec::new(),
             progress: None,
             suspended: false,
             writing: Deadline::NEVER,

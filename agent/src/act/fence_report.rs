@@ -71,6 +71,7 @@ pub fn fence(
         frozen: guardian.frozen,
         suspended: picture.suspended,
         thin: Vec::new(),
+        attention: picture.attention.clone(),
         unknown: Unknown::new(),
     };
     let runs = picture.view.postgres.process != Process::Stopped;

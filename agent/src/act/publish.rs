@@ -52,6 +52,8 @@ pub struct Picture {
     pub reaches: BTreeMap<SiteName, Reach>,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Those of them that need a person: the site's report has them of every node.
+    pub attention: Vec<String>,
     /// Keys of the site DCS that cannot be read.
     pub unreadable: BTreeSet<String>,
     /// Why the last decision was made.
@@ -576,11 +578,20 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         slots: status.map(|s| s.slots.keys().cloned().collect()).unwrap_or_default(),
         objects: picture.extra.objects.clone(),
         reaches: picture.reaches.clone(),
-        warnings: picture.warnings.clone(),
+        warnings: site_warnings(config, picture),
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         server_version: status.map_or(0, |status| status.server_version),
         unknown: Unknown::new(),
     })
+}
+
+/// The leader's own, and what of the other nodes needs a person.
+fn site_warnings(config: &Config, picture: &Picture) -> Vec<String> {
+    let others = picture.fences.iter().filter(|(name, _)| **name != config.name);
+    let others = others.flat_map(|(name, fence)| {
+        fence.attention.iter().map(move |what| format!("{name}: {what}"))
+    });
+    picture.warnings.iter().cloned().chain(others).collect()
 }
 
 /// Patroni's word for a member that `sync` names, by the mode.

@@ -79,6 +79,7 @@ impl Asked {
             warnings: Vec::new(),
             unreadable: Default::default(),
             reason: String::new(),
+            attention: Vec::new(),
             progress: None,
             suspended: false,
             writing: Deadline::NEVER,

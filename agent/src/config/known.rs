@@ -82,9 +82,6 @@ const SECTIONS: [(&str, &[&str], &[&str]); 9] = [
             "pg_ctl_timeout",
             "basebackup",
             "rewind",
-            "use_pg_rewind",
-            "remove_data_directory_on_rewind_failure",
-            "remove_data_directory_on_diverged_timelines",
         ],
     ),
     ("watchdog", &["mode", "device", "safety_margin"], &["driver"]),
@@ -95,6 +92,14 @@ const SECTIONS: [(&str, &[&str], &[&str]); 9] = [
         &["on_start", "on_stop", "on_restart", "on_reload", "on_role_change"],
         &[],
     ),
+];
+
+/// Keys of `postgresql` that all nodes have in common here; in Patroni the file can have them, too.
+const DYNAMIC_ONLY: &[&str] = &[
+    "use_pg_rewind",
+    "use_slots",
+    "remove_data_directory_on_rewind_failure",
+    "remove_data_directory_on_diverged_timelines",
 ];
 
 /// One warning for each key that this version does not read.
@@ -108,7 +113,9 @@ pub(super) fn unknown_keys(file: &serde_json::Value) -> Vec<String> {
             |key: &&String| !read.contains(&key.as_str()) && !named.contains(&key.as_str());
         for key in map.keys().filter(unread) {
             let dot = if section.is_empty() { "" } else { "." };
-            let why = if not_yet.contains(&key.as_str()) {
+            let why = if *section == "postgresql" && DYNAMIC_ONLY.contains(&key.as_str()) {
+                "counts in the dynamic configuration only (bootstrap.dcs.postgresql, PATCH /config)"
+            } else if not_yet.contains(&key.as_str()) {
                 "is Patroni's, but this version does not use it yet"
             } else {
                 "is not a key that Patroni or Regent knows"

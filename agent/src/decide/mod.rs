@@ -11,6 +11,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod action;
+pub mod attention;
 pub mod callbacks;
 mod candidate;
 mod configuration;

@@ -18,7 +18,7 @@ use crate::act::publish::{NOT_FENCED, Picture, Publisher};
 use crate::config::Config;
 use crate::decide::parameters::Difference;
 use crate::decide::view::{Memory, Policy, UnderWay, View};
-use crate::decide::{self, Decision, Reason, slots};
+use crate::decide::{self, Decision, Reason, attention, slots};
 use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
 use crate::observe::{guardian, reach};
@@ -102,9 +102,8 @@ impl Agent {
         for (name, Difference { old, new }) in &view.postgres.configuration.pending_restart {
             warnings.push(format!("{name} waits for a restart: {old} now, {new} then"));
         }
-        if let Reason::EpochUnknown(why) = reason {
-            warnings.push(format!("{} stays fenced: {why}", self.config.name));
-        }
+        let attention = attention::warnings(view, reason, self.actor.dynamic.ttl);
+        warnings.extend(attention.iter().map(|what| format!("{}: {what}", self.config.name)));
         if self.actor.dynamic.pause {
             let what = if self.suspended { NOT_FENCED } else { "paused: no automatic failover" };
             warnings.push(what.to_owned());
@@ -127,6 +126,7 @@ impl Agent {
             opened: self.opened,
             reaches: self.reaches.borrow().clone(),
             warnings,
+            attention,
             reason: self.last_reason.clone(),
             unreadable: self.site_observer.unreadable().cloned().collect(),
             progress: self.actor.jobs.progress().borrow().clone(),

@@ -31,6 +31,9 @@ pub fn lease_held(view: &View, lease: &Seen<Lease>) -> bool {
     !lease.value.released && view.now.since(lease.since) < lease.value.ttl
 }
 
+/// The share of the TTL after which a lease that was not renewed is said.
+const LATE: u32 = 4;
+
 /// How an operation stands, as the API says it.
 #[must_use]
 pub fn outcome_name(outcome: Option<&Outcome>) -> &'static str {
@@ -113,6 +116,11 @@ fn primary_reasons(federation: &Federation<'_>, reasons: &mut Vec<String>) {
         Some(lease) if !lease_held(view, lease) => {
             let what = if lease.value.released { "has released" } else { "does not renew" };
             reasons.push(format!("{holder} {what} the primary lease: nobody may write"));
+        }
+        // A holder renews a dozen times within the TTL: this one is dead, cut off, or about to be fenced.
+        Some(lease) if view.now.since(lease.since) > lease.value.ttl / LATE => {
+            let since = view.now.since(lease.since);
+            reasons.push(format!("{holder} has not renewed the primary lease for {since:.0?}"));
         }
         Some(_) => {}
     }

@@ -29,9 +29,6 @@ pub struct TopologyRecord {
 
 impl Record for TopologyRecord {
     const KIND: &'static str = "topology";
-    fn version(&self) -> u32 {
-        self.version
-    }
     /// The two forms say the same, and the topology is one that would be accepted today.
     fn check(&self) -> Result<(), String> {
         let (parsed, _) = Topology::parse(&self.yaml).map_err(|e| format!("yaml: {e}"))?;
@@ -80,9 +77,6 @@ pub struct Primary {
 
 impl Record for Primary {
     const KIND: &'static str = "primary";
-    fn version(&self) -> u32 {
-        self.version
-    }
     fn check(&self) -> Result<(), String> {
         if self.electorate.contains(&self.holder) {
             Ok(())

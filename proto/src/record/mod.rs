@@ -54,9 +54,6 @@ pub trait Record: Serialize + DeserializeOwned {
     /// The record type, for messages.
     const KIND: &'static str;
 
-    /// The version found in the record.
-    fn version(&self) -> u32;
-
     /// Checks what the types alone do not say. The default accepts.
     fn check(&self) -> Result<(), String> {
         Ok(())
@@ -66,10 +63,13 @@ pub trait Record: Serialize + DeserializeOwned {
     fn decode(key: &str, bytes: &[u8]) -> Result<Self, RecordError> {
         let error =
             |problem: String| RecordError { key: key.to_owned(), kind: Self::KIND, problem };
-        let record: Self = serde_json::from_slice(bytes).map_err(|e| error(e.to_string()))?;
-        if record.version() != VERSION {
-            return Err(error(format!("version {} instead of {VERSION}", record.version())));
+        // Before anything else: of another format nothing can be missed.
+        if let Ok(Versioned { version }) = serde_json::from_slice(bytes)
+            && version != VERSION
+        {
+            return Err(error(format!("version {version} instead of {VERSION}")));
         }
+        let record: Self = serde_json::from_slice(bytes).map_err(|e| error(e.to_string()))?;
         record.check().map_err(error)?;
         Ok(record)
     }
@@ -80,13 +80,16 @@ pub trait Record: Serialize + DeserializeOwned {
     }
 }
 
+/// What every record begins with.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 macro_rules! record {
     ($name:ident, $kind:literal) => {
         impl $crate::record::Record for $name {
             const KIND: &'static str = $kind;
-            fn version(&self) -> u32 {
-                self.version
-            }
         }
     };
 }
@@ -152,6 +155,9 @@ mod tests {
         newer.version = 2;
         let error = Primary::decode("/regent/f/primary", &newer.encode()).expect_err("version 2");
         assert!(error.to_string().contains("/regent/f/primary"), "{error}");
+        // Of a format in which it has nothing that this one knows.
+        let bare = Primary::decode("p", br#"{"version": 3, "comet": 1}"#).expect_err("version 3");
+        assert_eq!(bare.problem, "version 3 instead of 1");
         let mut foreign = primary();
         foreign.electorate.clear();
         assert!(Primary::decode("p", &foreign.encode()).is_err());

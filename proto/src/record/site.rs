@@ -249,6 +249,9 @@ pub struct ReportedFence {
     pub suspended: bool,
     /// Margins that are thin, one sentence each.
     pub thin: Vec<String>,
+    /// What of the node needs a person, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attention: Vec<String>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
