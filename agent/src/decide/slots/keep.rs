@@ -7,7 +7,7 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 
 use super::readiness::{self, Seen};
-use super::{ClusterType, Given, Kind, Planned, Step, Steps, Why, budget, plan};
+use super::{ClusterType, Given, Kind, Planned, Step, Steps, Want, Why, budget, plan};
 use crate::decide::view::{Memory, Origin, Policy, SiteView, Status, View};
 use crate::decide::{Action, Choice, Job, Judge, Reason};
 
@@ -154,12 +154,13 @@ impl Judge<'_> {
         site: &SiteView,
         status: &Status,
     ) -> Option<Choice> {
-        self.note_slots(site, status);
+        let (wanted, said) = self.note_slots(site, status);
         let given = given(self.policy, &self.memory, self.view, (site, status));
         let due = given.due;
         let (leads, writes) = (given.leads, !status.in_recovery);
+        let plan = given.steps_to(&wanted, said);
         let (now, later): (Vec<Planned>, Vec<Planned>) =
-            plan(&given).into_iter().partition(|planned| planned.step.is_done_at_once());
+            plan.into_iter().partition(|planned| planned.step.is_done_at_once());
         // What was tried and is still wanted has failed, or goes on beside this: not at once again.
         let tried = self.memory.slots_tried.as_ref().is_some_and(|(steps, _)| *steps == now);
         if !now.is_empty() && (due || !tried) {
@@ -210,11 +211,14 @@ impl Judge<'_> {
             .collect()
     }
 
-    fn note_slots(&mut self, site: &SiteView, status: &Status) {
+    /// Which slots are wanted, with what is to be said of them: by whom it has seen, and not by what it
+    /// notes of slots.
+    fn note_slots(&mut self, site: &SiteView, status: &Status) -> (BTreeMap<String, Want>, Steps) {
         self.note_members(site, status);
         let now = self.view.now;
         let given = given(self.policy, &self.memory, self.view, (site, status));
-        let wanted = given.wanted(&mut Steps::default());
+        let mut said = Steps::default();
+        let wanted = given.wanted(&mut said);
         let unknown: BTreeSet<String> = status
             .slots
             .iter()
@@ -225,7 +229,7 @@ impl Judge<'_> {
             })
             .map(|(name, _)| name.clone())
             .collect();
-        self.memory.slots_managed.extend(wanted.into_keys());
+        self.memory.slots_managed.extend(wanted.keys().cloned());
         // Who comes for a moment now and then is seldom seen, but what it took is.
         let positions =
             status.slots.iter().map(|(name, slot)| (name.clone(), (slot.restart, slot.confirmed)));
@@ -237,6 +241,7 @@ impl Judge<'_> {
             since.entry(name).or_insert(now);
         }
         self.note_readiness(site, status);
+        (wanted, said)
     }
 
     /// Who was there, and when: also on a node that follows, which may have to keep their slots next.

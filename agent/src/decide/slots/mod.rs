@@ -195,25 +195,30 @@ impl Steps {
 pub fn plan(given: &Given<'_>) -> Vec<Planned> {
     let mut steps = Steps::default();
     let wanted = given.wanted(&mut steps);
-    for (name, slot) in &given.status.slots {
-        if given.rules.leaves_alone(name, slot) {
-            continue;
-        }
-        match wanted.get(name) {
-            None => given.unwanted(name, slot, &mut steps),
-            Some(want) => given.wanted_and_there(name, slot, want, &mut steps),
-        }
-    }
-    for (name, want) in &wanted {
-        if !given.status.slots.contains_key(name) {
-            given.missing(name, want, &mut steps);
-        }
-    }
-    let Steps { drops, creates, moves, copies, warnings } = steps;
-    [drops, creates, moves, copies, warnings].into_iter().flatten().collect()
+    given.steps_to(&wanted, steps)
 }
 
 impl Given<'_> {
+    /// What is left to do where these slots are wanted, beside what was said of them.
+    fn steps_to(&self, wanted: &BTreeMap<String, Want>, mut steps: Steps) -> Vec<Planned> {
+        for (name, slot) in &self.status.slots {
+            if self.rules.leaves_alone(name, slot) {
+                continue;
+            }
+            match wanted.get(name) {
+                None => self.unwanted(name, slot, &mut steps),
+                Some(want) => self.wanted_and_there(name, slot, want, &mut steps),
+            }
+        }
+        for (name, want) in wanted {
+            if !self.status.slots.contains_key(name) {
+                self.missing(name, want, &mut steps);
+            }
+        }
+        let Steps { drops, creates, moves, copies, warnings } = steps;
+        [drops, creates, moves, copies, warnings].into_iter().flatten().collect()
+    }
+
     /// Up to where slots can be moved here.
     fn limit(&self) -> Lsn {
         if self.status.in_recovery { self.status.replayed } else { self.status.end }

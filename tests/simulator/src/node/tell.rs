@@ -87,7 +87,12 @@ impl Agent {
             fences: self.site_observer.fences().clone(),
             restarts: self.site_observer.restarts().clone(),
             config: self.site_observer.config(),
-            slots: slots::told(&self.policy(), &self.memory, view),
+            // Nobody who asks is answered from it.
+            slots: if old {
+                slots::Told::default()
+            } else {
+                slots::told(&self.policy(), &self.memory, view)
+            },
         };
         let picture = Some(Arc::new(picture));
         if asked {
