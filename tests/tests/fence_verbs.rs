@@ -43,7 +43,11 @@ async fn fenced(bed: &Bed, site: &SiteName, living: usize) -> anyhow::Result<Str
         let shown = federation.sites.iter().find(|shown| shown.name == site.as_str());
         let shown = shown.ok_or("no such site")?;
         let reports = !shown.leader.is_empty() && shown.reported_role != "primary";
-        if reading == living && reports { Ok(shown.leader.clone()) } else { Err(format!("{codes:?}")) }
+        if reading == living && reports {
+            Ok(shown.leader.clone())
+        } else {
+            Err(format!("{codes:?}"))
+        }
     });
     leader.await.with_context(|| bed.state())
 }

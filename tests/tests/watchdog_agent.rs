@@ -192,6 +192,13 @@ async fn with_a_bad_device_that_is_required_a_node_never_leads_and_says_why() ->
     ensure!(led.is_err(), "it took the leader key: {}", watched.patroni());
     ensure!(watched.patroni().contains("\"watchdog_failed\":true"), "{}", watched.patroni());
     ensure!(!watched.get("/primary")?.starts_with("HTTP/1.1 200"));
+    let member = format!("/members/{}", watched.name());
+    let why = "\"watchdog\":\"failed: ";
+    let told = watched.site.wait("the reason in the member's record", NEVER, |keys| {
+        let record = keys.iter().find(|(key, _)| key.ends_with(&member))?.1;
+        String::from_utf8_lossy(&record.value).contains(why).then_some(())
+    });
+    told.await?;
     watched.lab.down().await?;
     Ok(())
 }
