@@ -52,6 +52,18 @@ async fn fenced(bed: &Bed, site: &SiteName, living: usize) -> anyhow::Result<Str
     leader.await.with_context(|| bed.state())
 }
 
+/// The nodes of all sites that say they are the federation's writable primary, and those to read from.
+async fn places(bed: &Bed) -> (Vec<String>, usize) {
+    let (mut primaries, mut replicas) = (Vec::new(), 0);
+    for node in &bed.lab().layout().nodes {
+        if code(node.rest_port, "/regent/primary").await == 200 {
+            primaries.push(node.name.to_string());
+        }
+        replicas += usize::from(code(node.rest_port, "/regent/replica?lag=64MB").await == 200);
+    }
+    (primaries, replicas)
+}
+
 /// In recovery, and read by a session of its own.
 async fn is_read(bed: &Bed, node: &str) -> anyhow::Result<()> {
     let place = bed.lab().layout().node(node).context("a node of the lab")?;
@@ -77,12 +89,17 @@ async fn through(bed: &Bed) -> anyhow::Result<()> {
     ensure!(silent.code == Some(2) && silent.stderr.contains("--reason"), "{silent:?}");
     bed.progress().await?;
     let rate = bed.rate(bed.writer.now());
+    let all = bed.lab().layout().nodes.len();
+    let before = (vec![roles.a_leader.to_string()], all - 1);
+    ensure!(places(bed).await == before, "{:?}", places(bed).await);
 
     let done = regentctl(bed, &["fence", a, "--reason", "a drill", "--yes"]).await?;
     ensure!(done.code == Some(0) && done.stdout.contains("succeeded"), "{done:?}");
     let nodes = nodes(bed, &roles.a).len();
     let leader = fenced(bed, &roles.a, nodes).await?;
     is_read(bed, &leader).await?;
+    let (primaries, _) = places(bed).await;
+    ensure!(primaries.is_empty(), "{primaries:?} under the fence");
     let at = acknowledged(bed);
     let status = regentctl(bed, &["status"]).await?;
     ensure!(status.stdout.contains("writes are fenced by"), "{}", status.stdout);

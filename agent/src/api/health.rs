@@ -118,7 +118,18 @@ impl Facts {
     }
 
     fn primary(&self) -> bool {
-        self.unfenced || (self.leads && !self.standby_site && self.writable)
+        self.unfenced || self.is_primary()
+    }
+
+    /// The federation's writable primary at this instant, whatever a pause allows.
+    pub(super) fn is_primary(&self) -> bool {
+        self.leads && !self.standby_site && self.writable
+    }
+
+    /// Reads may go here: it follows, as a replica or as the leader of a standby site.
+    pub(super) fn reads(&self) -> bool {
+        let follows = self.replica || self.standby_leader();
+        follows && self.runs() && !self.noloadbalance
     }
 
     fn standby_leader(&self) -> bool {
@@ -131,11 +142,7 @@ impl Facts {
     }
 
     fn replica(&self, query: &BTreeMap<String, String>) -> bool {
-        let lagging = query
-            .get("lag")
-            .and_then(|text| bytes(text))
-            .is_some_and(|most| self.lag_bytes.is_none_or(|lag| lag > most));
-        self.replica && self.runs() && !self.noloadbalance && !lagging
+        self.replica && self.runs() && !self.noloadbalance && !lags(query, self.lag_bytes)
     }
 
     fn tags_match(&self, query: &BTreeMap<String, String>) -> bool {
@@ -199,7 +206,13 @@ fn before_fence(deadlines: &Deadlines, stop_budget: Duration, now: BootTime) -> 
     now < deadlines.held().instant().minus(lead(deadlines.page(), stop_budget))
 }
 
-fn code(ok: bool) -> StatusCode {
+/// Whether it is further behind than `?lag` allows; whose lag is not known is.
+pub(super) fn lags(query: &BTreeMap<String, String>, lag_bytes: Option<u64>) -> bool {
+    let most = query.get("lag").and_then(|text| bytes(text));
+    most.is_some_and(|most| lag_bytes.is_none_or(|lag| lag > most))
+}
+
+pub(super) fn code(ok: bool) -> StatusCode {
     if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
@@ -273,6 +286,21 @@ mod tests {
             let all = [&primary, &leader, &replica, &synchronous, &quorum];
             let seen = all.map(|f| ok(f, path, &[]));
             assert_eq!(seen, wanted, "/{path}");
+        }
+    }
+
+    #[test]
+    fn no_pause_makes_a_primary_of_the_federation() {
+        let unfenced = Facts { unfenced: true, paused: true, ..nothing() };
+        assert!(unfenced.primary() && !unfenced.is_primary());
+        let primary = Facts { leads: true, writable: true, ..nothing() };
+        assert!(primary.is_primary() && !primary.reads());
+        let leader = Facts { leads: true, standby_site: true, ..nothing() };
+        let replica = Facts { replica: true, ..nothing() };
+        for reads in [leader, replica] {
+            assert!(reads.reads() && !reads.is_primary(), "{reads:?}");
+            assert!(!Facts { noloadbalance: true, ..reads.clone() }.reads());
+            assert!(!Facts { fresh: false, ..reads }.reads());
         }
     }
 

@@ -11,6 +11,7 @@ mod body;
 pub mod failsafe;
 mod health;
 mod metrics;
+mod place;
 pub mod promise;
 pub mod requests;
 mod switchover;
@@ -35,6 +36,7 @@ use crate::config::Config;
 use crate::fence::Deadlines;
 use crate::observe::clock::{boot_time, wall_time};
 use health::Facts;
+use place::Place;
 
 /// What requests read.
 #[derive(Clone)]
@@ -165,6 +167,13 @@ async fn answer(
     };
     let facts = Facts::new(&picture, &shared.config, &shared.deadlines);
     let path = uri.path().trim_start_matches('/');
+    if let Some(place) = Place::of(path) {
+        let code = place.code(&facts, &picture, &query);
+        if health_only {
+            return code.into_response();
+        }
+        return json(code, &place::body(&facts, &shared.config, &picture));
+    }
     if !health_only {
         match path.split('/').next().unwrap_or("") {
             "patroni" => return json(StatusCode::OK, &body::patroni(&shared.config, &picture)),
