@@ -11,7 +11,7 @@ use regent_agent::act::epoch_by_hand;
 use regent_agent::config::{Config, Places};
 use regent_agent::log::Log;
 use regent_agent::run::Agent;
-use regent_agent::upgrade::{self, Upgrade};
+use regent_agent::upgrade::{self, HELD, Upgrade};
 use regent_proto::Epoch;
 use regent_proto::log::{LogConfig, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,9 +37,10 @@ struct Arguments {
     /// Descriptor of the guardian's page, from the life before in this process (upgrade).
     #[arg(long, hide = true, value_name = "FD")]
     inherit_page: Option<i32>,
-    /// With --check and --inherit-page: an address that the running agent listens on.
-    #[arg(long, hide = true, value_name = "ADDRESS")]
-    held: Vec<SocketAddr>,
+    /// With --check and --inherit-page: the addresses that the running agent listens on. One of a
+    /// version that does not say so asks for no look at addresses.
+    #[arg(long, hide = true, env = HELD, value_name = "ADDRESS[,..]", value_delimiter = ',')]
+    held: Option<Vec<SocketAddr>>,
 }
 
 fn main() -> ExitCode {
@@ -124,7 +125,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
             let page = regent_guardian::page::Page::open(format!("/proc/self/fd/{fd}"));
             page.map_err(|error| anyhow::anyhow!("the guardian's page: {error}"))?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(Agent::check_next_life(&config, &arguments.held))?;
+            runtime.block_on(Agent::check_next_life(&config, arguments.held.as_deref()))?;
         }
         for warning in config.first_warnings() {
             report(&format!("warning: {warning}"));

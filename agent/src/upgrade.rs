@@ -26,6 +26,10 @@ use crate::act::postgres::programs::Programs;
 /// How long the new program may take to check the configuration.
 const CHECK_BOUND: Duration = Duration::from_secs(10);
 
+/// Tells the program that is checked which addresses this one listens on. In the environment: a program of
+/// an older version, too, has to take what it is asked with.
+pub const HELD: &str = "REGENT_HELD";
+
 /// What an upgrade needs.
 #[derive(Debug)]
 pub struct Upgrade {
@@ -64,9 +68,9 @@ impl Upgrade {
             Err(error) => return copying(error),
         };
         let mut check = Programs::plain(&self.program);
-        check.args(["--check", "--inherit-page", "0"]);
-        check.args(held.iter().map(|address| format!("--held={address}")));
-        check.arg(&self.config).stdin(Stdio::from(input));
+        check.args(["--check", "--inherit-page", "0"]).arg(&self.config).stdin(Stdio::from(input));
+        let held: Vec<String> = held.iter().map(ToString::to_string).collect();
+        check.env(HELD, held.join(","));
         if let Err(error) = Programs::new(Path::new("")).output(check, CHECK_BOUND).await {
             let config = self.config.display();
             return format!("{shown} does not take {config} or the guardian's page: {error}");
@@ -126,7 +130,7 @@ mod tests {
     /// A program that refuses, and tells what its parent would hand to others meanwhile.
     const REFUSES: &str = "\
 #!/bin/sh
-echo \"$@\" $(readlink /proc/$$/fd/0) >&2
+echo \"$@\" $REGENT_HELD $(readlink /proc/$$/fd/0) >&2
 for fd in /proc/$PPID/fd/*; do
   case $(readlink $fd) in
     *regent-guardian-page*) grep flags: /proc/$PPID/fdinfo/${fd##*/} >&2 ;;
@@ -155,8 +159,7 @@ exit 1
         let page = Page::create().expect("a page");
         let held = ["127.0.0.1:8008".parse().expect("an address")];
         let refused = upgrade.perform(&page, &held, &CancellationToken::new()).await;
-        let gets = "--check --inherit-page 0 --held=127.0.0.1:8008 agent.yml \
-                    /memfd:regent-guardian-page";
+        let gets = "--check --inherit-page 0 agent.yml 127.0.0.1:8008 /memfd:regent-guardian-page";
         assert!(refused.contains(gets), "{refused}");
         let mut flags = refused.split_whitespace().skip_while(|word| *word != "flags:").peekable();
         assert!(flags.peek().is_some(), "{refused}");

@@ -122,8 +122,12 @@ impl Agent {
     }
 
     /// What a next life in this process would fail on at its start, where that can be known before: once
-    /// it runs there is no way back. `held` are the addresses that the present one listens on.
-    pub async fn check_next_life(config: &Config, held: &[SocketAddr]) -> anyhow::Result<()> {
+    /// it runs there is no way back. `held` are the addresses that the present one listens on; `None`:
+    /// it does not say.
+    pub async fn check_next_life(
+        config: &Config,
+        held: Option<&[SocketAddr]>,
+    ) -> anyhow::Result<()> {
         let files = Files::new(config);
         preflight::check_run_dir(config)?;
         preflight::check_versions(&Programs::new(&config.postgres.bin_dir), &files).await?;
@@ -131,7 +135,10 @@ impl Agent {
         if config.federation.is_some() {
             EpochFile::new(config).check()?;
         }
-        api::Listeners::check(config, held).await
+        match held {
+            Some(held) => api::Listeners::check(config, held).await,
+            None => Ok(()),
+        }
     }
 
     /// The addresses that this life listens on.
