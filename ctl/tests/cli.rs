@@ -12,9 +12,10 @@ use futures::{Stream, StreamExt as _};
 use regent_proto::wire::regent_server::{Regent, RegentServer};
 use regent_proto::wire::{
     ApplyTopologyRequest, ApplyTopologyResponse, CancelOperationRequest, Check,
-    ExecuteSwitchoverRequest, Federation, GetFederationRequest, GetOperationRequest,
-    ListFederationsRequest, ListFederationsResponse, ListOperationsRequest, ListOperationsResponse,
-    Operation, OperationStep, Plan, PlanSwitchoverRequest, Topology,
+    ExecuteFenceRequest, ExecuteSwitchoverRequest, Federation, GetFederationRequest,
+    GetOperationRequest, ListFederationsRequest, ListFederationsResponse, ListOperationsRequest,
+    ListOperationsResponse, Operation, OperationStep, Plan, PlanFenceRequest,
+    PlanSwitchoverRequest, Topology,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -47,6 +48,10 @@ fn plan(to: &str) -> Plan {
         hash,
         blocked,
     }
+}
+
+fn fence(site: &str) -> Plan {
+    Plan { kind: "fence".into(), from: site.into(), to: String::new(), ..plan(site) }
 }
 
 fn operation(to: &str) -> Operation {
@@ -111,6 +116,20 @@ impl Regent for Stub {
             return Err(Status::internal("not the plan that was shown"));
         }
         Ok(Response::new(Operation { outcome: "running".into(), ..operation(&request.to) }))
+    }
+
+    async fn plan_fence(&self, request: Request<PlanFenceRequest>) -> Answer<Plan> {
+        Ok(Response::new(fence(&request.into_inner().site)))
+    }
+
+    async fn execute_fence(&self, request: Request<ExecuteFenceRequest>) -> Answer<Operation> {
+        let request = request.into_inner();
+        if request.plan_hash != fence(&request.site).hash {
+            return Err(Status::internal("not the plan that was shown"));
+        }
+        let kind = if request.lift { "unfence" } else { "fence" };
+        let (from, to) = (request.site, String::new());
+        Ok(Response::new(Operation { kind: kind.into(), from, to, ..operation("") }))
     }
 
     async fn get_operation(&self, request: Request<GetOperationRequest>) -> Answer<Operation> {
@@ -225,6 +244,23 @@ fn a_switchover_ends_with_the_code_of_its_outcome() {
     assert_eq!(code(&stale), 3);
     assert!(stderr(&stale).contains("the plan is stale"), "{}", stderr(&stale));
     assert_eq!(code(&switch("rolled-back")), 4);
+}
+
+#[test]
+fn a_fence_wants_its_reason_and_a_yes() {
+    let coordinator = Coordinator::start();
+    let silent = coordinator.ask(&["fence", "eu", "--yes"]);
+    assert_eq!(code(&silent), 2, "{}", stderr(&silent));
+    assert!(stderr(&silent).contains("--reason"), "{}", stderr(&silent));
+    let asked = coordinator.ask(&["fence", "eu", "--reason", "a drill"]);
+    assert_eq!(code(&asked), 2, "{}", stderr(&asked));
+    let blocked = coordinator.ask(&["fence", "blocked", "--reason", "a drill", "--yes"]);
+    assert_eq!(code(&blocked), 3, "{}", stderr(&blocked));
+    for (verb, reason) in [("fence", "a drill"), ("unfence", "")] {
+        let done = coordinator.ask(&[verb, "eu", "--reason", reason, "--yes"]);
+        assert_eq!(code(&done), 0, "{}", stderr(&done));
+        assert!(stdout(&done).contains("succeeded"), "{}", stdout(&done));
+    }
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub(super) fn unknown_keys(file: &serde_json::Value) -> Vec<String> {
             |key: &&String| !read.contains(&key.as_str()) && !named.contains(&key.as_str());
         for key in map.keys().filter(unread) {
             let dot = if section.is_empty() { "" } else { "." };
-            let why = if *section == "postgresql" && DYNAMIC_ONLY.contains(&key.as_str()) {
+            let why = if section == "postgresql" && DYNAMIC_ONLY.contains(&key.as_str()) {
                 "counts in the dynamic configuration only (bootstrap.dcs.postgresql, PATCH /config)"
             } else if not_yet.contains(&key.as_str()) {
                 "is Patroni's, but this version does not use it yet"

@@ -114,7 +114,7 @@ const CHECKS: &[(&str, CheckFn)] = &[
     ("target-known", checks::target_known),
     ("target-not-primary", checks::target_not_primary),
     ("target-in-electorate", checks::target_in_electorate),
-    ("no-other-operation", |at| checks::no_other_operation(at.view)),
+    ("no-other-operation", |at| no_other_operation(at.view)),
     ("all-sites-report", checks::all_sites_report),
     ("epochs-agree", checks::epochs_agree),
     ("assignment-seen", checks::assignment_seen),

@@ -83,7 +83,7 @@ impl Moving<'_> {
     #[must_use]
     pub fn situation(&self, federation: &Federation<'_>) -> Situation {
         let primary = &federation.primary.value;
-        let Moving { operation, from, to } = *moving;
+        let Moving { operation, from, to } = *self;
         let with_a = primary.holder == *from && primary.epoch == operation.epoch;
         let with_b = primary.holder == *to && primary.epoch == operation.epoch.next();
         let own = primary.state.operation() == Some(&operation.id);

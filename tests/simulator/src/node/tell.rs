@@ -73,6 +73,7 @@ impl Agent {
             opened: self.opened,
             reaches: self.sim.world().reaches(self.n),
             warnings: Vec::new(),
+            attention: Vec::new(),
             reason: decision.reason.to_string(),
             unreadable: BTreeSet::new(),
             progress: None,
