@@ -343,7 +343,7 @@ impl Judge<'_> {
         }
         let makes_room = unmet.contains(&Precondition::MayLead) && self.other_running_member(site);
         let actions = if makes_room { vec![Action::ReleaseLeader] } else { Vec::new() };
-        Some(Choice::act(Reason::NotReady(unmet), actions))
+        Some(Choice::not_ready(unmet, actions))
     }
 
     /// Who is synchronous from the first commit on: those that have confirmed all of the WAL this

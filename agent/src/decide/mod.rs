@@ -57,6 +57,7 @@ pub use candidate::refuses;
 pub use manual::{Dropped, Manual};
 pub use reason::{PausedAs, Reason, Stranded, Unfit};
 
+use preconditions::Precondition;
 use view::{DataDirectory, Initialize, Memory, Policy, Process, SiteView, View};
 
 /// What to do, in this order, and why. Performing stops at the first action that was not done.
@@ -92,6 +93,13 @@ impl Choice {
     fn wait_for(reason: Reason, span: Duration) -> Self {
         Self { actions: Vec::new(), reason, wake_in: Some(span) }
     }
+
+    /// The gate is closed. A watchdog whose timeout is near its most leaves enough of the deadline only in
+    /// the moments after a renewal, of which nobody tells this loop.
+    fn not_ready(unmet: Vec<Precondition>, actions: Vec<Action>) -> Self {
+        let wake_in = unmet.contains(&Precondition::Watchdog).then_some(GATE_AGAIN);
+        Self { actions, reason: Reason::NotReady(unmet), wake_in }
+    }
 }
 
 /// One decision in the making: the arguments, and the memory that becomes the next one.
@@ -104,6 +112,9 @@ struct Judge<'a> {
 /// How soon a condition inside PostgreSQL, which tells nobody when it comes true, is looked at
 /// again. Costs one query on an open connection.
 const LOOK_AGAIN: Duration = Duration::from_millis(3);
+
+/// How soon a gate that only the watchdog's margin closes is looked at again.
+const GATE_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a starting agent waits for the site DCS before it serves reads without it.
 const SERVES_READS_AFTER: Duration = Duration::from_secs(10);

@@ -446,7 +446,7 @@ impl Judge<'_> {
         }
         let unmet = preconditions::unmet(self.policy, self.view, Opening::StartInPause);
         if !unmet.is_empty() {
-            return Some(Choice::wait(Reason::NotReady(unmet)));
+            return Some(Choice::not_ready(unmet, Vec::new()));
         }
         let synchronous = synchronous::list_at_start(self.policy, &mut self.memory, site);
         let job = Job::StartPrimary { synchronous };

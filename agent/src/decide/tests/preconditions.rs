@@ -211,4 +211,7 @@ fn a_watchdog_that_was_pinged_too_late_for_the_deadline_keeps_the_server_closed(
     let missing = unmet(&world.policy, &world.view, Opening::Promotion);
     assert_eq!(missing, vec![Precondition::Watchdog]);
     assert!(!opens(&world));
+    // The next renewal leaves enough, for a moment: it is looked for.
+    let wakes = world.decide().wake_at;
+    assert!(wakes <= world.view.now.plus(Duration::from_millis(100)), "{wakes:?}");
 }
