@@ -43,8 +43,6 @@ use crate::upgrade::Upgrade;
 use requests::Requests;
 use wakes::{Wakes, waited_for};
 
-pub use wakes::Row;
-
 /// A running agent.
 pub struct Agent {
     config: Arc<Config>,
@@ -74,7 +72,7 @@ pub struct Agent {
     refused_dynamic: Option<String>,
     /// What is told of slots.
     slots: slots::Told,
-    row: Row,
+    repeated: u32,
     stop: CancellationToken,
     upgrade: Upgrade,
     upgrade_asked: Option<BootTime>,
@@ -112,7 +110,7 @@ impl Agent {
                 return ended;
             }
             self.upgrade_when_idle(&view).await;
-            if self.row.goes_on(again) {
+            if again && !self.spinning(&decision.actions) {
                 continue;
             }
             let undone = !again && !decision.actions.is_empty();

@@ -20,7 +20,6 @@ use regent_agent::observe::failsafe::FailsafeObserver;
 use regent_agent::observe::global::GlobalObserver;
 use regent_agent::observe::mirror::{self, Picture};
 use regent_agent::observe::site::SiteObserver;
-use regent_agent::run::Row;
 use regent_dcs::Store;
 use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
@@ -257,7 +256,7 @@ impl World {
             told_last: (None, BootTime::default()),
             opened: None,
             suspended: false,
-            row: Row::default(),
+            repeated: 0,
         }
     }
 }
