@@ -36,10 +36,15 @@ impl Outage {
     async fn start(name: &str, topology: &str, stores: &[&str]) -> anyhow::Result<Self> {
         let bed = Bed::start(name, topology, None).await?;
         let roles = bed.healthy().await?;
-        // Each site's report says where it promises; the record is written as soon.
-        bed.see("reports of both sites", HEALTHY, |global| {
-            let of =
-                |site: &SiteName| global.report(site).filter(|report| !report.nodes.is_empty());
+        // Each site's report says where it promises, of every node that may lead it once the quorum is
+        // silent; the record is written as soon.
+        let nodes = |site: &SiteName| {
+            bed.lab().layout().nodes.iter().filter(|node| node.site == *site).count()
+        };
+        bed.see("reports of all nodes of both sites", HEALTHY, |global| {
+            let of = |site: &SiteName| {
+                global.report(site).filter(|report| report.nodes.len() == nodes(site))
+            };
             of(&roles.a).zip(of(&roles.b))
         })
         .await?;

@@ -35,6 +35,11 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Rounded up: what was measured is never 0, which means that it was not.
+fn millis_up(span: Duration) -> u64 {
+    u64::try_from(span.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
 /// `None` where nothing was ever measured.
 fn measured(span: Duration) -> Option<u64> {
     (!span.is_zero()).then(|| millis(span))
@@ -58,8 +63,8 @@ pub fn fence(
     };
     let mut fence = ReportedFence {
         deadline_left_ms: millis(writing.left(now)),
-        site_round_trip_ms: round_trips.site.map(millis),
-        primary_round_trip_ms: round_trips.primary.map(millis),
+        site_round_trip_ms: round_trips.site.map(millis_up),
+        primary_round_trip_ms: round_trips.primary.map(millis_up),
         worst_stop_ms: measured(guardian.worst_stop),
         stop_budget_ms: millis(config.regent.stop_budget.0),
         worst_kill_ms: measured(guardian.worst_kill),
