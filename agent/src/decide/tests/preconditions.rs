@@ -173,24 +173,6 @@ fn no_set_that_lacks_some_opens() {
     }
 }
 
-proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(10_000))]
-    /// Of all 2^23 sets, some; the small ones are above.
-    #[test]
-    fn no_set_at_all_that_lacks_some_opens(set in 1u32..(1 << Precondition::ALL.len())) {
-        let mut world = ready();
-        // From the last, as above: the federation goes after what is in it.
-        for (index, precondition) in Precondition::ALL.into_iter().enumerate().rev() {
-            if set & (1 << index) != 0 {
-                take_away(precondition, &mut world);
-            }
-        }
-        let missing = unmet(&world.policy, &world.view, Opening::Promotion);
-        proptest::prop_assert!(!missing.is_empty(), "{set:b}");
-        proptest::prop_assert!(!opens(&world), "without {missing:?}");
-    }
-}
-
 /// hazards.md 3.5: while nothing writable runs, pings are free.
 #[test]
 fn a_watchdog_that_was_pinged_too_late_for_the_deadline_keeps_the_server_closed() {
