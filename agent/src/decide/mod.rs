@@ -33,6 +33,7 @@ pub mod quorum;
 mod race;
 mod reason;
 mod rejoin;
+mod remote;
 pub mod renewal;
 mod requests;
 mod retry;
@@ -44,6 +45,7 @@ mod steady;
 pub mod synchronous;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod upstream;
 pub mod view;
 mod wanted;
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::preflight::LockError;
 use super::requests::Requests;
-use super::{Agent, adoption, preflight, tell};
+use super::{Agent, adoption, preflight, remote, tell};
 use crate::act::callbacks::Callbacks;
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
@@ -133,6 +133,7 @@ impl Agent {
         let asks = (site_store.clone(), failsafe.clone(), http.clone());
         let arriving = serve(listeners, &config, seen, asks);
         let callbacks = Callbacks::begin(&config);
+        let remote = remote::asks(&config, &programs, &files, picture_receiver.clone());
         let reaches = tell::reaches(&config, &programs, &files, picture_receiver);
         Ok(Self {
             site_observer: SiteObserver::new(site_keys, config.name.clone()),
@@ -172,6 +173,7 @@ impl Agent {
             peer_answers: watch::Sender::new(None),
             http,
             reaches,
+            remote,
             pictures,
             opened: None,
             last_reason: String::new(),

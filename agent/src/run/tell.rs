@@ -97,6 +97,7 @@ impl Agent {
         warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
         warnings.extend(self.refused_dynamic.clone());
         warnings.extend(self.job_problem.clone());
+        warnings.extend(self.remote_warning());
         warnings.extend(guardian::warnings(&view.guardian));
         warnings.extend(view.postgres.configuration.problems.clone());
         for (name, Difference { old, new }) in &view.postgres.configuration.pending_restart {

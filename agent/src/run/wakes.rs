@@ -17,6 +17,7 @@ use crate::fence::renewal::Tenures;
 use crate::observe::clock::boot_time;
 use crate::observe::mirror::{Mirror, Picture};
 use crate::observe::postgres::{self, ASK_AGAIN};
+use crate::observe::remote::RemoteAnswer;
 
 /// The same actions for the same reason in a row, after which the loop waits a moment: an effect
 /// that does not show must not spin.
@@ -35,6 +36,7 @@ pub(super) struct Wakes {
     beside: watch::Receiver<Beside>,
     tenures: watch::Receiver<Tenures>,
     peers: watch::Receiver<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
+    remote: watch::Receiver<Option<RemoteAnswer>>,
 }
 
 impl Wakes {
@@ -46,6 +48,7 @@ impl Wakes {
             beside: agent.actor.server.beside(),
             tenures: agent.actor.renewal.tenures(),
             peers: agent.peer_answers.subscribe(),
+            remote: agent.remote.subscribe(),
         }
     }
 
@@ -69,6 +72,7 @@ impl Wakes {
             () = change(&mut self.beside) => {}
             () = change(&mut self.tenures) => {}
             () = change(&mut self.peers) => {}
+            () = change(&mut self.remote) => {}
         }
     }
 }

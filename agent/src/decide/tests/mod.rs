@@ -25,6 +25,8 @@ mod rejoins;
 mod requests;
 mod restarts;
 mod slots;
+mod standby_cluster;
 mod start;
 mod synchronous;
+mod upstream;
 pub(crate) mod world;

@@ -245,6 +245,7 @@ impl Agent {
             now,
             site,
             federation,
+            remote: None,
             postgres,
             tenure: TenureView {
                 has_lease: tenures.lease.is_some(),
