@@ -2,6 +2,7 @@
 //! seen by the next observation.
 
 pub mod callbacks;
+pub mod cluster_file;
 mod config_key;
 pub mod epoch_by_hand;
 pub mod epoch_file;
@@ -10,6 +11,7 @@ pub mod fence_report;
 pub mod global;
 pub mod history;
 pub mod jobs;
+pub mod own_leases;
 pub mod postgres;
 pub mod publish;
 pub mod random;
@@ -511,6 +513,16 @@ impl Actor {
         }
     }
 
+    /// In synchronous mode the list is the agent's, and what `ALTER SYSTEM` has set stands above it.
+    async fn bring_list_into_force(&self, client: &Client) -> Result<(), sql::SqlError> {
+        const NAME: &str = "synchronous_standby_names";
+        if self.dynamic.synchronous_mode && self.files.auto_conf_sets(NAME) {
+            tracing::warn!("{NAME} was set by ALTER SYSTEM: it is the agent's, and taken out");
+            sql::alter_system_reset(client, NAME).await?;
+        }
+        sql::reload(client).await
+    }
+
     async fn on_server(&self, action: &Action, client: Option<&Client>) -> Outcome {
         let Some(client) = client else {
             return Outcome::NotDone("PostgreSQL does not answer".to_owned());
@@ -528,7 +540,7 @@ impl Actor {
             Action::SetSynchronousNames(list) => {
                 let written = self.set_role(|in_force| in_force.synchronous.clone_from(list));
                 match written {
-                    Ok(()) => sql::reload(client).await,
+                    Ok(()) => self.bring_list_into_force(client).await,
                     Err(error) => {
                         return Outcome::NotDone(format!("writing the configuration: {error}"));
                     }

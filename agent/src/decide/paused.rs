@@ -51,7 +51,11 @@ impl Judge<'_> {
         match &site.leader {
             Some(leader) if leader.unreadable => Choice::wait(Reason::LeaderUnreadable),
             Some(leader) if leader.name == self.policy.me && !leader.bound_to_my_lease => {
-                self.take_back(writable)
+                match (leader.twin, writable) {
+                    (false, _) => self.take_back(writable),
+                    (true, true) => Choice::wait(Reason::Paused(PausedAs::PrimaryBesideTheLeader)),
+                    (true, false) => Choice::wait(Reason::TwinLeads),
+                }
             }
             Some(leader) if leader.name == self.policy.me => self.keep_leading(site),
             Some(_) if writable => Choice::wait(Reason::Paused(PausedAs::PrimaryBesideTheLeader)),

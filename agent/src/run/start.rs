@@ -17,12 +17,14 @@ use super::preflight::LockError;
 use super::requests::Requests;
 use super::{Agent, adoption, preflight, tell};
 use crate::act::callbacks::Callbacks;
+use crate::act::cluster_file::{self, ClusterFile};
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
 use crate::act::failsafe::word::Word;
 use crate::act::failsafe::{self, SharedGiven, members, sites};
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
+use crate::act::own_leases::OwnLeases;
 use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Files;
 use crate::act::postgres::found::{self, Frozen};
@@ -39,6 +41,7 @@ use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
 use crate::config::{Config, Places};
 use crate::decide::callbacks;
+use crate::decide::remembered::Remembered;
 use crate::decide::slots;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
@@ -131,6 +134,8 @@ impl Agent {
         if config.federation.is_some() {
             EpochFile::new(config).check()?;
         }
+        let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        ClusterFile::new(config, site_keys.prefix()).read()?;
         api::Listeners::check(config, held).await
     }
 
@@ -149,18 +154,19 @@ impl Agent {
         let config = Arc::new(config);
         let programs = Programs::new(&config.postgres.bin_dir);
         let files = Files::new(&config);
-        preflight::check_run_dir(&config)?;
+        check_places(&config, &files)?;
         reap_what_was_left();
+        let own_leases = OwnLeases::left(&files.run_dir);
+        let known = own_leases.known(before.is_some());
         let (deadlines, guard, fenced) = begin_fence(&config, before, frozen)?;
-        if config.federation.is_some() {
-            EpochFile::new(&config).check()?;
-        }
         files.write_passfile(&config).context("writing the password file")?;
         preflight::check_versions(&programs, &files).await?;
         let listeners = api::Listeners::bind(&config).await?;
         let launcher = launcher(&config, &files, deadlines.page().clone())?;
         let server = Arc::new(Server::new(launcher, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        let (memory, cluster) = remembers(&config, &site_keys)?;
+        let observer = SiteObserver::new(site_keys.clone(), config.name.clone());
         let clock = BootClock::kernel().context("reading this boot's identity")?;
         let (failsafe, targets) = open_failsafe(&config)?;
         let asks = (failsafe.leader.clone(), targets.subscribe());
@@ -189,7 +195,8 @@ impl Agent {
         // Last: whoever waits for this life takes it for one that has begun.
         preflight::note_life(&config.regent.run_dir, &lock)?;
         Ok(Self {
-            site_observer: SiteObserver::new(site_keys, config.name.clone()),
+            site_observer: observer.knowing(known),
+            own_leases,
             global_observer: global_store
                 .as_ref()
                 .map(|global| GlobalObserver::new(global.keys.clone(), global.site.clone())),
@@ -218,7 +225,8 @@ impl Agent {
             deadlines,
             site_mirror,
             global_mirror,
-            memory: Memory::of_a_new_process(),
+            memory,
+            cluster,
             finished: None,
             finished_jobs,
             fenced,
@@ -244,6 +252,27 @@ impl Agent {
             _lock: lock,
         })
     }
+}
+
+/// Where this node keeps what it must not lose is there, and its own.
+fn check_places(config: &Config, files: &Files) -> anyhow::Result<()> {
+    preflight::check_run_dir(config)?;
+    if config.federation.is_some() {
+        EpochFile::new(config).check()?;
+    }
+    files.take_note_over()
+}
+
+/// What an earlier life left of the cluster, and a task that writes down what this one remembers.
+fn remembers(
+    config: &Config,
+    site_keys: &SiteKeys,
+) -> anyhow::Result<(Memory, watch::Sender<Option<Remembered>>)> {
+    let file = ClusterFile::new(config, site_keys.prefix());
+    let left = file.read()?;
+    let cluster = watch::Sender::new(left.clone());
+    tokio::spawn(cluster_file::keep(file, cluster.subscribe()));
+    Ok((Memory { cluster: left, ..Memory::of_a_new_process() }, cluster))
 }
 
 /// Answers from now on whoever asks; requests arrive at what is returned.

@@ -43,6 +43,7 @@ names! {
         Reason::AskingPeers => "reason: AskingPeers",
         Reason::NotCandidate(_) => "reason: NotCandidate",
         Reason::RetakingLeader => "reason: RetakingLeader",
+        Reason::TwinLeads => "reason: TwinLeads",
         Reason::LeaderDeleted => "reason: LeaderDeleted",
         Reason::StoppingWriter => "reason: StoppingWriter",
         Reason::Leading => "reason: Leading",
@@ -78,6 +79,7 @@ names! {
         Reason::ClearingMark => "reason: ClearingMark",
         Reason::FinishingBootstrap => "reason: FinishingBootstrap",
         Reason::Synchronous => "reason: Synchronous",
+        Reason::ListChanged => "reason: ListChanged",
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
@@ -90,6 +92,7 @@ names! {
         Reason::NotCopied(_) => "reason: NotCopied",
         Reason::Requested(_) => "reason: Requested",
         Reason::PrePromoting => "reason: PrePromoting",
+        Reason::KeysGone => "reason: KeysGone",
     }
 }
 
@@ -118,6 +121,8 @@ names! {
         Unfit::CouldNotStart => "unfit: CouldNotStart",
         Unfit::OtherWanted(_) => "unfit: OtherWanted",
         Unfit::PrePromoteRefused => "unfit: PrePromoteRefused",
+        Unfit::KeysGone => "unfit: KeysGone",
+        Unfit::Unheard(_) => "unfit: Unheard",
     }
 }
 

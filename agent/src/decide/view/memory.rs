@@ -11,6 +11,7 @@ use regent_proto::time::BootTime;
 use super::super::quorum::Voting;
 use super::{JobKind, ScheduledRestart, UnderWay};
 use crate::decide::manual::Switching;
+use crate::decide::remembered::Remembered;
 use crate::decide::slots::readiness::Readiness;
 use crate::decide::slots::{Planned, Rules};
 
@@ -124,6 +125,8 @@ pub struct Memory {
     pub slots_tried: Option<(Vec<Planned>, BootTime)>,
     /// Before this no logical slots are copied again.
     pub slots_copy_after: Option<BootTime>,
+    /// Since when this node waits for its turn to copy them.
+    pub slots_copy_wanted: Option<BootTime>,
     /// How often they were copied since one of them could be used.
     pub slots_copies: u32,
     /// Where each slot that is here keeps WAL from, and what its consumer has confirmed.
@@ -157,6 +160,8 @@ pub struct Memory {
     pub claimed_initialize: bool,
     /// What `pre_promote` said about the promotion that is coming.
     pub pre_promote: PrePromote,
+    /// The cluster, as it was last seen whole; outlives this process.
+    pub cluster: Option<Remembered>,
 }
 
 /// What `pre_promote` said.
