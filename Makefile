@@ -11,11 +11,15 @@
 #   CARGO=...     the cargo to use
 #   REGENT_TOOLS  where scripts/install puts etcd, and regentctl looks for it (default .tools)
 #   REGENT_ETCD   an etcd to use instead
+#   REGENT_PG_MAJOR=17  demo, test, bench: on this PostgreSQL (scripts/install --versions brings 16, 17, 18)
+#   TESTS='slots quorum'  versions: these only;  MAJORS='15 18': on these only
 
 CARGO ?= cargo
 KEEP ?=
 DCS ?=
 ARGS ?=
+MAJORS ?=
+TESTS ?=
 REPEAT ?= 20
 HEALTHY ?= 1800
 SEEDS ?= 1000
@@ -33,7 +37,7 @@ seeds += $(if $(filter-out 0 no false,$(MINIMISE)),--minimise)
 dcs := $(if $(DCS),--dcs $(DCS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fence-report fence-mutants fence-vm models simulate simulate-mutants gates fix clean need-rust
+.PHONY: help demo test versions bench bench-patroni fence-report fence-mutants fence-vm models simulate simulate-mutants gates fix clean need-rust
 # One recipe at a time even under -j: they share the target directory and the machine's clock.
 .NOTPARALLEL:
 
@@ -59,10 +63,20 @@ test: need-rust ## install what the tests need, then every gate and every test
 		set -x; $(CARGO) test --locked --workspace --no-fail-fast --all-targets $(ARGS) -- --test-threads=1; \
 	fi
 
+versions: need-rust ## tests that meet PostgreSQL most, on each major version installed (MAJORS=, TESTS=)
+	@scripts/install --etcd --versions
+	$(CARGO) build --locked --workspace --bins
+	@CARGO='$(CARGO)' MAJORS='$(MAJORS)' scripts/versions $(TESTS)
+
 bench: need-rust ## write outage of a switchover against the bare hand-over of the same two servers
 	@scripts/install
 	$(CARGO) build --locked --workspace --bins
 	@$(regentctl) bench switchover $(ARGS)
+
+bench-patroni: need-rust ## one site beside Patroni 4.1.5: bootstrap, cost, switchover, crashes (ARGS='--rounds 10')
+	@scripts/install --etcd --patroni
+	$(CARGO) build --locked --workspace --bins
+	@$(regentctl) bench failover $(ARGS)
 
 fence-report: need-rust ## every fault of the fence 20 times, and 30 minutes that must demote nobody (REPEAT=, HEALTHY=)
 	@scripts/install --etcd --fence

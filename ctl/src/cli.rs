@@ -280,6 +280,19 @@ pub enum BenchVerb {
         #[arg(long, default_value = "target/reports/bench.json", value_name = "FILE")]
         report: PathBuf,
     },
+    /// One site of three nodes: bootstrap, cost, and what each switchover and crash costs its clients;
+    /// beside Patroni where scripts/install --patroni has put it.
+    Failover {
+        /// How often each thing happens to each of them.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Seconds over which CPU is counted while nothing happens.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        idle: u64,
+        /// Where to write the report.
+        #[arg(long, default_value = "target/reports/bench-patroni.json", value_name = "FILE")]
+        report: PathBuf,
+    },
 }
 
 #[cfg(test)]

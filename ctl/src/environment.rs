@@ -19,6 +19,12 @@ pub fn postgres_bin() -> Option<PathBuf> {
     variable("REGENT_PG_BIN").map(PathBuf::from)
 }
 
+/// `REGENT_PG_MAJOR`: the major version of PostgreSQL to use, as it was given.
+#[must_use]
+pub fn postgres_major() -> Option<String> {
+    variable("REGENT_PG_MAJOR")
+}
+
 /// `REGENT_ETCD`: the etcd to use.
 #[must_use]
 pub fn etcd() -> Option<PathBuf> {

@@ -56,6 +56,10 @@ pub fn run(cli: Cli, output: &Output) -> Ending {
         Verb::Bench(BenchVerb::Switchover { pairs, dcs, report }) => {
             block_on(bench::run(pairs, dcs, &report, output))
         }
+        Verb::Bench(BenchVerb::Failover { rounds, idle, report }) => {
+            let idle = std::time::Duration::from_secs(idle);
+            block_on(bench::failover::run(rounds, idle, &report, output))
+        }
         Verb::Completions { shell } => verbs::completions::run(shell, output),
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use regentctl::clock;
 use regentctl::lab::process::pause;
 
+use crate::option;
 use crate::report::workspace;
 
 /// What a program did.
@@ -41,7 +42,7 @@ pub fn path(name: &str) -> anyhow::Result<PathBuf> {
     Ok(regentctl::lab::programs::sibling(name)?)
 }
 
-/// A program of ours with an empty environment but PATH.
+/// A program of ours with an empty environment but PATH and the choice of PostgreSQL.
 ///
 /// # Errors
 /// When it was not built.
@@ -52,6 +53,8 @@ pub fn ours(name: &str) -> anyhow::Result<Command> {
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/")
         .current_dir(workspace());
+    let choices = ["REGENT_PG_BIN", "REGENT_PG_MAJOR", "REGENT_TOOLS"];
+    command.envs(choices.into_iter().filter_map(|name| Some((name, option(name)?))));
     Ok(command)
 }
 

@@ -15,8 +15,8 @@ use regent_proto::wire::ExecuteSwitchoverRequest;
 use regent_tests::bed::{Bed, TWO_SITES, explain};
 use regent_tests::gate::Gate;
 use regent_tests::program::{self, Finished};
+use regent_tests::say;
 use regent_tests::wait::until;
-use regent_tests::{option, say};
 use regentctl::coordinators::Client;
 use regentctl::exit::Exit;
 use regentctl::lab::owner::Owner;
@@ -136,9 +136,6 @@ impl Scratch {
 fn regentctl(arguments: &[&str], environment: &[(&str, &Path)]) -> anyhow::Result<Finished> {
     let mut command = program::ours("regentctl")?;
     command.args(arguments);
-    if let Some(bin) = option("REGENT_PG_BIN") {
-        command.env("REGENT_PG_BIN", bin);
-    }
     command.envs(environment.iter().copied());
     program::run(command, LIMIT)
 }
@@ -227,7 +224,7 @@ fn a_lab_that_cannot_be_is_refused_and_leaves_nothing() {
     let good = "topologies/two-sites-and-witness.yaml";
     let port = port.to_string();
     let pg = "REGENT_PG_BIN";
-    let cases: [LabCase<'_>; 5] = [
+    let cases: [LabCase<'_>; 6] = [
         (
             "a port in use",
             vec!["lab", "up", &topology, "--dir", &dir],
@@ -245,6 +242,12 @@ fn a_lab_that_cannot_be_is_refused_and_leaves_nothing() {
             vec!["lab", "up", good, "--dir", &dir],
             vec![(pg, old.as_path())],
             vec!["13 or newer", "PostgreSQL 12", "REGENT_PG_BIN"],
+        ),
+        (
+            "no major version",
+            vec!["lab", "up", good, "--dir", &dir],
+            vec![("REGENT_PG_MAJOR", Path::new("99"))],
+            vec!["REGENT_PG_MAJOR", "99", "from 13 to 18"],
         ),
         ("no such file", vec!["lab", "up", "nowhere.yaml", "--dir", &dir], vec![], vec!["nowhere"]),
         (

@@ -35,9 +35,6 @@ async fn one_complete_demo_loses_nothing_and_leaves_nothing() {
     let report = scratch.path().join("demo.json");
     let mut demo = program::ours("regentctl").unwrap();
     demo.args(["demo", "--plain", "--report"]).arg(&report);
-    if let Some(bin) = regent_tests::option("REGENT_PG_BIN") {
-        demo.env("REGENT_PG_BIN", bin);
-    }
     let done = tokio::task::spawn_blocking(move || program::run(demo, DEMO)).await.unwrap();
     let done = done.unwrap();
     let output = format!("{}{}", done.stdout, done.stderr);

@@ -27,9 +27,6 @@ impl Drop for Guard {
 fn regentctl(arguments: &[&str], limit: Duration) -> Finished {
     let mut command = program::ours("regentctl").expect("it was built");
     command.args(arguments);
-    if let Some(bin) = regent_tests::option("REGENT_PG_BIN") {
-        command.env("REGENT_PG_BIN", bin);
-    }
     program::run(command, limit).expect("it ends")
 }
 

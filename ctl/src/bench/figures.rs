@@ -71,6 +71,38 @@ pub fn cases(switchover: &[Duration], bare: &[Duration]) -> Vec<Case> {
     ]
 }
 
+/// The spans of one thing that happened, beside Patroni's where there are any: at most `limit` of theirs
+/// where that is given.
+#[must_use]
+pub fn beside(
+    name: &str,
+    ours: &[Duration],
+    theirs: Option<&[Duration]>,
+    limit: Option<f64>,
+) -> Case {
+    let mut case = series(name, ours);
+    let Some(theirs) = theirs else { return case };
+    case = case.figure("patroni-median", ms(median(theirs)), "ms").figure(
+        "patroni-p95",
+        ms(p95(theirs)),
+        "ms",
+    );
+    for (i, value) in theirs.iter().enumerate() {
+        case = case.figure(&format!("patroni-run-{}", i + 1), ms(*value), "ms");
+    }
+    let (ours, theirs) = (ms(median(ours)), ms(median(theirs)));
+    case = case.require(theirs > 0.0, || "nothing was measured of Patroni".to_owned());
+    if theirs <= 0.0 {
+        return case;
+    }
+    let ratio = ours / theirs;
+    case = case.figure("ratio", ratio, "ratio");
+    let Some(limit) = limit else { return case };
+    case.figure("limit", limit, "ratio").require(ratio <= limit, || {
+        format!("the median is {ratio:.2} of Patroni's, allowed {limit}")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +121,20 @@ mod tests {
         assert_eq!(p95(&spans(&hundred)), Duration::from_millis(95));
         assert_eq!(p95(&spans(&[1, 2, 3])), Duration::from_millis(3));
         assert_eq!(p95(&[]), Duration::ZERO);
+    }
+
+    #[test]
+    fn beside_patroni_the_limit_is_a_part_of_its_median() {
+        let verdict = |ours: &[u64], theirs: Option<&[u64]>, limit| {
+            let theirs = theirs.map(spans);
+            beside("x", &spans(ours), theirs.as_deref(), limit).verdict
+        };
+        assert_eq!(verdict(&[20], Some(&[100]), Some(0.2)), Verdict::Pass);
+        assert_eq!(verdict(&[21], Some(&[100]), Some(0.2)), Verdict::Fail);
+        assert_eq!(verdict(&[999], Some(&[100]), None), Verdict::Pass);
+        assert_eq!(verdict(&[999], None, Some(0.2)), Verdict::Pass);
+        assert_eq!(verdict(&[1], Some(&[]), None), Verdict::Fail);
+        assert_eq!(verdict(&[], None, None), Verdict::Fail);
     }
 
     #[test]

@@ -2,9 +2,13 @@
 //!
 //! Alternating pairs in one run, on one machine, with one client: a planned switchover of the
 //! two-site topology, then a bare hand-over ([`bare`]) between two servers with the same settings.
+//! [`failover`] is `bench failover`: one site beside Patroni.
 
 pub mod bare;
+pub mod failover;
 pub mod figures;
+pub mod idle;
+pub mod system;
 
 use std::path::Path;
 use std::time::Duration;
@@ -34,12 +38,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the benchmark. Interrupted, it removes everything it made.
 pub async fn run(pairs: u32, dcs: Dcs, report: &Path, output: &Output) -> Ending {
+    or_interrupted(measure(pairs, dcs, report, output), output).await
+}
+
+/// Whatever the measurement has made is its own, and goes with it when it is dropped.
+async fn or_interrupted(measurement: impl Future<Output = Ending>, output: &Output) -> Ending {
     let stop = async {
         signals::interrupted().await;
         output.progress("interrupted: removing every process and file of the benchmark");
     };
     tokio::select! {
-        ending = measure(pairs, dcs, report, output) => ending,
+        ending = measurement => ending,
         () = stop => Err(Failure::new(Exit::Interrupted, "interrupted")),
     }
 }
@@ -50,14 +59,18 @@ async fn measure(pairs: u32, dcs: Dcs, report_file: &Path, output: &Output) -> E
     let lab = Lab::up(TWO_SITES_AND_WITNESS, &options, &mut progress).await?;
     let measured = Box::pin(all_pairs(&lab, pairs, output)).await;
     lab.down().await?;
-    let cases = measured?;
-    report::write(report_file, &cases)?;
+    judge_cases(&measured?, report_file, output)
+}
+
+/// Writes the report, shows it, and fails where a case does.
+fn judge_cases(cases: &[Case], report_file: &Path, output: &Output) -> Ending {
+    report::write(report_file, cases)?;
     output.json(&json!({ "report": report_file, "cases": cases }));
-    for case in &cases {
+    for case in cases {
         let figures: Vec<String> = case
             .figures
             .iter()
-            .filter(|figure| !figure.name.starts_with("run-"))
+            .filter(|figure| !figure.name.contains("run-"))
             .map(|figure| format!("{} {:.1} {}", figure.name, figure.value, figure.unit))
             .collect();
         output.say(format!(
@@ -69,7 +82,7 @@ async fn measure(pairs: u32, dcs: Dcs, report_file: &Path, output: &Output) -> E
         ));
     }
     output.say(format!("report: {}", report_file.display()));
-    if report::passed(&cases) {
+    if report::passed(cases) {
         return Ok(Exit::Done);
     }
     let reasons: Vec<&str> =
@@ -82,20 +95,19 @@ struct Side {
     name: &'static str,
     target: Target,
     history: History,
-    outages: Vec<Duration>,
 }
 
 impl Side {
     fn new(name: &'static str, ports: Vec<u16>, lab: &Lab) -> Self {
         let target = Target { ports, password: lab.secrets().app.clone() };
-        Self { name, target, history: History::default(), outages: Vec::new() }
+        Self { name, target, history: History::default() }
     }
 
-    /// Writes, lets the event happen, and keeps the largest gap around it.
+    /// Writes, lets the event happen, and gives the largest gap around it, with words for people.
     async fn measure(
         &mut self,
         event: impl Future<Output = Result<String, Failure>>,
-    ) -> Result<String, Failure> {
+    ) -> Result<(Duration, String), Failure> {
         let writer = Writer::resume(self.target.clone(), self.history.sent);
         writer.wait_for(BACK, Duration::ZERO, LIMIT).await?;
         tokio::time::sleep(CALM).await;
@@ -105,9 +117,8 @@ impl Side {
         let to = writer.now();
         let history = writer.finish().await;
         let gap = outage(&history.acks, from, to).length;
-        self.outages.push(gap);
         self.history.append(history);
-        Ok(format!("{} ({parts})", span(clock::millis(gap))))
+        Ok((gap, format!("{} ({parts})", span(clock::millis(gap)))))
     }
 
     /// The rows' fate, as a case.
@@ -131,19 +142,22 @@ async fn all_pairs(lab: &Lab, pairs: u32, output: &Output) -> Result<Vec<Case>, 
     table::make(&bare.superuser(), &lab.secrets().app).await?;
     let mut ours = Side::new("planned-switchover", leaders(lab).await?, lab);
     let mut theirs = Side::new("bare-hand-over", bare.ports(), lab);
+    let (mut switchovers, mut hand_overs) = (Vec::new(), Vec::new());
     let sites = lab.data_sites();
     for pair in 1..=pairs {
         let target =
             sites.iter().cycle().nth(pair as usize).ok_or_else(|| Failure::error("no site"))?;
         ready::wait(lab, &mut |_| {}).await?;
         ours.target.ports = leaders(lab).await?;
-        let one = ours.measure(switch(lab, target.as_str())).await?;
-        let other = theirs.measure(bare.hand_over()).await?;
+        let (gap, one) = ours.measure(switch(lab, target.as_str())).await?;
+        switchovers.push(gap);
+        let (gap, other) = theirs.measure(bare.hand_over()).await?;
+        hand_overs.push(gap);
         bare.rejoin().await?;
         output
             .progress(format!("pair {pair} of {pairs}: switchover {one}; bare hand-over {other}"));
     }
-    let mut cases = figures::cases(&ours.outages, &theirs.outages);
+    let mut cases = figures::cases(&switchovers, &hand_overs);
     cases.push(ours.judged(&superuser).await?);
     cases.push(theirs.judged(&bare.superuser()).await?);
     Ok(cases)

@@ -46,6 +46,13 @@ pub enum Request {
         /// The node.
         node: String,
     },
+    /// Own one more process, which [`Request::Start`] starts.
+    Add {
+        /// Its name, which is also that of its log.
+        process: String,
+        /// Its program and arguments.
+        argv: Vec<String>,
+    },
     /// Start a process that does not run.
     Start {
         /// Its name.

@@ -225,6 +225,11 @@ impl Lab {
         self.order(request).await.map(drop)
     }
 
+    /// Lets the lab own one more process, by its program and arguments; [`Lab::start`] starts it.
+    pub async fn add(&self, process: &str, argv: Vec<String>) -> Result<(), Failure> {
+        self.order(Request::Add { process: process.to_owned(), argv }).await.map(drop)
+    }
+
     /// Starts a process that does not run.
     pub async fn start(&self, process: &str) -> Result<(), Failure> {
         self.order(Request::Start { process: process.to_owned() }).await.map(drop)

@@ -60,6 +60,12 @@ impl Prepared {
         &self.owner
     }
 
+    /// The run's passwords.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// Starts every process; waits for none but the lab's owner process.
     pub async fn start(mut self) -> Result<Lab, Failure> {
         let file = Layout::file(&self.layout.dir);

@@ -155,8 +155,8 @@ fn pid(child: &Child) -> anyhow::Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(child.id()).context("read process id")?))
 }
 
-/// Every process of a lab: its program lies in the lab or is one of PostgreSQL's, and its working
-/// directory is `dir` or lies below it. Whatever a lab starts has its directory there: agents and
+/// Every process of a lab: its program lies in the lab, is one of PostgreSQL's or runs Patroni, and its
+/// working directory is `dir` or lies below it. Whatever a lab starts has its directory there: agents and
 /// what they run the lab's own, PostgreSQL its data directory. A person's shell that stands there
 /// is not the lab's.
 #[must_use]
@@ -200,7 +200,13 @@ fn is_labs_program(pid: Pid, dir: &Path) -> bool {
         .parent()
         .and_then(Path::parent)
         .is_some_and(|lab| dir == lab || dir.starts_with(lab.join("nodes")));
-    placed || name.is_some_and(|n| n == "postgres" || n == "initdb" || n.starts_with("pg_"))
+    let others = |name: &str| {
+        name == "postgres"
+            || name == "initdb"
+            || name.starts_with("pg_")
+            || name.starts_with("python")
+    };
+    placed || name.is_some_and(|name| others(&name))
 }
 
 fn parent(pid: Pid) -> Option<Pid> {

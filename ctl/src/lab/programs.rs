@@ -38,19 +38,37 @@ pub struct Candidate {
 }
 
 /// Finds PostgreSQL: $REGENT_PG_BIN, else `pg_config --bindir`, the distribution's directories,
-/// PATH.
+/// PATH; of the major version in $REGENT_PG_MAJOR where that is set, then also where scripts/install
+/// puts others.
 pub fn postgres(owner: &Owner) -> Result<Postgres, Failure> {
+    let wanted = environment::postgres_major().map(|text| parse_major(&text)).transpose()?;
     if let Some(bin) = environment::postgres_bin() {
         let seen = look(&bin, owner);
-        return choose(&[seen], Some("REGENT_PG_BIN"));
+        return choose(&[seen], Some("REGENT_PG_BIN"), wanted);
+    }
+    let mut bins = usual_directories();
+    if let (Some(_), Some(tools)) = (wanted, tools()) {
+        let others = (OLDEST..=NEWEST).map(|n| tools.join(format!("pg{n}/bin")).canonicalize());
+        bins.extend(others.filter_map(Result::ok));
     }
     let mut seen: Vec<Candidate> = Vec::new();
-    for bin in usual_directories() {
+    for bin in bins {
         if !seen.iter().any(|candidate| candidate.bin == bin) {
             seen.push(look(&bin, owner));
         }
     }
-    choose(&seen, None)
+    choose(&seen, None, wanted)
+}
+
+/// What REGENT_PG_MAJOR says.
+fn parse_major(text: &str) -> Result<u32, Failure> {
+    let major = text.parse().ok().filter(|major| (OLDEST..=NEWEST).contains(major));
+    major.ok_or_else(|| {
+        Failure::error(format!(
+            "REGENT_PG_MAJOR is {text:?}; want a major version from {OLDEST} to {NEWEST}"
+        ))
+        .next("REGENT_PG_MAJOR=17, or REGENT_PG_BIN=DIRECTORY to name any")
+    })
 }
 
 fn usual_directories() -> Vec<PathBuf> {
@@ -104,10 +122,16 @@ fn parse_version(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// The first good one, or one message about all that were seen.
-fn choose(seen: &[Candidate], named_by: Option<&str>) -> Result<Postgres, Failure> {
+/// The first good one, of the major version that is wanted, or one message about all that were seen.
+fn choose(
+    seen: &[Candidate],
+    named_by: Option<&str>,
+    wanted: Option<u32>,
+) -> Result<Postgres, Failure> {
     let good = seen.iter().find_map(|candidate| match candidate.found {
-        Ok(major) if major >= OLDEST => Some(Postgres { bin: candidate.bin.clone(), major }),
+        Ok(major) if major >= OLDEST && wanted.is_none_or(|wanted| wanted == major) => {
+            Some(Postgres { bin: candidate.bin.clone(), major })
+        }
         Ok(_) | Err(_) => None,
     });
     if let Some(good) = good {
@@ -125,11 +149,18 @@ fn choose(seen: &[Candidate], named_by: Option<&str>) -> Result<Postgres, Failur
         (None, true) => "none found by pg_config, in /usr/lib/postgresql or on PATH".to_owned(),
         (None, false) => list.join("; "),
     };
-    Err(Failure::error(format!(
-        "a lab needs PostgreSQL {OLDEST} or newer with {}: {saw}",
-        PROGRAMS.join(", ")
-    ))
-    .next("scripts/install, or REGENT_PG_BIN=DIRECTORY to name another one"))
+    let (which, next) = match wanted {
+        None => (
+            format!("{OLDEST} or newer"),
+            "scripts/install, or REGENT_PG_BIN=DIRECTORY to name another one",
+        ),
+        Some(major) => (
+            format!("{major}, which REGENT_PG_MAJOR asks for,"),
+            "scripts/install --versions, or another REGENT_PG_MAJOR",
+        ),
+    };
+    let programs = PROGRAMS.join(", ");
+    Err(Failure::error(format!("a lab needs PostgreSQL {which} with {programs}: {saw}")).next(next))
 }
 
 /// Finds etcd: $REGENT_ETCD, else PATH, else where scripts/install puts it.
@@ -144,16 +175,26 @@ pub fn etcd() -> Result<PathBuf, Failure> {
             .canonicalize()
             .map_err(|e| missing(format!("REGENT_ETCD names {}: {e}", named.display())));
     }
-    let tools = environment::tools().or_else(|| {
+    environment::path()
+        .into_iter()
+        .chain(tools().map(|tools| tools.join("bin")))
+        .find_map(|directory| directory.join("etcd").canonicalize().ok())
+        .ok_or_else(|| missing("none is on PATH, in $REGENT_TOOLS/bin or in .tools/bin".to_owned()))
+}
+
+/// Patroni, where scripts/install puts it.
+#[must_use]
+pub fn patroni() -> Option<PathBuf> {
+    tools().and_then(|tools| tools.join("patroni/bin/patroni").canonicalize().ok())
+}
+
+/// Where scripts/install puts what is not the system's.
+fn tools() -> Option<PathBuf> {
+    environment::tools().or_else(|| {
         // The clone this program was built in: CLONE/target/debug/regentctl.
         let own = std::env::current_exe().ok()?;
         own.ancestors().skip(1).map(|above| above.join(".tools")).find(|tools| tools.exists())
-    });
-    environment::path()
-        .into_iter()
-        .chain(tools.map(|tools| tools.join("bin")))
-        .find_map(|directory| directory.join("etcd").canonicalize().ok())
-        .ok_or_else(|| missing("none is on PATH, in $REGENT_TOOLS/bin or in .tools/bin".to_owned()))
+    })
 }
 
 /// One of our own programs, built beside this one.
@@ -209,19 +250,43 @@ mod tests {
             candidate("/usr/lib/postgresql/12/bin", Ok(12)),
             candidate("/opt/x", Err("lacks initdb")),
         ];
-        let failure = choose(&seen, None).expect_err("too old");
+        let failure = choose(&seen, None, None).expect_err("too old");
         for part in ["13 or newer", "/usr/lib/postgresql/12/bin is PostgreSQL 12", "lacks initdb"] {
             assert!(failure.message.contains(part), "{failure}");
         }
         assert!(failure.next.is_some_and(|next| next.contains("scripts/install")));
-        let named = choose(&seen[..1], Some("REGENT_PG_BIN")).expect_err("too old");
+        let named = choose(&seen[..1], Some("REGENT_PG_BIN"), None).expect_err("too old");
         assert!(named.message.contains("REGENT_PG_BIN names"), "{named}");
-        assert!(choose(&[], None).expect_err("none").message.contains("none found"));
+        assert!(choose(&[], None, None).expect_err("none").message.contains("none found"));
     }
 
     #[test]
     fn the_first_good_one_is_taken() {
         let seen = [candidate("/a", Ok(12)), candidate("/b", Ok(15)), candidate("/c", Ok(14))];
-        assert_eq!(choose(&seen, None).map(|p| p.major), Ok(15));
+        assert_eq!(choose(&seen, None, None).map(|p| p.major), Ok(15));
+    }
+
+    #[test]
+    fn the_major_version_asked_for_is_taken_or_those_found_are_listed() {
+        let seen = [candidate("/a", Ok(15)), candidate("/b", Ok(17)), candidate("/c", Ok(17))];
+        assert_eq!(choose(&seen, None, Some(17)).map(|p| p.bin), Ok("/b".into()));
+        let failure = choose(&seen, None, Some(18)).expect_err("none of 18");
+        for part in
+            ["PostgreSQL 18", "REGENT_PG_MAJOR", "/a is PostgreSQL 15", "/b is PostgreSQL 17"]
+        {
+            assert!(failure.message.contains(part), "{failure}");
+        }
+        assert!(failure.next.is_some_and(|next| next.contains("scripts/install --versions")));
+        let both = choose(&seen[..1], Some("REGENT_PG_BIN"), Some(17)).expect_err("another one");
+        assert!(both.message.contains("REGENT_PG_BIN names /a is PostgreSQL 15"), "{both}");
+    }
+
+    #[test]
+    fn a_major_version_is_one_that_regent_was_written_for() {
+        assert_eq!(parse_major("17"), Ok(17));
+        for wrong in ["12", "19", "17.2", "seventeen", "-17"] {
+            let failure = parse_major(wrong).expect_err(wrong);
+            assert!(failure.message.contains("from 13 to 18"), "{failure}");
+        }
     }
 }

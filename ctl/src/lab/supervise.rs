@@ -270,6 +270,14 @@ impl Owner {
                 }
                 Ok(Answer::Done(killed + guardian + 1))
             }
+            Request::Add { process, argv } => {
+                if self.processes.contains_key(&process) {
+                    anyhow::bail!("there is a process {process} already");
+                }
+                let added = Process { argv, pid: None, ended: None, killed: false };
+                self.processes.insert(process, added);
+                Ok(Answer::Done(1))
+            }
             Request::Start { process } => {
                 self.wait_for_killed(&process).await;
                 self.start(&process)?;

@@ -19,10 +19,7 @@ const LONGEST: usize = 1 << 20;
 /// Shows the site.
 pub async fn run(agent: &str, fences: bool, output: &Output) -> Ending {
     let place = address(agent)?;
-    // The client wants one, though agents serve no TLS; a second call would be a mistake of ours.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let asked = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
-    let client = asked.map_err(|error| Failure::error(format!("an HTTP client: {error}")))?;
+    let client = client()?;
     let cluster: Cluster = get(&client, &place, "/cluster").await.map_err(|problem| {
         Failure::error(problem).next("regentctl status --agent with another node's restapi address")
     })?;
@@ -37,6 +34,14 @@ pub async fn run(agent: &str, fences: bool, output: &Output) -> Ending {
     let (_, width) = output.size();
     output.lines(&told.screen(fences, width));
     Ok(Exit::Done)
+}
+
+/// For agents' REST API.
+pub(crate) fn client() -> Result<Client, Failure> {
+    // It wants one, though agents serve no TLS; the first one of the process stays.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let asked = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+    asked.map_err(|error| Failure::error(format!("an HTTP client: {error}")))
 }
 
 /// Patroni answers every path it does not know with its state, and so did older agents.
@@ -91,7 +96,7 @@ async fn get<T: DeserializeOwned>(client: &Client, place: &Url, path: &str) -> R
 }
 
 /// The innermost cause: the outer ones repeat the address.
-fn reason(error: &reqwest::Error) -> String {
+pub(crate) fn reason(error: &reqwest::Error) -> String {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
