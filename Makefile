@@ -5,6 +5,7 @@
 #   DCS=etcd      demo: on real etcd instead of the embedded SQLite store (DCS=sqlite)
 #   REPEAT=20     fence-report: repetitions of each fault
 #   HEALTHY=1800  fence-report: seconds under strain that must demote nobody
+#   EVENTS=200    soak: how many events; SEED=1: which ones in which order
 #   SEEDS=1000    simulate: how many seeds; SEED=n: this one only; EXPLAIN=1: tell what happened
 #                 MINIMISE=1: with as few of its faults as still break it
 #   ARGS='...'    demo, bench: more arguments for regentctl; test: for the test runner, e.g. a filter
@@ -18,6 +19,7 @@ DCS ?=
 ARGS ?=
 REPEAT ?= 20
 HEALTHY ?= 1800
+EVENTS ?= 200
 SEEDS ?= 1000
 SEED ?=
 EXPLAIN ?=
@@ -33,7 +35,7 @@ seeds += $(if $(filter-out 0 no false,$(MINIMISE)),--minimise)
 dcs := $(if $(DCS),--dcs $(DCS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fence-report fence-mutants fence-vm models simulate simulate-mutants gates fix clean need-rust
+.PHONY: help demo test bench fence-report fence-mutants fence-vm soak models simulate simulate-mutants gates fix clean need-rust
 # One recipe at a time even under -j: they share the target directory and the machine's clock.
 .NOTPARALLEL:
 
@@ -80,6 +82,12 @@ fence-vm: need-rust ## a virtual machine with softdog or i6300esb is reset when 
 	@scripts/install-vm
 	$(CARGO) build --locked --workspace --bins
 	@$(target)/debug/fence-vm
+
+soak: need-rust ## 200 events in a row on one site under writing clients: whole after each, no row lost (EVENTS=, SEED=)
+	@scripts/install --etcd --fence
+	$(CARGO) build --locked --workspace --bins
+	REGENT_EVENTS=$(EVENTS) REGENT_SEED=$(or $(SEED),1) \
+		$(CARGO) test --locked --workspace --test soak -- --nocapture $(ARGS)
 
 models: need-rust ## search every model of the protocol to the end, and each of its mutants
 	$(CARGO) build --locked -p regent-models --bin models

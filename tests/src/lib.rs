@@ -1,8 +1,9 @@
 //! What the system tests share: a federation on this machine with a client that keeps writing
 //! ([`bed`]), one site of no federation ([`alone`]), its records as they change ([`records`]), writes held off in the store ([`gate`]),
 //! a PostgreSQL under a guardian alone ([`guarded`]), programs run as a person runs them
-//! ([`program`]), the agents' REST API ([`rest`]), sessions at one server ([`session`]), a virtual
-//! machine with a watchdog ([`vm`]), and what the machine's disk does meanwhile ([`stalls`]).
+//! ([`program`]), the agents' REST API ([`rest`]), sessions at one server ([`session`]), a site
+//! under events in a row ([`soak`]), a virtual machine with a watchdog ([`vm`]), and what the machine's
+//! disk does meanwhile ([`stalls`]).
 //!
 //! Nothing depends on this crate. Whatever it starts belongs to a value that ends it when dropped,
 //! also in a panic.
@@ -18,6 +19,7 @@ pub mod report;
 pub mod rest;
 pub mod server;
 pub mod session;
+pub mod soak;
 pub mod stalls;
 pub mod vm;
 pub mod wait;

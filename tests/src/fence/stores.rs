@@ -35,6 +35,14 @@ struct Member {
     child: Option<Child>,
 }
 
+impl Member {
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().and_then(|()| child.wait()).ok();
+        }
+    }
+}
+
 /// The members. Dropping them ends them and removes their files.
 #[derive(Debug)]
 pub struct Stores {
@@ -144,11 +152,13 @@ impl Stores {
 
     /// Kills every member and waits for that.
     pub fn kill(&mut self) {
-        for member in &mut self.members {
-            if let Some(mut child) = member.child.take() {
-                child.kill().and_then(|()| child.wait()).ok();
-            }
-        }
+        self.members.iter_mut().for_each(Member::kill);
+    }
+
+    /// Kills a node's own member and waits for that.
+    pub fn kill_own(&mut self, node: Node) {
+        let own = node % self.members.len();
+        self.members[own].kill();
     }
 
     /// What the members logged last.
