@@ -90,6 +90,6 @@ fn call_bounds(config: &Config, picture: &Picture) -> CallBounds {
     let primary = primary.map(|primary| config.primary_timing(primary.value.ttl_max));
     CallBounds {
         site_ms: millis(config.site_timing(&picture.dynamic).call_timeout),
-        primary_ms: primary.map_or(0, |timing| millis(timing.call_timeout)),
+        primary_ms: primary.map(|timing| millis(timing.call_timeout)),
     }
 }

@@ -73,18 +73,18 @@ impl Listeners {
     /// Every address that the configuration names.
     #[must_use]
     pub fn addresses(config: &Config) -> Vec<SocketAddr> {
-        let federation = config.federation.as_ref();
-        let promises = federation.and_then(|federation| federation.promise.as_ref());
-        let promises = promises.map(|promise| promise.listen);
-        std::iter::once(config.rest.listen).chain(promises).collect()
+        std::iter::once(config.rest.listen).chain(promise_listens(config)).collect()
     }
 
     /// Binds what the configuration names and lets go of it, but what is `held` by who will make room.
     pub async fn check(config: &Config, held: &[SocketAddr]) -> anyhow::Result<()> {
-        for address in Self::addresses(config) {
-            if !held.contains(&address) {
-                bind(address).await?;
-            }
+        let free = |address: &SocketAddr| !held.contains(address);
+        if free(&config.rest.listen) {
+            bind(config.rest.listen).await?;
+        }
+        // Each says its own key where it cannot be bound.
+        if promise_listens(config).is_some_and(|address| free(&address)) {
+            promise::bind(config).await?;
         }
         Ok(())
     }
@@ -96,6 +96,10 @@ impl Listeners {
             tokio::spawn(promise::serve(bound, shared.clone()));
         }
     }
+}
+
+fn promise_listens(config: &Config) -> Option<SocketAddr> {
+    Some(config.federation.as_ref()?.promise.as_ref()?.listen)
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {

@@ -13,8 +13,8 @@ const WAKE_MOST_MS: u64 = 50;
 pub struct CallBounds {
     /// Of the leader key's lease.
     pub site_ms: u64,
-    /// Of the primary lease; 0 outside a federation.
-    pub primary_ms: u64,
+    /// Of the primary lease; none outside a federation.
+    pub primary_ms: Option<u64>,
 }
 
 /// One sentence for each thin margin.
@@ -22,11 +22,11 @@ pub struct CallBounds {
 pub fn thin(fence: &ReportedFence, calls: CallBounds, server_runs: bool, hung: u64) -> Vec<String> {
     let mut thin = Vec::new();
     for (what, took, most, longer) in [
-        ("leader key", fence.site_round_trip_ms, calls.site_ms, "ttl and retry_timeout"),
+        ("leader key", fence.site_round_trip_ms, Some(calls.site_ms), "ttl and retry_timeout"),
         ("primary lease", fence.primary_round_trip_ms, calls.primary_ms, "policy.primary_ttl"),
     ] {
         // Half of the bound is left for the slower call that comes next.
-        if let Some(took) = took.filter(|took| most > 0 && took * 2 > most) {
+        if let Some((took, most)) = took.zip(most).filter(|(took, most)| took * 2 > *most) {
             thin.push(format!(
                 "the last renewal of the {what} took {took} ms, more than half of the {most} ms that \
                  a call may take: a store that becomes slower costs the right to write; look at it, \
@@ -83,7 +83,7 @@ mod tests {
             primary_round_trip_ms: Some(600),
             ..ReportedFence::default()
         };
-        let calls = CallBounds { site_ms: 700, primary_ms: 1200 };
+        let calls = CallBounds { site_ms: 700, primary_ms: Some(1200) };
         assert_eq!(thin(&good, calls, true, 0), Vec::<String>::new());
         let hung = thin(&good, calls, true, 1);
         assert!(hung.len() == 1 && hung[0].starts_with("a guardian hung"), "{hung:?}");
@@ -102,7 +102,7 @@ mod tests {
             thin(&ReportedFence { guardian: false, ..good.clone() }, calls, false, 0).is_empty()
         );
         // Outside a federation there is no primary lease, and so no bound.
-        let alone = CallBounds { primary_ms: 0, ..calls };
+        let alone = CallBounds { primary_ms: None, ..calls };
         let lent = ReportedFence { primary_round_trip_ms: Some(5000), ..good };
         assert!(thin(&lent, alone, true, 0).is_empty());
     }

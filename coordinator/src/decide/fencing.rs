@@ -7,9 +7,7 @@
 
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::{OperationId, SiteName};
-use regent_proto::record::{
-    Check, Operation, OperationKind, Outcome, Plan, Unknown, VERSION, WritesFenced,
-};
+use regent_proto::record::{Check, Operation, OperationKind, Outcome, WritesFenced};
 use regent_proto::transactions;
 
 use super::Federation;
@@ -136,42 +134,26 @@ pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refu
                 .to_owned(),
         ));
     }
-    let Planned { plan, hash } = plan(federation, asked.verb, &asked.site);
-    let verb = plan.kind.name();
-    request::agreed(&plan, &hash, &asked.plan_hash, &format!("{verb} {}", asked.site))?;
+    let planned = plan(federation, asked.verb, &asked.site);
+    let verb = planned.plan.kind.name();
+    request::agreed(&planned, &asked.plan_hash, &format!("{verb} {}", asked.site))?;
     let read = view.read(federation.primary);
     let transaction = match asked.verb {
         Verb::Fence => transactions::fence_writes(&read, by(&asked.by, &asked.reason)),
         Verb::Unfence => transactions::unfence_writes(&read),
     };
     let transaction = transaction.map_err(|no_edge| Refusal::Blocked(no_edge.to_string()))?;
+    // The audit record.
+    let operation = Operation {
+        outcome: Some(Outcome::Succeeded { at: view.wall }),
+        ..request::operation(view, asked.id.clone(), planned, &asked.by, &asked.reason)
+    };
     let write = Write::new(match asked.verb {
         Verb::Fence => Purpose::Fence,
         Verb::Unfence => Purpose::Unfence,
     })
     .with(transaction)
     .comparing(view, GlobalKey::RunningOperation)
-    .put(view, Put::Operation(Box::new(record(federation, asked, plan, hash))));
+    .put(view, Put::Operation(Box::new(operation)));
     Ok(request::too_many(view).into_iter().fold(write, |write, id| write.forget(view, id)))
-}
-
-/// The audit record: who, why, and what was agreed to.
-fn record(federation: &Federation<'_>, asked: &Asked, plan: Plan, plan_hash: String) -> Operation {
-    let at = federation.view.wall;
-    Operation {
-        version: VERSION,
-        id: asked.id.clone(),
-        kind: plan.kind.clone(),
-        requested_by: asked.by.clone(),
-        reason: asked.reason.clone(),
-        plan_hash,
-        epoch: plan.epoch,
-        plan,
-        requested_at: at,
-        steps: Vec::new(),
-        cancel_requested: false,
-        outcome: Some(Outcome::Succeeded { at }),
-        outage_ms: None,
-        unknown: Unknown::new(),
-    }
 }

@@ -6,7 +6,7 @@
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::OperationId;
 use regent_proto::record::{
-    Operation, Plan, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, Unknown, VERSION,
+    Operation, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, Unknown, VERSION,
     Verdict,
 };
 
@@ -72,7 +72,8 @@ pub fn reachable(view: &View) -> Result<(), Refusal> {
 }
 
 /// Refuses a plan that a check blocks, or that is not the one that was agreed to.
-pub(super) fn agreed(plan: &Plan, hash: &str, agreed_to: &str, verb: &str) -> Result<(), Refusal> {
+pub(super) fn agreed(planned: &Planned, agreed_to: &str, verb: &str) -> Result<(), Refusal> {
+    let Planned { plan, hash } = planned;
     let blocking: Vec<String> = plan
         .checks
         .iter()
@@ -95,28 +96,16 @@ pub(super) fn agreed(plan: &Plan, hash: &str, agreed_to: &str, verb: &str) -> Re
 pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refusal> {
     let view = federation.view;
     reachable(view)?;
-    let Planned { plan, hash } = plan::plan(federation, &asked.request);
-    agreed(&plan, &hash, &asked.plan_hash, &format!("switchover --to {}", asked.request.to))?;
+    let planned = plan::plan(federation, &asked.request);
+    agreed(&planned, &asked.plan_hash, &format!("switchover --to {}", asked.request.to))?;
     let first = StepRecord {
         step: SwitchoverStep::Prepare,
         entered_at: view.wall,
         note: "asked for".to_owned(),
     };
     let operation = Operation {
-        version: VERSION,
-        id: asked.id.clone(),
-        kind: plan.kind.clone(),
-        requested_by: asked.by.clone(),
-        reason: asked.reason.clone(),
-        plan_hash: hash,
-        epoch: plan.epoch,
-        plan,
-        requested_at: view.wall,
         steps: vec![first],
-        cancel_requested: false,
-        outcome: None,
-        outage_ms: None,
-        unknown: Unknown::new(),
+        ..operation(view, asked.id.clone(), planned, &asked.by, &asked.reason)
     };
     let unknown = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
     let running = RunningOperation { version: VERSION, id: Some(asked.id.clone()), unknown };
@@ -126,6 +115,33 @@ pub fn execute(federation: &Federation<'_>, asked: &Asked) -> Result<Write, Refu
         .put(view, Put::Operation(Box::new(operation)))
         .put(view, Put::Running(running));
     Ok(too_many(view).into_iter().fold(begin, |write, id| write.forget(view, id)))
+}
+
+/// The record of an operation that was just asked for: who, why, and what was agreed to.
+pub(super) fn operation(
+    view: &View,
+    id: OperationId,
+    planned: Planned,
+    by: &str,
+    reason: &str,
+) -> Operation {
+    let Planned { plan, hash } = planned;
+    Operation {
+        version: VERSION,
+        id,
+        kind: plan.kind.clone(),
+        requested_by: by.to_owned(),
+        reason: reason.to_owned(),
+        plan_hash: hash,
+        epoch: plan.epoch,
+        plan,
+        requested_at: view.wall,
+        steps: Vec::new(),
+        cancel_requested: false,
+        outcome: None,
+        outage_ms: None,
+        unknown: Unknown::new(),
+    }
 }
 
 /// Ended operations beyond those that are kept, oldest first: the records of a federation are read

@@ -6,7 +6,7 @@ use crate::cli::{Fencing, Global};
 use crate::coordinators::{Client, Coordinators};
 use crate::exit::{Ending, Exit, Failure};
 use crate::render::Output;
-use crate::verbs::operation::{finish, requested_by};
+use crate::verbs::operation::{agree, finish, requested_by};
 use crate::{json, plan};
 
 /// Which of the two.
@@ -56,7 +56,11 @@ pub async fn run(verb: Verb, arguments: &Fencing, global: &Global, output: &Outp
         output.say("dry run: nothing was changed");
         return Ok(Exit::Done);
     }
-    if !arguments.yes && !agree(verb, site, output)? {
+    let question = match verb {
+        Verb::Fence => format!("Stop all writes of the federation, at {site}?"),
+        Verb::Unfence => format!("Let {site} write again?"),
+    };
+    if !arguments.yes && !agree(&question, output)? {
         return Err(Failure::new(Exit::Refused, "not agreed to: nothing was changed"));
     }
     let operation = execute(&coordinators, verb, &agreed, &arguments.reason).await?;
@@ -65,16 +69,6 @@ pub async fn run(verb: Verb, arguments: &Fencing, global: &Global, output: &Outp
     let ending = finish(&operation, output);
     output.say("next: regentctl status --watch, until it says what you want");
     ending
-}
-
-fn agree(verb: Verb, site: &str, output: &Output) -> Result<bool, Failure> {
-    let question = match verb {
-        Verb::Fence => format!("Stop all writes of the federation, at {site}?"),
-        Verb::Unfence => format!("Let {site} write again?"),
-    };
-    output.ask(&question).ok_or_else(|| {
-        Failure::usage("there is no terminal to ask on: want --yes, or --dry-run to see the plan")
-    })
 }
 
 async fn make_plan(coordinators: &Coordinators, verb: Verb, site: &str) -> Result<Plan, Failure> {

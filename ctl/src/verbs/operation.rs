@@ -99,6 +99,16 @@ pub fn requested_by() -> String {
     format!("{}@{}", environment::person(), environment::machine())
 }
 
+/// Asks whether to go on with a plan that was shown.
+///
+/// # Errors
+/// Where there is no terminal to ask on.
+pub fn agree(question: &str, output: &Output) -> Result<bool, Failure> {
+    output.ask(question).ok_or_else(|| {
+        Failure::usage("there is no terminal to ask on: want --yes, or --dry-run to see the plan")
+    })
+}
+
 /// Prints each step as it is entered, and what a step waits for while that takes long.
 pub fn show_steps(output: &Output) -> impl FnMut(&Operation) {
     const LONG: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use crate::cli::{Global, Switchover};
 use crate::coordinators::{Client, Coordinators};
 use crate::exit::{Ending, Exit, Failure};
 use crate::render::Output;
-use crate::verbs::operation::{finish, follow, requested_by, show_steps};
+use crate::verbs::operation::{agree, finish, follow, requested_by, show_steps};
 use crate::{json, plan, signals};
 
 /// Runs the verb.
@@ -29,7 +29,8 @@ pub async fn run(arguments: &Switchover, global: &Global, output: &Output) -> En
         output.say("dry run: nothing was changed");
         return Ok(Exit::Done);
     }
-    if !arguments.yes && !agree(&agreed, output)? {
+    let question = format!("Move the primary from {} to {}?", agreed.from, agreed.to);
+    if !arguments.yes && !agree(&question, output)? {
         return Err(Failure::new(Exit::Refused, "not agreed to: nothing was changed"));
     }
     let operation = execute(&coordinators, &agreed, arguments).await?;
@@ -47,13 +48,6 @@ pub async fn run(arguments: &Switchover, global: &Global, output: &Output) -> En
             Ok(Exit::Interrupted)
         }
     }
-}
-
-fn agree(agreed: &Plan, output: &Output) -> Result<bool, Failure> {
-    let question = format!("Move the primary from {} to {}?", agreed.from, agreed.to);
-    output.ask(&question).ok_or_else(|| {
-        Failure::usage("there is no terminal to ask on: want --yes, or --dry-run to see the plan")
-    })
 }
 
 /// Asks a coordinator what a switchover would do. Changes nothing.

@@ -230,7 +230,7 @@ fn rung_1_measures_its_stop_and_its_kill_and_thin_margins_follow() {
         guardian: true,
         ..ReportedFence::default()
     };
-    let calls = margins::CallBounds { site_ms: 1000, primary_ms: 0 };
+    let calls = margins::CallBounds { site_ms: 1000, primary_ms: None };
     assert!(
         margins::thin(&fence, calls, true, 0).iter().any(|text| text.starts_with("a stop took"))
     );

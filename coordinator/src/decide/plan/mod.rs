@@ -88,11 +88,7 @@ impl Finding {
         Self { verdict: Verdict::Pass, saw: saw.into(), wanted: wanted.into(), next: String::new() }
     }
 
-    pub(super) fn warn(
-        saw: impl Into<String>,
-        wanted: impl Into<String>,
-        next: impl Into<String>,
-    ) -> Self {
+    fn warn(saw: impl Into<String>, wanted: impl Into<String>, next: impl Into<String>) -> Self {
         Self { verdict: Verdict::Warn, next: next.into(), ..Self::pass(saw, wanted) }
     }
 

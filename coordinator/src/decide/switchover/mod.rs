@@ -131,9 +131,10 @@ pub(super) fn advance(federation: &Federation<'_>, operation: &Seen<Operation>) 
     let (None, Some((from, to))) = (&operation.outcome, operation.kind.moves()) else {
         return forget(federation.view, &operation.id);
     };
-    let machine = Machine { federation, operation, from, to };
+    let moving = Moving { operation, from, to };
+    let machine = Machine { federation, moving };
     let step = recorded(operation);
-    match (Moving { operation, from, to }).situation(federation) {
+    match moving.situation(federation) {
         Situation::Before => machine.before(step),
         Situation::Stopping => machine.stopping(step),
         Situation::Stopped => machine.stopped(step),
@@ -165,11 +166,7 @@ fn no_operation(view: &View) -> Put {
 
 struct Machine<'a> {
     federation: &'a Federation<'a>,
-    operation: &'a Operation,
-    /// A.
-    from: &'a SiteName,
-    /// B.
-    to: &'a SiteName,
+    moving: Moving<'a>,
 }
 
 impl<'a> Machine<'a> {
@@ -177,12 +174,16 @@ impl<'a> Machine<'a> {
         self.federation.view
     }
 
+    fn operation(&self) -> &'a Operation {
+        self.moving.operation
+    }
+
     fn from(&self) -> &'a SiteName {
-        self.from
+        self.moving.from
     }
 
     fn to(&self) -> &'a SiteName {
-        self.to
+        self.moving.to
     }
 
     /// When the present step is overdue, by this process's own clock.
@@ -216,7 +217,7 @@ impl<'a> Machine<'a> {
             return self.wait(step, missing).wake_at(due);
         }
         let rolled_back =
-            self.operation.steps.iter().rev().find(|s| s.step == SwitchoverStep::RollBack);
+            self.operation().steps.iter().rev().find(|s| s.step == SwitchoverStep::RollBack);
         let outcome = Outcome::RolledBack {
             at: self.view().wall,
             reason: rolled_back.map_or_else(
@@ -304,9 +305,9 @@ impl<'a> Machine<'a> {
         let primary = &self.federation.primary.value;
         let saw = format!("{} holds primacy at epoch {}", primary.holder, primary.epoch);
         let at = self.view().wall;
-        let taken = self.view().history.get(&self.operation.epoch.next()).and_then(|s| s.read());
+        let taken = self.view().history.get(&self.operation().epoch.next()).and_then(|s| s.read());
         let own =
-            taken.is_some_and(|seen| seen.value.operation.as_ref() == Some(&self.operation.id));
+            taken.is_some_and(|seen| seen.value.operation.as_ref() == Some(&self.operation().id));
         let outcome = match by {
             // B took by this operation, and primacy has moved on since.
             None if own => Outcome::Succeeded { at },
@@ -330,14 +331,14 @@ impl<'a> Machine<'a> {
     // --- Parts ---------------------------------------------------------------------------------
 
     fn base(&self, purpose: Purpose) -> Write {
-        base(self.view(), purpose, &self.operation.id)
+        base(self.view(), purpose, &self.operation().id)
     }
 
     /// The operation's record with one more step, and those before it that nobody wrote down.
     fn record(&self, step: SwitchoverStep, note: &str, outcome: Option<Outcome>) -> Put {
-        let mut operation = self.operation.clone();
+        let mut operation = self.operation().clone();
         let entered_at = self.view().wall;
-        for passed in passed_over(recorded(self.operation), step) {
+        for passed in passed_over(recorded(self.operation()), step) {
             let note = "passed before a coordinator looked".to_owned();
             operation.steps.push(StepRecord { step: passed, entered_at, note });
         }
@@ -367,13 +368,13 @@ impl<'a> Machine<'a> {
     }
 
     fn write(&self, step: SwitchoverStep, write: Write) -> Advance {
-        let operation = self.operation.id.clone();
+        let operation = self.operation().id.clone();
         let reason = Reason::Switchover { operation, step, waits_for: Vec::new() };
         Advance { write: Some(write), ..Advance::nothing(reason) }
     }
 
     fn wait(&self, step: SwitchoverStep, waits_for: Vec<Missing>) -> Advance {
-        let operation = self.operation.id.clone();
+        let operation = self.operation().id.clone();
         let reason = Reason::Switchover { operation, step, waits_for };
         Advance::nothing(reason)
     }
@@ -381,7 +382,7 @@ impl<'a> Machine<'a> {
     /// Waits, and says for what in the record, for whoever watches the operation.
     fn wait_noted(&self, step: SwitchoverStep, waits_for: Vec<Missing>) -> Advance {
         let note = format!("waits for {}", listed(&waits_for));
-        let mut operation = self.operation.clone();
+        let mut operation = self.operation().clone();
         match operation.steps.last_mut() {
             Some(last) if last.note != note => last.note = note,
             Some(_) | None => return self.wait(step, waits_for),

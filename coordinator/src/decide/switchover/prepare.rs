@@ -18,8 +18,8 @@ use super::{Advance, Machine, follow};
 impl Machine<'_> {
     pub(super) fn prepare(&self) -> Advance {
         let at = self.view().wall;
-        if self.operation.cancel_requested {
-            let note = self.operation.steps.last().map(|step| step.note.clone());
+        if self.operation().cancel_requested {
+            let note = self.operation().steps.last().map(|step| step.note.clone());
             let reason = note.unwrap_or_else(|| "asked for".to_owned());
             return self.end(Outcome::Cancelled { at, reason }, "cancelled before the handover");
         }
@@ -52,7 +52,7 @@ impl Machine<'_> {
     fn hand_over(&self) -> Advance {
         let primary = self.federation.primary;
         let span = self.federation.topology().policy.handover_span.0;
-        let (to, operation) = (self.to().clone(), self.operation.id.clone());
+        let (to, operation) = (self.to().clone(), self.operation().id.clone());
         let read = self.view().read(primary);
         let handover = match transactions::handover(&read, to, operation, span) {
             Ok(handover) => handover,
@@ -120,7 +120,7 @@ impl Machine<'_> {
         if generation.is_none_or(|wanted| report.generation < wanted) {
             missing.push(Missing::Seen { site: site.clone() });
         }
-        if report.checkpointed_for.as_ref() != Some(&self.operation.id) {
+        if report.checkpointed_for.as_ref() != Some(&self.operation().id) {
             missing.push(Missing::Checkpoint { site: site.clone() });
         }
     }
@@ -146,7 +146,7 @@ impl Machine<'_> {
         }
         // What the plan found good must still be so; what it warned of was accepted.
         let promised = self
-            .operation
+            .operation()
             .plan
             .checks
             .iter()
