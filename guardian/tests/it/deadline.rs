@@ -189,6 +189,8 @@ fn a_guardian_without_descriptors_kills_everything_in_time() {
     until(LONG, || bed.servers().is_empty().then_some(())).expect("all are killed");
     assert!(now() <= deadline, "{:?} after D", now().since(deadline));
     assert!(acknowledged.last() < deadline);
+    // It kills first, and tells afterwards.
+    until(LONG, || (bed.page.phase() == Phase::Killing).then_some(())).expect("it is told");
     assert!(bed.page.kill_ended() < bed.page.kill_began(), "it can't know that none is left");
     assert!(lives(guardian) && bed.page.phase() == Phase::Killing);
     no_descriptors(&bed, guardian, false);
