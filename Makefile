@@ -4,7 +4,7 @@
 #   KEEP=1        demo: leave the federation running at the end
 #   DCS=etcd      demo: on real etcd instead of the embedded SQLite store (DCS=sqlite)
 #   REPEAT=20     fence-report: repetitions of each fault
-#   HEALTHY=1800  fence-report: seconds under strain that must demote nobody
+#   HEALTHY=1800  fence-report: seconds under strain that must demote nobody, a quarter each strain
 #   SEEDS=1000    simulate: how many seeds; SEED=n: this one only; EXPLAIN=1: tell what happened
 #                 MINIMISE=1: with as few of its faults as still break it
 #   ARGS='...'    demo, bench: more arguments for regentctl; test: for the test runner, e.g. a filter
