@@ -11,16 +11,39 @@ use tokio_postgres::Client;
 
 use super::Agent;
 use crate::act::postgres::server::{Beside, Postmaster};
-use crate::decide::Action;
 use crate::decide::view::{JobKind, PeerAnswer, Policy, Process, View};
 use crate::fence::renewal::Tenures;
 use crate::observe::clock::boot_time;
 use crate::observe::mirror::{Mirror, Picture};
 use crate::observe::postgres::{self, ASK_AGAIN};
 
-/// The same actions for the same reason in a row, after which the loop waits a moment: an effect
-/// that does not show must not spin.
-const SAME_MOST: u32 = 5;
+/// Rounds in a row that each did something, after which the loop waits a moment: an effect that does not
+/// show must not spin.
+const ROW_MOST: u32 = 5;
+
+/// Such a row. A round with nothing to do, or that came to nothing, ends it: otherwise five acts in the
+/// life of an agent would have it look five times a second for ever. The simulator's agents have one too.
+#[derive(Debug, Default)]
+pub struct Row(u32);
+
+impl Row {
+    /// A round is over. True: the next one follows at once.
+    pub fn goes_on(&mut self, did: bool) -> bool {
+        self.0 = if did { self.0.saturating_add(1) } else { 0 };
+        did && !self.is_long()
+    }
+
+    /// The loop waits a moment after each of its rounds.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.0 >= ROW_MOST
+    }
+
+    /// Something new has happened.
+    pub fn end(&mut self) {
+        self.0 = 0;
+    }
+}
 
 /// How often a primary in synchronous mode looks who streams from it: it is not told when one that
 /// commits wait for leaves, nor when one comes back that they could wait for. One small query on the open connection, and a round only where it finds a change: a
@@ -95,17 +118,11 @@ async fn other_standbys(client: Option<&Client>, streams: Option<BTreeMap<String
 }
 
 impl Agent {
-    /// True when rounds without a sleep between them have to end.
-    pub(super) fn spinning(&mut self, actions: &[Action]) -> bool {
-        self.repeated = if actions.is_empty() { 0 } else { self.repeated + 1 };
-        self.repeated >= SAME_MOST
-    }
-
     /// How long the loop sleeps if nothing wakes it: until the decision's own instant, or less where
     /// what was decided did not come about yet.
     pub(super) fn sleeps_at_most(&self, wake_at: BootTime, undone: bool, view: &View) -> Duration {
         let mut most = wake_at.since(boot_time());
-        if self.repeated >= SAME_MOST {
+        if self.row.is_long() {
             most = most.min(Duration::from_millis(200));
         }
         if undone {
@@ -142,7 +159,7 @@ impl Agent {
                         self.job_problem = finished.problem.as_ref().map(failed);
                     }
                     self.finished = Some(finished);
-                    self.repeated = 0;
+                    self.row.end();
                 }
             }
             fenced = self.fenced.recv() => {
@@ -150,7 +167,7 @@ impl Agent {
                     self.say_fenced(fenced);
                 }
             }
-            () = self.requests.arrive() => self.repeated = 0,
+            () = self.requests.arrive() => self.row.end(),
             () = wakes.changed() => {}
         }
     }
@@ -160,6 +177,19 @@ impl Agent {
 mod tests {
     use super::*;
     use crate::decide::tests::world::{World, sender};
+
+    #[test]
+    fn a_round_with_nothing_to_do_ends_a_row_however_long() {
+        let mut row = Row::default();
+        for _ in 1..ROW_MOST {
+            assert!(row.goes_on(true));
+        }
+        assert!(!row.goes_on(true), "an effect that does not show");
+        assert!(row.is_long());
+        assert!(!row.goes_on(false), "nothing follows at once");
+        assert!(!row.is_long(), "and the next sleep is a whole one");
+        assert!(row.goes_on(true));
+    }
 
     #[test]
     fn a_primary_looks_at_everybody_who_streams_while_commits_wait_or_are_to() {
