@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use regent_proto::name::NodeName;
+use regent_proto::name::{NodeName, SiteName};
+use regent_proto::record::Reach;
 use regent_proto::time::BootTime;
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -50,6 +51,17 @@ impl Row {
 /// round would look at everything, tell the publisher, and write to the DCS what moved.
 const STANDBYS_AGAIN: Duration = Duration::from_millis(200);
 
+/// How often the leader of a federated site comes round at least: the quorum's report of it is at most so
+/// old, and a site that does not report for long is not counted on.
+const REPORTS_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often what a copy says of its progress is taken in.
+const PROGRESS_AGAIN: Duration = Duration::from_secs(1);
+
+/// How soon an upgrade that was asked for looks again whether nothing is in its way: of the end of the
+/// operator's programs, and of its own bounds, nobody tells.
+const UPGRADE_AGAIN: Duration = Duration::from_millis(200);
+
 /// Everything that wakes the loop.
 pub(super) struct Wakes {
     site: watch::Receiver<Picture>,
@@ -58,6 +70,7 @@ pub(super) struct Wakes {
     beside: watch::Receiver<Beside>,
     tenures: watch::Receiver<Tenures>,
     peers: watch::Receiver<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
+    reaches: watch::Receiver<BTreeMap<SiteName, Reach>>,
 }
 
 impl Wakes {
@@ -69,6 +82,7 @@ impl Wakes {
             beside: agent.actor.server.beside(),
             tenures: agent.actor.renewal.tenures(),
             peers: agent.peer_answers.subscribe(),
+            reaches: agent.reaches.subscribe(),
         }
     }
 
@@ -92,6 +106,7 @@ impl Wakes {
             () = change(&mut self.beside) => {}
             () = change(&mut self.tenures) => {}
             () = change(&mut self.peers) => {}
+            () = change(&mut self.reaches) => {}
         }
     }
 }
@@ -102,6 +117,12 @@ pub(super) fn waited_for(policy: &Policy, view: &View) -> Option<BTreeMap<String
     let status = view.postgres.status.as_ref()?;
     let waits = policy.synchronous_mode || !status.synchronous_standby_names.is_empty();
     (!status.in_recovery && waits).then(|| status.streams())
+}
+
+/// Whether it is this node that reports of its site.
+fn reports(view: &View) -> bool {
+    let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
+    view.federation.is_some() && leader.is_some_and(|leader| leader.bound_to_my_lease)
 }
 
 /// Ends once others stream than these, or the server counts one of them otherwise, or nobody can tell.
@@ -119,9 +140,10 @@ async fn other_standbys(client: Option<&Client>, streams: Option<BTreeMap<String
 
 impl Agent {
     /// How long the loop sleeps if nothing wakes it: until the decision's own instant, or less where
-    /// what was decided did not come about yet.
+    /// what was decided did not come about yet, or where this round is to be told anew.
     pub(super) fn sleeps_at_most(&self, wake_at: BootTime, undone: bool, view: &View) -> Duration {
-        let mut most = wake_at.since(boot_time());
+        let now = boot_time();
+        let mut most = wake_at.since(now);
         if self.row.is_long() {
             most = most.min(Duration::from_millis(200));
         }
@@ -130,6 +152,18 @@ impl Agent {
         }
         if view.postgres.process == Process::Starting {
             most = most.min(ASK_AGAIN);
+        }
+        if let Some(at) = self.postgres.looks_again() {
+            most = most.min(at.since(now));
+        }
+        if reports(view) {
+            most = most.min(REPORTS_AGAIN);
+        }
+        if self.actor.jobs.progress().borrow().is_some() {
+            most = most.min(PROGRESS_AGAIN);
+        }
+        if self.upgrade_asked.is_some() {
+            most = most.min(UPGRADE_AGAIN);
         }
         most
     }
@@ -189,6 +223,20 @@ mod tests {
         assert!(!row.goes_on(false), "nothing follows at once");
         assert!(!row.is_long(), "and the next sleep is a whole one");
         assert!(row.goes_on(true));
+    }
+
+    #[test]
+    fn the_leader_of_a_federated_site_is_the_one_that_reports() {
+        let mut world = World::new();
+        assert!(reports(&world.view));
+        world.standby(3, 500);
+        world.held_by_b();
+        assert!(reports(&world.view), "a standby site's, too");
+        world.leader(Some("a2"));
+        assert!(!reports(&world.view));
+        let mut alone = World::new();
+        alone.view.federation = None;
+        assert!(!reports(&alone.view));
     }
 
     #[test]
