@@ -283,6 +283,18 @@ impl Bed {
         Ok(switchover::execute(whom, &agreed, &arguments).await?.id.parse()?)
     }
 
+    /// Plans and executes until nothing refuses either: a plan is overtaken by what the execution
+    /// sees, as where a standby follows a promotion between the two and has not read its id yet.
+    ///
+    /// # Errors
+    /// When it is still refused after [`HEALTHY`].
+    pub async fn begin(&self, whom: &Coordinators, to: &SiteName) -> anyhow::Result<OperationId> {
+        until("a switchover that nothing refuses", HEALTHY, async || {
+            self.ask(whom, to).await.map_err(|e| format!("{e:#}"))
+        })
+        .await
+    }
+
     /// Kills processes by their names, with SIGKILL; those that do not run are left out.
     ///
     /// # Errors

@@ -630,8 +630,7 @@ async fn stale_plan(bed: &Bed) -> anyhow::Result<Option<String>> {
 async fn beside_another(bed: &Bed, scratch: &Scratch, f: &mut Findings) -> anyhow::Result<()> {
     let gate = Gate::close(&bed.quorum_file()?, regent_proto::record::SwitchoverStep::Handover)?;
     let whom = bed.lab().coordinators();
-    bed.unblocked(&whom, &"us".parse()?).await?;
-    let id = bed.ask(&whom, &"us".parse()?).await?;
+    let id = bed.begin(&whom, &"us".parse()?).await?;
     // From now on its record changes only in its notes.
     let switchover = ["switchover", "--yes", "--to", "us"];
     let id_text = id.to_string();

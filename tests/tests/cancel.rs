@@ -54,8 +54,7 @@ async fn cancel(bed: &Bed, id: &OperationId) -> Result<(), Failure> {
 async fn case(bed: &Bed, roles: &Roles, step: SwitchoverStep) -> anyhow::Result<String> {
     let held = hold(bed, step)?;
     let whom = bed.lab().coordinators();
-    bed.unblocked(&whom, &roles.b).await?;
-    let id = bed.ask(&whom, &roles.b).await?;
+    let id = bed.begin(&whom, &roles.b).await?;
     bed.see("the step", LIMIT, |global| {
         let operation = global.operation(&id)?;
         (operation.steps.last()?.step == step).then_some(())

@@ -188,8 +188,7 @@ impl Trial {
         let roles = bed.healthy().await?;
         // So that there is an operation, and a history.
         let whom = bed.coordinator(&roles.elected)?;
-        bed.unblocked(&whom, &roles.b).await?;
-        let operation = bed.ask(&whom, &roles.b).await?;
+        let operation = bed.begin(&whom, &roles.b).await?;
         bed.see("the switchover's outcome", Duration::from_secs(60), |global| {
             global.operation(&operation)?.outcome
         })

@@ -185,6 +185,18 @@ pub(super) fn stopped(pid: i32) -> bool {
     seen.is_ok_and(|seen| seen.is_some_and(|process| process.state == b'T'))
 }
 
+/// Waits for what processes do after a signal, twenty seconds at most.
+#[cfg(test)]
+pub(super) fn until(what: &str, done: impl Fn() -> bool) {
+    use crate::observe::clock::boot_time;
+
+    let end = boot_time().plus(std::time::Duration::from_secs(20));
+    while !done() {
+        assert!(boot_time() < end, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
@@ -207,7 +219,8 @@ mod tests {
         let mut family = Vec::new();
         instance.scan(|member| family.push(member.pid)).expect("/proc");
         assert_eq!(family.len(), 3, "{family:?}");
-        assert!(family.iter().all(|pid| stopped(*pid)));
+        // A signal that was sent is a state a moment later, where no processor was free for it.
+        until("all of them stopped", || family.iter().all(|pid| stopped(*pid)));
         assert!(instance.thaw());
         assert!(!family.iter().any(|pid| stopped(*pid)));
         assert!(!instance.kill_all(), "they were there");

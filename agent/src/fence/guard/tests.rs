@@ -6,7 +6,7 @@ use regent_proto::record::ReportedFence;
 
 use super::*;
 use crate::decide::margins;
-use crate::fence::processes::stopped;
+use crate::fence::processes::{stopped, until};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -37,14 +37,6 @@ fn guard_of(hangs: bool, stop_budget: Duration) -> (Guard, tempfile::TempDir) {
         };
     }
     (guard, dir)
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let end = boot_time().plus(LONG);
-    while !done() {
-        assert!(boot_time() < end, "never: {what}");
-        std::thread::yield_now();
-    }
 }
 
 fn sleeper() -> (Child, i32) {
