@@ -72,8 +72,8 @@ fn possible(name: &str, missing: Option<String>) -> bool {
 /// The faults of the largest setting in lanes, and those that no other trial may run beside: a fault
 /// that takes the processors is one of every node of the machine.
 fn lanes(faults: Vec<Fault>) -> ([Vec<Fault>; LANES], Vec<Fault>) {
-    let (alone, beside): (Vec<_>, Vec<_>) =
-        faults.into_iter().partition(|fault| *fault == Fault::Overload);
+    let overloads = |fault: &Fault| matches!(fault, Fault::Overload | Fault::OverloadDcsLost);
+    let (alone, beside): (Vec<_>, Vec<_>) = faults.into_iter().partition(overloads);
     let mut lanes = [const { Vec::new() }; LANES];
     for (n, fault) in beside.into_iter().enumerate() {
         lanes[n % LANES].push(fault);

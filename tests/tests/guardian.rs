@@ -363,7 +363,7 @@ async fn hung_guardian(bed: &Bed, node: &Node, session: &Held) -> anyhow::Result
 }
 
 /// What the promise rests on is shown for every node, by its own `/metrics` and by `status --fence`:
-/// deadline, round trips, worst stop, kill and wake-up, guardian, watchdog.
+/// deadline, round trips, the budgets of stop and kill, worst wake-up, guardian, watchdog.
 async fn fences_are_shown(bed: &Bed, leader: &Node) -> anyhow::Result<()> {
     let layout = bed.lab().layout();
     for place in &layout.nodes {
@@ -393,6 +393,7 @@ async fn fences_are_shown(bed: &Bed, leader: &Node) -> anyhow::Result<()> {
                 ("regent_guardian_alive", value("regent_guardian_alive") == Some(1.0)),
                 ("regent_guardian_hung", value("regent_guardian_hung") == Some(0.0)),
                 ("regent_watchdog_armed", value("regent_watchdog_armed") == Some(0.0)),
+                ("regent_watchdog_failed", value("regent_watchdog_failed").is_some()),
                 ("regent_thin_margins", value("regent_thin_margins").is_some()),
             ]
             .into_iter()

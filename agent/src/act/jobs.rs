@@ -384,7 +384,10 @@ impl Context {
         let patience = budget.max(self.guard.stop_span_left().saturating_sub(budget)).max(least);
         let clean = self.server.stop(&self.files.data_dir, budget, patience).await;
         if self.server.postmaster().is_some() {
-            anyhow::bail!("PostgreSQL could not be stopped; its processes are still there");
+            anyhow::bail!(
+                "PostgreSQL could not be stopped; its processes are still there. What lives of a writer is \
+                 killed at its deadline; where a disk hangs, see the runbook an-agent-hangs"
+            );
         }
         self.guard.disarm();
         if !clean {

@@ -156,6 +156,11 @@ impl Judge<'_> {
         (to, token): (&SiteName, &Token),
         status: &Status,
     ) -> Choice {
+        // Whoever takes must be able to open: guardian and watchdog first, as before the leader key.
+        // Where they fail, A takes its primacy back at the end of the span.
+        if let Some(choice) = self.unguarded() {
+            return choice;
+        }
         // The token's own timeline and promotion, to the byte; an id that is missing is no proof.
         let exactly = status.ancestry.timeline == token.end.timeline
             && status.end == token.end.position

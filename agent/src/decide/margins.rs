@@ -51,7 +51,7 @@ pub fn thin(fence: &ReportedFence, calls: CallBounds, server_runs: bool, hung: u
     if let Some(worst) = fence.worst_wake_ms.filter(|worst| *worst > WAKE_MOST_MS) {
         thin.push(format!(
             "the guardian woke up {worst} ms late, more than {WAKE_MOST_MS} ms: give it real-time \
-             priority, or raise regent.kill_budget"
+             priority (as the unit does); told until PostgreSQL starts anew"
         ));
     }
     if hung > 0 {

@@ -47,11 +47,13 @@ pub fn warnings(view: &GuardianView) -> Vec<String> {
         warnings.push(format!("no guardian beside PostgreSQL: {}", view.problem));
     }
     if view.watchdog.wanted && view.watchdog.state == WatchdogState::Failed {
-        warnings.push(format!(
-            "the watchdog cannot be used: {}; if agent and guardian hang together, nothing resets \
-             this node",
-            view.watchdog.problem
-        ));
+        let means = if view.watchdog.required {
+            "watchdog.mode is required, so this node does not come to lead: let its user write to \
+             watchdog.device, or change the mode"
+        } else {
+            "if agent and guardian hang together, nothing resets this node"
+        };
+        warnings.push(format!("the watchdog cannot be used: {}; {means}", view.watchdog.problem));
     }
     if view.watchdog.too_long {
         warnings.push(format!(

@@ -99,7 +99,10 @@ impl Agent {
         }
         if self.actor.server.postmaster().is_some() {
             // The guard goes on until its bound; the key is left to expire (I12).
-            anyhow::bail!("PostgreSQL could not be stopped; the leader key is left to expire");
+            anyhow::bail!(
+                "PostgreSQL could not be stopped; the leader key is left to expire, and what lives is killed \
+                 at its deadline; where a disk hangs, see the runbook an-agent-hangs"
+            );
         }
         anyhow::ensure!(known, "a start has not ended; the leader key is left to expire");
         if let Err(problem) = self.nothing_lives().await {

@@ -454,6 +454,17 @@ fn guardian_program(config: &Config) -> anyhow::Result<PathBuf> {
 }
 
 fn launcher(config: &Config, files: &Files, page: Page) -> anyhow::Result<Launcher> {
+    let device = &config.watchdog.device;
+    if config.watchdog.mode == WatchdogMode::Required
+        && let Err(error) = rustix::fs::access(device, rustix::fs::Access::WRITE_OK)
+    {
+        // It is armed when the leader key is free: too late to be told first.
+        tracing::warn!(
+            node = %config.name, device = %device.display(), %error,
+            "watchdog.mode is required, and its device cannot be written to: this node will not lead. \
+             Give its user write access, or change the mode"
+        );
+    }
     Ok(Launcher {
         program: guardian_program(config)?,
         data_dir: files.data_dir.clone(),

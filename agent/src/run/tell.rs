@@ -95,6 +95,16 @@ impl Agent {
         let mut warnings = self.config.warnings.clone();
         // A configuration that is in force has passed the check.
         warnings.extend(self.config.check_timing(&self.actor.dynamic).unwrap_or_default());
+        // Its TTL stands in a record, so no reading of the configuration can check it.
+        let primary = view.federation.as_ref().and_then(|federation| federation.primary.as_ref());
+        let primary = primary.map(|at| self.config.primary_timing(at.value.ttl_max));
+        let refused = primary.and_then(|timing| timing.check("primary lease").err());
+        warnings.extend(refused.map(|error| {
+            format!(
+                "this node cannot hold the primary lease: {error}; its TTL was fixed when the \
+                 federation was made: lower regent.stop_budget"
+            )
+        }));
         warnings.extend(self.refused_dynamic.clone());
         warnings.extend(self.job_problem.clone());
         warnings.extend(guardian::warnings(&view.guardian));

@@ -120,7 +120,7 @@ fn one_site(view: &View, site: &Site) -> pb::Site {
         synchronous_nodes: report
             .map(|r| r.synchronous_nodes.iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
-        nodes: report.map_or_else(|| silent_nodes(site), reported_nodes),
+        nodes: report.map_or_else(|| silent_nodes(site), |report| reported_nodes(site, report)),
         warnings: report.map(|report| report.warnings.clone()).unwrap_or_default(),
         seen_epoch: report.map_or(0, |report| report.epoch.get()),
         leader: text(report.map(|report| &report.node)),
@@ -139,13 +139,14 @@ fn lag(view: &View, site: &SiteName, report: &Report) -> Option<u64> {
     }
 }
 
-/// The nodes that the topology names, of a site that never reported.
+/// The nodes that the topology names, of which nothing is known.
 fn silent_nodes(site: &Site) -> Vec<pb::Node> {
     let nodes = site.nodes.iter();
     nodes.map(|node| pb::Node { name: node.name.to_string(), ..pb::Node::default() }).collect()
 }
 
-fn reported_nodes(report: &Report) -> Vec<pb::Node> {
+/// What the site's leader tells of its nodes, and by name those of the topology that it sees nothing of.
+fn reported_nodes(site: &Site, report: &Report) -> Vec<pb::Node> {
     let node = |node: &ReportedNode| pb::Node {
         name: node.name.to_string(),
         role: node.role.clone(),
@@ -159,7 +160,10 @@ fn reported_nodes(report: &Report) -> Vec<pb::Node> {
         lag_bytes: report.position.zip(node.position).map(|(leader, own)| leader.bytes_since(own)),
         fence: node.fence.as_ref().map(pb::Fence::from),
     };
-    report.nodes.iter().map(node).collect()
+    let told =
+        |silent: &pb::Node| report.nodes.iter().any(|node| node.name.as_str() == silent.name);
+    let silent = silent_nodes(site).into_iter().filter(|silent| !told(silent));
+    report.nodes.iter().map(node).chain(silent).collect()
 }
 
 /// `from` and `to`: what moves no primacy has its site as `from`, and no `to`.

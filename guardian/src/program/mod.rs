@@ -130,7 +130,11 @@ fn run(ready: Ready) -> Result<u8, Refusal> {
         && guardian.page.watchdog_wanted() == WatchdogWanted::Required
         && matches!(server, Prepared::Start(_))
     {
-        let line = format!("the required watchdog can't be armed: {}", not_armed(&guardian.page));
+        let line = format!(
+            "the required watchdog can't be armed: {}; see watchdog.device, and who else holds it (systemd's \
+             RuntimeWatchdogSec)",
+            not_armed(&guardian.page)
+        );
         return Err(Refusal { failure: StartFailure::Watchdog, line });
     }
     let report = match server {

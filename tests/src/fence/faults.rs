@@ -67,6 +67,8 @@ pub enum Fault {
     ForkFails,
     /// Four times as much to compute as there are processors, and its agent is SIGSTOPped.
     Overload,
+    /// The same, with an agent that gets as little of them as anybody, and the DCS is out of its reach.
+    OverloadDcsLost,
     /// The wall clock is stepped an hour ahead, and the DCS is out of its reach.
     ClockAhead,
     /// The wall clock is stepped an hour back, and the DCS is out of its reach.
@@ -91,7 +93,7 @@ pub enum Next {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::AgentStopped,
         Self::AgentKilled,
         Self::GuardianKilled,
@@ -110,6 +112,7 @@ impl Fault {
         Self::DirectoryAloneHangs,
         Self::ForkFails,
         Self::Overload,
+        Self::OverloadDcsLost,
         Self::ClockAhead,
         Self::ClockBack,
         Self::NodeFrozen,
@@ -157,9 +160,10 @@ impl Fault {
             Self::DirectoryAloneHangs => "data directory hangs",
             Self::ForkFails => "fork fails, DCS lost",
             Self::Overload => "4x overload, agent SIGSTOPped",
+            Self::OverloadDcsLost => "4x overload, DCS lost",
             Self::ClockAhead => "wall clock +1 h, DCS lost",
             Self::ClockBack => "wall clock -1 h, DCS lost",
-            Self::NodeFrozen => "node frozen for twice the TTL",
+            Self::NodeFrozen => "node frozen for twice the TTL, with regent-packets",
             Self::QuorumGone => "global quorum gone",
         }
     }
@@ -194,6 +198,7 @@ impl Fault {
             | Self::DirectoryAloneHangs
             | Self::ForkFails
             | Self::Overload
+            | Self::OverloadDcsLost
             | Self::ClockAhead
             | Self::ClockBack
             | Self::NodeFrozen => Next::Another,
@@ -210,7 +215,8 @@ impl Fault {
             }
             Self::ForkFails => [&filter[..], &[Need::Controller("pids")]].concat(),
             Self::NodeFrozen => [&filter[..], &[Need::Cgroups]].concat(),
-            Self::ClockAhead
+            Self::OverloadDcsLost
+            | Self::ClockAhead
             | Self::ClockBack
             | Self::LogPipeFull
             | Self::PostmasterStopped
@@ -297,6 +303,10 @@ impl Fault {
             Self::Overload => {
                 injected.undo.push(Undo::Overload(Cpu::overload(OVERLOAD)?));
                 injected.stop([cluster.agent_pid(node).await?])?;
+            }
+            Self::OverloadDcsLost => {
+                injected.undo.push(Undo::Overload(Cpu::overload(OVERLOAD)?));
+                injected.lose_dcs(cluster)?;
             }
             Self::NodeFrozen => {
                 // What is frozen holding an acknowledgement sends it before it can be killed: rung 0.

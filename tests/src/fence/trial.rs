@@ -174,6 +174,7 @@ fn trace(
     let Some(device) = cluster.ground.watchdogs.get(node) else { return Vec::new() };
     let knowledge = Knowledge {
         rights,
+        // The fault's instant: that it was armed before the key is for `watchdog_agent` to show.
         leader_key: Some(led),
         ttl: TTL,
         reset: WatchdogTiming::RESET,

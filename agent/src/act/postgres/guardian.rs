@@ -49,16 +49,24 @@ pub enum GuardianError {
         source: std::io::Error,
     },
     /// A file or descriptor that it needs.
-    #[error("preparing a guardian: {0}")]
+    #[error(
+        "preparing a guardian: {0}; it needs descriptors and the server's log: see the disk of \
+         regent.run_dir and LimitNOFILE"
+    )]
     Prepare(#[from] std::io::Error),
     /// It ended before it guarded.
-    #[error("the guardian ended at once: {said}")]
+    #[error(
+        "the guardian ended at once: {said}; its words stand in postgresql.log in regent.run_dir"
+    )]
     Ended {
         /// What was last said in the server's log.
         said: String,
     },
     /// It did not say that it guards.
-    #[error("the guardian did not guard within {GUARDS_WITHIN:?} and was killed")]
+    #[error(
+        "the guardian did not guard within {GUARDS_WITHIN:?} and was killed; the machine is overloaded \
+         or its disk hangs; it is tried again"
+    )]
     Silent,
     /// The agent ends.
     #[error("this agent ends: nothing is started any more")]

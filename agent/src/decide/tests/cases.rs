@@ -333,7 +333,7 @@ fn about_to_take() -> World {
 fn the_target_takes_at_exactly_the_token() {
     assert_eq!(about_to_take().decide().reason, Reason::Taking);
     type Bend = fn(&mut World);
-    let cases: [(&str, Bend, Reason); 7] = [
+    let cases: [(&str, Bend, Reason); 8] = [
         ("behind", |w| w.standby(3, 519), Reason::AwaitingToken),
         (
             "no more in the electorate",
@@ -362,6 +362,15 @@ fn the_target_takes_at_exactly_the_token() {
             Reason::AwaitingConfirmation,
         ),
         ("for another site", |w| w.token("b", point(3, 520)), Reason::LeadingStandby),
+        (
+            "a required watchdog that failed",
+            |w| {
+                let watchdog = &mut w.view.guardian.watchdog;
+                (watchdog.required, watchdog.wanted) = (true, true);
+                watchdog.state = WatchdogState::Failed;
+            },
+            Reason::NotCandidate(Unfit::WatchdogFailed),
+        ),
     ];
     for (what, bend, reason) in cases {
         let mut world = about_to_take();
