@@ -225,6 +225,7 @@ impl Actor {
             Action::AcquirePrimary { .. }
             | Action::PostToken { .. }
             | Action::Take { .. }
+            | Action::PromoteSite { .. }
             | Action::RollBack { .. }
             | Action::RecordIdentity { .. }
             | Action::RecordPromotion { .. } => self.on_quorum(action, view).await,
@@ -440,6 +441,22 @@ impl Actor {
                     return Outcome::NotDone(problem);
                 }
                 let taken = global.take(primary, *primary_revision, wall_time(), timing).await;
+                match self.failsafe.end_take(taken) {
+                    Ok(adopted) => Ok(self.adopt(adopted).await),
+                    Err(error) => Err(error),
+                }
+            }
+            Action::PromoteSite { primary_revision, end, loss } => {
+                if let Err(error) = timing.check("primary lease") {
+                    return Outcome::NotDone(error.to_string());
+                }
+                let begun = self.failsafe.begin_take(primary, *primary_revision, boot_time());
+                if let Err(problem) = begun {
+                    return Outcome::NotDone(problem);
+                }
+                tracing::warn!("takes primacy without a token, and loses {loss}");
+                let (revision, given_up) = (*primary_revision, (end.clone(), *loss));
+                let taken = global.promote(primary, revision, given_up, wall_time(), timing).await;
                 match self.failsafe.end_take(taken) {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),

@@ -520,7 +520,8 @@ fn without_fence_figures(mut record: Value) -> Value {
 fn without_figures(report: &Report) -> Report {
     let mut rest = report.clone();
     (rest.sequence, rest.at) = (0, WallTime::default());
-    (rest.position, rest.lag_bytes) = (None, None);
+    (rest.position, rest.position_at) = (None, None);
+    (rest.last_commit, rest.lag_bytes) = (None, None);
     for node in &mut rest.nodes {
         (node.position, node.fence) = (None, None);
     }
@@ -564,6 +565,8 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
             .or_else(|| primary.filter(|_| status.is_some()).and_then(|p| p.system_identifier)),
         ancestry: status.map(|status| status.ancestry.clone()),
         position: status.map(|status| status.end),
+        position_at: picture.extra.end_asked_at,
+        last_commit: status.and_then(|status| status.last_commit),
         lag_bytes: lag(picture),
         streaming_from: match &picture.view.postgres.follows {
             Some(Follow::Site { site, .. }) if streaming => Some(site.clone()),

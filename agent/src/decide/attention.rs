@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::Reason;
 use super::view::{DiskEpoch, View};
+use super::{Held, Reason};
 
 /// One sentence for each, without figures that change from round to round.
 #[must_use]
@@ -37,6 +37,7 @@ fn says_the_epoch(reason: &Reason) -> bool {
 /// Whether a node that stands there goes on only after somebody has done something.
 fn wants_a_person(reason: &Reason) -> bool {
     match reason {
+        Reason::AwaitingPromotion(held) => *held != Held::OldLease,
         Reason::ForeignData(_)
         | Reason::UnreadableData(_)
         | Reason::LeaderUnreadable
@@ -87,6 +88,7 @@ fn wants_a_person(reason: &Reason) -> bool {
         | Reason::AwaitingConfirmation
         | Reason::AwaitingPromise
         | Reason::Taking
+        | Reason::PromotingSite
         | Reason::Fenced
         | Reason::ClearingMark
         | Reason::FinishingBootstrap

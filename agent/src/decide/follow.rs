@@ -127,6 +127,14 @@ impl<'a> Judge<'a> {
         {
             return self.take(site, primary, (to, token), status);
         }
+        if let PrimaryState::Fenced { to, accepted, .. } = &primary.value.state
+            && *to == federation.site
+            && unknown.is_none()
+            && let (Process::Running, Some(status)) =
+                (self.view.postgres.process, &self.view.postgres.status)
+        {
+            return self.promote_site(site, federation, primary, accepted, status);
+        }
         self.note_following();
         let upstream = rejoin::upstream_site(federation);
         let target = upstream.as_ref().and_then(|site| rejoin::site_addresses(federation, site));

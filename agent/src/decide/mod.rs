@@ -30,6 +30,7 @@ pub mod margins;
 pub mod parameters;
 pub mod paused;
 pub mod preconditions;
+mod promotion;
 pub mod quorum;
 mod race;
 mod reason;
@@ -55,6 +56,7 @@ use regent_proto::time::BootTime;
 pub use action::{Action, Job};
 pub use candidate::refuses;
 pub use manual::{Dropped, Manual};
+pub use promotion::Held;
 pub use reason::{PausedAs, Reason, Stranded, Unfit};
 
 use preconditions::Precondition;

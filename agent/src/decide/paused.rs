@@ -187,6 +187,7 @@ impl Judge<'_> {
             | Action::EndTenure
             | Action::PostToken { .. }
             | Action::Take { .. }
+            | Action::PromoteSite { .. }
             | Action::RollBack { .. }
             | Action::RecordIdentity { .. }
             | Action::NamePromotion

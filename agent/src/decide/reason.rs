@@ -8,6 +8,7 @@ use regent_proto::name::NodeName;
 use super::epoch::EpochUnknown;
 use super::manual::Manual;
 use super::preconditions::Precondition;
+use super::promotion::Held;
 use super::view::JobKind;
 
 /// Why: the log line, the metric label, what tests expect.
@@ -111,6 +112,10 @@ pub enum Reason {
     AwaitingPromise,
     /// Takes primacy.
     Taking,
+    /// `primary` is fenced for this site, which may not take it yet.
+    AwaitingPromotion(Held),
+    /// Takes primacy without a token.
+    PromotingSite,
     /// Writes are fenced, or a promotion of another site is under way.
     Fenced,
     /// An outlived mark falls.
@@ -285,9 +290,15 @@ impl fmt::Display for Reason {
             Self::AwaitingTake => "handover: stopped, waiting for the other site to take",
             Self::RollingBack => "handover: rolling back",
             Self::AwaitingToken => "token seen: waiting for the WAL up to it",
-            Self::AwaitingConfirmation => "token seen: waiting for a synchronous standby",
+            Self::AwaitingConfirmation => {
+                "waiting for a synchronous standby before it takes primacy"
+            }
             Self::AwaitingPromise => "waiting for this site's own promise to end",
             Self::Taking => "taking primacy",
+            Self::AwaitingPromotion(held) => {
+                return write!(f, "being promoted, not taking primacy yet: {held}");
+            }
+            Self::PromotingSite => "taking primacy without a token",
             Self::Fenced => "fenced",
             Self::ClearingMark => "removing an outlived mark",
             Self::FinishingBootstrap => "finishing the bootstrap",

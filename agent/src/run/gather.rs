@@ -8,7 +8,7 @@ use super::Agent;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{GuardianView, JobKind, PeersView, TenureView, View};
 use crate::fence::watchdog;
-use crate::observe::clock::boot_time;
+use crate::observe::clock::{boot_time, wall_time};
 use crate::observe::failsafe::Seen;
 use crate::observe::guardian;
 use crate::observe::postgres::Extra;
@@ -28,6 +28,10 @@ impl Agent {
         let frozen = self.deadlines.page().frozen();
         let (mut postgres, extra) = self.postgres.read(postmaster, follows, (owned, frozen)).await;
         let now = boot_time();
+        if let Some(status) = &mut postgres.status {
+            // As of now.
+            status.wall = wall_time();
+        }
         let tenures = self.actor.renewal.tenures().borrow().clone();
         let pictures = self.site_mirror.pictures();
         let read = {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use regent_proto::epoch::Epoch;
 use regent_proto::name::NodeName;
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::PrimaryState;
 use regent_proto::time::Deadline;
 
@@ -115,7 +116,11 @@ fn each_condition_of_opening_alone_keeps_the_server_closed() {
         (
             "fenced",
             |w| {
-                w.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") });
+                w.state(PrimaryState::Fenced {
+                    to: name("b"),
+                    operation: name("op-2"),
+                    accepted: AcceptedLoss::default(),
+                });
             },
             Reason::Fenced,
         ),
@@ -232,7 +237,13 @@ fn a_writer_without_the_right_is_stopped() {
     let cases: [fn(&mut World); 5] = [
         |w| w.leader(Some("a2")),
         World::held_by_b,
-        |w| w.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") }),
+        |w| {
+            w.state(PrimaryState::Fenced {
+                to: name("b"),
+                operation: name("op-2"),
+                accepted: AcceptedLoss::default(),
+            })
+        },
         |w| w.leader(None),
         // Its history misses what this epoch demands.
         |w| w.primary().floor = Some(point(3, 501)),

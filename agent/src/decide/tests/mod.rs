@@ -17,6 +17,7 @@ mod manual;
 mod paused;
 mod pre_promote;
 mod preconditions;
+mod promotion;
 mod promotions;
 mod properties;
 mod quorum;

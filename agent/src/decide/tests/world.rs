@@ -54,7 +54,7 @@ pub(crate) fn history(timeline: u32) -> Ancestry {
     Ancestry { timeline: TimelineId(timeline), promotion: promotion(timeline), switches }
 }
 
-fn promotion(timeline: u32) -> Option<regent_proto::name::PromotionId> {
+pub(super) fn promotion(timeline: u32) -> Option<regent_proto::name::PromotionId> {
     (timeline > 1).then(|| name(&format!("p{timeline}")))
 }
 
@@ -78,6 +78,8 @@ pub(crate) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
         control_timeline: TimelineId(timeline),
         end: Lsn::new(end),
         replayed: Lsn::new(end),
+        last_commit: Some(WallTime(9_999_001)),
+        wall: WallTime(10_000_000),
         senders: BTreeMap::new(),
         receiver: None,
         synchronous_standby_names: String::new(),
@@ -124,7 +126,7 @@ fn member(port: u16) -> Arc<Member> {
     })
 }
 
-fn report(site: &str, timeline: u32) -> Report {
+pub(super) fn report(site: &str, timeline: u32) -> Report {
     let node = format!("{site}1");
     Report {
         version: VERSION,
@@ -140,6 +142,8 @@ fn report(site: &str, timeline: u32) -> Report {
         system_identifier: None,
         ancestry: Some(history(timeline)),
         position: Some(Lsn::new(500)),
+        position_at: None,
+        last_commit: None,
         lag_bytes: None,
         streaming_from: None,
         nodes: vec![ReportedNode {
@@ -489,6 +493,7 @@ fn federation_view() -> FederationView {
             revision: 60,
         }),
         lease_revision: Some(60),
+        lease_age: Duration::from_secs(1),
         history: None,
         assignment: Some(Assignment {
             version: VERSION,

@@ -206,6 +206,7 @@ impl Agent {
         view.age = pictures.borrow().answered.map(|at| now.since(at));
         if view.primary.is_some() {
             view.primary_age += now.since(*at);
+            view.lease_age += now.since(*at);
         }
         view.disk_epoch = epoch;
         Some(view)
