@@ -50,7 +50,8 @@ demo: need-rust ## two data sites and a witness on this machine, switched over u
 test: need-rust ## install what the tests need, then every gate and every test
 	@scripts/install --etcd --fence
 	@$(MAKE) --no-print-directory gates
-	$(CARGO) build --locked --workspace --bins
+	@# Programs alone have fewer features of some crates than beside their tests, and would be built twice.
+	$(CARGO) build --locked --workspace --all-targets
 	$(CARGO) test --locked --workspace --doc
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		set -x; $(CARGO) nextest run --locked --workspace $(ARGS); \
