@@ -316,25 +316,27 @@ impl Publisher {
         }
     }
 
-    /// Publishes one picture. Errors are logged at debug: the next picture tries again, and the
-    /// stores' health shows elsewhere.
-    pub async fn publish(&mut self, picture: &Picture) {
+    /// Publishes one picture; whether the site's store has taken everything. Errors are logged at debug:
+    /// it is tried again, and the stores' health shows elsewhere. A report that was not made comes with
+    /// the next picture, of which a leader makes one a second.
+    pub async fn publish(&mut self, picture: &Picture) -> bool {
         let timeout = self.config.site_timing(&picture.dynamic).call_timeout;
-        self.publish_member(picture, timeout).await;
-        let Some(site) = &picture.view.site else { return };
+        let told = self.publish_member(picture, timeout).await;
+        let Some(site) = &picture.view.site else { return told };
         let Some(held) = Held::of(site.leader.as_ref()) else {
             self.written.retain(|key, _| key == "member");
             self.reported = None;
             self.ancestry = None;
-            return;
+            return told;
         };
         self.failsafe.keep(&self.config, &self.site, picture, held, timeout).await;
-        self.publish_site(picture, held, timeout).await;
+        let all = self.publish_site(picture, held, timeout).await;
         self.publish_report(picture).await;
+        told && all
     }
 
-    async fn publish_member(&mut self, picture: &Picture, timeout: Duration) {
-        let Some(lease) = picture.lease else { return };
+    async fn publish_member(&mut self, picture: &Picture, timeout: Duration) -> bool {
+        let Some(lease) = picture.lease else { return true };
         let record = member(&self.config, picture);
         let now = picture.view.now;
         let there = picture
@@ -348,21 +350,26 @@ impl Publisher {
             && self.told.is_some_and(|told| now.since(told) < FIGURES_EVERY)
             && self.written.get("member") == Some(&without_fence_figures(record.clone()))
         {
-            return;
+            return true;
         }
         match self.site.publish_member(record.to_string().into_bytes(), lease, timeout).await {
             Ok(()) => {
                 self.lease = Some(lease);
                 self.told = Some(now);
                 self.written.insert("member".to_owned(), without_fence_figures(record));
+                true
             }
-            Err(error) => tracing::debug!(%error, "publishing the member record"),
+            Err(error) => {
+                tracing::debug!(%error, "publishing the member record");
+                false
+            }
         }
     }
 
-    async fn publish_site(&mut self, picture: &Picture, held: Held, timeout: Duration) {
+    /// What is not ours to write any more is not left over: whoever leads has another picture soon.
+    async fn publish_site(&mut self, picture: &Picture, held: Held, timeout: Duration) -> bool {
         config_key::put_back(&self.site, picture, held, timeout).await;
-        let Some(status) = &picture.view.postgres.status else { return };
+        let Some(status) = &picture.view.postgres.status else { return true };
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;
         }
@@ -392,20 +399,24 @@ impl Publisher {
             }
             match self.site.publish(held, key, value.to_string().into_bytes(), timeout).await {
                 Ok(Some(_)) => drop(self.written.insert(key.name().to_owned(), value)),
-                Ok(None) => return,
-                Err(error) => return tracing::debug!(%error, "publishing {}", key.name()),
+                Ok(None) => return true,
+                Err(error) => {
+                    tracing::debug!(%error, "publishing {}", key.name());
+                    return false;
+                }
             }
         }
         if !tells {
-            return;
+            return true;
         }
         let unreadable = picture.unreadable.contains(&self.site.keys.key(SiteKey::History));
         if (self.ancestry.is_none() || unreadable)
             && !self.publish_history(picture, status, held, timeout).await
         {
-            return;
+            return false;
         }
         self.ancestry = Some(status.ancestry.clone());
+        true
     }
 
     /// Merged into what is there; whether it stands.

@@ -26,6 +26,8 @@ const UNKNOWN_PATIENCE: Duration = Duration::from_secs(10);
 const STALLED_PATIENCE: Duration = Duration::from_secs(60);
 /// How soon such a server is looked at again: its own WAL is being looked through.
 const UNKNOWN_AGAIN: Duration = Duration::from_millis(500);
+/// How soon a standby to which nothing comes looks whether it does.
+const STREAM_AGAIN: Duration = Duration::from_millis(500);
 /// How soon a restartpoint is asked for again; it needs a checkpoint of the primary to start from.
 const RESTARTPOINT_AGAIN: Duration = Duration::from_secs(1);
 
@@ -71,7 +73,7 @@ impl<'a> Judge<'a> {
                 .or_else(|| self.keep_slots(site, status))
                 .or_else(|| self.make_room_for_recovery())
                 .or_else(|| self.reload())
-                .unwrap_or(Choice::wait(Reason::Following))
+                .unwrap_or_else(|| self.follows_on(status, Reason::Following))
         })
     }
 
@@ -161,7 +163,11 @@ impl<'a> Judge<'a> {
                 .or_else(|| self.prepare_list(site, status))
                 .or_else(|| self.make_room_for_recovery())
                 .or_else(|| self.reload())
-                .unwrap_or(Choice::wait(unknown.unwrap_or(Reason::LeadingStandby))),
+                .unwrap_or_else(|| {
+                    let reason = unknown.unwrap_or(Reason::LeadingStandby);
+                    let choice = self.follows_on(status, reason);
+                    self.until_restartpoint(status, choice)
+                }),
         }
     }
 
@@ -182,6 +188,23 @@ impl<'a> Judge<'a> {
         if self.view.postgres.status.as_ref().is_some_and(|status| status.receiver.is_some()) {
             self.memory.rewinds = 0;
         }
+    }
+
+    /// Nothing is left to do for now. A stream that begins is told by nobody, and others wait to hear of it.
+    fn follows_on(&self, status: &Status, reason: Reason) -> Choice {
+        let wake_in = self.receives_nothing(status).then_some(STREAM_AGAIN);
+        Choice { wake_in, ..Choice::wait(reason) }
+    }
+
+    /// No later than when a restartpoint is to be asked for again.
+    fn until_restartpoint(&self, status: &Status, mut choice: Choice) -> Choice {
+        let waits =
+            status.control_timeline < status.ancestry.timeline && !self.view.checkpoint_runs;
+        if let Some(at) = self.memory.restartpoint_at.filter(|_| waits) {
+            let left = RESTARTPOINT_AGAIN.saturating_sub(self.view.now.since(at));
+            choice.wake_in = Some(choice.wake_in.map_or(left, |wake_in| wake_in.min(left)));
+        }
+        choice
     }
 
     /// Members of this site may have to rewind onto this node: until its pg_control is on the

@@ -95,9 +95,9 @@ impl Choice {
     }
 
     /// The gate is closed. A watchdog whose timeout is near its most leaves enough of the deadline only in
-    /// the moments after a renewal, of which nobody tells this loop.
+    /// the moments after a renewal, of which nobody tells this loop; nor does anybody of a promise's end.
     fn not_ready(unmet: Vec<Precondition>, actions: Vec<Action>) -> Self {
-        let wake_in = unmet.contains(&Precondition::Watchdog).then_some(GATE_AGAIN);
+        let wake_in = unmet.iter().any(|gate| gate.comes_unannounced()).then_some(GATE_AGAIN);
         Self { actions, reason: Reason::NotReady(unmet), wake_in }
     }
 }
@@ -113,7 +113,7 @@ struct Judge<'a> {
 /// again. Costs one query on an open connection.
 const LOOK_AGAIN: Duration = Duration::from_millis(3);
 
-/// How soon a gate that only the watchdog's margin closes is looked at again.
+/// How soon a gate that opens without a word is looked at again.
 const GATE_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a starting agent waits for the site DCS before it serves reads without it.
@@ -144,6 +144,7 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     // Never later: a loop that does not come round counts as one that hangs (ADR 28).
     let wake_in = choice.wake_in.map_or(policy.loop_wait, |span| span.min(policy.loop_wait));
     let wake_in = judge.before_overdue(wake_in).min(judge.request_due_in());
+    let wake_in = wake_in.min(judge.slots_due_in());
     Decision {
         memory: judge.memory,
         // First, for they are done even where what follows is not.

@@ -7,7 +7,7 @@
 //! automation only: rights end as ever, and deadlines, guard and guardian stay (design.md section 3).
 
 use super::view::{DataDirectory, Initialize, JobKind, Policy, Process, SiteView, Status, View};
-use super::{Action, Choice, Judge, PausedAs, Reason};
+use super::{Action, Choice, Judge, LOOK_AGAIN, PausedAs, Reason};
 
 /// Whether the fence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Judge<'_> {
             (Process::Running, Some(status))
                 if status.in_recovery && self.memory.promoting_since.is_some() =>
             {
-                Choice::wait(Reason::Promoting)
+                Choice::wait_for(Reason::Promoting, LOOK_AGAIN)
             }
             (Process::Running, Some(status)) if status.in_recovery => not_primary,
             (Process::Running, Some(status)) => self.paused_primary(site, status),
@@ -150,7 +150,7 @@ impl Judge<'_> {
         // Nobody could open: a request to switch over ends.
         self.keep_slots(site, status)
             .or_else(|| self.manual_as_leader(site, status))
-            .unwrap_or(Choice::wait(Reason::Paused(PausedAs::Leader)))
+            .unwrap_or_else(|| self.leads_on(site, status, Reason::Paused(PausedAs::Leader)))
     }
 
     /// In a federation: the site's own automation stops, nothing that ends or moves a right does.

@@ -97,6 +97,35 @@ impl Precondition {
         Self::NoJob,
     ];
 
+    /// Nobody tells when it comes true: a span ends, or a renewal was acknowledged a moment ago.
+    #[must_use]
+    pub fn comes_unannounced(self) -> bool {
+        match self {
+            Self::Unpromised | Self::Watchdog => true,
+            Self::NotPaused
+            | Self::SiteRead
+            | Self::LeaderKey
+            | Self::SiteDeadline
+            | Self::SiteRenewed
+            | Self::QuorumRead
+            | Self::HolderOpen
+            | Self::WritesNotFenced
+            | Self::NoMark
+            | Self::Identity
+            | Self::Floor
+            | Self::PrimaryLease
+            | Self::PrimaryRenewed
+            | Self::EpochOnDisk
+            | Self::EpochInSite
+            | Self::Guardian
+            | Self::SynchronousRecord
+            | Self::SynchronousList
+            | Self::MayLead
+            | Self::InRecovery
+            | Self::NoJob => false,
+        }
+    }
+
     /// Whether it is asked for in this way of opening: a server that starts writable has nobody to
     /// ask yet, gets guardian, watchdog and list before its first commit, led before, and what it
     /// contains was tested by the epoch under which it wrote.

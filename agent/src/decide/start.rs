@@ -65,12 +65,14 @@ impl Judge<'_> {
         }
     }
 
-    /// Not later than when the start has had its time.
+    /// Not later than when the start has had its time; which of its times counts is seen then.
     pub(super) fn before_overdue(&self, wake_in: Duration) -> Duration {
         let Some(since) = self.memory.start_since else { return wake_in };
         let waited = self.view.now.since(since);
-        let left = self.policy.primary_start_timeout.saturating_sub(waited);
-        if left.is_zero() { wake_in } else { wake_in.min(left) }
+        let timeout = self.policy.primary_start_timeout;
+        let longer = timeout.max(FIRST_ANSWER);
+        let left = [timeout, longer, longer.max(self.policy.ttl)].map(|t| t.saturating_sub(waited));
+        left.into_iter().filter(|left| !left.is_zero()).fold(wake_in, Duration::min)
     }
 
     /// The server of this leader is down, or not up yet: once it has had its time, another member that

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use regent_proto::record::Primary;
+use regent_proto::time::BootTime;
 use regent_proto::timeline::HistoryPoint;
 
 use super::view::{At, FederationView, Initialize, SiteView, Status};
@@ -15,6 +16,10 @@ const CHECKPOINT_AFTER_OPENING: Duration = Duration::from_secs(2);
 
 /// How long a synchronous standby may take to turn to the timeline that was just opened.
 const STANDBY_RETURNS: Duration = Duration::from_secs(2);
+
+/// How soon it is looked again whether a standby has confirmed what it is waited for, and whether a list that
+/// was set is in force: of neither the server tells.
+const CONFIRMED_AGAIN: Duration = Duration::from_millis(200);
 
 /// How soon a list of the user's own that is not in force yet is set again.
 const OWN_NAMES_AGAIN: Duration = Duration::from_secs(10);
@@ -40,7 +45,26 @@ impl Judge<'_> {
             .or_else(|| self.record_promotion(status))
             .or_else(|| self.checkpoint())
             .or_else(|| self.reload())
-            .unwrap_or(Choice::wait(Reason::Leading))
+            .unwrap_or_else(|| self.leads_on(site, status, Reason::Leading))
+    }
+
+    /// Nothing is left to do for now. What comes next by itself is looked for in time.
+    pub(super) fn leads_on(&self, site: &SiteView, status: &Status, reason: Reason) -> Choice {
+        let now = self.view.now;
+        let left = |since: BootTime, span: Duration| span.saturating_sub(now.since(since));
+        let opened = self.memory.owes_checkpoint_since;
+        let opened = opened.map(|since| left(since, CHECKPOINT_AFTER_OPENING.min(STANDBY_RETURNS)));
+        let confirms = synchronous::awaits_confirmation(self.policy, &self.memory, site, status)
+            .then_some(CONFIRMED_AGAIN);
+        let own = &self.policy.own_standby_names;
+        let own_waits = !self.policy.synchronous_mode && status.synchronous_standby_names != *own;
+        let own_names = self.memory.own_names_asked.as_ref().filter(|_| own_waits);
+        let own_names = own_names.map(|(_, at)| match &self.memory.own_names_refused {
+            Some(_) => left(*at, OWN_NAMES_AGAIN),
+            None => left(*at, OWN_NAMES_AGAIN).min(CONFIRMED_AGAIN),
+        });
+        let soon = [opened, confirms, own_names].into_iter().flatten();
+        Choice { wake_in: soon.filter(|left| !left.is_zero()).min(), ..Choice::wait(reason) }
     }
 
     /// A timeline whose WAL tells no promotion any more gets a name (I14), after it was looked

@@ -293,6 +293,28 @@ fn confirmed(memory: &Memory, picked: &BTreeSet<NodeName>, status: &Status) -> B
         .collect()
 }
 
+/// Somebody streams that commits may come to wait for, and has not confirmed yet what there was when the list
+/// in force was seen, or is too far behind to count. Nobody tells when it has.
+pub(super) fn awaits_confirmation(
+    policy: &Policy,
+    memory: &Memory,
+    site: &SiteView,
+    status: &Status,
+) -> bool {
+    let Some((_, since)) = memory.list_since.as_ref().filter(|_| policy.synchronous_mode) else {
+        return false;
+    };
+    let lags = |flushed: Lsn| {
+        let most = policy.maximum_lag_on_syncnode;
+        most.is_some_and(|most| status.end.bytes_since(flushed) > most)
+    };
+    site.members.iter().any(|(name, member)| {
+        let sender = status.senders.get(name.as_str()).filter(|sender| sender.streaming);
+        may_be_waited_for(policy, site, name, member)
+            && sender.is_some_and(|sender| sender.flushed < *since || lags(sender.flushed))
+    })
+}
+
 /// Whether the steps are those of quorum commit: by the mode, or by what is left of it.
 fn in_quorum(policy: &Policy, site: &SiteView, status: &Status) -> bool {
     let list = List::parse(&status.synchronous_standby_names);

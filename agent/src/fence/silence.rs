@@ -30,8 +30,10 @@ impl SiteLoop {
         }
     }
 
-    /// The store acknowledged that the key is ours.
+    /// The store acknowledged that the key is ours. The loop hears of it where it had no such right, or none
+    /// but by the members' word: what it may do again waits for nothing else.
     pub(super) fn renewed(&mut self, sent: BootTime, granted: Deadline) {
+        let awaited = self.silent || !self.deadlines.site().lies_ahead(self.side.clock.now());
         self.silent = false;
         self.deadlines.set_site(self.deadlines.site().raised(granted));
         self.deadlines.lower_carried(self.deadlines.site());
@@ -39,6 +41,9 @@ impl SiteLoop {
         self.deadlines.site_acknowledged(sent);
         if let Some(failsafe) = &self.side.failsafe {
             failsafe.leader.lock().renewed(granted);
+        }
+        if awaited {
+            self.publish.send_modify(|_| {});
         }
     }
 

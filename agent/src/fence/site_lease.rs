@@ -203,11 +203,7 @@ impl SiteLoop {
                     self.mend(&entry, id, timeout).await;
                 }
                 let timing = LeaseTiming { ttl, ..self.side.timing.clone() };
-                let before = self.deadlines.site();
                 self.renewed(sent, Deadline::granted(sent, &timing));
-                if before == Deadline::NEVER {
-                    self.publish.send_modify(|_| {});
-                }
             }
             // The key is ours, under the lease of before the outage: nobody else could take it yet.
             Ok(Some(entry)) if self.stands() && entry.value == self.side.me.as_str().as_bytes() => {

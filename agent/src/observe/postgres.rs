@@ -264,6 +264,10 @@ pub struct PostgresObserver {
     configuration: ConfigurationObserver,
     /// What the file of the timeline that was last seen says.
     history: Option<TimelineHistory>,
+    /// The server was made to read its files again, and shows what comes of it a moment later.
+    reads_files: Option<BootTime>,
+    /// When what this round waits for may be there.
+    again: Option<BootTime>,
 }
 
 /// How often the objects are looked at.
@@ -292,6 +296,8 @@ impl PostgresObserver {
             search,
             configuration,
             history: None,
+            reads_files: None,
+            again: None,
         }
     }
 
@@ -304,6 +310,7 @@ impl PostgresObserver {
 
     /// The server was made to read its files again.
     pub fn forget_files(&mut self) {
+        self.reads_files = Some(boot_time());
         self.surroundings = None;
         self.configuration.forget();
     }
@@ -324,6 +331,13 @@ impl PostgresObserver {
     /// An act changed slots: they are asked for again.
     pub fn forget_surroundings(&mut self) {
         self.surroundings = None;
+    }
+
+    /// When there is something to see of which nobody tells: what a look through WAL has found, and what the
+    /// server makes of files that it was told to read. `None`: nothing is expected.
+    #[must_use]
+    pub fn looks_again(&self) -> Option<BootTime> {
+        self.again
     }
 
     /// Why the server last did not answer.
@@ -350,7 +364,10 @@ impl PostgresObserver {
             self.configuration.forget();
             self.search.forget();
             self.history = None;
+            self.reads_files = None;
         }
+        // What is not looked at in this round is not waited for.
+        self.search.rest();
         let mut configuration = ConfigurationView::default();
         let mut extra = Extra::default();
         let mut users_exist = false;
@@ -388,6 +405,9 @@ impl PostgresObserver {
             (Some(_), None) => Process::Starting,
             (Some(_), Some(_)) => Process::Running,
         };
+        let read = self.reads_files.filter(|_| status.is_some());
+        let read = read.map(|told| told.plus(SURROUNDINGS_EVERY));
+        self.again = [self.search.looks_again(), read].into_iter().flatten().min();
         let view = PostgresView {
             data,
             process,
@@ -439,6 +459,9 @@ impl PostgresObserver {
 
     async fn surroundings(&mut self) -> Option<Surroundings> {
         let now = boot_time();
+        if self.reads_files.is_some_and(|told| now.since(told) >= SURROUNDINGS_EVERY) {
+            (self.reads_files, self.surroundings) = (None, None);
+        }
         if let Some((asked, known)) = &self.surroundings
             && now.since(*asked) < SURROUNDINGS_EVERY
         {

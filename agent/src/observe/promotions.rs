@@ -21,6 +21,8 @@ use crate::act::postgres::promotions::{self, Found, Place, WINDOW};
 const SOONEST: Duration = Duration::from_millis(250);
 /// The longest pause between two looks.
 const LATEST: Duration = Duration::from_secs(10);
+/// How soon it is seen that a look has ended.
+const ENDED_AGAIN: Duration = Duration::from_millis(100);
 /// Cut short as often in a row, a look is told: the WAL cannot be read, or not where it should be.
 const TOLD_AFTER: u32 = 5;
 
@@ -60,6 +62,8 @@ pub struct Search {
     data_dir: PathBuf,
     running: JoinSet<Ended>,
     looks: BTreeMap<TimelineId, Look>,
+    /// When to go on; `None`: there is nothing to look for.
+    again: Option<BootTime>,
 }
 
 impl Search {
@@ -67,13 +71,26 @@ impl Search {
     #[must_use]
     pub fn new(programs: Programs, data_dir: &Path) -> Self {
         let (running, looks) = (JoinSet::new(), BTreeMap::new());
-        Self { programs, data_dir: data_dir.to_owned(), running, looks }
+        Self { programs, data_dir: data_dir.to_owned(), running, looks, again: None }
+    }
+
+    /// When to go on, should nothing else come before: neither a look's end nor the time for the next one
+    /// wakes anybody.
+    #[must_use]
+    pub fn looks_again(&self) -> Option<BootTime> {
+        self.again
     }
 
     /// The data directory may be another one: what was looked through says nothing any more.
     pub fn forget(&mut self) {
         self.running = JoinSet::new();
         self.looks.clear();
+        self.again = None;
+    }
+
+    /// A round begins, which may not come to go on.
+    pub fn rest(&mut self) {
+        self.again = None;
     }
 
     /// Adds what has been found, and begins to look for what is missing. `end`: of the WAL that is
@@ -91,7 +108,10 @@ impl Search {
             }
         }
         if self.running.is_empty() {
-            self.look(ancestry, end, server, now);
+            self.again = self.look(ancestry, end, server, now);
+        }
+        if !self.running.is_empty() {
+            self.again = Some(now.plus(ENDED_AGAIN));
         }
         let present = self.looks.get(&ancestry.timeline);
         ancestry.promotion.is_none() && present.is_some_and(|look| look.complete)
@@ -121,7 +141,14 @@ impl Search {
         }
     }
 
-    fn look(&mut self, ancestry: &Ancestry, end: Lsn, server: Server, now: BootTime) {
+    /// Begins the next look that is due; when one that is not due yet will be.
+    fn look(
+        &mut self,
+        ancestry: &Ancestry,
+        end: Lsn,
+        server: Server,
+        now: BootTime,
+    ) -> Option<BootTime> {
         let present = ancestry.timeline;
         let first = Look {
             again: now,
@@ -136,7 +163,7 @@ impl Search {
         }
         // What pg_control says of a stopped server's end may be long ago.
         let known_end = (server != Server::Stopped).then_some(end);
-        let due = ancestry.unnamed().into_iter().find_map(|timeline| {
+        let wanted = ancestry.unnamed().into_iter().filter_map(|timeline| {
             let begin = ancestry.begin(timeline)?;
             let look = self.looks.get(&timeline).copied().unwrap_or(first);
             let look = Look { from: look.from.max(begin), ..look };
@@ -147,9 +174,13 @@ impl Search {
             // A leader that came from elsewhere names its timeline late: the message comes with the
             // WAL that this server still receives.
             let wanted = !look.complete || (timeline == present && server != Server::Writes);
-            (wanted && there && look.again <= now).then(|| (look, place(end)))
+            (wanted && there).then(|| (look, place(end)))
         });
-        let Some((look, place)) = due else { return };
+        let mut wanted: Vec<(Look, Place)> = wanted.collect();
+        let Some(due) = wanted.iter().position(|(look, _)| look.again <= now) else {
+            return wanted.iter().map(|(look, _)| look.again).min();
+        };
+        let (look, place) = wanted.swap_remove(due);
         // Behind by more than one look: the next one comes soon.
         let all = place.end.is_none_or(|end| end.get() <= look.from.get() + WINDOW);
         let pause = if all { (look.pause * 2).min(LATEST) } else { SOONEST };
@@ -159,5 +190,36 @@ impl Search {
         self.running.spawn(async move {
             Ended { place, found: promotions::find(&programs, &data_dir, place).await }
         });
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::world::history;
+
+    #[tokio::test]
+    async fn a_missing_id_is_looked_for_again_though_nothing_wakes_the_loop() {
+        let at = |millis: u64| BootTime::from_nanos(millis * 1_000_000);
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut search = Search::new(Programs::new(dir.path()), dir.path());
+        let end = Lsn::new(500);
+        let mut named = history(3);
+        assert!(!search.go_on(&mut named, end, Server::Writes, at(1_000)));
+        assert_eq!(search.looks_again(), None, "there is nothing to look for");
+        let mut unnamed = Ancestry { promotion: None, ..history(4) };
+        search.go_on(&mut unnamed, end, Server::Writes, at(2_000));
+        assert_eq!(search.looks_again(), Some(at(2_250)), "it is being written");
+        search.go_on(&mut unnamed, end, Server::Writes, at(2_250));
+        assert_eq!(search.looks_again(), Some(at(2_350)), "a look runs");
+        // A round that does not come to it expects nothing of it: it would not sleep at all.
+        search.rest();
+        assert_eq!(search.looks_again(), None);
+        search.running.join_next().await.expect("a look").expect("no panic");
+        search.go_on(&mut unnamed, end, Server::Writes, at(2_300));
+        assert_eq!(search.looks_again(), Some(at(2_750)), "twice as long after it began");
+        search.forget();
+        assert_eq!(search.looks_again(), None);
     }
 }

@@ -43,6 +43,8 @@ use crate::upgrade::Upgrade;
 use requests::Requests;
 use wakes::{Wakes, waited_for};
 
+pub use wakes::Row;
+
 /// A running agent.
 pub struct Agent {
     config: Arc<Config>,
@@ -72,7 +74,7 @@ pub struct Agent {
     refused_dynamic: Option<String>,
     /// What is told of slots.
     slots: slots::Told,
-    repeated: u32,
+    row: Row,
     stop: CancellationToken,
     upgrade: Upgrade,
     upgrade_asked: Option<BootTime>,
@@ -110,7 +112,7 @@ impl Agent {
                 return ended;
             }
             self.upgrade_when_idle(&view).await;
-            if again && !self.spinning(&decision.actions) {
+            if self.row.goes_on(again) {
                 continue;
             }
             let undone = !again && !decision.actions.is_empty();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::preflight::LockError;
 use super::requests::Requests;
-use super::{Agent, adoption, preflight, tell};
+use super::{Agent, Row, adoption, preflight, tell};
 use crate::act::callbacks::Callbacks;
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
@@ -240,7 +240,7 @@ impl Agent {
             suspended: false,
             refused_dynamic: None,
             slots: slots::Told::default(),
-            repeated: 0,
+            row: Row::default(),
             stop,
             upgrade,
             upgrade_asked: None,

@@ -23,6 +23,9 @@ use crate::observe::clock::wall_time;
 use crate::observe::postgres::Extra;
 use crate::observe::{guardian, reach};
 
+/// How soon what a store did not take is written again.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
+
 /// How often the other sites' replication ports are tried.
 const REACH_EVERY: Duration = Duration::from_secs(10);
 
@@ -157,15 +160,31 @@ impl Agent {
     }
 }
 
-/// Writes what others read of this node, beside the loop: a slow store holds up no decision.
+/// Writes what others read of this node, beside the loop: a slow store holds up no decision. What was not
+/// written is written once the store takes it, though no newer picture comes: others wait for it.
 pub(super) async fn publish(
     mut publisher: Publisher,
     mut pictures: watch::Receiver<Option<Arc<Picture>>>,
 ) {
-    while pictures.changed().await.is_ok() {
+    let mut told = true;
+    loop {
+        let again = async {
+            if told {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(PUBLISH_AGAIN).await;
+        };
+        tokio::select! {
+            changed = pictures.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = again => {}
+        }
         let picture = pictures.borrow_and_update().clone();
         if let Some(picture) = picture {
-            publisher.publish(&picture).await;
+            told = publisher.publish(&picture).await;
         }
     }
 }
@@ -217,7 +236,12 @@ async fn ask_reach(
             let found = reach::ask(&programs, &files, user, reports, &federation.site).await;
             let all = !found.is_empty()
                 && found.values().all(|reach| matches!(reach, Reach::Reached { .. }));
-            reaches.send_replace(found);
+            // The report has it, which the loop's next round makes.
+            reaches.send_if_modified(|known| {
+                let changed = *known != found;
+                *known = found;
+                changed
+            });
             if all {
                 pause = REACH_EVERY;
             }

@@ -4,28 +4,63 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use regent_proto::name::NodeName;
+use regent_proto::name::{NodeName, SiteName};
+use regent_proto::record::Reach;
 use regent_proto::time::BootTime;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use super::Agent;
 use crate::act::postgres::server::{Beside, Postmaster};
-use crate::decide::Action;
 use crate::decide::view::{JobKind, PeerAnswer, Policy, Process, View};
 use crate::fence::renewal::Tenures;
 use crate::observe::clock::boot_time;
 use crate::observe::mirror::{Mirror, Picture};
 use crate::observe::postgres::{self, ASK_AGAIN};
 
-/// The same actions for the same reason in a row, after which the loop waits a moment: an effect
-/// that does not show must not spin.
-const SAME_MOST: u32 = 5;
+/// Rounds in a row that each did something, after which the loop waits a moment: an effect that does not
+/// show must not spin.
+const ROW_MOST: u32 = 5;
+
+/// Such a row. A round with nothing to do, or that came to nothing, ends it: otherwise five acts in the
+/// life of an agent would have it look five times a second for ever. The simulator's agents have one too.
+#[derive(Debug, Default)]
+pub struct Row(u32);
+
+impl Row {
+    /// A round is over. True: the next one follows at once.
+    pub fn goes_on(&mut self, did: bool) -> bool {
+        self.0 = if did { self.0.saturating_add(1) } else { 0 };
+        did && !self.is_long()
+    }
+
+    /// The loop waits a moment after each of its rounds.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.0 >= ROW_MOST
+    }
+
+    /// Something new has happened.
+    pub fn end(&mut self) {
+        self.0 = 0;
+    }
+}
 
 /// How often a primary in synchronous mode looks who streams from it: it is not told when one that
 /// commits wait for leaves, nor when one comes back that they could wait for. One small query on the open connection, and a round only where it finds a change: a
 /// round would look at everything, tell the publisher, and write to the DCS what moved.
 const STANDBYS_AGAIN: Duration = Duration::from_millis(200);
+
+/// How often the leader of a federated site comes round at least: the quorum's report of it is at most so
+/// old, and a site that does not report for long is not counted on.
+const REPORTS_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often what a copy says of its progress is taken in.
+const PROGRESS_AGAIN: Duration = Duration::from_secs(1);
+
+/// How soon an upgrade that was asked for looks again whether nothing is in its way: of the end of the
+/// operator's programs, and of its own bounds, nobody tells.
+const UPGRADE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Everything that wakes the loop.
 pub(super) struct Wakes {
@@ -35,6 +70,7 @@ pub(super) struct Wakes {
     beside: watch::Receiver<Beside>,
     tenures: watch::Receiver<Tenures>,
     peers: watch::Receiver<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
+    reaches: watch::Receiver<BTreeMap<SiteName, Reach>>,
 }
 
 impl Wakes {
@@ -46,6 +82,7 @@ impl Wakes {
             beside: agent.actor.server.beside(),
             tenures: agent.actor.renewal.tenures(),
             peers: agent.peer_answers.subscribe(),
+            reaches: agent.reaches.subscribe(),
         }
     }
 
@@ -69,6 +106,7 @@ impl Wakes {
             () = change(&mut self.beside) => {}
             () = change(&mut self.tenures) => {}
             () = change(&mut self.peers) => {}
+            () = change(&mut self.reaches) => {}
         }
     }
 }
@@ -79,6 +117,12 @@ pub(super) fn waited_for(policy: &Policy, view: &View) -> Option<BTreeMap<String
     let status = view.postgres.status.as_ref()?;
     let waits = policy.synchronous_mode || !status.synchronous_standby_names.is_empty();
     (!status.in_recovery && waits).then(|| status.streams())
+}
+
+/// Whether it is this node that reports of its site.
+fn reports(view: &View) -> bool {
+    let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
+    view.federation.is_some() && leader.is_some_and(|leader| leader.bound_to_my_lease)
 }
 
 /// Ends once others stream than these, or the server counts one of them otherwise, or nobody can tell.
@@ -95,17 +139,12 @@ async fn other_standbys(client: Option<&Client>, streams: Option<BTreeMap<String
 }
 
 impl Agent {
-    /// True when rounds without a sleep between them have to end.
-    pub(super) fn spinning(&mut self, actions: &[Action]) -> bool {
-        self.repeated = if actions.is_empty() { 0 } else { self.repeated + 1 };
-        self.repeated >= SAME_MOST
-    }
-
     /// How long the loop sleeps if nothing wakes it: until the decision's own instant, or less where
-    /// what was decided did not come about yet.
+    /// what was decided did not come about yet, or where this round is to be told anew.
     pub(super) fn sleeps_at_most(&self, wake_at: BootTime, undone: bool, view: &View) -> Duration {
-        let mut most = wake_at.since(boot_time());
-        if self.repeated >= SAME_MOST {
+        let now = boot_time();
+        let mut most = wake_at.since(now);
+        if self.row.is_long() {
             most = most.min(Duration::from_millis(200));
         }
         if undone {
@@ -113,6 +152,18 @@ impl Agent {
         }
         if view.postgres.process == Process::Starting {
             most = most.min(ASK_AGAIN);
+        }
+        if let Some(at) = self.postgres.looks_again() {
+            most = most.min(at.since(now));
+        }
+        if reports(view) {
+            most = most.min(REPORTS_AGAIN);
+        }
+        if self.actor.jobs.progress().borrow().is_some() {
+            most = most.min(PROGRESS_AGAIN);
+        }
+        if self.upgrade_asked.is_some() {
+            most = most.min(UPGRADE_AGAIN);
         }
         most
     }
@@ -142,7 +193,7 @@ impl Agent {
                         self.job_problem = finished.problem.as_ref().map(failed);
                     }
                     self.finished = Some(finished);
-                    self.repeated = 0;
+                    self.row.end();
                 }
             }
             fenced = self.fenced.recv() => {
@@ -150,7 +201,7 @@ impl Agent {
                     self.say_fenced(fenced);
                 }
             }
-            () = self.requests.arrive() => self.repeated = 0,
+            () = self.requests.arrive() => self.row.end(),
             () = wakes.changed() => {}
         }
     }
@@ -160,6 +211,33 @@ impl Agent {
 mod tests {
     use super::*;
     use crate::decide::tests::world::{World, sender};
+
+    #[test]
+    fn a_round_with_nothing_to_do_ends_a_row_however_long() {
+        let mut row = Row::default();
+        for _ in 1..ROW_MOST {
+            assert!(row.goes_on(true));
+        }
+        assert!(!row.goes_on(true), "an effect that does not show");
+        assert!(row.is_long());
+        assert!(!row.goes_on(false), "nothing follows at once");
+        assert!(!row.is_long(), "and the next sleep is a whole one");
+        assert!(row.goes_on(true));
+    }
+
+    #[test]
+    fn the_leader_of_a_federated_site_is_the_one_that_reports() {
+        let mut world = World::new();
+        assert!(reports(&world.view));
+        world.standby(3, 500);
+        world.held_by_b();
+        assert!(reports(&world.view), "a standby site's, too");
+        world.leader(Some("a2"));
+        assert!(!reports(&world.view));
+        let mut alone = World::new();
+        alone.view.federation = None;
+        assert!(!reports(&alone.view));
+    }
 
     #[test]
     fn a_primary_looks_at_everybody_who_streams_while_commits_wait_or_are_to() {

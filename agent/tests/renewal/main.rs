@@ -88,6 +88,25 @@ async fn no_error_of_the_site_dcs_raises_or_ends_the_right() {
     }
 }
 
+/// What the loop may do again it does at once; and what it may do all along wakes nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_after_a_silence_wakes_the_loop_and_one_after_another_does_not() {
+    let bed = Bed::new();
+    bed.lead().await;
+    let mut tenures = bed.thread.tenures();
+    let calls = Calls::count(&bed.thread_site, None);
+    bed.until("what the first one woke for is over", || calls.made() >= 4).await;
+    tenures.mark_unchanged();
+    bed.until("renewed again and again", || calls.made() >= 12).await;
+    assert!(!tenures.has_changed().expect("the thread lives"));
+    let calls = Calls::count(&bed.thread_site, Some(Fault::NotDone));
+    bed.until("silent", || calls.made() >= 4).await;
+    tenures.mark_unchanged();
+    drop(Calls::count(&bed.thread_site, None));
+    let woken = tokio::time::timeout(CALL, tenures.changed()).await;
+    woken.expect("in time").expect("the thread lives");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_read_back_and_counts_for_the_request_that_was_applied() {
     let bed = Bed::new();

@@ -197,6 +197,14 @@ impl Judge<'_> {
         Some(Choice::act(Reason::CopyingSlots, vec![Action::Run(Job::CopySlots { from, slots })]))
     }
 
+    /// Once every `loop_wait`, whatever else has woken the loop meanwhile.
+    pub(in crate::decide) fn slots_due_in(&self) -> Duration {
+        let tried = self.memory.slots_tried.as_ref();
+        let left =
+            tried.map(|(_, at)| self.policy.loop_wait.saturating_sub(self.view.now.since(*at)));
+        left.filter(|left| !left.is_zero()).unwrap_or(Duration::MAX)
+    }
+
     /// Permanent logical slots of a node in recovery that were not found safe to use: they go before it
     /// opens, for what they would give might lack something.
     pub(in crate::decide) fn unsafe_slots(&self, status: &Status) -> Vec<Planned> {

@@ -28,4 +28,5 @@ mod restarts;
 mod slots;
 mod start;
 mod synchronous;
+mod wakes;
 pub(crate) mod world;

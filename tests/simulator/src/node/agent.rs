@@ -24,6 +24,7 @@ use regent_agent::observe::failsafe::{FailsafeObserver, Seen};
 use regent_agent::observe::global::GlobalObserver;
 use regent_agent::observe::mirror::Picture;
 use regent_agent::observe::site::SiteObserver;
+use regent_agent::run::Row;
 use regent_dcs::LeaseId;
 use regent_dcs::clock::BootClock;
 use regent_guardian::page::{Guard, WatchdogWanted};
@@ -38,8 +39,6 @@ use crate::postgres;
 use crate::time::MS;
 use crate::world::{ProcessId, Sim};
 
-/// Rounds in a row for the same actions, as in the product.
-const SAME_MOST: u32 = 5;
 /// The shortest sleep: a loop that looks again in 3 ms looks again in 20.
 const SHORTEST: Duration = Duration::from_millis(20);
 
@@ -75,7 +74,7 @@ pub(crate) struct Agent {
     pub(super) told_last: (Option<Word>, BootTime),
     pub(super) opened: Option<regent_proto::record::Opened>,
     pub(super) suspended: bool,
-    pub(super) repeated: u32,
+    pub(super) row: Row,
 }
 
 impl Agent {
@@ -100,11 +99,11 @@ impl Agent {
             if self.sim.world().nodes[self.n].mail.stop {
                 return self.shut_down(&view).await;
             }
-            if again && !self.spinning(&decision.actions) {
+            if self.row.goes_on(again) {
                 continue;
             }
             let mut wait = decision.wake_at.since(self.clock.now());
-            if self.repeated >= SAME_MOST {
+            if self.row.is_long() {
                 wait = wait.min(Duration::from_millis(200));
             }
             if !again && !decision.actions.is_empty() {
@@ -115,11 +114,6 @@ impl Agent {
             }
             self.wait(wait.max(SHORTEST)).await;
         }
-    }
-
-    fn spinning(&mut self, actions: &[Action]) -> bool {
-        self.repeated = if actions.is_empty() { 0 } else { self.repeated + 1 };
-        self.repeated >= SAME_MOST
     }
 
     async fn wait(&mut self, wait: Duration) {
@@ -140,7 +134,7 @@ impl Agent {
             () = self.clock.reach(until) => {}
         }
         if self.sim.world().nodes[self.n].mail.finished.is_some() {
-            self.repeated = 0;
+            self.row.end();
         }
     }
 

@@ -20,6 +20,7 @@ use regent_agent::observe::failsafe::FailsafeObserver;
 use regent_agent::observe::global::GlobalObserver;
 use regent_agent::observe::mirror::{self, Picture};
 use regent_agent::observe::site::SiteObserver;
+use regent_agent::run::Row;
 use regent_dcs::Store;
 use regent_dcs::clock::BootClock;
 use regent_guardian::page::Page;
@@ -256,7 +257,7 @@ impl World {
             told_last: (None, BootTime::default()),
             opened: None,
             suspended: false,
-            repeated: 0,
+            row: Row::default(),
         }
     }
 }
