@@ -156,12 +156,9 @@ impl Agent {
         let config = Arc::new(config);
         let programs = Programs::new(&config.postgres.bin_dir);
         let files = Files::new(&config);
-        preflight::check_run_dir(&config)?;
+        check_places(&config, &files)?;
         reap_what_was_left();
         let (deadlines, guard, fenced) = begin_fence(&config, before, frozen)?;
-        if config.federation.is_some() {
-            EpochFile::new(&config).check()?;
-        }
         files.write_passfile(&config).context("writing the password file")?;
         preflight::check_versions(&programs, &files).await?;
         let listeners = api::Listeners::bind(&config).await?;
@@ -251,6 +248,15 @@ impl Agent {
             _lock: lock,
         })
     }
+}
+
+/// Where this node keeps what it must not lose is there, and its own.
+fn check_places(config: &Config, files: &Files) -> anyhow::Result<()> {
+    preflight::check_run_dir(config)?;
+    if config.federation.is_some() {
+        EpochFile::new(config).check()?;
+    }
+    files.take_note_over()
 }
 
 /// Answers from now on whoever asks; requests arrive at what is returned.

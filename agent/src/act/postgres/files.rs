@@ -10,9 +10,11 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::configuration::Wanted;
+use crate::act::epoch_file::EpochFile;
 use crate::config::dynamic::Dynamic;
 use crate::config::{Config, User};
 use crate::decide::parameters;
@@ -72,6 +74,7 @@ pub struct Files {
     /// Run directory.
     pub run_dir: PathBuf,
     passfile: PathBuf,
+    incomplete: PathBuf,
     /// Where WAL is kept that must not be lost with the data directory.
     pub salvage: PathBuf,
 }
@@ -88,13 +91,43 @@ impl Files {
             name.push(".regent-salvage");
             PathBuf::from(name)
         });
-        Self { data_dir, run_dir, passfile, salvage }
+        let incomplete = EpochFile::new(config).path().with_extension("regent-incomplete");
+        Self { data_dir, run_dir, passfile, incomplete, salvage }
     }
 
-    /// Note that a copy or `initdb` has begun and not ended.
+    /// Note that a copy, a rewind or `initdb` has begun and not ended. Beside the epoch: a reboot, which
+    /// may empty the run directory, must not make half a cluster look like a whole one.
     #[must_use]
     pub fn incomplete(&self) -> PathBuf {
-        self.run_dir.join("data-incomplete")
+        self.incomplete.clone()
+    }
+
+    /// Notes, durably, that the data directory is incomplete from now on.
+    pub fn begin(&self, what: &str) -> anyhow::Result<()> {
+        write_atomically(&self.incomplete, what.as_bytes()).with_context(|| {
+            format!(
+                "{}: noting that the data directory is incomplete; want a directory that this user may \
+                 write to, or another place by regent.epoch_file",
+                self.incomplete.display()
+            )
+        })
+    }
+
+    /// It is complete, also after a reboot: a note that came back would have it copied over.
+    pub fn complete(&self) -> std::io::Result<()> {
+        std::fs::remove_file(&self.incomplete)?;
+        sync_parent(&self.incomplete)
+    }
+
+    /// The note of an agent that kept it in the run directory.
+    pub fn take_note_over(&self) -> anyhow::Result<()> {
+        let old = self.run_dir.join("data-incomplete");
+        let what = match std::fs::read_to_string(&old) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            read => read.with_context(|| format!("reading {}", old.display()))?,
+        };
+        self.begin(&what)?;
+        std::fs::remove_file(&old).with_context(|| format!("removing {}", old.display()))
     }
 
     /// Whether what began and did not end is a rewind.
@@ -412,7 +445,7 @@ fn put_feedback(parameters: &mut BTreeMap<String, String>, wanted: &Wanted, in_f
 fn outdoes(line: &[u8]) -> bool {
     let line = String::from_utf8_lossy(line);
     let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next();
-    parameters::is_recovery(&name.unwrap_or_default().to_ascii_lowercase())
+    name.unwrap_or_default().to_ascii_lowercase()
 }
 
 const HEADER: &str = "# Written by the Regent agent; changes made here are lost.\n";
@@ -462,6 +495,11 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// What was renamed or removed there stays so after a crash.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
     match path.parent() {
         Some(parent) => std::fs::File::open(parent)?.sync_all(),
         None => Ok(()),
@@ -475,6 +513,23 @@ mod tests {
 
     fn read(place: &Place, name: &str) -> String {
         std::fs::read_to_string(place.files.data_dir.join(name)).unwrap_or_default()
+    }
+
+    #[test]
+    fn half_a_cluster_is_known_without_the_run_directory_and_by_an_older_agents_note() {
+        let place = Place::new();
+        place.files.take_note_over().expect("there is none");
+        assert!(!place.files.incomplete().exists());
+        place.files.begin("copy\n").expect("noted");
+        std::fs::remove_dir_all(&place.files.run_dir).expect("as a reboot does");
+        assert!(place.files.incomplete().exists() && !place.files.half_rewound());
+        place.files.complete().expect("done");
+        assert!(!place.files.incomplete().exists());
+        std::fs::create_dir(&place.files.run_dir).expect("made");
+        let old = place.files.run_dir.join("data-incomplete");
+        std::fs::write(&old, "pg_rewind\n").expect("written");
+        place.files.take_note_over().expect("taken over");
+        assert!(place.files.half_rewound() && !old.exists());
     }
 
     #[test]

@@ -8,7 +8,6 @@ use tokio::sync::watch;
 
 use super::bootstrap::{Ground, encoded};
 use super::copy;
-use super::files::write_atomically;
 use super::salvage::How;
 use super::slots;
 use crate::act::scripts;
@@ -78,7 +77,7 @@ impl Ground<'_> {
             copy::make_room(self.programs, files, &conninfo, how, keep).await?;
         }
         if keep_data {
-            write_atomically(&files.incomplete(), b"copy\n")?;
+            files.begin("copy\n")?;
             slots::forget(files);
         } else {
             copy::begin(files)?;
