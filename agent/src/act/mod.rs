@@ -511,6 +511,16 @@ impl Actor {
         }
     }
 
+    /// In synchronous mode the list is the agent's, and what `ALTER SYSTEM` has set stands above it.
+    async fn bring_list_into_force(&self, client: &Client) -> Result<(), sql::SqlError> {
+        const NAME: &str = "synchronous_standby_names";
+        if self.dynamic.synchronous_mode && self.files.auto_conf_sets(NAME) {
+            tracing::warn!("{NAME} was set by ALTER SYSTEM: it is the agent's, and taken out");
+            sql::alter_system_reset(client, NAME).await?;
+        }
+        sql::reload(client).await
+    }
+
     async fn on_server(&self, action: &Action, client: Option<&Client>) -> Outcome {
         let Some(client) = client else {
             return Outcome::NotDone("PostgreSQL does not answer".to_owned());
@@ -528,7 +538,7 @@ impl Actor {
             Action::SetSynchronousNames(list) => {
                 let written = self.set_role(|in_force| in_force.synchronous.clone_from(list));
                 match written {
-                    Ok(()) => sql::reload(client).await,
+                    Ok(()) => self.bring_list_into_force(client).await,
                     Err(error) => {
                         return Outcome::NotDone(format!("writing the configuration: {error}"));
                     }

@@ -91,6 +91,7 @@ fn wants_a_person(reason: &Reason) -> bool {
         | Reason::ClearingMark
         | Reason::FinishingBootstrap
         | Reason::Synchronous
+        | Reason::ListChanged
         | Reason::Slots
         | Reason::Checkpoint
         | Reason::Paused(_)

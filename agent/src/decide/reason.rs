@@ -119,6 +119,8 @@ pub enum Reason {
     FinishingBootstrap,
     /// Keeps record and list in step.
     Synchronous,
+    /// Somebody changed `synchronous_standby_names`.
+    ListChanged,
     /// Makes, drops and moves slots.
     Slots,
     /// Checkpoint asked for by a switchover, or owed after a promotion.
@@ -226,6 +228,9 @@ impl fmt::Display for PausedAs {
     }
 }
 
+const LIST_CHANGED: &str = "synchronous_standby_names was changed behind the agent, and commits were not waited for as \
+     `sync` says: putting it back";
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
@@ -292,6 +297,7 @@ impl fmt::Display for Reason {
             Self::ClearingMark => "removing an outlived mark",
             Self::FinishingBootstrap => "finishing the bootstrap",
             Self::Synchronous => "adjusting the synchronous standbys",
+            Self::ListChanged => LIST_CHANGED,
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),

@@ -92,6 +92,35 @@ pub fn next(
     Some(step)
 }
 
+/// Whether commits wait for others than the record says: none of the steps here leads to that.
+fn changed_behind(policy: &Policy, site: &SiteView, status: &Status) -> bool {
+    let list = List::parse(&status.synchronous_standby_names);
+    policy.synchronous_mode
+        && site.sync.leader.as_ref() == Some(&policy.me)
+        && site.sync.voting().lets_others_lead()
+        && !list.is_some_and(|list| site.sync.voting().covers(&list))
+}
+
+/// The list of the record, where somebody changed the one in force: it is put back beside the step that
+/// takes the record back, for it needs no store. Once: if it does not come into force, the record has
+/// to go first.
+pub fn put_back(
+    policy: &Policy,
+    memory: &mut Memory,
+    site: &SiteView,
+    status: &Status,
+) -> Option<Action> {
+    if !changed_behind(policy, site, status) {
+        return None;
+    }
+    let list = list_at_start(policy, memory, site);
+    if memory.list_asked.as_ref() == Some(&list) {
+        return None;
+    }
+    memory.list_asked = Some(list.clone());
+    Some(Action::SetSynchronousNames(list))
+}
+
 /// Whether a step is right under any list that the record covers.
 fn fits_any_list(site: &SiteView, step: &Action) -> bool {
     if let Action::WriteSync { standbys, quorum, .. } = step {
@@ -189,7 +218,12 @@ fn step(policy: &Policy, memory: &mut Memory, site: &SiteView, status: &Status) 
     }
     let picked = pick(policy, site, status);
     let confirmed = confirmed(memory, &picked, status);
-    let kept: BTreeSet<NodeName> = site.sync.standbys.intersection(&picked).cloned().collect();
+    let mut kept: BTreeSet<NodeName> = site.sync.standbys.intersection(&picked).cloned().collect();
+    if changed_behind(policy, site, status) {
+        // Commits may be anywhere, but with whom they are waited for all the same (hazards.md row 37).
+        let list = List::parse(&status.synchronous_standby_names).unwrap_or_default();
+        kept.retain(|name| list.names.contains(name));
+    }
     if kept != site.sync.standbys {
         return Some(record(kept));
     }

@@ -78,6 +78,7 @@ names! {
         Reason::ClearingMark => "reason: ClearingMark",
         Reason::FinishingBootstrap => "reason: FinishingBootstrap",
         Reason::Synchronous => "reason: Synchronous",
+        Reason::ListChanged => "reason: ListChanged",
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",

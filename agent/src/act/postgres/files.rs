@@ -325,6 +325,13 @@ impl Files {
         serde_json::from_slice(&kept).ok().filter(serde_json::Value::is_object)
     }
 
+    /// Whether postgresql.auto.conf sets this one.
+    #[must_use]
+    pub fn auto_conf_sets(&self, name: &str) -> bool {
+        let text = std::fs::read(self.data_dir.join("postgresql.auto.conf")).unwrap_or_default();
+        text.split(|byte| *byte == b'\n').any(|line| set_by(line) == name)
+    }
+
     /// Takes out of postgresql.auto.conf what would outdo the agent: `ALTER SYSTEM` and base backups
     /// leave settings of recovery there.
     pub fn strip_auto_conf(&self) -> std::io::Result<()> {
@@ -443,6 +450,11 @@ fn put_feedback(parameters: &mut BTreeMap<String, String>, wanted: &Wanted, in_f
 
 /// Whether a line of postgresql.auto.conf sets what the agent alone sets.
 fn outdoes(line: &[u8]) -> bool {
+    parameters::is_recovery(&set_by(line))
+}
+
+/// The parameter that a line sets.
+fn set_by(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
     let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next();
     name.unwrap_or_default().to_ascii_lowercase()
@@ -565,8 +577,11 @@ mod tests {
                        restore_command = ''\nsynchronous_standby_names = ''\n";
         let file = place.files.data_dir.join("postgresql.auto.conf");
         std::fs::write(&file, format!("{kept}{outdoes}")).expect("written");
+        let sets = |name| place.files.auto_conf_sets(name);
+        assert!(sets("synchronous_standby_names") && sets("work_mem") && !sets("port"));
         place.files.strip_auto_conf().expect("stripped");
         assert_eq!(read(&place, "postgresql.auto.conf"), kept);
+        assert!(!sets("synchronous_standby_names"));
     }
 
     #[test]

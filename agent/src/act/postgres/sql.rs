@@ -164,6 +164,11 @@ pub async fn write_message(client: &Client, message: &str) -> Result<(), SqlErro
     text(client, &query).await.map(|_| ())
 }
 
+/// Takes a parameter out of postgresql.auto.conf, as its server does itself: also in recovery.
+pub async fn alter_system_reset(client: &Client, name: &'static str) -> Result<(), SqlError> {
+    execute(client, &format!("ALTER SYSTEM RESET {name}"), ANSWER_BOUND).await
+}
+
 /// Makes the server read its configuration again.
 pub async fn reload(client: &Client) -> Result<(), SqlError> {
     text(client, "SELECT pg_reload_conf()::text").await.map(|_| ())
