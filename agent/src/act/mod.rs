@@ -10,6 +10,7 @@ pub mod fence_report;
 pub mod global;
 pub mod history;
 pub mod jobs;
+pub mod own_leases;
 pub mod postgres;
 pub mod publish;
 pub mod random;

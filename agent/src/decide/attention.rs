@@ -43,7 +43,8 @@ fn wants_a_person(reason: &Reason) -> bool {
         | Reason::EpochOlder
         | Reason::EpochUnknown(_)
         | Reason::PromotionUnknown
-        | Reason::NotCopied(_) => true,
+        | Reason::NotCopied(_)
+        | Reason::TwinLeads => true,
         Reason::NoStore
         | Reason::Busy(_)
         | Reason::Backoff(_)

@@ -243,7 +243,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Whoever has lost, or never had, the right stops first.
-    fn stop_writer(&self) -> Option<Choice> {
+    pub(super) fn stop_writer(&self) -> Option<Choice> {
         if !self.writable() {
             return None;
         }

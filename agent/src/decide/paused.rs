@@ -6,7 +6,9 @@
 //! fence is off, and everything says NOT FENCED. In a federation a site's pause stops that site's
 //! automation only: rights end as ever, and deadlines, guard and guardian stay (design.md section 3).
 
-use super::view::{DataDirectory, Initialize, JobKind, Policy, Process, SiteView, Status, View};
+use super::view::{
+    DataDirectory, Initialize, JobKind, LeaderKey, Policy, Process, SiteView, Status, View,
+};
 use super::{Action, Choice, Judge, LOOK_AGAIN, PausedAs, Reason};
 
 /// Whether the fence stands.
@@ -51,7 +53,7 @@ impl Judge<'_> {
         match &site.leader {
             Some(leader) if leader.unreadable => Choice::wait(Reason::LeaderUnreadable),
             Some(leader) if leader.name == self.policy.me && !leader.bound_to_my_lease => {
-                self.take_back(writable)
+                self.take_back(leader, writable)
             }
             Some(leader) if leader.name == self.policy.me => self.keep_leading(site),
             Some(_) if writable => Choice::wait(Reason::Paused(PausedAs::PrimaryBesideTheLeader)),
@@ -71,10 +73,14 @@ impl Judge<'_> {
         }
     }
 
-    /// The key carries our name, from a former life of this process.
-    fn take_back(&self, writable: bool) -> Choice {
+    /// The key carries our name, from a former life of this process, or from a twin.
+    fn take_back(&self, leader: &LeaderKey, writable: bool) -> Choice {
         if let Some(choice) = self.key_moves() {
             return choice;
+        }
+        if leader.twin {
+            let beside = Reason::Paused(PausedAs::PrimaryBesideTheLeader);
+            return Choice::wait(if writable { beside } else { Reason::TwinLeads });
         }
         match (writable, self.view.tenure.has_lease) {
             (true, true) => Choice::act(Reason::RetakingLeader, vec![Action::AcquireLeader]),

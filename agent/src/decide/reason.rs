@@ -49,6 +49,8 @@ pub enum Reason {
     NotCandidate(Unfit),
     /// Our old leader key is bound to the new lease.
     RetakingLeader,
+    /// The leader key carries our name, but is another agent's.
+    TwinLeads,
     /// Somebody deleted the leader key of this node, which writes: it is made again.
     LeaderDeleted,
     /// This node writes without being allowed to: it is stopped.
@@ -228,6 +230,8 @@ impl fmt::Display for PausedAs {
     }
 }
 
+const TWIN_LEADS: &str = "another agent of this name holds the leader key: it is left alone until its lease ends; \
+     give one of the two another name";
 const LIST_CHANGED: &str = "synchronous_standby_names was changed behind the agent, and commits were not waited for as \
      `sync` says: putting it back";
 
@@ -258,6 +262,7 @@ impl fmt::Display for Reason {
             Self::AskingPeers => "the leader key is free, asking the other members",
             Self::NotCandidate(why) => return write!(f, "not a candidate: {why}"),
             Self::RetakingLeader => "binding its own leader key to its new lease",
+            Self::TwinLeads => TWIN_LEADS,
             Self::LeaderDeleted => "its leader key was deleted: making it again",
             Self::StoppingWriter => "this node may not write: stopping PostgreSQL",
             Self::Leading => "the leader with the lock",

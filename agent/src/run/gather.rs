@@ -29,6 +29,10 @@ impl Agent {
         let (mut postgres, extra) = self.postgres.read(postmaster, follows, (owned, frozen)).await;
         let now = boot_time();
         let tenures = self.actor.renewal.tenures().borrow().clone();
+        // Before anything is bound to it.
+        if let Some(Err(error)) = tenures.lease.map(|lease| self.own_leases.note(lease)) {
+            tracing::warn!(%error, "noting this node's lease in the run directory");
+        }
         let pictures = self.site_mirror.pictures();
         let read = {
             let picture = pictures.borrow();

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::act::Actor;
 use crate::act::callbacks::Callbacks;
+use crate::act::own_leases::OwnLeases;
 use crate::act::publish::Picture;
 use crate::config::Config;
 use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
@@ -53,6 +54,7 @@ pub struct Agent {
     site_mirror: Mirror,
     global_mirror: Option<Mirror>,
     site_observer: SiteObserver,
+    own_leases: OwnLeases,
     global_observer: Option<GlobalObserver>,
     failsafe: FailsafeObserver,
     postgres: PostgresObserver,

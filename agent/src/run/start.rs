@@ -23,6 +23,7 @@ use crate::act::failsafe::word::Word;
 use crate::act::failsafe::{self, SharedGiven, members, sites};
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
+use crate::act::own_leases::OwnLeases;
 use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Files;
 use crate::act::postgres::found::{self, Frozen};
@@ -158,6 +159,8 @@ impl Agent {
         let files = Files::new(&config);
         check_places(&config, &files)?;
         reap_what_was_left();
+        let own_leases = OwnLeases::left(&files.run_dir);
+        let known = own_leases.known(before.is_some());
         let (deadlines, guard, fenced) = begin_fence(&config, before, frozen)?;
         files.write_passfile(&config).context("writing the password file")?;
         preflight::check_versions(&programs, &files).await?;
@@ -165,6 +168,7 @@ impl Agent {
         let launcher = launcher(&config, &files, deadlines.page().clone())?;
         let server = Arc::new(Server::new(launcher, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        let observer = SiteObserver::new(site_keys.clone(), config.name.clone());
         let clock = BootClock::kernel().context("reading this boot's identity")?;
         let (failsafe, targets) = open_failsafe(&config)?;
         let asks = (failsafe.leader.clone(), targets.subscribe());
@@ -193,7 +197,8 @@ impl Agent {
         // Last: whoever waits for this life takes it for one that has begun.
         preflight::note_life(&config.regent.run_dir, &lock)?;
         Ok(Self {
-            site_observer: SiteObserver::new(site_keys, config.name.clone()),
+            site_observer: observer.knowing(known),
+            own_leases,
             global_observer: global_store
                 .as_ref()
                 .map(|global| GlobalObserver::new(global.keys.clone(), global.site.clone())),

@@ -138,6 +138,7 @@ fn site(facts: &Facts) -> SiteView {
         name: me.clone(),
         unreadable: false,
         bound_to_my_lease: facts.leader_key,
+        twin: false,
         revision: 1,
     };
     SiteView {

@@ -43,6 +43,7 @@ names! {
         Reason::AskingPeers => "reason: AskingPeers",
         Reason::NotCandidate(_) => "reason: NotCandidate",
         Reason::RetakingLeader => "reason: RetakingLeader",
+        Reason::TwinLeads => "reason: TwinLeads",
         Reason::LeaderDeleted => "reason: LeaderDeleted",
         Reason::StoppingWriter => "reason: StoppingWriter",
         Reason::Leading => "reason: Leading",

@@ -582,6 +582,40 @@ fn a_key_on_its_way_to_another_lease_is_not_bound_to_the_one_of_before() {
     }
 }
 
+/// hazards.md row 10: the first one of the name lives, whether its REST API answers or not.
+#[test]
+fn a_key_that_a_twin_holds_is_left_alone_until_its_lease_ends() {
+    let twin = || {
+        let mut world = World::new();
+        let leader = world.site().leader.as_mut().expect("there");
+        (leader.bound_to_my_lease, leader.twin) = (false, true);
+        world.view.tenure.site = Deadline::NEVER;
+        world
+    };
+    let stops = vec![Action::EndTenure, Action::Run(Job::Stop)];
+    assert_eq!(twin().decide().actions, stops, "it writes by no right");
+    let mut standby = twin();
+    standby.standby(3, 500);
+    assert_eq!((standby.decide().actions, standby.decide().reason), (vec![], Reason::TwinLeads));
+    standby.stopped(ControlState::ShutDownInRecovery, 3, 500);
+    let serves = vec![Action::Run(Job::StartStandby(Follow::Nobody))];
+    assert_eq!(standby.decide().actions, serves, "reads");
+    standby.view.postgres.data = DataDirectory::Empty;
+    assert_eq!(standby.decide().actions, vec![]);
+    for writes in [true, false] {
+        let mut paused = twin();
+        paused.policy.paused = true;
+        paused.view.federation = None;
+        if !writes {
+            paused.standby(3, 500);
+        }
+        assert_eq!(paused.decide().actions, vec![], "paused, writes: {writes}");
+        // It is its own: the renewal moves it to another lease.
+        paused.view.tenure.site = World::new().view.tenure.site;
+        assert_eq!(paused.decide().reason, Reason::AwaitingRenewal, "paused, writes: {writes}");
+    }
+}
+
 #[test]
 fn another_database_is_refused() {
     let mut world = World::new();

@@ -346,6 +346,7 @@ impl World {
             name: name(who),
             unreadable: false,
             bound_to_my_lease: who == "a1",
+            twin: false,
             revision: 12,
         });
         if let Some(member) = who
@@ -423,6 +424,7 @@ fn site_view() -> SiteView {
             name: name("a1"),
             unreadable: false,
             bound_to_my_lease: true,
+            twin: false,
             revision: 12,
         }),
         leaderless: Duration::ZERO,
