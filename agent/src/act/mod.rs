@@ -2,6 +2,7 @@
 //! seen by the next observation.
 
 pub mod callbacks;
+pub mod cluster_file;
 mod config_key;
 pub mod epoch_by_hand;
 pub mod epoch_file;

@@ -385,8 +385,9 @@ impl Publisher {
                 continue;
             }
             let mended = picture.unreadable.contains(&self.site.keys.key(key));
-            if mended || (key == SiteKey::Promotions && is_still_to_promote(&picture.view)) {
-                // Ours to write, so ours to mend.
+            let outlived = key == SiteKey::Promotions && is_still_to_promote(&picture.view);
+            if mended || outlived || lacks(&picture.view, key) {
+                // Ours to write, so ours to mend, and to put back where it was deleted.
                 self.written.remove(key.name());
             }
             let written = self.written.get(key.name());
@@ -410,7 +411,8 @@ impl Publisher {
             return true;
         }
         let unreadable = picture.unreadable.contains(&self.site.keys.key(SiteKey::History));
-        if (self.ancestry.is_none() || unreadable)
+        let missing = unreadable || lacks(&picture.view, SiteKey::History);
+        if (self.ancestry.is_none() || missing)
             && !self.publish_history(picture, status, held, timeout).await
         {
             return false;
@@ -506,6 +508,15 @@ fn tells_history(view: &View) -> bool {
 fn is_still_to_promote(view: &View) -> bool {
     let record = view.site.as_ref().and_then(|site| site.promotions.as_ref());
     record.is_some_and(|record| record.value.promotes_at.is_some())
+}
+
+/// One of the keys that tell of the leader is not there, or cannot be read.
+fn lacks(view: &View, key: SiteKey) -> bool {
+    view.site.as_ref().is_some_and(|site| {
+        (key == SiteKey::Status && site.optime.is_none())
+            || (key == SiteKey::Promotions && site.promotions.is_none())
+            || (key == SiteKey::History && site.history.is_none())
+    })
 }
 
 /// Where each timeline was left, with who began it.
@@ -754,5 +765,21 @@ mod tests {
         assert!(!is_still_to_promote(&world.view));
         world.view.site = None;
         assert!(!is_still_to_promote(&world.view));
+    }
+
+    #[test]
+    fn what_was_deleted_is_written_again() {
+        let mut world = World::new();
+        world.site().history = Some(crate::decide::view::At { value: history(3), revision: 43 });
+        let keys = [SiteKey::Status, SiteKey::Promotions, SiteKey::History];
+        let missing = |world: &World| keys.map(|key| lacks(&world.view, key));
+        assert_eq!(missing(&world), [false; 3]);
+        world.site().history = None;
+        assert_eq!(missing(&world), [false, false, true]);
+        world.site().promotions = None;
+        assert_eq!(missing(&world), [false, true, true]);
+        world.site().optime = None;
+        assert_eq!(missing(&world), [true; 3]);
+        assert!(!lacks(&world.view, SiteKey::Leader));
     }
 }

@@ -61,10 +61,13 @@ impl SiteStore {
         Compare::Modified { key: self.key(SiteKey::Leader), revision: held.0 }
     }
 
-    /// Creates `initialize`, empty.
+    /// Creates `initialize`, empty; not beside a leader, whose keys were deleted and come back.
     pub async fn claim_initialize(&self, timeout: Duration) -> Written {
         let key = self.key(SiteKey::Initialize);
-        let txn = Txn::new().when(Compare::Absent { key: key.clone() }).then(Change::put(key, ""));
+        let txn = Txn::new()
+            .when(Compare::Absent { key: self.key(SiteKey::Leader) })
+            .when(Compare::Absent { key: key.clone() })
+            .then(Change::put(key, ""));
         self.txn(txn, timeout).await
     }
 
@@ -340,6 +343,19 @@ mod tests {
         let record = Promotions::decode(&entry.key, &entry.value).expect("a record");
         assert_eq!((record.node, record.ancestry), (name("a1"), ancestry));
         assert_eq!(record.promotes_at, Some(at));
+    }
+
+    /// All keys were deleted, and its leader is bringing them back.
+    #[tokio::test]
+    async fn nobody_claims_a_cluster_beside_a_leader() {
+        let memory = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let keys = SiteKeys::new("/service", &name("a"));
+        let store = SiteStore { store: Arc::new(memory.clone()), keys, me: name("a1") };
+        let lease = memory.grant(CALL * 30, CALL).await.expect("well").id;
+        store.acquire_leader(lease, None, (None, None), CALL).await.expect("well").expect("free");
+        assert_eq!(store.claim_initialize(CALL).await.expect("well"), None);
+        memory.revoke(lease, CALL).await.expect("well");
+        assert!(store.claim_initialize(CALL).await.expect("well").is_some());
     }
 
     /// Whoever left the record since is not asked by the leader, and so must not follow it.

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::Reason;
 use super::view::{DiskEpoch, View};
+use super::{Reason, Unfit};
 
 /// One sentence for each, without figures that change from round to round.
 #[must_use]
@@ -44,7 +44,9 @@ fn wants_a_person(reason: &Reason) -> bool {
         | Reason::EpochUnknown(_)
         | Reason::PromotionUnknown
         | Reason::NotCopied(_)
-        | Reason::TwinLeads => true,
+        | Reason::TwinLeads
+        | Reason::KeysGone => true,
+        Reason::NotCandidate(unfit) => matches!(unfit, Unfit::Unheard(_)),
         Reason::NoStore
         | Reason::Busy(_)
         | Reason::Backoff(_)
@@ -56,7 +58,6 @@ fn wants_a_person(reason: &Reason) -> bool {
         | Reason::Cloning
         | Reason::RaceWon
         | Reason::AskingPeers
-        | Reason::NotCandidate(_)
         | Reason::RetakingLeader
         | Reason::LeaderDeleted
         | Reason::StoppingWriter
@@ -127,6 +128,10 @@ mod tests {
         let view = World::new().view;
         let reason = Reason::NotCopied(Stranded::RewindOff);
         assert_eq!(warnings(&view, &reason, TTL), [reason.to_string()]);
+        let unheard = Unfit::Unheard("a2".parse().expect("a name"));
+        for (unfit, said) in [(unheard, 1), (Unfit::KeysGone, 0)] {
+            assert_eq!(warnings(&view, &Reason::NotCandidate(unfit), TTL).len(), said);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use regent_proto::record::{Primary, PrimaryState, ReportedRole};
 use regent_proto::timeline::{Ancestry, Following};
 
 use super::rejoin::{self, Stand, Way};
+use super::remembered::when_keys_are_gone;
 use super::view::{
     At, Control, DataDirectory, FederationView, Follow, Initialize, JobKind, LeaderKey, Process,
     SiteView, Status,
@@ -491,6 +492,10 @@ impl<'a> Judge<'a> {
         let Some(job) = job.filter(|_| self.policy.may_bootstrap && !self.policy.nofailover) else {
             return Choice::wait(Reason::AwaitingSource);
         };
+        let remembers = when_keys_are_gone(site, &self.memory).is_some();
+        if job == Job::Initdb && (remembers || self.others_have_data(site)) {
+            return Choice::wait(Reason::KeysGone);
+        }
         let mut actions = Vec::new();
         if site.initialize == Initialize::Absent {
             self.memory.claimed_initialize = true;

@@ -34,6 +34,7 @@ pub mod quorum;
 mod race;
 mod reason;
 mod rejoin;
+pub mod remembered;
 pub mod renewal;
 mod requests;
 mod retry;
@@ -126,6 +127,7 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_epoch();
     judge.remember_word();
     judge.remember_leader();
+    judge.remember_cluster();
     judge.remember_end_of_start();
     judge.remember_start();
     judge.remember_reopening();

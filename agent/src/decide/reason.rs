@@ -147,6 +147,8 @@ pub enum Reason {
     Requested(&'static str),
     /// Asks `pre_promote`.
     PrePromoting,
+    /// The site DCS knows no cluster, but this node, or another member, does: makes no second one.
+    KeysGone,
 }
 
 /// Why a node cannot come back under its upstream but by a new copy.
@@ -234,6 +236,9 @@ const TWIN_LEADS: &str = "another agent of this name holds the leader key: it is
      give one of the two another name";
 const LIST_CHANGED: &str = "synchronous_standby_names was changed behind the agent, and commits were not waited for as \
      `sync` says: putting it back";
+const KEYS_GONE: &str = "the site DCS knows no cluster any more, but this node remembers one, or another member has \
+     data: no second one is made; start the member that led last, or, for a new cluster indeed, stop every \
+     agent and remove its DATA_DIR.regent-cluster";
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -327,6 +332,7 @@ impl fmt::Display for Reason {
             }
             Self::Requested(step) => step,
             Self::PrePromoting => "running pre_promote before the promotion",
+            Self::KeysGone => KEYS_GONE,
         };
         f.write_str(text)
     }
@@ -385,6 +391,10 @@ pub enum Unfit {
     OtherWanted(NodeName),
     /// Its `pre_promote` has refused a promotion just now.
     PrePromoteRefused,
+    /// The site DCS knows no cluster any more: its primary has the first turn.
+    KeysGone,
+    /// The site DCS knows no cluster any more, and a member that this node remembers does not answer.
+    Unheard(NodeName),
 }
 
 impl fmt::Display for Unfit {
@@ -428,6 +438,15 @@ impl fmt::Display for Unfit {
             }
             Self::OtherWanted(who) => write!(f, "{who} was asked for"),
             Self::PrePromoteRefused => f.write_str("its pre_promote has refused the promotion"),
+            Self::KeysGone => f.write_str(
+                "the site DCS knows no cluster any more: a primary that runs has one TTL to make its \
+                 leader key again",
+            ),
+            Self::Unheard(who) => write!(
+                f,
+                "the site DCS knows no cluster any more, and {who}, a member that this node \
+                 remembers, does not answer: start it, or choose a member with a failover by name"
+            ),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::act::callbacks::Callbacks;
 use crate::act::own_leases::OwnLeases;
 use crate::act::publish::Picture;
 use crate::config::Config;
+use crate::decide::remembered::Remembered;
 use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
 use crate::decide::{callbacks, decide, slots};
 use crate::fence::Deadlines;
@@ -59,6 +60,8 @@ pub struct Agent {
     failsafe: FailsafeObserver,
     postgres: PostgresObserver,
     memory: Memory,
+    /// What is remembered of the cluster, for whoever writes it down.
+    cluster: watch::Sender<Option<Remembered>>,
     finished: Option<FinishedJob>,
     finished_jobs: mpsc::Receiver<FinishedJob>,
     fenced: mpsc::Receiver<Fenced>,
@@ -108,6 +111,7 @@ impl Agent {
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
             self.memory = decision.memory;
+            self.keep_cluster();
             if self.stop.is_cancelled() {
                 let ended = self.shut_down(&view).await;
                 self.callbacks.end().await;
@@ -121,6 +125,17 @@ impl Agent {
             let most = self.sleeps_at_most(decision.wake_at, undone, &view);
             self.wait(&mut wakes, most, waited_for(&policy, &view)).await;
         }
+    }
+
+    /// Another set of members is written down, beside this loop.
+    fn keep_cluster(&self) {
+        self.cluster.send_if_modified(|kept| {
+            let changes = *kept != self.memory.cluster;
+            if changes {
+                kept.clone_from(&self.memory.cluster);
+            }
+            changes
+        });
     }
 
     fn policy(&self) -> Policy {

@@ -17,6 +17,7 @@ use super::preflight::LockError;
 use super::requests::Requests;
 use super::{Agent, Row, adoption, preflight, tell};
 use crate::act::callbacks::Callbacks;
+use crate::act::cluster_file::{self, ClusterFile};
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
 use crate::act::failsafe::word::Word;
@@ -40,6 +41,7 @@ use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
 use crate::config::{Config, Places};
 use crate::decide::callbacks;
+use crate::decide::remembered::Remembered;
 use crate::decide::slots;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
@@ -136,6 +138,8 @@ impl Agent {
         if config.federation.is_some() {
             EpochFile::new(config).check()?;
         }
+        let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        ClusterFile::new(config, site_keys.prefix()).read()?;
         match held {
             Some(held) => api::Listeners::check(config, held).await,
             None => Ok(()),
@@ -168,6 +172,7 @@ impl Agent {
         let launcher = launcher(&config, &files, deadlines.page().clone())?;
         let server = Arc::new(Server::new(launcher, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        let (memory, cluster) = remembers(&config, &site_keys)?;
         let observer = SiteObserver::new(site_keys.clone(), config.name.clone());
         let clock = BootClock::kernel().context("reading this boot's identity")?;
         let (failsafe, targets) = open_failsafe(&config)?;
@@ -227,7 +232,8 @@ impl Agent {
             deadlines,
             site_mirror,
             global_mirror,
-            memory: Memory::of_a_new_process(),
+            memory,
+            cluster,
             finished: None,
             finished_jobs,
             fenced,
@@ -262,6 +268,18 @@ fn check_places(config: &Config, files: &Files) -> anyhow::Result<()> {
         EpochFile::new(config).check()?;
     }
     files.take_note_over()
+}
+
+/// What an earlier life left of the cluster, and a task that writes down what this one remembers.
+fn remembers(
+    config: &Config,
+    site_keys: &SiteKeys,
+) -> anyhow::Result<(Memory, watch::Sender<Option<Remembered>>)> {
+    let file = ClusterFile::new(config, site_keys.prefix());
+    let left = file.read()?;
+    let cluster = watch::Sender::new(left.clone());
+    tokio::spawn(cluster_file::keep(file, cluster.subscribe()));
+    Ok((Memory { cluster: left, ..Memory::of_a_new_process() }, cluster))
 }
 
 /// Answers from now on whoever asks; requests arrive at what is returned.

@@ -92,6 +92,7 @@ names! {
         Reason::NotCopied(_) => "reason: NotCopied",
         Reason::Requested(_) => "reason: Requested",
         Reason::PrePromoting => "reason: PrePromoting",
+        Reason::KeysGone => "reason: KeysGone",
     }
 }
 
@@ -120,6 +121,8 @@ names! {
         Unfit::CouldNotStart => "unfit: CouldNotStart",
         Unfit::OtherWanted(_) => "unfit: OtherWanted",
         Unfit::PrePromoteRefused => "unfit: PrePromoteRefused",
+        Unfit::KeysGone => "unfit: KeysGone",
+        Unfit::Unheard(_) => "unfit: Unheard",
     }
 }
 

@@ -281,6 +281,8 @@ async fn asked(
         };
         let mut members = possible(&wanted, &facts)?;
         members.retain(|_, member| !member.nofailover);
+        let members = members.into_iter().map(|(name, member)| (name, member.api_url.clone()));
+        let members = members.collect();
         let answers = match &shared.http {
             Some(http) => peers::ask(http, members).await,
             None => BTreeMap::new(),

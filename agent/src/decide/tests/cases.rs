@@ -524,6 +524,8 @@ fn missing_keys_never_make_a_second_database() {
     // The federation already has a system identifier.
     assert_eq!(world.decide().actions, vec![]);
     world.primary().system_identifier = None;
+    assert_eq!(world.decide().reason, Reason::KeysGone, "another member has data");
+    world.member("a2").role = "uninitialized".to_owned();
     assert_eq!(world.decide().actions, vec![Action::ClaimInitialize, Action::Run(Job::Initdb)]);
     world.site().initialize = Initialize::Running;
     assert_eq!(world.decide().reason, Reason::AwaitingBootstrap);

@@ -23,6 +23,7 @@ mod quorum;
 mod quorum_cases;
 mod quorum_walks;
 mod rejoins;
+mod remembered;
 mod requests;
 mod restarts;
 mod slots;

@@ -11,6 +11,7 @@ use regent_proto::time::BootTime;
 use super::super::quorum::Voting;
 use super::{JobKind, ScheduledRestart, UnderWay};
 use crate::decide::manual::Switching;
+use crate::decide::remembered::Remembered;
 use crate::decide::slots::readiness::Readiness;
 use crate::decide::slots::{Planned, Rules};
 
@@ -157,6 +158,8 @@ pub struct Memory {
     pub claimed_initialize: bool,
     /// What `pre_promote` said about the promotion that is coming.
     pub pre_promote: PrePromote,
+    /// The cluster, as it was last seen whole; outlives this process.
+    pub cluster: Option<Remembered>,
 }
 
 /// What `pre_promote` said.
