@@ -126,6 +126,9 @@ pub struct Given<'a> {
     pub members: &'a BTreeMap<NodeName, Arc<Member>>,
     /// Slots of nodes of other sites that stream, or will stream, from this one.
     pub downstream: BTreeSet<String>,
+    /// Those of them whose site another node leads, from which they stream: how far they have come. Left
+    /// to themselves their slots would keep all WAL from when they were made.
+    pub idle: BTreeMap<String, Lsn>,
     /// Slots of members that were there within `member_slots_ttl`.
     pub retained: BTreeSet<String>,
     /// Names that were wanted here, or are of nodes: only these are known to be ours.
@@ -264,7 +267,11 @@ impl Given<'_> {
         }
         let mut add = |names: &BTreeSet<String>, why: &Why| {
             for name in names.iter().filter(|name| **name != own) {
-                let want = self.want(name, why.clone(), self.leads);
+                let told = self.idle.get(name).filter(|_| self.leads && *why == Why::Downstream);
+                let mut want = self.want(name, why.clone(), self.leads && told.is_none());
+                if let Some(at) = told {
+                    want.position = Some(((*at).min(self.limit()), Why::Told));
+                }
                 wanted.entry(name.clone()).or_insert(want);
             }
         };

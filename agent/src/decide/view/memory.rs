@@ -125,6 +125,8 @@ pub struct Memory {
     pub slots_tried: Option<(Vec<Planned>, BootTime)>,
     /// Before this no logical slots are copied again.
     pub slots_copy_after: Option<BootTime>,
+    /// Since when this node waits for its turn to copy them.
+    pub slots_copy_wanted: Option<BootTime>,
     /// How often they were copied since one of them could be used.
     pub slots_copies: u32,
     /// Where each slot that is here keeps WAL from, and what its consumer has confirmed.
