@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::slots::Told;
 use crate::decide::slots::readiness::{Horizon, Xid};
+use crate::decide::upstream;
 use crate::decide::view::{
     DataDirectory, Follow, JobKind, Process, ScheduledRestart, Status, View, WatchdogState,
 };
@@ -132,18 +133,10 @@ fn role_in(view: &View, me: &NodeName) -> &'static str {
             "uninitialized"
         }
         (_, Some(status)) if !status.in_recovery => "primary",
-        (_, Some(_)) if leads && is_standby_site(view) => "standby_leader",
+        (_, Some(_)) if leads && upstream::is_standby_site(view) => "standby_leader",
         (_, None) if view.postgres.process == Process::Stopped && leads => "demoted",
         (_, Some(_) | None) => "replica",
     }
-}
-
-/// Whether this site follows another.
-#[must_use]
-pub fn is_standby_site(view: &View) -> bool {
-    view.federation.as_ref().is_some_and(|federation| {
-        federation.primary.as_ref().is_some_and(|p| p.value.holder != federation.site)
-    })
 }
 
 /// Patroni's state word.
@@ -499,7 +492,7 @@ fn status_value(told: &Told, status: &Status) -> Value {
 /// should it be lost before it opens, a race is decided by that.
 fn tells_history(view: &View) -> bool {
     let open = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
-    open || is_standby_site(view)
+    open || upstream::is_standby_site(view)
 }
 
 /// The record says that a leader is about to promote.
@@ -578,7 +571,13 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         lag_bytes: lag(picture),
         streaming_from: match &picture.view.postgres.follows {
             Some(Follow::Site { site, .. }) if streaming => Some(site.clone()),
-            Some(Follow::Site { .. } | Follow::Member { .. } | Follow::Nobody) | None => None,
+            Some(
+                Follow::Site { .. }
+                | Follow::Remote { .. }
+                | Follow::Member { .. }
+                | Follow::Nobody,
+            )
+            | None => None,
         },
         nodes: nodes(config, picture),
         synchronous_mode: picture.dynamic.synchronous_mode,
@@ -672,7 +671,10 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
                 promise_url: member.promise_url.clone(),
                 timeline: status.map(|s| s.ancestry.timeline).or(member.timeline),
                 position: status.map(|s| s.end).or(member.position),
-                upstream: if own { None } else { leader.cloned() },
+                upstream: leader.filter(|_| !own).map(|leader| {
+                    let tag = member.replicatefrom.as_ref();
+                    upstream::of_member(&site.members, leader, (name, tag)).clone()
+                }),
                 fence: if own {
                     Some(own_fence(config, picture))
                 } else {
@@ -687,7 +689,7 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::tests::world::{World, history, promotions};
+    use crate::decide::tests::world::{World, history, promotions, remote};
 
     /// A node that has taken the key and dies before it opens must not pass for the last leader.
     #[test]
@@ -703,6 +705,11 @@ mod tests {
         assert!(!told(|w| {
             w.standby(3, 500);
             w.view.federation = None;
+        }));
+        assert!(told(|w| {
+            w.standby(3, 500);
+            w.view.federation = None;
+            w.view.remote = Some(remote(3));
         }));
         assert!(!told(|w| {
             // Nobody knows whose turn it is: it may be this site's.

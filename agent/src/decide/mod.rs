@@ -34,6 +34,7 @@ pub mod quorum;
 mod race;
 mod reason;
 mod rejoin;
+mod remote;
 pub mod renewal;
 mod requests;
 mod retry;
@@ -45,6 +46,7 @@ mod steady;
 pub mod synchronous;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod upstream;
 pub mod view;
 mod wanted;
 

@@ -7,7 +7,7 @@
 //! automation only: rights end as ever, and deadlines, guard and guardian stay (design.md section 3).
 
 use super::view::{DataDirectory, Initialize, JobKind, Policy, Process, SiteView, Status, View};
-use super::{Action, Choice, Judge, LOOK_AGAIN, PausedAs, Reason};
+use super::{Action, Choice, Judge, LOOK_AGAIN, PausedAs, Reason, upstream};
 
 /// Whether the fence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +119,16 @@ impl Judge<'_> {
             (Process::Stopped, _) if self.is_switched_off(site) => {
                 Choice::wait(Reason::Paused(PausedAs::Leader))
             }
+            // The key of a standby cluster goes to nobody, as in Patroni (spec 3.3): none could take it.
+            (_, status)
+                if upstream::is_standby_site(self.view)
+                    && status.as_ref().is_none_or(|status| status.in_recovery) =>
+            {
+                match status {
+                    Some(status) => self.paused_standby_leader(site, status),
+                    None => Choice::wait(Reason::Paused(PausedAs::Leader)),
+                }
+            }
             (Process::Stopped, _) => not_primary,
             (Process::Starting, _) | (Process::Running, None) => {
                 Choice::wait(Reason::AwaitingServer)
@@ -131,6 +141,15 @@ impl Judge<'_> {
             }
             (Process::Running, Some(status)) if status.in_recovery => not_primary,
             (Process::Running, Some(status)) => self.paused_primary(site, status),
+        }
+    }
+
+    /// It goes on following; what its members' slots keep moves on, and none is dropped.
+    fn paused_standby_leader(&mut self, site: &SiteView, status: &Status) -> Choice {
+        let leader = Choice::wait(Reason::Paused(PausedAs::Leader));
+        match self.keep_slots(site, status) {
+            Some(choice) => Choice { reason: leader.reason, ..choice },
+            None => leader,
         }
     }
 

@@ -12,7 +12,7 @@ use super::view::{
     ControlState, DataDirectory, Follow, Initialize, PeerAnswer, PeersView, PrePromote, Process,
     SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, quorum};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, quorum, upstream};
 
 /// Answers of the other members older than this are asked for again.
 pub(super) const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
@@ -223,9 +223,7 @@ impl Judge<'_> {
 
     /// This site is, or is to be, writable, as far as is known.
     pub(super) fn primary_site(&self) -> bool {
-        self.view.federation.as_ref().is_none_or(|federation| {
-            federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
-        })
+        !upstream::is_standby_site(self.view)
     }
 
     fn unfit_alone(&self, site: &SiteView, status: &Status) -> Option<Unfit> {

@@ -11,9 +11,9 @@ use std::collections::BTreeSet;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 
-use super::Action;
 use super::quorum::{self, List, Situation, Step, Voting};
 use super::view::{Member, Memory, Policy, SiteView, Status};
+use super::{Action, upstream};
 
 /// The text of `synchronous_standby_names` for these members, all of whom have what there is.
 #[must_use]
@@ -269,14 +269,13 @@ pub(super) fn may_be_waited_for(
     name: &NodeName,
     member: &Member,
 ) -> bool {
-    *name != policy.me && !member.nosync && !member.nofailover && !cascades(policy, site, member)
-}
-
-/// It streams from another standby, or turns to it any moment: the leader would wait for nobody.
-fn cascades(policy: &Policy, site: &SiteView, member: &Member) -> bool {
-    member.replicatefrom.as_ref().is_some_and(|upstream| {
-        *upstream != policy.me && site.members.get(upstream).is_some_and(|m| m.state == "running")
-    })
+    // One that streams from another standby, or turns to it any moment, confirms nothing here.
+    let tag = member.replicatefrom.as_ref();
+    *name != policy.me
+        && !member.nosync
+        && !member.nofailover
+        && !member.nostream
+        && *upstream::of_member(&site.members, &policy.me, (name, tag)) == policy.me
 }
 
 fn confirmed(memory: &Memory, picked: &BTreeSet<NodeName>, status: &Status) -> BTreeSet<NodeName> {

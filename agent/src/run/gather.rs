@@ -80,6 +80,7 @@ impl Agent {
             failsafe,
             site,
             federation,
+            remote: self.remote_view(),
             postgres,
             tenure: TenureView {
                 has_lease: tenures.lease.is_some(),

@@ -11,6 +11,7 @@ mod fence;
 mod gather;
 mod perform;
 mod preflight;
+mod remote;
 mod requests;
 mod start;
 mod tell;
@@ -38,6 +39,7 @@ use crate::observe::failsafe::FailsafeObserver;
 use crate::observe::global::GlobalObserver;
 use crate::observe::mirror::Mirror;
 use crate::observe::postgres::PostgresObserver;
+use crate::observe::remote::RemoteAnswer;
 use crate::observe::site::SiteObserver;
 use crate::upgrade::Upgrade;
 use requests::Requests;
@@ -64,6 +66,8 @@ pub struct Agent {
     peer_answers: watch::Sender<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
     http: reqwest::Client,
     reaches: watch::Sender<BTreeMap<SiteName, Reach>>,
+    /// What the cluster that `standby_cluster` names has told of itself.
+    remote: watch::Sender<Option<RemoteAnswer>>,
     pictures: watch::Sender<Option<Arc<Picture>>>,
     opened: Option<Opened>,
     last_reason: String,

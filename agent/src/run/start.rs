@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::preflight::LockError;
 use super::requests::Requests;
-use super::{Agent, Row, adoption, preflight, tell};
+use super::{Agent, Row, adoption, preflight, remote, tell};
 use crate::act::callbacks::Callbacks;
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
@@ -192,6 +192,7 @@ impl Agent {
         let asks = (site_store.clone(), failsafe.clone(), http.clone());
         let arriving = serve(listeners, &config, seen, asks);
         let callbacks = Callbacks::begin(&config);
+        let remote = remote::asks(&config, &programs, &files, picture_receiver.clone());
         let reaches = tell::reaches(&config, &programs, &files, picture_receiver);
         // Last: whoever waits for this life takes it for one that has begun.
         preflight::note_life(&config.regent.run_dir, &lock)?;
@@ -233,6 +234,7 @@ impl Agent {
             peer_answers: watch::Sender::new(None),
             http,
             reaches,
+            remote,
             pictures,
             opened: None,
             last_reason: String::new(),

@@ -118,6 +118,8 @@ pub fn policy() -> Policy {
         remove_on_diverged_timelines: true,
         pre_promote: None,
         clones_without_leader: false,
+        replicatefrom: None,
+        nostream: false,
     }
 }
 
@@ -217,6 +219,7 @@ fn view(facts: &Facts) -> View {
         now: NOW,
         site: Some(site(facts)),
         federation,
+        remote: None,
         postgres: postgres(facts, ancestry, end),
         tenure,
         job: None,

@@ -95,9 +95,19 @@ pub async fn identify(
     conninfo: &str,
     bound: Duration,
 ) -> Result<String, super::programs::ProgramError> {
+    ask_walsender(programs, conninfo, "IDENTIFY_SYSTEM", bound).await
+}
+
+/// One command of the replication protocol.
+pub async fn ask_walsender(
+    programs: &Programs,
+    conninfo: &str,
+    text: &str,
+    bound: Duration,
+) -> Result<String, super::programs::ProgramError> {
     let mut command = programs.command("psql");
     command
-        .args(["--no-psqlrc", "--no-password", "-XAtc", "IDENTIFY_SYSTEM"])
+        .args(["--no-psqlrc", "--no-password", "-XAtc", text])
         .arg(format!("{conninfo} replication=true"));
     programs.output(command, bound).await
 }

@@ -244,6 +244,7 @@ impl Files {
         in_force: &InForce,
     ) {
         put_feedback(parameters, wanted, in_force);
+        put_delay(parameters, wanted, in_force);
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));
             if !wanted.slots.use_slots {
@@ -363,11 +364,35 @@ impl Files {
                 addresses,
                 config.name.as_str(),
             ),
+            Follow::Remote { addresses, .. } if addresses.is_empty() => String::new(),
+            Follow::Remote { addresses, .. } => self.conninfo_to_writer(
+                &config.postgres.authentication.replication,
+                addresses,
+                config.name.as_str(),
+            ),
         };
-        let slot = if conninfo.is_empty() { String::new() } else { config.name.slot() };
+        let slot = match follow {
+            Follow::Nobody => String::new(),
+            Follow::Member { .. } | Follow::Site { .. } => config.name.slot(),
+            Follow::Remote { slot, .. } => slot.clone().unwrap_or_default(),
+        };
         parameters.insert("primary_conninfo".to_owned(), conninfo);
         parameters.insert("primary_slot_name".to_owned(), slot);
         parameters
+    }
+
+    /// The same for the one of several hosts that writes, as in Patroni: which of them does changes there
+    /// with each failover. A single one is taken as it is.
+    #[must_use]
+    pub fn conninfo_to_writer(
+        &self,
+        user: &User,
+        addresses: &[(String, u16)],
+        application: &str,
+    ) -> String {
+        let conninfo = self.conninfo(user, addresses, application);
+        let which = if addresses.len() > 1 { " target_session_attrs=read-write" } else { "" };
+        format!("{conninfo}{which}")
     }
 
     /// The password file.
@@ -405,6 +430,18 @@ fn put_feedback(parameters: &mut BTreeMap<String, String>, wanted: &Wanted, in_f
         parameters.insert(NAME.to_owned(), value.clone());
     } else if own.is_none() {
         parameters.remove(NAME);
+    }
+}
+
+/// What a standby cluster's leader replays late its members need not delay again.
+fn put_delay(parameters: &mut BTreeMap<String, String>, wanted: &Wanted, in_force: &InForce) {
+    const NAME: &str = "recovery_min_apply_delay";
+    let Some(of_section) = &wanted.remote_delay else { return };
+    let remote = matches!(in_force.follow, Some(Follow::Remote { .. }));
+    let otherwise = wanted.recovery.get(NAME).filter(|value| !in_force.refuses(NAME, value));
+    match otherwise.filter(|_| !remote).or_else(|| remote.then_some(of_section)) {
+        Some(value) => drop(parameters.insert(NAME.to_owned(), value.clone())),
+        None => drop(parameters.remove(NAME)),
     }
 }
 
@@ -593,6 +630,43 @@ mod tests {
         );
         let wanted = |dynamic: &Dynamic| Wanted::of(&config, dynamic).fingerprint();
         assert_ne!(wanted(&with), wanted(&Dynamic::default()), "so it is read again");
+    }
+
+    /// Whoever leads the cluster follows the other one, delayed; every member restores from its archive.
+    #[test]
+    fn a_standby_cluster_s_section_is_in_the_files_of_whom_it_concerns() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let document = serde_json::json!({
+            "standby_cluster": {"host": "a,b", "port": "1,2", "primary_slot_name": "us",
+                "restore_command": "get %f %p", "recovery_min_apply_delay": "5min"},
+            "postgresql": {"recovery_conf": {"restore_command": "other"}},
+        });
+        let dynamic = Dynamic::read(&document, &Dynamic::default());
+        let section = dynamic.standby_cluster.clone().expect("there");
+        let remote = Follow::Remote { addresses: section.addresses, slot: section.slot };
+        let (name, address) = ("a2".parse().expect("a name"), ("h".to_owned(), 1));
+        let member = Follow::Member { name, address };
+        let archive = Follow::Remote { addresses: Vec::new(), slot: None };
+        let (own, delay) = (config.name.slot(), Some("5min"));
+        for (follow, slot, delay, hosts) in [
+            (&remote, "us", delay, "host='a,b' port='1,2'"),
+            (&member, own.as_str(), None, "host='h' port='1'"),
+            (&archive, "", delay, ""),
+            (&remote, "us", delay, "host='a,b' port='1,2'"),
+        ] {
+            let role = InForce { follow: Some(follow.clone()), ..InForce::default() };
+            place.files.write_role(&config, &dynamic, &role).expect("written");
+            let written = place.files.written();
+            let has = |name: &str| written.get(name).map(String::as_str);
+            assert_eq!(has("restore_command"), Some("get %f %p"), "{follow:?}");
+            assert_eq!(has("recovery_min_apply_delay"), delay, "{follow:?}");
+            assert_eq!(has("primary_slot_name"), Some(slot), "{follow:?}");
+            let conninfo = has("primary_conninfo").expect("there");
+            assert!(conninfo.contains(hosts), "{conninfo}");
+            let to_writer = conninfo.ends_with("target_session_attrs=read-write");
+            assert_eq!(to_writer, hosts.contains("a,b"), "{conninfo}");
+        }
     }
 
     #[test]

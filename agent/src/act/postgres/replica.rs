@@ -22,12 +22,12 @@ impl Ground<'_> {
     /// what needs nobody.
     pub async fn make_replica(
         self,
+        configured: &[ReplicaMethod],
         addresses: &[(String, u16)],
         progress: &watch::Sender<Option<String>>,
     ) -> anyhow::Result<()> {
         let user = &self.config.postgres.authentication.replication;
         let built_in = [ReplicaMethod::Basebackup];
-        let configured = self.config.methods.replica.as_slice();
         let methods = if configured.is_empty() { &built_in[..] } else { configured };
         let keep = (self.salvage, self.config.regent.salvage_limit.0);
         let mut failed = None;

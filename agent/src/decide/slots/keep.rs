@@ -9,7 +9,7 @@ use regent_proto::name::NodeName;
 use super::readiness::{self, Seen};
 use super::{ClusterType, Given, Kind, Planned, Step, Steps, Want, Why, budget, plan};
 use crate::decide::view::{Memory, Origin, Policy, SiteView, Status, View};
-use crate::decide::{Action, Choice, Job, Judge, Reason};
+use crate::decide::{Action, Choice, Job, Judge, Reason, upstream};
 
 /// How soon slots are copied again: the server stops for it, and whatever spoils each copy would keep it
 /// stopping. Twice as long after each one that came to nothing.
@@ -102,11 +102,7 @@ fn usable(policy: &Policy, memory: &Memory, status: &Status) -> BTreeMap<String,
 }
 
 fn cluster(view: &View) -> ClusterType {
-    let standby = view.federation.as_ref().is_some_and(|federation| {
-        let primary = federation.primary.as_ref();
-        primary.is_some_and(|primary| primary.value.holder != federation.site)
-    });
-    if standby { ClusterType::Standby } else { ClusterType::Primary }
+    if upstream::is_standby_site(view) { ClusterType::Standby } else { ClusterType::Primary }
 }
 
 fn downstream(view: &View) -> BTreeSet<String> {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 
+use super::upstream;
 use super::view::{Member, Origin, Slot, Status};
 
 pub use budget::kept;
@@ -319,11 +320,12 @@ impl Given<'_> {
 
     /// Whether a member is to stream from this node.
     fn streams_here(&self, name: &NodeName, member: &Member) -> bool {
-        let from = member.replicatefrom.as_ref();
-        if self.leads {
-            from.is_none_or(|from| from == self.me || !self.members.contains_key(from))
-        } else {
-            from == Some(self.me) && self.leader != Some(name)
+        let tag = member.replicatefrom.as_ref();
+        match self.leader {
+            None => tag == Some(self.me),
+            Some(leader) => {
+                name != leader && upstream::of_member(self.members, leader, (name, tag)) == self.me
+            }
         }
     }
 

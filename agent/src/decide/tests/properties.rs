@@ -9,7 +9,9 @@ use regent_proto::record::PrimaryState;
 use regent_proto::time::Deadline;
 use regent_proto::timeline::Containment;
 
-use super::world::{NOW, PRIMARY_REVISION, World, history, mark, name, point, seen, sender};
+use super::world::{
+    NOW, PRIMARY_REVISION, World, history, mark, name, point, remote, seen, sender,
+};
 use crate::decide::manual::{Switching, SwitchingStep};
 use crate::decide::view::*;
 use crate::decide::{Action, Decision, Dropped, Job, Manual, Reason};
@@ -439,6 +441,31 @@ proptest! {
         let decision = world.decide();
         check(&world, &decision)?;
         check_switching(&world, &decision)?;
+    }
+
+    /// Whatever it holds, and whoever answers there, a cluster that follows another one opens nothing, and
+    /// writes nothing that an opening begins with.
+    #[test]
+    fn a_standby_cluster_opens_nothing(
+        draw in draw(),
+        there in prop_oneof![Just(None), (1u32..6).prop_map(Some)],
+    ) {
+        let mut world = world(&draw);
+        world.view.federation = None;
+        world.view.tenure.primary = None;
+        let section = remote(there.unwrap_or(1));
+        let found = section.found.clone().filter(|_| there.is_some());
+        world.view.remote = Some(RemoteView { found, ..section });
+        for action in world.decide().actions {
+            let opens = matches!(
+                action,
+                Action::Promote
+                    | Action::WritePromotions { .. }
+                    | Action::WriteSync { .. }
+                    | Action::Run(Job::StartPrimary { .. } | Job::Initdb)
+            );
+            prop_assert!(!opens, "{action:?}");
+        }
     }
 
     #[test]

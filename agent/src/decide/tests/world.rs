@@ -213,6 +213,22 @@ pub(crate) fn mark(primary_revision: u64) -> At<Mark> {
     }
 }
 
+/// `standby_cluster` as it is in force, with what answered there.
+pub(crate) fn remote(timeline: u32) -> RemoteView {
+    let mut ancestry = history(timeline);
+    ancestry.promotion = None;
+    ancestry.switches.iter_mut().for_each(|switch| switch.promotion = None);
+    RemoteView {
+        addresses: vec![("10.1.0.1".to_owned(), 5432), ("10.1.0.2".to_owned(), 5433)],
+        slot: Some("b".to_owned()),
+        found: Some(RemoteFound {
+            system_identifier: name("7000000000000000001"),
+            ancestry,
+            asked: NOW,
+        }),
+    }
+}
+
 /// A policy, a memory and a view that tests bend.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
@@ -262,6 +278,8 @@ impl World {
             remove_on_diverged_timelines: true,
             pre_promote: None,
             clones_without_leader: false,
+            replicatefrom: None,
+            nostream: false,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -274,6 +292,7 @@ impl World {
             now: NOW,
             site: Some(site_view()),
             federation: Some(federation_view()),
+            remote: None,
             postgres: PostgresView {
                 data: DataDirectory::Cluster(control(ControlState::InProduction, 3, 400)),
                 process: Process::Running,

@@ -65,6 +65,10 @@ pub struct Policy {
     pub pre_promote: Option<Duration>,
     /// A replica can be made while nobody leads, from a backup for instance.
     pub clones_without_leader: bool,
+    /// Tag `replicatefrom`: whom this node streams from instead of the leader.
+    pub replicatefrom: Option<NodeName>,
+    /// Tag `nostream`: it has its WAL from the archive.
+    pub nostream: bool,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -96,6 +100,10 @@ pub struct Memory {
     pub without_store_since: Option<BootTime>,
     /// Since when it cannot be told whether this server is on its upstream's history.
     pub unknown_since: Option<BootTime>,
+    /// Since when nothing comes from the cluster that `standby_cluster` names, while this node leads.
+    pub remote_silent_since: Option<BootTime>,
+    /// Since when a member of such a cluster receives nothing from whom it is to stream from.
+    pub silent_since: Option<BootTime>,
     /// Slots that this process has wanted, and those of nodes that it has seen.
     pub slots_managed: BTreeSet<String>,
     /// Slots that nobody wants or uses, and since when.

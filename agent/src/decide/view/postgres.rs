@@ -326,6 +326,13 @@ pub enum Follow {
         /// Hosts and ports.
         addresses: Vec<(String, u16)>,
     },
+    /// A cluster of no federation.
+    Remote {
+        /// Hosts and ports; none: from the archive alone.
+        addresses: Vec<(String, u16)>,
+        /// The slot there.
+        slot: Option<String>,
+    },
 }
 
 #[cfg(test)]

@@ -239,6 +239,7 @@ impl Agent {
             now,
             site,
             federation,
+            remote: None,
             postgres,
             tenure: TenureView {
                 has_lease: tenures.lease.is_some(),

@@ -156,6 +156,6 @@ pub fn addresses(follow: &Follow) -> Vec<(String, u16)> {
     match follow {
         Follow::Nobody => Vec::new(),
         Follow::Member { address, .. } => vec![address.clone()],
-        Follow::Site { addresses, .. } => addresses.clone(),
+        Follow::Site { addresses, .. } | Follow::Remote { addresses, .. } => addresses.clone(),
     }
 }

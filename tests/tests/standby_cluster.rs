@@ -1,0 +1,279 @@
+//! A cluster of no federation that follows another one through Patroni's `standby_cluster`, on real
+//! servers: it is made by copying from there, its members cascade, its standby leader is lost, the other
+//! cluster fails over under it, and once the section is taken away it opens with every row
+//! (spec/patroni-compat.md 3.14).
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+use regent_tests::report::workspace;
+use regent_tests::rest::{ask, code};
+use regent_tests::say;
+use regent_tests::session::value;
+use regent_tests::wait::until;
+use regentctl::lab::layout::NodePlace;
+use regentctl::lab::{Lab, Options};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// The lab's own federation is taken out of every agent's file: what is left are two clusters.
+const TOPOLOGY: &str = "
+federation: pair
+primary: home
+sites:
+  - name: home
+    kind: data
+    dcs: embedded
+    synchronous: true
+    nodes:
+      - name: home-1
+      - name: home-2
+  - name: away
+    kind: data
+    dcs: embedded
+    synchronous: false
+    nodes:
+      - name: away-1
+      - name: away-2
+      - name: away-3
+links:
+  - between: [home, away]
+    cost: 1
+quorum:
+  store: embedded
+  voters: [home]
+policy:
+  site_ttl: 5s
+  primary_ttl: 15s
+lab:
+  accept: [single-store-quorum]
+";
+
+struct Pair {
+    lab: Lab,
+    home: Vec<NodePlace>,
+    away: Vec<NodePlace>,
+}
+
+impl Pair {
+    /// Every agent's file without its federation; nobody runs yet.
+    async fn prepare() -> anyhow::Result<Self> {
+        let options = Options { dir: None, dcs: None, bare: true };
+        let lab = Lab::up(TOPOLOGY, &options, &mut |_| {}).await?;
+        let nodes = lab.layout().nodes.clone();
+        let (home, away): (Vec<NodePlace>, Vec<NodePlace>) =
+            nodes.into_iter().partition(|node| node.site.as_str() == "home");
+        let ports: Vec<String> = home.iter().map(|node| node.postgres_port.to_string()).collect();
+        let section = json!({
+            "host": "127.0.0.1,127.0.0.1", "port": ports.join(","), "primary_slot_name": "away",
+        });
+        for node in home.iter().chain(&away) {
+            lab.kill_agent(&node.name, Signal::SIGKILL).await?;
+            edit(&lab.layout().config(&node.agent()), |config| {
+                config.as_object_mut().context("a mapping")?.shift_remove("federation");
+                let dcs = &mut config["bootstrap"]["dcs"];
+                if node.site.as_str() == "home" {
+                    dcs["slots"] = json!({"away": {"type": "physical"}});
+                } else {
+                    dcs["standby_cluster"] = section.clone();
+                }
+                if node.name.as_str() == "away-3" {
+                    config["tags"] = json!({"replicatefrom": "away-2"});
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Self { lab, home, away })
+    }
+
+    async fn value(&self, node: &NodePlace, statement: &str) -> anyhow::Result<String> {
+        value(&self.lab, &node.name, statement).await
+    }
+
+    /// Waits until a statement gives this value.
+    async fn gives(&self, node: &NodePlace, statement: &str, wanted: &str) -> anyhow::Result<()> {
+        until(&format!("{statement} on {} to give {wanted}", node.name), LIMIT, async || match self
+            .value(node, statement)
+            .await
+        {
+            Ok(found) if found == wanted => Ok(()),
+            Ok(found) => Err(found),
+            Err(problem) => Err(format!("{problem:#}")),
+        })
+        .await
+    }
+
+    /// Rows up to here, acknowledged by a primary, are seen on each of these.
+    async fn rows(&self, primary: &NodePlace, to: u32, on: &[&NodePlace]) -> anyhow::Result<()> {
+        let insert = format!(
+            "INSERT INTO rows SELECT generate_series(coalesce(max(n), 0) + 1, {to}) FROM rows"
+        );
+        self.value(primary, &insert).await?;
+        for node in on {
+            self.gives(node, "SELECT count(DISTINCT n) FROM rows", &to.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Agent, guardian and server are gone at once.
+    async fn lose(&self, node: &NodePlace) -> anyhow::Result<()> {
+        self.lab.kill_agent(&node.name, Signal::SIGKILL).await?;
+        self.lab.kill_postgres(&node.name).await?;
+        Ok(())
+    }
+}
+
+fn edit(file: &Path, change: impl FnOnce(&mut Value) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(file)?)?;
+    change(&mut config)?;
+    Ok(std::fs::write(file, config.to_string())?)
+}
+
+/// The one of these that answers a health check with 200.
+async fn the_one<'a>(nodes: &[&'a NodePlace], path: &str) -> anyhow::Result<&'a NodePlace> {
+    until(&format!("one node with 200 at {path}"), LIMIT, async || {
+        let mut good = Vec::new();
+        let mut codes = Vec::new();
+        for node in nodes {
+            let found = code(node.rest_port, path).await;
+            codes.push(format!("{} {found}", node.name));
+            if found == 200 {
+                good.push(*node);
+            }
+        }
+        if let [one] = good[..] { Ok(one) } else { Err(codes.join(", ")) }
+    })
+    .await
+}
+
+/// Waits until it streams as a replica.
+async fn streams(node: &NodePlace) -> anyhow::Result<()> {
+    until(&format!("{} to stream", node.name), LIMIT, async || {
+        let answer = ask(node.rest_port, "GET", "/patroni", "").await;
+        let state = answer.map_err(|error| error.to_string())?.json();
+        let streams = state["role"] == "replica" && state["replication_state"] == "streaming";
+        streams.then_some(()).ok_or_else(|| state.to_string())
+    })
+    .await
+}
+
+const SENDERS: &str = "SELECT coalesce(string_agg(DISTINCT application_name, ',' \
+                       ORDER BY application_name), '') FROM pg_stat_replication";
+
+async fn follows(pair: &Pair) -> anyhow::Result<()> {
+    let home: Vec<&NodePlace> = pair.home.iter().collect();
+    for node in &home {
+        pair.lab.start_agent(&node.name).await?;
+    }
+    let primary = the_one(&home, "/primary").await?;
+    pair.gives(primary, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'away'", "1")
+        .await?;
+    pair.value(primary, "CREATE TABLE rows (n int)").await?;
+    pair.rows(primary, 100, &[]).await?;
+
+    // Whoever begins makes the cluster, as a copy.
+    let [first, second, third] = &pair.away[..] else { anyhow::bail!("want three nodes") };
+    pair.lab.start_agent(&first.name).await?;
+    let leader = the_one(&[first], "/standby-leader").await?;
+    for (path, wanted) in
+        [("/primary", 503), ("/read-write", 503), ("/leader", 200), ("/replica", 503)]
+    {
+        let found = code(leader.rest_port, path).await;
+        ensure!(found == wanted, "{path} of a standby leader: {found}");
+    }
+    for node in [second, third] {
+        pair.lab.start_agent(&node.name).await?;
+    }
+    for node in [second, third] {
+        streams(node).await?;
+    }
+    pair.gives(second, SENDERS, "away-3").await?;
+    pair.gives(first, SENDERS, "away-2").await?;
+    let cluster = ask(second.rest_port, "GET", "/cluster", "").await?.json();
+    let role = |name: &str| {
+        let members = cluster["members"].as_array().into_iter().flatten();
+        members.filter(|member| member["name"] == name).map(|member| &member["role"]).next()
+    };
+    ensure!(role("away-1") == Some(&json!("standby_leader")), "{cluster}");
+    ensure!(role("away-3") == Some(&json!("replica")), "{cluster}");
+    let slot = "SELECT active FROM pg_replication_slots WHERE slot_name = 'away'";
+    pair.gives(primary, slot, "t").await?;
+    pair.rows(primary, 200, &[first, second, third]).await?;
+    say("a copy follows, and one of its members cascades from another");
+    Ok(())
+}
+
+async fn fails_over(pair: &Pair) -> anyhow::Result<()> {
+    let [first, second, third] = &pair.away[..] else { anyhow::bail!("want three nodes") };
+    let home: Vec<&NodePlace> = pair.home.iter().collect();
+    let primary = the_one(&home, "/primary").await?;
+    pair.lose(first).await?;
+    let leader = the_one(&[second, third], "/standby-leader").await?;
+    pair.rows(primary, 300, &[second, third]).await?;
+    pair.lab.start_agent(&first.name).await?;
+    streams(first).await?;
+    pair.rows(primary, 400, &[first, second, third]).await?;
+    ensure!(code(leader.rest_port, "/primary").await == 503, "nobody opens");
+    say("the standby leader was lost, and another one follows");
+
+    // The other host is the one that writes from now on.
+    let other = home.iter().copied().find(|node| node.name != primary.name);
+    let other = the_one(&[other.context("a second node")?], "/sync").await?;
+    pair.lose(primary).await?;
+    let next = the_one(&[other], "/primary").await?;
+    pair.rows(next, 500, &[first, second, third]).await?;
+    say("the other cluster failed over, and is followed");
+    Ok(())
+}
+
+async fn opens(pair: &Pair) -> anyhow::Result<()> {
+    let away: Vec<&NodePlace> = pair.away.iter().collect();
+    let leader = the_one(&away, "/standby-leader").await?;
+    let without = json!({"standby_cluster": null}).to_string();
+    let answer = ask(leader.rest_port, "PATCH", "/config", &without).await?;
+    ensure!(answer.code == 200, "{answer:?}");
+    let primary = the_one(&away, "/primary").await?;
+    ensure!(primary.name == leader.name, "{} leads in place of {}", primary.name, leader.name);
+    ensure!(code(primary.rest_port, "/standby-leader").await == 503, "it is a primary now");
+    pair.rows(primary, 600, &away).await?;
+    let all = pair.value(primary, "SELECT count(*) || ' ' || count(DISTINCT n) FROM rows").await?;
+    ensure!(all == "600 600", "{all} rows");
+    for node in away.iter().filter(|node| node.name != primary.name) {
+        streams(node).await?;
+    }
+    say("without the section it opened where it was, with every row");
+    Ok(())
+}
+
+/// What a failure leaves to look at.
+fn keep_logs(lab: &Lab) {
+    let target = workspace().join("target/test-logs/standby-cluster");
+    std::fs::create_dir_all(&target).ok();
+    let logs = std::fs::read_dir(lab.layout().dir.join("log")).into_iter().flatten().flatten();
+    for log in logs {
+        std::fs::copy(log.path(), target.join(log.file_name())).ok();
+    }
+    for node in &lab.layout().nodes {
+        let log = lab.layout().run_dir(node).join("postgresql.log");
+        std::fs::copy(log, target.join(format!("postgresql-{}.log", node.name))).ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_cluster_follows_fails_over_and_opens_once_its_section_is_gone() {
+    let pair = Pair::prepare().await.unwrap();
+    let done = async {
+        follows(&pair).await?;
+        fails_over(&pair).await?;
+        opens(&pair).await
+    };
+    let done: anyhow::Result<()> = done.await;
+    if done.is_err() {
+        keep_logs(&pair.lab);
+    }
+    done.unwrap();
+    pair.lab.down().await.unwrap();
+}
