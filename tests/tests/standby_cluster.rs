@@ -1,7 +1,7 @@
 //! A cluster of no federation that follows another one through Patroni's `standby_cluster`, on real
 //! servers: it is made by copying from there, its members cascade, its standby leader is lost, the other
 //! cluster fails over under it, and once the section is taken away it opens with every row
-//! (spec/patroni-compat.md 3.14).
+//! (spec/patroni-compat.md 3.14). A client writes to the other cluster all the while.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use regent_tests::session::value;
 use regent_tests::wait::until;
 use regentctl::lab::layout::NodePlace;
 use regentctl::lab::{Lab, Options};
+use regentctl::load::{self, Target, Writer, table};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -106,16 +107,21 @@ impl Pair {
         .await
     }
 
-    /// Rows up to here, acknowledged by a primary, are seen on each of these.
-    async fn rows(&self, primary: &NodePlace, to: u32, on: &[&NodePlace]) -> anyhow::Result<()> {
-        let insert = format!(
-            "INSERT INTO rows SELECT generate_series(coalesce(max(n), 0) + 1, {to}) FROM rows"
-        );
-        self.value(primary, &insert).await?;
+    /// The last row that is acknowledged by now is seen on each of these.
+    async fn arrives(&self, writer: &Writer, on: &[&NodePlace]) -> anyhow::Result<()> {
+        let last = writer.look(|history| history.acks.last().map(|ack| ack.number));
+        let row = last.context("no row was acknowledged")?;
+        let there = format!("SELECT count(*) FROM regent_load.rows WHERE n = {row}");
         for node in on {
-            self.gives(node, "SELECT count(DISTINCT n) FROM rows", &to.to_string()).await?;
+            self.gives(node, &there, "1").await?;
         }
         Ok(())
+    }
+
+    /// Where a client of these nodes writes.
+    fn target(&self, nodes: &[NodePlace]) -> Target {
+        let ports = nodes.iter().map(|node| node.postgres_port).collect();
+        Target { ports, password: self.lab.secrets().app.clone() }
     }
 
     /// Agent, guardian and server are gone at once.
@@ -160,10 +166,15 @@ async fn streams(node: &NodePlace) -> anyhow::Result<()> {
     .await
 }
 
+/// Waits until rows are acknowledged again, or still.
+async fn progresses(writer: &Writer) -> anyhow::Result<()> {
+    Ok(writer.wait_for(20, writer.now(), LIMIT).await?)
+}
+
 const SENDERS: &str = "SELECT coalesce(string_agg(DISTINCT application_name, ',' \
                        ORDER BY application_name), '') FROM pg_stat_replication";
 
-async fn follows(pair: &Pair) -> anyhow::Result<()> {
+async fn follows(pair: &Pair) -> anyhow::Result<Writer> {
     let home: Vec<&NodePlace> = pair.home.iter().collect();
     for node in &home {
         pair.lab.start_agent(&node.name).await?;
@@ -171,8 +182,10 @@ async fn follows(pair: &Pair) -> anyhow::Result<()> {
     let primary = the_one(&home, "/primary").await?;
     pair.gives(primary, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'away'", "1")
         .await?;
-    pair.value(primary, "CREATE TABLE rows (n int)").await?;
-    pair.rows(primary, 100, &[]).await?;
+    let superuser = pair.lab.client_config(std::slice::from_ref(&primary.site))?;
+    table::make(&superuser, &pair.lab.secrets().app).await?;
+    let writer = Writer::start(pair.target(&pair.home));
+    progresses(&writer).await?;
 
     // Whoever begins makes the cluster, as a copy.
     let [first, second, third] = &pair.away[..] else { anyhow::bail!("want three nodes") };
@@ -201,21 +214,23 @@ async fn follows(pair: &Pair) -> anyhow::Result<()> {
     ensure!(role("away-3") == Some(&json!("replica")), "{cluster}");
     let slot = "SELECT active FROM pg_replication_slots WHERE slot_name = 'away'";
     pair.gives(primary, slot, "t").await?;
-    pair.rows(primary, 200, &[first, second, third]).await?;
+    pair.arrives(&writer, &[first, second, third]).await?;
     say("a copy follows, and one of its members cascades from another");
-    Ok(())
+    Ok(writer)
 }
 
-async fn fails_over(pair: &Pair) -> anyhow::Result<()> {
+async fn fails_over(pair: &Pair, writer: &Writer) -> anyhow::Result<()> {
     let [first, second, third] = &pair.away[..] else { anyhow::bail!("want three nodes") };
     let home: Vec<&NodePlace> = pair.home.iter().collect();
     let primary = the_one(&home, "/primary").await?;
     pair.lose(first).await?;
     let leader = the_one(&[second, third], "/standby-leader").await?;
-    pair.rows(primary, 300, &[second, third]).await?;
+    progresses(writer).await?;
+    pair.arrives(writer, &[second, third]).await?;
     pair.lab.start_agent(&first.name).await?;
     streams(first).await?;
-    pair.rows(primary, 400, &[first, second, third]).await?;
+    progresses(writer).await?;
+    pair.arrives(writer, &[first, second, third]).await?;
     ensure!(code(leader.rest_port, "/primary").await == 503, "nobody opens");
     say("the standby leader was lost, and another one follows");
 
@@ -223,14 +238,18 @@ async fn fails_over(pair: &Pair) -> anyhow::Result<()> {
     let other = home.iter().copied().find(|node| node.name != primary.name);
     let other = the_one(&[other.context("a second node")?], "/sync").await?;
     pair.lose(primary).await?;
-    let next = the_one(&[other], "/primary").await?;
-    pair.rows(next, 500, &[first, second, third]).await?;
+    the_one(&[other], "/primary").await?;
+    progresses(writer).await?;
+    pair.arrives(writer, &[first, second, third]).await?;
     say("the other cluster failed over, and is followed");
     Ok(())
 }
 
-async fn opens(pair: &Pair) -> anyhow::Result<()> {
+/// Whoever takes the section away has made sure that the other cluster does not write any more.
+async fn opens(pair: &Pair, writer: Writer) -> anyhow::Result<()> {
     let away: Vec<&NodePlace> = pair.away.iter().collect();
+    let mut history = writer.finish().await;
+    pair.arrives(&writer, &away).await?;
     let leader = the_one(&away, "/standby-leader").await?;
     let without = json!({"standby_cluster": null}).to_string();
     let answer = ask(leader.rest_port, "PATCH", "/config", &without).await?;
@@ -238,12 +257,16 @@ async fn opens(pair: &Pair) -> anyhow::Result<()> {
     let primary = the_one(&away, "/primary").await?;
     ensure!(primary.name == leader.name, "{} leads in place of {}", primary.name, leader.name);
     ensure!(code(primary.rest_port, "/standby-leader").await == 503, "it is a primary now");
-    pair.rows(primary, 600, &away).await?;
-    let all = pair.value(primary, "SELECT count(*) || ' ' || count(DISTINCT n) FROM rows").await?;
-    ensure!(all == "600 600", "{all} rows");
+    let writer = Writer::resume(pair.target(&pair.away), history.sent);
+    progresses(&writer).await?;
     for node in away.iter().filter(|node| node.name != primary.name) {
         streams(node).await?;
     }
+    history.append(writer.finish().await);
+    pair.arrives(&writer, &away).await?;
+    let config = pair.lab.client_config(std::slice::from_ref(&primary.site))?;
+    let judgement = load::judge(&history, &table::read(&config).await?);
+    ensure!(judgement.is_clean(), "{judgement:?}");
     say("without the section it opened where it was, with every row");
     Ok(())
 }
@@ -266,9 +289,9 @@ fn keep_logs(lab: &Lab) {
 async fn a_standby_cluster_follows_fails_over_and_opens_once_its_section_is_gone() {
     let pair = Pair::prepare().await.unwrap();
     let done = async {
-        follows(&pair).await?;
-        fails_over(&pair).await?;
-        opens(&pair).await
+        let writer = follows(&pair).await?;
+        fails_over(&pair, &writer).await?;
+        opens(&pair, writer).await
     };
     let done: anyhow::Result<()> = done.await;
     if done.is_err() {

@@ -365,10 +365,11 @@ impl Files {
                 config.name.as_str(),
             ),
             Follow::Remote { addresses, .. } if addresses.is_empty() => String::new(),
+            // No member over there is called so: commits of theirs must not wait for this one.
             Follow::Remote { addresses, .. } => self.conninfo_to_writer(
                 &config.postgres.authentication.replication,
                 addresses,
-                config.name.as_str(),
+                &format!("{}/{}", config.scope, config.name),
             ),
         };
         let slot = match follow {
@@ -649,6 +650,7 @@ mod tests {
         let member = Follow::Member { name, address };
         let archive = Follow::Remote { addresses: Vec::new(), slot: None };
         let (own, delay) = (config.name.slot(), Some("5min"));
+        let cluster = format!("application_name='{}/", config.scope);
         for (follow, slot, delay, hosts) in [
             (&remote, "us", delay, "host='a,b' port='1,2'"),
             (&member, own.as_str(), None, "host='h' port='1'"),
@@ -666,6 +668,7 @@ mod tests {
             assert!(conninfo.contains(hosts), "{conninfo}");
             let to_writer = conninfo.ends_with("target_session_attrs=read-write");
             assert_eq!(to_writer, hosts.contains("a,b"), "{conninfo}");
+            assert_eq!(conninfo.contains(&cluster), to_writer, "{conninfo}");
         }
     }
 
