@@ -1,13 +1,16 @@
 //! A cluster of no federation that follows another one through Patroni's `standby_cluster`, on real
 //! servers: it is made by copying from there, its members cascade, its standby leader is lost, the other
 //! cluster fails over under it, and once the section is taken away it opens with every row
-//! (spec/patroni-compat.md 3.14). A client writes to the other cluster all the while.
+//! (spec/patroni-compat.md 3.14). A client writes to the other cluster all the while. In a federation the
+//! section is output, and moves with primacy.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
+use regent_proto::name::{NodeName, SiteName};
+use regent_tests::bed::{Bed, Roles, TWO_SITES, explain};
 use regent_tests::report::workspace;
 use regent_tests::rest::{ask, code};
 use regent_tests::say;
@@ -299,4 +302,62 @@ async fn a_standby_cluster_follows_fails_over_and_opens_once_its_section_is_gone
     }
     done.unwrap();
     pair.lab.down().await.unwrap();
+}
+
+/// The section of a site, by its leader's REST interface.
+async fn section(bed: &Bed, leader: &NodeName) -> anyhow::Result<Value> {
+    let place = bed.lab().layout().node(leader.as_str()).context("a node of the lab")?;
+    let answer = ask(place.rest_port, "GET", "/config", "").await?;
+    ensure!(answer.code == 200, "{answer:?}");
+    Ok(answer.json()["standby_cluster"].clone())
+}
+
+/// The standby site's section names every node of the primary site, and the primary site has none.
+async fn shows(bed: &Bed, roles: &Roles) -> anyhow::Result<()> {
+    let ports_of = |site: &SiteName| {
+        let nodes = bed.lab().layout().nodes.iter().filter(|node| node.site == *site);
+        let mut ports: Vec<String> = nodes.map(|node| node.postgres_port.to_string()).collect();
+        ports.sort();
+        ports
+    };
+    let wanted = ports_of(&roles.a);
+    until("the sections to show who follows whom", LIMIT, async || {
+        let of = async |leader: &NodeName| section(bed, leader).await.map_err(|e| format!("{e:#}"));
+        let (holds, follows) = (of(&roles.a_leader).await?, of(&roles.b_leader).await?);
+        let mut ports: Vec<&str> =
+            follows["port"].as_str().unwrap_or_default().split(',').collect();
+        ports.sort_unstable();
+        let slot = follows["primary_slot_name"] == json!(roles.b_leader.slot());
+        let right = holds.is_null() && ports == wanted && slot;
+        right.then_some(()).ok_or_else(|| format!("{holds} and {follows}"))
+    })
+    .await
+}
+
+async fn moves(bed: &Bed) -> anyhow::Result<()> {
+    let before = bed.healthy().await?;
+    shows(bed, &before).await?;
+    let place = bed.lab().layout().node(before.b_leader.as_str()).context("a node of the lab")?;
+    for edit in [json!(null), json!({"host": "elsewhere"})] {
+        let body = json!({"standby_cluster": edit}).to_string();
+        let answer = ask(place.rest_port, "PATCH", "/config", &body).await?;
+        ensure!(answer.code == 409 && answer.body.contains("regentctl switchover"), "{answer:?}");
+    }
+    let whom = bed.coordinator(&before.elected)?;
+    let id = bed.begin(&whom, &before.b).await?;
+    bed.see("the switchover to end", LIMIT, |global| global.operation(&id)?.outcome).await?;
+    let after = bed.healthy().await?;
+    ensure!(after.a == before.b, "{} is primary", after.a);
+    shows(bed, &after).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_federation_the_section_shows_whom_a_site_follows_and_cannot_be_changed() {
+    let bed = Bed::start("standby-cluster-shown", TWO_SITES, None).await.unwrap();
+    if let Err(error) = moves(&bed).await {
+        bed.keep_logs();
+        panic!("{error:?}");
+    }
+    let (history, judgement) = bed.finish().await.unwrap();
+    assert!(judgement.is_clean(), "{}", explain(&judgement, &history));
 }

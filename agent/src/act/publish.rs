@@ -274,6 +274,8 @@ pub struct Publisher {
     reported: Option<(Report, BootTime)>,
     /// What `history` and `promotions` tell, where both were written.
     ancestry: Option<Ancestry>,
+    /// What `standby_cluster` shows, where it is output.
+    upstream: Option<Value>,
     failsafe: Keeper,
 }
 
@@ -305,6 +307,7 @@ impl Publisher {
             sequence: 0,
             reported: None,
             ancestry: None,
+            upstream: None,
             failsafe,
         }
     }
@@ -320,6 +323,7 @@ impl Publisher {
             self.written.retain(|key, _| key == "member");
             self.reported = None;
             self.ancestry = None;
+            self.upstream = None;
             return told;
         };
         self.failsafe.keep(&self.config, &self.site, picture, held, timeout).await;
@@ -362,6 +366,7 @@ impl Publisher {
     /// What is not ours to write any more is not left over: whoever leads has another picture soon.
     async fn publish_site(&mut self, picture: &Picture, held: Held, timeout: Duration) -> bool {
         config_key::put_back(&self.site, picture, held, timeout).await;
+        config_key::show_upstream(&self.site, picture, held, &mut self.upstream, timeout).await;
         let Some(status) = &picture.view.postgres.status else { return true };
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;

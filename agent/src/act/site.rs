@@ -11,6 +11,7 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
 use regent_proto::record::{Mark, Promotions, Record as _, SeenEpoch, Unknown, VERSION};
 use regent_proto::timeline::Ancestry;
+use serde_json::{Map, Value};
 
 use crate::decide::view::LeaderKey;
 
@@ -257,6 +258,37 @@ impl SiteStore {
             .when(self.while_leading(held))
             .when(self.as_read(SiteKey::Config, unreadable))
             .then(Change::put(self.key(SiteKey::Config), value));
+        self.txn(txn, timeout).await
+    }
+
+    /// Puts one key into `config` as it stands there now, or with `null` takes it out, as long as we lead.
+    /// What nobody can read is left alone.
+    pub async fn put_in_config(
+        &self,
+        held: Held,
+        (name, value): (&str, &Value),
+        timeout: Duration,
+    ) -> Written {
+        let key = self.key(SiteKey::Config);
+        let found = self.store.get(&key, timeout).await?;
+        let document = found.as_ref().map(|entry| serde_json::from_slice(&entry.value));
+        let before: Map<String, Value> = match document {
+            Some(Ok(document)) => document,
+            Some(Err(_)) | None => return Ok(None),
+        };
+        let mut after = before.clone();
+        if value.is_null() {
+            after.shift_remove(name);
+        } else {
+            after.insert(name.to_owned(), value.clone());
+        }
+        if after == before {
+            return Ok(None);
+        }
+        let txn = Txn::new()
+            .when(self.while_leading(held))
+            .when(Compare::as_read(key.clone(), found.as_ref()))
+            .then(Change::put(key, Value::Object(after).to_string()));
         self.txn(txn, timeout).await
     }
 

@@ -48,6 +48,31 @@ pub fn is_standby_site(view: &View) -> bool {
     }
 }
 
+/// Whom a federation's site follows, as its section `standby_cluster` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// Nobody: there is no section.
+    Nobody,
+    /// The nodes of another site.
+    Nodes(Vec<(String, u16)>),
+}
+
+/// `None`: of no federation the section is intent, and in one nobody may know now. It stays as it is.
+#[must_use]
+pub fn shown(view: &View) -> Option<Shown> {
+    match of(view) {
+        Upstream::Nobody(None) | Upstream::Remote(_) | Upstream::Unknown => None,
+        Upstream::Nobody(Some(_)) => Some(Shown::Nobody),
+        Upstream::Site(federation, _) => {
+            let site = rejoin::upstream_site(federation)?;
+            match rejoin::site_addresses(federation, &site)? {
+                Follow::Site { addresses, .. } => Some(Shown::Nodes(addresses)),
+                Follow::Nobody | Follow::Member { .. } | Follow::Remote { .. } => None,
+            }
+        }
+    }
+}
+
 /// How a standby leader follows a cluster of no federation.
 pub(super) fn remote_follow(remote: &RemoteView) -> Follow {
     Follow::Remote { addresses: remote.addresses.clone(), slot: remote.slot.clone() }
