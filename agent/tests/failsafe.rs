@@ -23,6 +23,7 @@ use regent_dcs::{Change, LeaseId, Revision, Store as _, Txn};
 use regent_guardian::page::Page;
 use regent_proto::epoch::Epoch;
 use regent_proto::keys::GlobalKeys;
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{Lease, Primary, PrimaryState, Record as _, Unknown, VERSION};
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 use tokio::sync::watch;
@@ -565,7 +566,11 @@ async fn a_late_promise_is_void_after_a_mark_and_after_a_refusal() {
     bed.others.let_answer.send_replace(false);
     Bed::cut(&bed.thread_quorum, Fault::NotDone);
     bed.until("asked", || bed.others.asked() >= 1).await;
-    let fenced = PrimaryState::Fenced { to: name("b"), operation: name("op-1") };
+    let fenced = PrimaryState::Fenced {
+        to: name("b"),
+        operation: name("op-1"),
+        accepted: AcceptedLoss::default(),
+    };
     bed.put(&primary(fenced)).await;
     Bed::well(&bed.thread_quorum);
     bed.until("fenced", || bed.deadlines.primary() == Deadline::NEVER).await;

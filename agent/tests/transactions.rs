@@ -102,6 +102,7 @@ fn history(epoch: Epoch) -> EpochHistory {
         at: WallTime(1),
         stopping_at: None,
         lost_bytes: 0,
+        lost_at_most_ms: None,
         promotions: Vec::new(),
         unknown: Unknown::new(),
     }

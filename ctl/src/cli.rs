@@ -2,8 +2,10 @@
 //! [`crate::verbs`], `lab`, `demo` and `bench`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use regent_proto::topology::{Size, Span};
 
 use crate::render::Format;
 
@@ -70,6 +72,9 @@ pub enum Verb {
     },
     /// Move the primary to another site; nothing is lost.
     Switchover(Switchover),
+    /// Make a standby site primary although the primary site may be gone: what only that one has is
+    /// lost, within what you accept. If it is alive, use switchover.
+    Promote(Promotion),
     /// Stop all writes: the primary site keeps primacy and serves reads until it is unfenced, also
     /// after a restart or a failover inside it.
     Fence(Fencing),
@@ -118,6 +123,55 @@ pub struct Switchover {
     /// Why; kept with the operation.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,
+}
+
+/// `promote`.
+#[derive(Debug, Args)]
+pub struct Promotion {
+    /// The next primary site.
+    #[arg(value_name = "SITE")]
+    pub site: String,
+    /// Lose commits of at most this span, as in 90s; or any, also one that nobody knows.
+    #[arg(long, value_name = "SPAN|any", value_parser = accepted_age)]
+    pub accept_loss_age: Option<AcceptedAge>,
+    /// Lose at most so much WAL, as in 16MB, as far as that is known; without it bytes do not count.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub accept_loss_bytes: Option<Size>,
+    /// Leave a site out of account, with what it alone has; may be given several times.
+    #[arg(long, value_name = "SITE")]
+    pub without: Vec<String>,
+    /// End the primary lease although it is alive.
+    #[arg(long)]
+    pub end_lease: bool,
+    /// Why; kept with the operation and in the history.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// Show the plan only.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// `--accept-loss-age`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptedAge {
+    /// Whatever it is.
+    Any,
+    /// Commits of this span.
+    AtMost(Duration),
+}
+
+fn accepted_age(text: &str) -> Result<AcceptedAge, String> {
+    match text {
+        "any" => Ok(AcceptedAge::Any),
+        span => Span::try_from(span.to_owned()).map(|span| AcceptedAge::AtMost(span.0)),
+    }
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    Size::try_from(text.to_owned())
 }
 
 /// `fence` and `unfence`.
@@ -321,6 +375,21 @@ mod tests {
             let line = format!("  {:<3}  {meaning}", exit.code());
             assert!(EXIT_CODES.contains(&line), "{line}");
         }
+    }
+
+    #[test]
+    fn an_accepted_loss_is_said_with_its_unit() {
+        let parse = |age: &str, bytes: &str| {
+            let arguments =
+                ["promote", "us", "--accept-loss-age", age, "--accept-loss-bytes", bytes];
+            let cli = Cli::try_parse_from(["regentctl"].into_iter().chain(arguments))?;
+            let Verb::Promote(promotion) = cli.verb else { panic!("another verb") };
+            Ok::<_, clap::Error>((promotion.accept_loss_age, promotion.accept_loss_bytes))
+        };
+        let age = AcceptedAge::AtMost(Duration::from_secs(90));
+        assert_eq!(parse("90s", "16MB").expect("good"), (Some(age), Some(Size(16 << 20))));
+        assert_eq!(parse("any", "1B").expect("good"), (Some(AcceptedAge::Any), Some(Size(1))));
+        assert!(parse("90", "1B").is_err() && parse("90s", "16").is_err());
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub fn run(cli: Cli, output: &Output) -> Ending {
             block_on(verbs::status::run(shown, global, output))
         }
         Verb::Switchover(arguments) => block_on(verbs::switchover::run(&arguments, global, output)),
+        Verb::Promote(arguments) => block_on(verbs::promotion::run(&arguments, global, output)),
         Verb::Fence(arguments) => {
             block_on(verbs::fencing::run(verbs::fencing::Verb::Fence, &arguments, global, output))
         }

@@ -12,10 +12,10 @@ use futures::{Stream, StreamExt as _};
 use regent_proto::wire::regent_server::{Regent, RegentServer};
 use regent_proto::wire::{
     ApplyTopologyRequest, ApplyTopologyResponse, CancelOperationRequest, Check,
-    ExecuteFenceRequest, ExecuteSwitchoverRequest, Federation, GetFederationRequest,
-    GetOperationRequest, ListFederationsRequest, ListFederationsResponse, ListOperationsRequest,
-    ListOperationsResponse, Operation, OperationStep, Plan, PlanFenceRequest,
-    PlanSwitchoverRequest, Topology,
+    ExecuteFenceRequest, ExecutePromotionRequest, ExecuteSwitchoverRequest, Federation,
+    GetFederationRequest, GetOperationRequest, ListFederationsRequest, ListFederationsResponse,
+    ListOperationsRequest, ListOperationsResponse, Operation, OperationStep, Plan,
+    PlanFenceRequest, PlanPromotionRequest, PlanSwitchoverRequest, Topology,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -52,6 +52,15 @@ fn plan(to: &str) -> Plan {
 
 fn fence(site: &str) -> Plan {
     Plan { kind: "fence".into(), from: site.into(), to: String::new(), ..plan(site) }
+}
+
+/// Its hash is of all that was asked for.
+fn promotion(asked: &PlanPromotionRequest) -> Plan {
+    let blocked = asked.accept_loss.is_none();
+    let verdict = if blocked { "block" } else { "pass" }.to_owned();
+    let check = Check { name: "loss-accepted".into(), verdict, ..Check::default() };
+    let hash = format!("{:?} {}", asked.accept_loss, asked.end_lease);
+    Plan { kind: "promotion".into(), checks: vec![check], hash, blocked, ..plan(&asked.to) }
 }
 
 fn operation(to: &str) -> Operation {
@@ -130,6 +139,28 @@ impl Regent for Stub {
         let kind = if request.lift { "unfence" } else { "fence" };
         let (from, to) = (request.site, String::new());
         Ok(Response::new(Operation { kind: kind.into(), from, to, ..operation("") }))
+    }
+
+    async fn plan_promotion(&self, request: Request<PlanPromotionRequest>) -> Answer<Plan> {
+        Ok(Response::new(promotion(&request.into_inner())))
+    }
+
+    async fn execute_promotion(
+        &self,
+        request: Request<ExecutePromotionRequest>,
+    ) -> Answer<Operation> {
+        let request = request.into_inner();
+        let planned = PlanPromotionRequest {
+            federation: request.federation,
+            to: request.to.clone(),
+            accept_loss: request.accept_loss,
+            end_lease: request.end_lease,
+        };
+        if request.plan_hash != promotion(&planned).hash {
+            return Err(Status::internal("not the plan that was shown"));
+        }
+        let outcome = "running".into();
+        Ok(Response::new(Operation { kind: "promotion".into(), outcome, ..operation(&request.to) }))
     }
 
     async fn get_operation(&self, request: Request<GetOperationRequest>) -> Answer<Operation> {
@@ -261,6 +292,25 @@ fn a_fence_wants_its_reason_and_a_yes() {
         assert_eq!(code(&done), 0, "{}", stderr(&done));
         assert!(stdout(&done).contains("succeeded"), "{}", stdout(&done));
     }
+}
+
+#[test]
+fn a_promotion_wants_its_reason_its_loss_and_a_yes() {
+    let coordinator = Coordinator::start();
+    let promote = |more: &[&str]| coordinator.ask(&[&["promote", "us"], more].concat());
+    let loss = ["--accept-loss-age", "90s", "--accept-loss-bytes", "16MB", "--without", "ap"];
+    let silent = promote(&[&loss[..], &["--yes"]].concat());
+    assert_eq!(code(&silent), 2, "{}", stderr(&silent));
+    assert!(stderr(&silent).contains("--reason"), "{}", stderr(&silent));
+    let nothing = promote(&["--reason", "eu is dark", "--yes"]);
+    assert_eq!(code(&nothing), 3, "{}", stderr(&nothing));
+    assert!(stderr(&nothing).contains("loss-accepted"), "{}", stderr(&nothing));
+    let unsure = promote(&[&loss[..], &["--reason", "eu is dark"]].concat());
+    assert_eq!(code(&unsure), 2, "{}", stderr(&unsure));
+    assert_eq!(code(&promote(&[&loss[..], &["--dry-run"]].concat())), 0);
+    let done = promote(&[&loss[..], &["--reason", "eu is dark", "--yes"]].concat());
+    assert_eq!(code(&done), 0, "{}", stderr(&done));
+    assert!(stdout(&done).contains("succeeded"), "{}", stdout(&done));
 }
 
 #[test]

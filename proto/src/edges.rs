@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::name::{OperationId, SiteName};
+use crate::promotion::AcceptedLoss;
 use crate::record::{Primary, PrimaryState, Token, WritesFenced};
 use crate::timeline::HistoryPoint;
 
@@ -108,25 +109,31 @@ impl Primary {
     }
 
     /// *fence*: nobody acquires, renews or takes any more.
-    pub fn fenced(&self, to: SiteName, operation: OperationId) -> Result<Self, NoEdge> {
+    pub fn fenced(
+        &self,
+        to: SiteName,
+        operation: OperationId,
+        accepted: AcceptedLoss,
+    ) -> Result<Self, NoEdge> {
         match &self.state {
             PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
                 self.member("fence", &to)?;
-                Ok(self.in_state(PrimaryState::Fenced { to, operation }))
+                Ok(self.in_state(PrimaryState::Fenced { to, operation, accepted }))
             }
             PrimaryState::Fenced { .. } => Err(self.no_edge("fence")),
         }
     }
 
     /// *promote*: primacy moves to whom it was fenced for, which has `end`: the floor falls back to
-    /// it, here alone.
+    /// it, here alone. A fence of the writes was of the old holder's.
     pub fn promoted(&self, end: HistoryPoint) -> Result<Self, NoEdge> {
         let PrimaryState::Fenced { to, .. } = &self.state else {
             return Err(self.no_edge("promote"));
         };
         self.member("promote", to)?;
         let (holder, epoch, floor) = (to.clone(), self.epoch.next(), Some(end));
-        Ok(Self { holder, epoch, floor, ..self.in_state(PrimaryState::Open) })
+        let open = self.in_state(PrimaryState::Open);
+        Ok(Self { holder, epoch, floor, writes_fenced: None, ..open })
     }
 
     /// *electorate −*: those that remain are named, and the holder must.
@@ -235,7 +242,8 @@ mod tests {
     fn every_edge_starts_from_its_states_and_from_no_other() {
         let handover = open().handed_over(site("us"), operation(), SPAN).expect("from open");
         let token = handover.stopped(token()).expect("from handover");
-        let fenced = open().fenced(site("us"), operation()).expect("from open");
+        let fenced =
+            open().fenced(site("us"), operation(), AcceptedLoss::default()).expect("from open");
         let states = [open(), handover, token, fenced];
         type Edge = fn(&Primary) -> Result<Primary, NoEdge>;
         let edges: [(&str, Edge, [bool; 4]); 7] = [
@@ -247,7 +255,11 @@ mod tests {
             ("token", |p| p.stopped(self::token()), [false, true, false, false]),
             ("take", Primary::taken, [false, false, true, false]),
             ("roll-back", Primary::rolled_back, [false, true, true, false]),
-            ("fence", |p| p.fenced(site("us"), operation()), [true, true, true, false]),
+            (
+                "fence",
+                |p| p.fenced(site("us"), operation(), AcceptedLoss::default()),
+                [true, true, true, false],
+            ),
             ("promote", |p| p.promoted(point(5)), [false, false, false, true]),
             ("unfence", Primary::unfenced, [false, false, false, true]),
         ];
@@ -266,7 +278,8 @@ mod tests {
         let token = handover.stopped(token()).expect("from handover");
         let taken = token.taken().expect("from token");
         let back = token.rolled_back().expect("from token");
-        let fenced = token.fenced(site("us"), operation()).expect("from token");
+        let fenced =
+            token.fenced(site("us"), operation(), AcceptedLoss::default()).expect("from token");
         let unfenced = fenced.unfenced().expect("from fenced");
         let promoted = fenced.promoted(point(5)).expect("from fenced");
         for (what, record, holder, epoch, floor) in [
@@ -289,7 +302,8 @@ mod tests {
     fn primacy_goes_to_no_site_that_is_not_or_no_more_in_the_electorate() {
         let handover = open().handed_over(site("us"), operation(), SPAN).expect("from open");
         let token = handover.stopped(token()).expect("from handover");
-        let fenced = token.fenced(site("us"), operation()).expect("from token");
+        let fenced =
+            token.fenced(site("us"), operation(), AcceptedLoss::default()).expect("from token");
         let without = |primary: &Primary| {
             let eu = [site("eu")].into();
             primary.with_remaining(&eu).expect("the holder remains")
@@ -297,8 +311,8 @@ mod tests {
         // Removed before, and while primacy is on its way.
         for (transaction, refused) in [
             ("handover", without(&open()).handed_over(site("us"), operation(), SPAN)),
-            ("fence", without(&open()).fenced(site("us"), operation())),
-            ("fence", without(&handover).fenced(site("us"), operation())),
+            ("fence", without(&open()).fenced(site("us"), operation(), AcceptedLoss::default())),
+            ("fence", without(&handover).fenced(site("us"), operation(), AcceptedLoss::default())),
             ("take", without(&token).taken()),
             ("promote", without(&fenced).promoted(point(5))),
         ] {
@@ -319,6 +333,11 @@ mod tests {
         let fenced = open().writes_fenced_by(by()).expect("from open");
         assert_eq!(fenced, Primary { writes_fenced: Some(by()), ..open() });
         assert_eq!(fenced.writes_unfenced(), Ok(open()));
+        // It was of the holder: who is promoted in its place writes, and who is not keeps it.
+        let promoting =
+            fenced.fenced(site("us"), operation(), AcceptedLoss::default()).expect("from open");
+        assert_eq!(promoting.unfenced(), Ok(fenced.clone()));
+        assert_eq!(promoting.promoted(point(5)).map(|p| p.writes_fenced), Ok(None));
         // Twice is no edge, and neither is one in the middle of what moves primacy.
         let state = |transaction, state| Err(NoEdge::State { transaction, state });
         let twice = fenced.writes_fenced_by(by());
@@ -326,7 +345,8 @@ mod tests {
         assert_eq!(open().writes_unfenced(), state("unfence writes", "open for writes"));
         let handover = open().handed_over(site("us"), operation(), SPAN).expect("from open");
         let token = handover.stopped(token()).expect("from handover");
-        let promoting = open().fenced(site("us"), operation()).expect("from open");
+        let promoting =
+            open().fenced(site("us"), operation(), AcceptedLoss::default()).expect("from open");
         for moving in [handover, token, promoting] {
             let name = moving.state.name();
             assert_eq!(moving.writes_fenced_by(by()), state("fence writes", name));

@@ -12,6 +12,7 @@ pub mod log;
 pub mod lsn;
 pub mod name;
 pub mod promise;
+pub mod promotion;
 pub mod record;
 pub mod time;
 pub mod timeline;

@@ -116,6 +116,17 @@ struct Branch<'a> {
     end: Option<Lsn>,
 }
 
+/// What tells two timelines of one number apart, beside what is known to differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Their promotions' ids; without one nobody can tell.
+    Id,
+    /// Where an id is missing, where they began.
+    Begin,
+    /// The same, but of the one that both are on still nobody can tell.
+    BeginUnlessOwn,
+}
+
 impl Branch<'_> {
     /// Two branches of one number. The first timeline was begun by `initdb`; which one, the system
     /// identifier tells.
@@ -128,6 +139,17 @@ impl Branch<'_> {
                 (Some(mine), Some(theirs)) if mine != theirs => Sameness::Different,
                 (Some(_) | None, Some(_) | None) => Sameness::Unknown,
             },
+        }
+    }
+
+    fn same_by(&self, other: &Branch<'_>, by: By) -> Sameness {
+        let known = self.same(other);
+        let one_begin = self.begin.is_some() && self.begin == other.begin;
+        let both_on_it = self.end.is_none() && other.end.is_none();
+        match (known, by) {
+            (Sameness::Unknown, By::Begin) if one_begin => Sameness::Same,
+            (Sameness::Unknown, By::BeginUnlessOwn) if one_begin && !both_on_it => Sameness::Same,
+            (_, By::Id | By::Begin | By::BeginUnlessOwn) => known,
         }
     }
 
@@ -242,10 +264,23 @@ impl Ancestry {
     /// of one promotion has one past, so the highest one that both know decides.
     #[must_use]
     pub fn following(&self, end: Lsn, upstream: &Self) -> Following {
+        self.following_by(end, upstream, By::Id)
+    }
+
+    /// The same for an upstream whose word names no promotions, and for histories that came from there:
+    /// where an id is missing, timelines of one number that began at one position count as one. Not where
+    /// both are on it still and this server `wrote` it: two that opened at the same end chose the same.
+    #[must_use]
+    pub fn following_unnamed(&self, end: Lsn, upstream: &Self, wrote: bool) -> Following {
+        let by = if wrote { By::BeginUnlessOwn } else { By::Begin };
+        self.following_by(end, upstream, by)
+    }
+
+    fn following_by(&self, end: Lsn, upstream: &Self, by: By) -> Following {
         let mut blind = false;
         for mine in self.branches() {
             let Some(theirs) = upstream.branch(mine.timeline) else { continue };
-            match mine.same(&theirs) {
+            match mine.same_by(&theirs, by) {
                 Sameness::Same if blind => return Following::Copies,
                 Sameness::Same => {
                     let reaches = theirs.end.is_none_or(|left| end <= left);
@@ -263,9 +298,19 @@ impl Ancestry {
     /// position where one of them has left it. `None` where a missing id leaves it open.
     #[must_use]
     pub fn parting(&self, other: &Self) -> Option<(TimelineId, Option<Lsn>)> {
+        self.parting_by(other, By::Id)
+    }
+
+    /// The same for histories that name no promotions, as [`Self::following_unnamed`].
+    #[must_use]
+    pub fn parting_unnamed(&self, other: &Self) -> Option<(TimelineId, Option<Lsn>)> {
+        self.parting_by(other, By::Begin)
+    }
+
+    fn parting_by(&self, other: &Self, by: By) -> Option<(TimelineId, Option<Lsn>)> {
         for mine in self.branches() {
             let Some(theirs) = other.branch(mine.timeline) else { continue };
-            match mine.same(&theirs) {
+            match mine.same_by(&theirs, by) {
                 Sameness::Same => {
                     let earlier = match (mine.end, theirs.end) {
                         (Some(mine), Some(theirs)) => Some(mine.min(theirs)),
@@ -345,6 +390,32 @@ mod tests {
     fn point(timeline: u32, position: u64) -> HistoryPoint {
         let promotion = (timeline > 1).then(|| id(&format!("aa{timeline}")));
         HistoryPoint { timeline: TimelineId(timeline), position: lsn(position), promotion }
+    }
+
+    /// An upstream that names no promotions is judged by where its timelines began.
+    #[test]
+    fn without_ids_a_timeline_is_the_one_that_began_there_unless_this_server_wrote_it() {
+        let (named, bare) = (history(2, &[(1, 100)]), unnamed(2, &[(1, 100)]));
+        let (later, elsewhere) = (unnamed(3, &[(1, 100), (2, 200)]), unnamed(2, &[(1, 90)]));
+        for (mine, end, upstream, wrote, wanted) in [
+            (&named, 150, &bare, false, Following::Streams),
+            (&bare, 150, &bare, false, Following::Streams),
+            (&bare, 150, &named, false, Following::Streams),
+            (&named, 150, &bare, true, Following::Unknown),
+            // It was taken over there.
+            (&named, 150, &later, true, Following::Streams),
+            (&named, 200, &later, false, Following::Streams),
+            (&named, 201, &later, false, Following::Rewinds),
+            // It wrote a later one: what it wrote before is told by its begin again.
+            (&later, 250, &bare, true, Following::Rewinds),
+            (&named, 150, &elsewhere, false, Following::Copies),
+        ] {
+            let found = mine.following_unnamed(lsn(end), upstream, wrote);
+            assert_eq!(found, wanted, "{mine:?} {end} {upstream:?} {wrote}");
+        }
+        let parting = named.parting_unnamed(&later);
+        assert_eq!(parting, Some((TimelineId(2), Some(lsn(200)))), "where the other left it");
+        assert_eq!(named.parting(&later), None, "and by ids nobody knows");
     }
 
     #[test]

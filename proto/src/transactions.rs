@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::edges::NoEdge;
 use crate::keys::GlobalKey;
 use crate::name::{NodeName, OperationId, RequestId, SiteName, SystemIdentifier};
+use crate::promotion::{AcceptedLoss, Loss};
 use crate::record::{
     EpochHistory, Lease, Primary, PrimaryState, Token, Unknown, VERSION, WritesFenced,
 };
@@ -159,24 +160,27 @@ pub fn token(read: &Read<'_>, lease: &Lease, token: Token) -> Result<Transaction
 /// transaction. `tenure` gets the new epoch.
 pub fn take(read: &Read<'_>, tenure: Lease, taker: Taker) -> Result<Transaction, NoEdge> {
     let next = read.primary.taken()?;
-    Ok(moved("take", read, next, tenure, taker))
+    let nothing = Loss { at_most: None, at_least_bytes: 0 };
+    Ok(moved("take", read, next, nothing, tenure, taker))
 }
 
-/// *promote*: like *take*, after the wait instead of with a token; the floor falls back to `end`.
+/// *promote*: like *take*, after the wait instead of with a token; the floor falls back to `end`, and
+/// what that gives up stands in the history.
 pub fn promote(
     read: &Read<'_>,
-    end: HistoryPoint,
+    (end, loss): (HistoryPoint, Loss),
     tenure: Lease,
     taker: Taker,
 ) -> Result<Transaction, NoEdge> {
     let next = read.primary.promoted(end)?;
-    Ok(moved("promote", read, next, tenure, taker))
+    Ok(moved("promote", read, next, loss, tenure, taker))
 }
 
 fn moved(
     name: &'static str,
     read: &Read<'_>,
     next: Primary,
+    loss: Loss,
     tenure: Lease,
     taker: Taker,
 ) -> Transaction {
@@ -194,7 +198,8 @@ fn moved(
         floor: next.floor.clone(),
         at: taker.at,
         stopping_at,
-        lost_bytes: 0,
+        lost_bytes: loss.at_least_bytes,
+        lost_at_most_ms: loss.at_most_ms(),
         promotions: Vec::new(),
         unknown: Unknown::new(),
     };
@@ -213,9 +218,15 @@ pub fn roll_back(read: &Read<'_>) -> Result<Transaction, NoEdge> {
     Ok(Transaction::new("roll-back").on_primary(read).put_primary(next))
 }
 
-/// *fence*: nobody acquires, renews or takes any more.
-pub fn fence(read: &Read<'_>, to: SiteName, operation: OperationId) -> Result<Transaction, NoEdge> {
-    let next = read.primary.fenced(to, operation)?;
+/// *fence*: nobody acquires, renews or takes any more. The coordinator adds what else its decision
+/// read.
+pub fn fence(
+    read: &Read<'_>,
+    to: SiteName,
+    operation: OperationId,
+    accepted: AcceptedLoss,
+) -> Result<Transaction, NoEdge> {
+    let next = read.primary.fenced(to, operation, accepted)?;
     Ok(Transaction::new("fence").on_primary(read).put_primary(next))
 }
 
@@ -294,6 +305,7 @@ mod tests {
     use crate::timeline::TimelineId;
 
     const SPAN: Duration = Duration::from_secs(30);
+    const LOSS: Loss = Loss { at_most: Some(Duration::from_millis(1500)), at_least_bytes: 64 };
 
     fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
         text.parse().expect("a name")
@@ -364,7 +376,8 @@ mod tests {
         let open = open();
         let handed = open.handed_over(name("us"), name("op-1"), SPAN).expect("from open");
         let stopped = handed.stopped(a_token()).expect("from handover");
-        let fenced = open.fenced(name("us"), name("op-1")).expect("from open");
+        let fenced =
+            open.fenced(name("us"), name("op-1"), AcceptedLoss::default()).expect("from open");
         let silenced = open.writes_fenced_by(by_hand()).expect("from open");
         let next = Epoch::FIRST.next();
         let all = |result: Result<Transaction, NoEdge>| result.expect("from its state");
@@ -385,11 +398,15 @@ mod tests {
             ),
             (all(token(&read(&handed), &lease(), a_token())), both.clone(), [true, true, false]),
             (all(take(&read(&stopped), lease(), taker())), new.clone(), [true, true, true]),
-            (all(promote(&read(&fenced), point(2), lease(), taker())), new, [true, true, true]),
+            (
+                all(promote(&read(&fenced), (point(2), LOSS), lease(), taker())),
+                new,
+                [true, true, true],
+            ),
             (all(roll_back(&read(&handed))), only.clone(), [true, false, false]),
             (all(roll_back(&read(&stopped))), only.clone(), [true, false, false]),
             (
-                all(fence(&read(&open), name("us"), name("op-1"))),
+                all(fence(&read(&open), name("us"), name("op-1"), AcceptedLoss::default())),
                 only.clone(),
                 [true, false, false],
             ),
@@ -441,6 +458,23 @@ mod tests {
         assert_eq!((history.epoch, history.floor), (primary.epoch, primary.floor));
         assert_eq!((history.from, history.operation), (Some(name("eu")), Some(name("op-1"))));
         assert_eq!((history.site, history.stopping_at), (name("us"), Some(WallTime(5))));
+        assert_eq!((history.lost_bytes, history.lost_at_most_ms), (0, None));
+    }
+
+    #[test]
+    fn a_promotion_says_in_the_history_what_it_gives_up() {
+        let fenced = open().fenced(name("us"), name("op-1"), AcceptedLoss::default());
+        let fenced = fenced.expect("from open");
+        let promoted = promote(&read(&fenced), (point(2), LOSS), lease(), taker());
+        let promoted = promoted.expect("from fenced");
+        let (primary, history) = (promoted.primary.expect("put"), promoted.history.expect("put"));
+        assert_eq!((&primary.holder, primary.floor), (&name("us"), Some(point(2))));
+        assert_eq!(
+            (history.epoch, promoted.lease.map(|l| l.epoch)),
+            (primary.epoch, Some(primary.epoch))
+        );
+        assert_eq!((history.lost_bytes, history.lost_at_most_ms), (64, Some(1500)));
+        assert_eq!((history.from, history.operation), (Some(name("eu")), Some(name("op-1"))));
     }
 
     #[test]

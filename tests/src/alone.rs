@@ -137,6 +137,17 @@ impl Alone {
         Ok(())
     }
 
+    /// Deletes all keys of the site's DCS at once.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn delete_all(&self) -> anyhow::Result<()> {
+        let entries = self.store.range("/service/home/", CALL).await?.entries;
+        let change = |txn: Txn, entry: regent_dcs::Entry| txn.then(Change::delete(entry.key));
+        self.store.txn(entries.into_iter().fold(Txn::new(), change), CALL).await?;
+        Ok(())
+    }
+
     /// A superuser's session at one node.
     ///
     /// # Errors

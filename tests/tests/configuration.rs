@@ -278,6 +278,33 @@ async fn lost() -> anyhow::Result<()> {
     site.end().await
 }
 
+/// Commits would wait for nobody, or for ever, and `sync` say something else (hazards.md row 37).
+async fn altered() -> anyhow::Result<()> {
+    let site = Alone::start(true).await?;
+    let (primary, _) = site.whole().await?;
+    synchronous(&site).await?;
+    let file = site.data_dir(&primary).join("postgresql.auto.conf");
+    let before = postmasters(&site)?;
+    for list in ["''", "'nobody_at_all'", "'*'"] {
+        site.value(&primary, &format!("ALTER SYSTEM SET synchronous_standby_names = {list}"))
+            .await?;
+        site.value(&primary, "SELECT pg_reload_conf()").await?;
+        until("the agent to take it out", AT_ONCE, async || {
+            let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
+            (!text.contains("synchronous_standby_names")).then_some(()).ok_or(text)
+        })
+        .await?;
+        synchronous(&site).await?;
+    }
+    ensure!(postmasters(&site)? == before, "a server was restarted");
+    site.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_alter_system_sets_is_taken_out_while_the_server_runs() {
+    altered().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_patched_parameter_counts_at_once_and_everywhere() {
     at_once_and_everywhere().await.unwrap();

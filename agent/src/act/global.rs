@@ -1,5 +1,5 @@
 //! Transactions on the global quorum that a site's leader makes: protocol.md section 2, rows
-//! *acquire*, *token*, *take*, *roll-back*, and the identity of a new database.
+//! *acquire*, *token*, *take*, *promote*, *roll-back*, and the identity of a new database.
 //!
 //! What each compares and puts stands in [`regent_proto::transactions`]; here it is sent. An unknown
 //! outcome is returned as such: the next decision reads.
@@ -13,6 +13,7 @@ use regent_proto::edges::NoEdge;
 use regent_proto::epoch::Epoch;
 use regent_proto::keys::GlobalKeys;
 use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
+use regent_proto::promotion::Loss;
 use regent_proto::record::{EpochHistory, Lease, Primary, Record as _, Token, Unknown, VERSION};
 use regent_proto::time::{LeaseTiming, WallTime};
 use regent_proto::timeline::HistoryPoint;
@@ -128,7 +129,7 @@ impl GlobalStore {
         transaction: Transaction,
         timing: LeaseTiming,
     ) -> Result<Adopted, GlobalError> {
-        let record = transaction.lease.clone().expect("acquire and take put a new tenure");
+        let record = transaction.lease.clone().expect("acquire, take and promote put a new tenure");
         let sent = self.clock.now();
         let revision = self.send(&transaction, timing.call_timeout).await?;
         let primary_revision = match &transaction.primary {
@@ -192,6 +193,21 @@ impl GlobalStore {
         let tenure = new_lease(self, primary.epoch, timing.ttl)?;
         let taker = Taker { site: self.site.clone(), node: self.me.clone(), at };
         self.begin(&read, transactions::take(&read, tenure, taker)?, timing).await
+    }
+
+    /// *promote*: after the wait, instead of with a token.
+    pub async fn promote(
+        &self,
+        primary: &Primary,
+        primary_revision: u64,
+        given_up: (HistoryPoint, Loss),
+        at: WallTime,
+        timing: LeaseTiming,
+    ) -> Result<Adopted, GlobalError> {
+        let read = read(primary, primary_revision, None);
+        let tenure = new_lease(self, primary.epoch, timing.ttl)?;
+        let taker = Taker { site: self.site.clone(), node: self.me.clone(), at };
+        self.begin(&read, transactions::promote(&read, given_up, tenure, taker)?, timing).await
     }
 
     /// *roll-back* by A's leader.

@@ -19,8 +19,8 @@ use super::postgres::server::Server;
 use super::postgres::slots::CopyError;
 use super::postgres::{archive, control, copy, slots, sql};
 use super::scripts::{self, Call};
-use crate::config::Config;
 use crate::config::dynamic::Dynamic;
+use crate::config::{Config, ReplicaMethod};
 use crate::decide::Job;
 use crate::decide::parameters::effective;
 use crate::decide::salvage::Salvage;
@@ -199,9 +199,11 @@ impl Context {
             Job::Clone(from) => {
                 let addresses = match &from {
                     Follow::Nobody => Vec::new(),
+                    Follow::Remote { addresses, .. } => addresses.clone(),
                     Follow::Member { .. } | Follow::Site { .. } => addresses(&from)?,
                 };
-                self.ground().make_replica(&addresses, progress).await?;
+                let methods = self.methods(&from)?;
+                self.ground().make_replica(&methods, &addresses, progress).await?;
                 // A copy is a standby until decided otherwise: it must never open by itself.
                 Ok(self.files.set_standby_signal(true)?)
             }
@@ -221,12 +223,18 @@ impl Context {
             Job::Rewind(source) => {
                 let addresses = addresses(&source)?;
                 let user = users.rewind.as_ref().unwrap_or(&users.superuser);
-                let first = addresses.first().ok_or_else(|| anyhow::anyhow!("no address"))?;
-                sql::wait_for_checkpoint(first, user, Duration::from_secs(60)).await?;
+                let first = match &source {
+                    Follow::Remote { addresses, .. } => sql::writer_among(addresses, user).await?,
+                    Follow::Nobody | Follow::Member { .. } | Follow::Site { .. } => {
+                        addresses.first().cloned()
+                    }
+                };
+                let first = first.ok_or_else(|| anyhow::anyhow!("no address"))?;
+                sql::wait_for_checkpoint(&first, user, Duration::from_secs(60)).await?;
                 self.before_a_rewind(&source).await?;
                 // What is copied of slots may point into what the rewind takes away.
                 slots::forget(&self.files);
-                copy::rewind(&self.programs, &self.files, user, &addresses[..1]).await?;
+                copy::rewind(&self.programs, &self.files, user, &[first]).await?;
                 Ok(self.files.set_standby_signal(true)?)
             }
             Job::Checkpoint => Ok(sql::checkpoint(&self.config).await?),
@@ -237,6 +245,26 @@ impl Context {
             },
             Job::CopySlots { from, slots } => self.copy_slots(&from, &slots).await,
         }
+    }
+
+    /// How a replica is made: what `standby_cluster` names counts for copies from there.
+    fn methods(&self, from: &Follow) -> anyhow::Result<Vec<ReplicaMethod>> {
+        let methods = &self.config.methods;
+        let section = self.dynamic.standby_cluster.as_ref();
+        let names: &[String] = match (from, section) {
+            (Follow::Remote { .. }, Some(section)) => section.create_replica_methods.as_slice(),
+            (
+                Follow::Remote { .. }
+                | Follow::Nobody
+                | Follow::Member { .. }
+                | Follow::Site { .. },
+                _,
+            ) => &[],
+        };
+        if names.is_empty() {
+            return Ok(methods.replica.clone());
+        }
+        methods.named(names).map_err(anyhow::Error::msg)
     }
 
     /// What it takes to make a data directory.
@@ -255,7 +283,7 @@ impl Context {
     async fn before_a_rewind(&self, source: &Follow) -> anyhow::Result<()> {
         match source {
             // Under another site's history this one's WAL is nothing to archive (design.md section 4).
-            Follow::Nobody | Follow::Site { .. } => {}
+            Follow::Nobody | Follow::Site { .. } | Follow::Remote { .. } => {}
             Follow::Member { .. } => match archive::ready(&self.programs, &self.files).await {
                 Ok(0) => {}
                 Ok(files) => tracing::info!(files, "WAL was archived before the rewind"),
@@ -422,6 +450,6 @@ fn addresses(follow: &Follow) -> anyhow::Result<Vec<(String, u16)>> {
     match follow {
         Follow::Nobody => anyhow::bail!("there is nobody to copy from"),
         Follow::Member { address, .. } => Ok(vec![address.clone()]),
-        Follow::Site { addresses, .. } => Ok(addresses.clone()),
+        Follow::Site { addresses, .. } | Follow::Remote { addresses, .. } => Ok(addresses.clone()),
     }
 }

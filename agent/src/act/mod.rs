@@ -2,6 +2,7 @@
 //! seen by the next observation.
 
 pub mod callbacks;
+pub mod cluster_file;
 mod config_key;
 pub mod epoch_by_hand;
 pub mod epoch_file;
@@ -10,6 +11,7 @@ pub mod fence_report;
 pub mod global;
 pub mod history;
 pub mod jobs;
+pub mod own_leases;
 pub mod postgres;
 pub mod publish;
 pub mod random;
@@ -225,6 +227,7 @@ impl Actor {
             Action::AcquirePrimary { .. }
             | Action::PostToken { .. }
             | Action::Take { .. }
+            | Action::PromoteSite { .. }
             | Action::RollBack { .. }
             | Action::RecordIdentity { .. }
             | Action::RecordPromotion { .. } => self.on_quorum(action, view).await,
@@ -445,6 +448,22 @@ impl Actor {
                     Err(error) => Err(error),
                 }
             }
+            Action::PromoteSite { primary_revision, end, loss } => {
+                if let Err(error) = timing.check("primary lease") {
+                    return Outcome::NotDone(error.to_string());
+                }
+                let begun = self.failsafe.begin_take(primary, *primary_revision, boot_time());
+                if let Err(problem) = begun {
+                    return Outcome::NotDone(problem);
+                }
+                tracing::warn!("takes primacy without a token, and loses {loss}");
+                let (revision, given_up) = (*primary_revision, (end.clone(), *loss));
+                let taken = global.promote(primary, revision, given_up, wall_time(), timing).await;
+                match self.failsafe.end_take(taken) {
+                    Ok(adopted) => Ok(self.adopt(adopted).await),
+                    Err(error) => Err(error),
+                }
+            }
             Action::PostToken { primary_revision, lease_revision, end, system_identifier } => {
                 let Some(lease) = federation.lease.as_ref().map(|at| &at.value) else {
                     return Outcome::NotDone("no `lease` was read".to_owned());
@@ -511,6 +530,16 @@ impl Actor {
         }
     }
 
+    /// In synchronous mode the list is the agent's, and what `ALTER SYSTEM` has set stands above it.
+    async fn bring_list_into_force(&self, client: &Client) -> Result<(), sql::SqlError> {
+        const NAME: &str = "synchronous_standby_names";
+        if self.dynamic.synchronous_mode && self.files.auto_conf_sets(NAME) {
+            tracing::warn!("{NAME} was set by ALTER SYSTEM: it is the agent's, and taken out");
+            sql::alter_system_reset(client, NAME).await?;
+        }
+        sql::reload(client).await
+    }
+
     async fn on_server(&self, action: &Action, client: Option<&Client>) -> Outcome {
         let Some(client) = client else {
             return Outcome::NotDone("PostgreSQL does not answer".to_owned());
@@ -528,7 +557,7 @@ impl Actor {
             Action::SetSynchronousNames(list) => {
                 let written = self.set_role(|in_force| in_force.synchronous.clone_from(list));
                 match written {
-                    Ok(()) => sql::reload(client).await,
+                    Ok(()) => self.bring_list_into_force(client).await,
                     Err(error) => {
                         return Outcome::NotDone(format!("writing the configuration: {error}"));
                     }

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::config::dynamic::Dynamic;
 use crate::decide::slots::Told;
 use crate::decide::slots::readiness::{Horizon, Xid};
+use crate::decide::upstream;
 use crate::decide::view::{
     DataDirectory, Follow, JobKind, Process, ScheduledRestart, Status, View, WatchdogState,
 };
@@ -132,18 +133,10 @@ fn role_in(view: &View, me: &NodeName) -> &'static str {
             "uninitialized"
         }
         (_, Some(status)) if !status.in_recovery => "primary",
-        (_, Some(_)) if leads && is_standby_site(view) => "standby_leader",
+        (_, Some(_)) if leads && upstream::is_standby_site(view) => "standby_leader",
         (_, None) if view.postgres.process == Process::Stopped && leads => "demoted",
         (_, Some(_) | None) => "replica",
     }
-}
-
-/// Whether this site follows another.
-#[must_use]
-pub fn is_standby_site(view: &View) -> bool {
-    view.federation.as_ref().is_some_and(|federation| {
-        federation.primary.as_ref().is_some_and(|p| p.value.holder != federation.site)
-    })
 }
 
 /// Patroni's state word.
@@ -281,6 +274,8 @@ pub struct Publisher {
     reported: Option<(Report, BootTime)>,
     /// What `history` and `promotions` tell, where both were written.
     ancestry: Option<Ancestry>,
+    /// What `standby_cluster` shows, where it is output.
+    upstream: Option<Value>,
     failsafe: Keeper,
 }
 
@@ -312,6 +307,7 @@ impl Publisher {
             sequence: 0,
             reported: None,
             ancestry: None,
+            upstream: None,
             failsafe,
         }
     }
@@ -327,6 +323,7 @@ impl Publisher {
             self.written.retain(|key, _| key == "member");
             self.reported = None;
             self.ancestry = None;
+            self.upstream = None;
             return told;
         };
         self.failsafe.keep(&self.config, &self.site, picture, held, timeout).await;
@@ -369,6 +366,7 @@ impl Publisher {
     /// What is not ours to write any more is not left over: whoever leads has another picture soon.
     async fn publish_site(&mut self, picture: &Picture, held: Held, timeout: Duration) -> bool {
         config_key::put_back(&self.site, picture, held, timeout).await;
+        config_key::show_upstream(&self.site, picture, held, &mut self.upstream, timeout).await;
         let Some(status) = &picture.view.postgres.status else { return true };
         if self.ancestry.as_ref() != Some(&status.ancestry) {
             self.ancestry = None;
@@ -385,8 +383,9 @@ impl Publisher {
                 continue;
             }
             let mended = picture.unreadable.contains(&self.site.keys.key(key));
-            if mended || (key == SiteKey::Promotions && is_still_to_promote(&picture.view)) {
-                // Ours to write, so ours to mend.
+            let outlived = key == SiteKey::Promotions && is_still_to_promote(&picture.view);
+            if mended || outlived || lacks(&picture.view, key) {
+                // Ours to write, so ours to mend, and to put back where it was deleted.
                 self.written.remove(key.name());
             }
             let written = self.written.get(key.name());
@@ -410,7 +409,8 @@ impl Publisher {
             return true;
         }
         let unreadable = picture.unreadable.contains(&self.site.keys.key(SiteKey::History));
-        if (self.ancestry.is_none() || unreadable)
+        let missing = unreadable || lacks(&picture.view, SiteKey::History);
+        if (self.ancestry.is_none() || missing)
             && !self.publish_history(picture, status, held, timeout).await
         {
             return false;
@@ -499,13 +499,22 @@ fn status_value(told: &Told, status: &Status) -> Value {
 /// should it be lost before it opens, a race is decided by that.
 fn tells_history(view: &View) -> bool {
     let open = view.postgres.status.as_ref().is_some_and(|status| !status.in_recovery);
-    open || is_standby_site(view)
+    open || upstream::is_standby_site(view)
 }
 
 /// The record says that a leader is about to promote.
 fn is_still_to_promote(view: &View) -> bool {
     let record = view.site.as_ref().and_then(|site| site.promotions.as_ref());
     record.is_some_and(|record| record.value.promotes_at.is_some())
+}
+
+/// One of the keys that tell of the leader is not there, or cannot be read.
+fn lacks(view: &View, key: SiteKey) -> bool {
+    view.site.as_ref().is_some_and(|site| {
+        (key == SiteKey::Status && site.optime.is_none())
+            || (key == SiteKey::Promotions && site.promotions.is_none())
+            || (key == SiteKey::History && site.history.is_none())
+    })
 }
 
 /// Where each timeline was left, with who began it.
@@ -531,7 +540,8 @@ fn without_fence_figures(mut record: Value) -> Value {
 fn without_figures(report: &Report) -> Report {
     let mut rest = report.clone();
     (rest.sequence, rest.at) = (0, WallTime::default());
-    (rest.position, rest.lag_bytes) = (None, None);
+    (rest.position, rest.position_at) = (None, None);
+    (rest.last_commit, rest.lag_bytes) = (None, None);
     for node in &mut rest.nodes {
         (node.position, node.fence) = (None, None);
     }
@@ -575,10 +585,18 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
             .or_else(|| primary.filter(|_| status.is_some()).and_then(|p| p.system_identifier)),
         ancestry: status.map(|status| status.ancestry.clone()),
         position: status.map(|status| status.end),
+        position_at: picture.extra.end_asked_at,
+        last_commit: status.and_then(|status| status.last_commit),
         lag_bytes: lag(picture),
         streaming_from: match &picture.view.postgres.follows {
             Some(Follow::Site { site, .. }) if streaming => Some(site.clone()),
-            Some(Follow::Site { .. } | Follow::Member { .. } | Follow::Nobody) | None => None,
+            Some(
+                Follow::Site { .. }
+                | Follow::Remote { .. }
+                | Follow::Member { .. }
+                | Follow::Nobody,
+            )
+            | None => None,
         },
         nodes: nodes(config, picture),
         synchronous_mode: picture.dynamic.synchronous_mode,
@@ -672,7 +690,10 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
                 promise_url: member.promise_url.clone(),
                 timeline: status.map(|s| s.ancestry.timeline).or(member.timeline),
                 position: status.map(|s| s.end).or(member.position),
-                upstream: if own { None } else { leader.cloned() },
+                upstream: leader.filter(|_| !own).map(|leader| {
+                    let tag = member.replicatefrom.as_ref();
+                    upstream::of_member(&site.members, leader, (name, tag)).clone()
+                }),
                 fence: if own {
                     Some(own_fence(config, picture))
                 } else {
@@ -687,7 +708,7 @@ fn nodes(config: &Config, picture: &Picture) -> Vec<ReportedNode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::tests::world::{World, history, promotions};
+    use crate::decide::tests::world::{World, history, promotions, remote};
 
     /// A node that has taken the key and dies before it opens must not pass for the last leader.
     #[test]
@@ -703,6 +724,11 @@ mod tests {
         assert!(!told(|w| {
             w.standby(3, 500);
             w.view.federation = None;
+        }));
+        assert!(told(|w| {
+            w.standby(3, 500);
+            w.view.federation = None;
+            w.view.remote = Some(remote(3));
         }));
         assert!(!told(|w| {
             // Nobody knows whose turn it is: it may be this site's.
@@ -754,5 +780,21 @@ mod tests {
         assert!(!is_still_to_promote(&world.view));
         world.view.site = None;
         assert!(!is_still_to_promote(&world.view));
+    }
+
+    #[test]
+    fn what_was_deleted_is_written_again() {
+        let mut world = World::new();
+        world.site().history = Some(crate::decide::view::At { value: history(3), revision: 43 });
+        let keys = [SiteKey::Status, SiteKey::Promotions, SiteKey::History];
+        let missing = |world: &World| keys.map(|key| lacks(&world.view, key));
+        assert_eq!(missing(&world), [false; 3]);
+        world.site().history = None;
+        assert_eq!(missing(&world), [false, false, true]);
+        world.site().promotions = None;
+        assert_eq!(missing(&world), [false, true, true]);
+        world.site().optime = None;
+        assert_eq!(missing(&world), [true; 3]);
+        assert!(!lacks(&world.view, SiteKey::Leader));
     }
 }

@@ -11,6 +11,7 @@ use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
 use regent_proto::record::{Mark, Promotions, Record as _, SeenEpoch, Unknown, VERSION};
 use regent_proto::timeline::Ancestry;
+use serde_json::{Map, Value};
 
 use crate::decide::view::LeaderKey;
 
@@ -61,10 +62,13 @@ impl SiteStore {
         Compare::Modified { key: self.key(SiteKey::Leader), revision: held.0 }
     }
 
-    /// Creates `initialize`, empty.
+    /// Creates `initialize`, empty; not beside a leader, whose keys were deleted and come back.
     pub async fn claim_initialize(&self, timeout: Duration) -> Written {
         let key = self.key(SiteKey::Initialize);
-        let txn = Txn::new().when(Compare::Absent { key: key.clone() }).then(Change::put(key, ""));
+        let txn = Txn::new()
+            .when(Compare::Absent { key: self.key(SiteKey::Leader) })
+            .when(Compare::Absent { key: key.clone() })
+            .then(Change::put(key, ""));
         self.txn(txn, timeout).await
     }
 
@@ -260,6 +264,37 @@ impl SiteStore {
         self.txn(txn, timeout).await
     }
 
+    /// Puts one key into `config` as it stands there now, or with `null` takes it out, as long as we lead.
+    /// What nobody can read is left alone.
+    pub async fn put_in_config(
+        &self,
+        held: Held,
+        (name, value): (&str, &Value),
+        timeout: Duration,
+    ) -> Written {
+        let key = self.key(SiteKey::Config);
+        let found = self.store.get(&key, timeout).await?;
+        let document = found.as_ref().map(|entry| serde_json::from_slice(&entry.value));
+        let before: Map<String, Value> = match document {
+            Some(Ok(document)) => document,
+            Some(Err(_)) | None => return Ok(None),
+        };
+        let mut after = before.clone();
+        if value.is_null() {
+            after.shift_remove(name);
+        } else {
+            after.insert(name.to_owned(), value.clone());
+        }
+        if after == before {
+            return Ok(None);
+        }
+        let txn = Txn::new()
+            .when(self.while_leading(held))
+            .when(Compare::as_read(key.clone(), found.as_ref()))
+            .then(Change::put(key, Value::Object(after).to_string()));
+        self.txn(txn, timeout).await
+    }
+
     /// Writes `failsafe`, where it is still as it was read.
     pub async fn write_failsafe(
         &self,
@@ -340,6 +375,19 @@ mod tests {
         let record = Promotions::decode(&entry.key, &entry.value).expect("a record");
         assert_eq!((record.node, record.ancestry), (name("a1"), ancestry));
         assert_eq!(record.promotes_at, Some(at));
+    }
+
+    /// All keys were deleted, and its leader is bringing them back.
+    #[tokio::test]
+    async fn nobody_claims_a_cluster_beside_a_leader() {
+        let memory = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let keys = SiteKeys::new("/service", &name("a"));
+        let store = SiteStore { store: Arc::new(memory.clone()), keys, me: name("a1") };
+        let lease = memory.grant(CALL * 30, CALL).await.expect("well").id;
+        store.acquire_leader(lease, None, (None, None), CALL).await.expect("well").expect("free");
+        assert_eq!(store.claim_initialize(CALL).await.expect("well"), None);
+        memory.revoke(lease, CALL).await.expect("well");
+        assert!(store.claim_initialize(CALL).await.expect("well").is_some());
     }
 
     /// Whoever left the record since is not asked by the leader, and so must not follow it.

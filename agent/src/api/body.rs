@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::act::publish::{self, PATRONI_VERSION, Picture};
 use crate::config::Config;
 use crate::decide::slots::{Told, kept};
+use crate::decide::upstream;
 use crate::decide::view::{DataDirectory, Member, SiteView, Status, WatchdogState};
 use crate::observe::clock::boot_time;
 
@@ -135,7 +136,7 @@ fn slots(status: &Status, told: &Told) -> Value {
 pub(super) fn cluster(config: &Config, picture: &Picture) -> Value {
     let mut members = Vec::new();
     if let Some(site) = &picture.view.site {
-        let standby_site = publish::is_standby_site(&picture.view);
+        let standby_site = upstream::is_standby_site(&picture.view);
         for (name, member) in &site.members {
             let leads = site.leader.as_ref().is_some_and(|leader| leader.name == *name);
             let role = match (leads, standby_site) {

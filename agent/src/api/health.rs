@@ -9,6 +9,7 @@ use regent_proto::time::BootTime;
 
 use crate::act::publish::{self, Picture};
 use crate::config::Config;
+use crate::decide::upstream;
 use crate::decide::view::{JobKind, Process};
 use crate::fence::Deadlines;
 use crate::fence::guard::lead;
@@ -74,7 +75,7 @@ impl Facts {
         let named = site
             .and_then(|site| site.leader.as_ref())
             .is_some_and(|leader| leader.name == config.name && leader.bound_to_my_lease);
-        let standby_site = publish::is_standby_site(view);
+        let standby_site = upstream::is_standby_site(view);
         let optime = site.and_then(|site| site.optime);
         let fresh = now.since(view.now) <= picture.dynamic.ttl * if in_recovery { 2 } else { 1 };
         let running = view.postgres.process == Process::Running;

@@ -13,7 +13,7 @@ use regent_dcs::{Change, Compare, Entry, Store, StoreError, Txn, TxnOutcome};
 use serde_json::{Map, Value};
 
 use crate::config::dynamic::Dynamic;
-use crate::config::{Config, Listener};
+use crate::config::{Config, Listener, standby_cluster};
 
 /// The longest that a request may take at the store.
 const STORE: Duration = Duration::from_secs(5);
@@ -100,6 +100,14 @@ pub(super) async fn config(
             return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
         }
     };
+    let section = |of: &Map<String, Value>| {
+        of.get(standby_cluster::KEY).filter(|value| !value.is_null()).cloned()
+    };
+    if config.federation.is_some() && section(&next) != current.as_ref().and_then(section) {
+        let text = "standby_cluster: in a federation its records say whom a site follows; use \
+                    `regentctl switchover`; nothing was changed";
+        return (StatusCode::CONFLICT, text).into_response();
+    }
     let unchanged = current.as_ref() == Some(&next);
     let next = Value::Object(next);
     if !unchanged {
@@ -255,6 +263,34 @@ postgresql:
             assert_eq!(patch(refused.clone()).await, StatusCode::BAD_REQUEST, "{refused}");
         }
         assert_eq!(stored(&store).await, wanted, "and nothing was changed");
+    }
+
+    #[tokio::test]
+    async fn a_site_of_a_federation_is_told_elsewhere_whom_it_follows() {
+        let store = MemoryStore::new(BootClock::kernel().expect("a boot id"));
+        let patch = |agent: Config, section: Value| {
+            let store = store.clone();
+            async move {
+                let body = json!({"standby_cluster": section}).to_string();
+                let in_force = agent.first_dynamic();
+                config((&store, KEY), &agent, &in_force, How::Merge, body.as_bytes()).await
+            }
+        };
+        let federated =
+            rest("}\nfederation: {name: f, site: eu, quorum: {sqlite: {path: /tmp/q.db}}");
+        let section = json!({"host": "us", "port": 5433});
+        let timings = json!({"ttl": 5, "loop_wait": 1, "retry_timeout": 1});
+        let put = Change::put(KEY, timings.to_string());
+        store.txn(Txn::new().then(put), STORE).await.expect("well");
+        let refused = patch(federated.clone(), section.clone()).await;
+        assert_eq!(refused.status(), StatusCode::CONFLICT);
+        assert_eq!(stored(&store).await, timings);
+        assert_eq!(patch(rest(""), section.clone()).await.status(), StatusCode::OK);
+        assert_eq!(stored(&store).await["standby_cluster"], section);
+        // What stands there is output, and anything else may change beside it.
+        assert_eq!(patch(federated.clone(), section.clone()).await.status(), StatusCode::OK);
+        assert_eq!(patch(federated, json!(null)).await.status(), StatusCode::CONFLICT);
+        assert_eq!(stored(&store).await["standby_cluster"], section);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Config;
+use super::standby_cluster::{self, StandbyCluster};
 use crate::decide::slots::Rules;
 use crate::decide::view::Policy;
 use crate::observe::site::ConfigKey;
@@ -35,11 +36,11 @@ pub(super) const READ: &[&str] = &[
     "primary_start_timeout",
     "master_start_timeout",
     "max_timelines_history",
+    "standby_cluster",
 ];
 
 /// Patroni's keys that this version does not use yet.
-pub(super) const NOT_YET: &[&str] =
-    &["primary_stop_timeout", "master_stop_timeout", "standby_cluster"];
+pub(super) const NOT_YET: &[&str] = &["primary_stop_timeout", "master_stop_timeout"];
 
 /// The values that decisions use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +95,8 @@ pub struct Dynamic {
     pub document: Arc<serde_json::Value>,
     /// How many lines of `history` are kept; 0: all.
     pub max_timelines_history: usize,
+    /// `standby_cluster`. Of a site in a federation it says nothing.
+    pub standby_cluster: Option<StandbyCluster>,
 }
 
 /// Least TTL. Patroni's floor is 20 s; below it every member must be Regent, whose renewal has its
@@ -128,6 +131,7 @@ impl Default for Dynamic {
             remove_on_diverged_timelines: None,
             document: Arc::new(serde_json::Value::Null),
             max_timelines_history: 0,
+            standby_cluster: None,
         }
     }
 }
@@ -281,6 +285,8 @@ impl Dynamic {
                 .unwrap_or(config.federation.is_some()),
             pre_promote: config.postgres.pre_promote.as_ref().map(|_| self.ttl),
             clones_without_leader: config.methods.needs_no_leader(),
+            replicatefrom: config.tagged.replicatefrom.clone(),
+            nostream: config.tagged.nostream,
         }
     }
 
@@ -386,6 +392,7 @@ impl Dynamic {
         let slots =
             super::slots::read(document, &in_force.slots, (&mut reader.problems, &mut reader.kept));
         let rest = reader.rest_of_postgresql(in_force);
+        let standby_cluster = standby_cluster::read(&mut reader, in_force);
         let document = Arc::new(reader.document(&in_force.document));
         Self {
             ttl,
@@ -412,6 +419,7 @@ impl Dynamic {
             remove_on_diverged_timelines: rest.remove_on_diverged_timelines,
             document,
             max_timelines_history: usize::try_from(kept).unwrap_or(0),
+            standby_cluster,
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Methods {
     pub post_bootstrap: Option<CommandLine>,
     /// How a replica is made: tried in order; none: `pg_basebackup`.
     pub replica: Vec<ReplicaMethod>,
+    /// All that the section `postgresql` has a command for, whoever names them.
+    pub known: BTreeMap<String, ReplicaMethod>,
 }
 
 /// A command that makes a data directory.
@@ -88,7 +90,28 @@ impl Methods {
             let name = name.ok_or_else(|| (place.clone(), "want a list of names".to_owned()))?;
             replica.push(replica_method(postgresql, name)?);
         }
-        Ok(Self { bootstrap: method, post_bootstrap, replica })
+        let mut known = BTreeMap::new();
+        for name in with_commands(postgresql) {
+            // One that nobody names may be wrong.
+            known.extend(
+                replica_method(postgresql, name).ok().map(|found| (name.to_owned(), found)),
+            );
+        }
+        Ok(Self { bootstrap: method, post_bootstrap, replica, known })
+    }
+
+    /// The methods of these names; the text says which one there is not.
+    pub fn named(&self, names: &[String]) -> Result<Vec<ReplicaMethod>, String> {
+        let found = names.iter().map(|name| match name.as_str() {
+            "basebackup" => Ok(ReplicaMethod::Basebackup),
+            other => self.known.get(other).cloned().ok_or_else(|| {
+                format!(
+                    "standby_cluster.create_replica_methods: this agent's file has no section \
+                     postgresql.{other} with a command"
+                )
+            }),
+        });
+        found.collect()
     }
 
     /// A replica can be made while nobody leads.
@@ -123,13 +146,16 @@ pub(super) fn named<'a>(file: &'a Value, section: &str) -> Vec<&'a str> {
             let name = section_value["method"].as_str();
             name.into_iter().filter(|name| *name != "initdb").collect()
         }
-        "postgresql" => {
-            let names = section_value[replica_key(section_value)].as_array();
-            let names = names.into_iter().flatten().filter_map(Value::as_str);
-            names.filter(|name| *name != "basebackup").collect()
-        }
+        "postgresql" => with_commands(section_value).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Sections with a command are methods: `standby_cluster` in the DCS may name one that the file does not.
+fn with_commands(postgresql: &Value) -> impl Iterator<Item = &str> {
+    let sections = postgresql.as_object().into_iter().flatten();
+    let methods = sections.filter(|(_, section)| set(&section["command"]));
+    methods.map(|(name, _)| name.as_str())
 }
 
 /// The list has two spellings.
@@ -252,6 +278,10 @@ mod tests {
         assert_eq!(keys, wanted);
         assert_eq!(named(&file, "bootstrap"), ["restore"]);
         assert_eq!(named(&file, "postgresql"), ["backup"]);
+        let by_name = |name: &str| methods.named(&[name.to_owned()]);
+        assert_eq!(by_name("backup"), Ok(vec![methods.replica[0].clone()]));
+        assert_eq!(by_name("basebackup"), Ok(vec![ReplicaMethod::Basebackup]));
+        assert!(by_name("restore").is_err_and(|said| said.contains("postgresql.restore")));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod regent;
 mod scripts;
 mod sections;
 mod slots;
+pub mod standby_cluster;
 pub mod tags;
 pub mod watchdog;
 
@@ -214,6 +215,13 @@ impl Config {
             warnings,
             methods,
         };
+        if config.federation.is_some() && config.first_dynamic().standby_cluster.is_some() {
+            return Err(checks.error(
+                format!("bootstrap.dcs.{}", standby_cluster::KEY),
+                "in a federation its records say whom a site follows; take the section away, and use \
+                 `regentctl switchover`",
+            ));
+        }
         if let Some(problem) = config.first_dynamic().problems.first() {
             return Err(checks.error("bootstrap.dcs", problem.clone()));
         }
@@ -332,6 +340,24 @@ postgresql:
             let error = parse(&GOOD.replace(from, to)).expect_err(to).to_string();
             assert!(error.contains(want), "{to}: {error}");
         }
+    }
+
+    /// Its records say whom a site follows, and nothing else does.
+    #[test]
+    fn standby_cluster_is_read_without_a_federation_and_refused_in_one() {
+        let section = "synchronous_mode: true, standby_cluster: {host: eu, port: 5433}";
+        let alone = GOOD.replace("synchronous_mode: true", section);
+        let read = parse(&alone).expect("good").first_dynamic().standby_cluster.expect("there");
+        assert_eq!(read.addresses, [("eu".to_owned(), 5433)]);
+        let federation = "scope: eu\nfederation: {name: f, site: eu, \
+                          quorum: {sqlite: {path: /tmp/q.db}}}";
+        assert!(parse(&GOOD.replace("scope: eu", federation)).is_ok());
+        let error = parse(&alone.replace("scope: eu", federation)).expect_err("both").to_string();
+        assert!(error.contains("bootstrap.dcs.standby_cluster: in a federation"), "{error}");
+        assert!(error.contains("regentctl switchover"), "{error}");
+        let wrong = alone.replace("port: 5433", "port: none");
+        let error = parse(&wrong).expect_err("no port").to_string();
+        assert!(error.contains("bootstrap.dcs: standby_cluster.port: \"none\""), "{error}");
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn measure(text: &str) -> Option<(f64, &str)> {
 }
 
 /// Seconds, or a time with PostgreSQL's units.
-fn span(value: &Value) -> Option<Duration> {
+pub(super) fn span(value: &Value) -> Option<Duration> {
     let (number, unit) = match value {
         Value::Number(number) => (number.as_f64()?, ""),
         Value::String(text) => measure(text)?,

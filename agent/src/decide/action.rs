@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, SystemIdentifier};
+use regent_proto::promotion::Loss;
 use regent_proto::record::SeenEpoch;
 use regent_proto::timeline::{Ancestry, HistoryPoint};
 
@@ -80,6 +81,15 @@ pub enum Action {
     Take {
         /// Revision of `primary` that was read.
         primary_revision: u64,
+    },
+    /// Take primacy without a token (*promote*).
+    PromoteSite {
+        /// Revision of `primary` that was read.
+        primary_revision: u64,
+        /// The new floor.
+        end: HistoryPoint,
+        /// What is given up.
+        loss: Loss,
     },
     /// Give a handover up (*roll-back*).
     RollBack {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::Reason;
 use super::view::{DiskEpoch, View};
+use super::{Held, Reason, Unfit};
 
 /// One sentence for each, without figures that change from round to round.
 #[must_use]
@@ -37,13 +37,17 @@ fn says_the_epoch(reason: &Reason) -> bool {
 /// Whether a node that stands there goes on only after somebody has done something.
 fn wants_a_person(reason: &Reason) -> bool {
     match reason {
+        Reason::AwaitingPromotion(held) => *held != Held::OldLease,
         Reason::ForeignData(_)
         | Reason::UnreadableData(_)
         | Reason::LeaderUnreadable
         | Reason::EpochOlder
         | Reason::EpochUnknown(_)
         | Reason::PromotionUnknown
-        | Reason::NotCopied(_) => true,
+        | Reason::NotCopied(_)
+        | Reason::TwinLeads
+        | Reason::KeysGone => true,
+        Reason::NotCandidate(unfit) => matches!(unfit, Unfit::Unheard(_)),
         Reason::NoStore
         | Reason::Busy(_)
         | Reason::Backoff(_)
@@ -55,7 +59,6 @@ fn wants_a_person(reason: &Reason) -> bool {
         | Reason::Cloning
         | Reason::RaceWon
         | Reason::AskingPeers
-        | Reason::NotCandidate(_)
         | Reason::RetakingLeader
         | Reason::LeaderDeleted
         | Reason::StoppingWriter
@@ -87,10 +90,12 @@ fn wants_a_person(reason: &Reason) -> bool {
         | Reason::AwaitingConfirmation
         | Reason::AwaitingPromise
         | Reason::Taking
+        | Reason::PromotingSite
         | Reason::Fenced
         | Reason::ClearingMark
         | Reason::FinishingBootstrap
         | Reason::Synchronous
+        | Reason::ListChanged
         | Reason::Slots
         | Reason::Checkpoint
         | Reason::Paused(_)
@@ -125,6 +130,10 @@ mod tests {
         let view = World::new().view;
         let reason = Reason::NotCopied(Stranded::RewindOff);
         assert_eq!(warnings(&view, &reason, TTL), [reason.to_string()]);
+        let unheard = Unfit::Unheard("a2".parse().expect("a name"));
+        for (unfit, said) in [(unheard, 1), (Unfit::KeysGone, 0)] {
+            assert_eq!(warnings(&view, &Reason::NotCandidate(unfit), TTL).len(), said);
+        }
     }
 
     #[test]

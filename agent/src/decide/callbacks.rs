@@ -5,6 +5,7 @@
 
 use regent_proto::name::NodeName;
 
+use super::upstream;
 use super::view::{Initialize, JobKind, NodeRole, Process, View};
 
 /// A callback.
@@ -142,10 +143,7 @@ pub fn role(me: &NodeName, view: &View) -> Option<NodeRole> {
     let status = view.postgres.status.as_ref()?;
     let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
     let leads = leader.is_some_and(|leader| leader.name == *me);
-    let standby_site = view.federation.as_ref().is_some_and(|federation| {
-        federation.primary.as_ref().is_some_and(|p| p.value.holder != federation.site)
-    });
-    Some(match (status.in_recovery, leads && standby_site) {
+    Some(match (status.in_recovery, leads && upstream::is_standby_site(view)) {
         (false, _) => NodeRole::Primary,
         (true, true) => NodeRole::StandbyLeader,
         (true, false) => NodeRole::Replica,

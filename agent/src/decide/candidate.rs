@@ -6,6 +6,7 @@ use regent_proto::name::NodeName;
 use regent_proto::timeline::Containment;
 
 use super::standing::{Last, Wal};
+use super::upstream::{self, Upstream};
 use super::view::{DiskEpoch, Memory, PeerAnswer, PrePromote, SiteView, View};
 use super::{Judge, Unfit, failsafe};
 
@@ -47,7 +48,7 @@ pub fn refuses(me: &NodeName, view: &View, memory: &Memory) -> bool {
 pub(super) fn lacks_epoch(view: &View) -> bool {
     view.federation.as_ref().is_some_and(|federation| {
         matches!(federation.disk_epoch, DiskEpoch::Unreadable(_))
-            && federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
+            && !upstream::is_standby_site(view)
     })
 }
 
@@ -91,8 +92,6 @@ impl Judge<'_> {
 
     /// This site holds primacy, as is known.
     pub(super) fn holds_primacy(&self) -> bool {
-        self.view.federation.as_ref().is_some_and(|federation| {
-            federation.primary.as_ref().is_some_and(|p| p.value.holder == federation.site)
-        })
+        matches!(upstream::of(self.view), Upstream::Nobody(Some(_)))
     }
 }

@@ -1,13 +1,15 @@
 //! A node under somebody else: a member whose site has another leader, and the leader of a standby
-//! site under another site.
+//! site under another site, or under a cluster of no federation.
 
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::record::{Primary, PrimaryState, ReportedRole};
-use regent_proto::timeline::{Ancestry, Following};
+use regent_proto::timeline::Following;
 
-use super::rejoin::{self, Stand, Way};
+use super::rejoin::{self, Stand, Told, Way};
+use super::remembered::when_keys_are_gone;
+use super::upstream::{self, Upstream};
 use super::view::{
     At, Control, DataDirectory, FederationView, Follow, Initialize, JobKind, LeaderKey, Process,
     SiteView, Status,
@@ -28,18 +30,22 @@ const STALLED_PATIENCE: Duration = Duration::from_secs(60);
 const UNKNOWN_AGAIN: Duration = Duration::from_millis(500);
 /// How soon a standby to which nothing comes looks whether it does.
 const STREAM_AGAIN: Duration = Duration::from_millis(500);
+/// How long a leader's record may be older than what has come from it: longer than between two writes.
+const RECORD_IS_PRESENT: Duration = Duration::from_secs(10);
 /// How soon a restartpoint is asked for again; it needs a checkpoint of the primary to start from.
 const RESTARTPOINT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether it receives its present timeline from there: an id that is missing changes nothing.
-fn streams_from(status: &Status, target: &Follow) -> bool {
+pub(super) fn streams_from(status: &Status, target: &Follow) -> bool {
     let Some(receiver) = &status.receiver else { return false };
     let at = (receiver.host.clone(), receiver.port);
     receiver.timeline == status.ancestry.timeline
         && match target {
             Follow::Nobody => false,
             Follow::Member { address, .. } => *address == at,
-            Follow::Site { addresses, .. } => addresses.contains(&at),
+            Follow::Site { addresses, .. } | Follow::Remote { addresses, .. } => {
+                addresses.contains(&at)
+            }
         }
 }
 
@@ -48,10 +54,12 @@ impl<'a> Judge<'a> {
     pub(super) fn follow_leader(&mut self, site: &SiteView, leader: &LeaderKey) -> Choice {
         self.memory.promoting_since = None;
         self.memory.owes_checkpoint_since = None;
+        self.memory.remote_silent_since = None;
         if let Some(choice) = self.stop_writer() {
             return choice;
         }
-        let target = rejoin::member_follow(site, &leader.name);
+        let own = (&self.policy.me, self.policy.replicatefrom.as_ref(), self.policy.nostream);
+        let target = upstream::member_follow(site, &leader.name, own);
         let running = site.members.get(&leader.name).is_some_and(|m| m.state == "running");
         if !self.leader_is_open(site, leader) {
             // Nothing is rewound or copied over for a leader that may never open: it may lack what
@@ -64,10 +72,10 @@ impl<'a> Judge<'a> {
                 return Choice::act(Reason::AwaitingSource, actions);
             }
         }
-        let history = site.ancestry.as_ref();
+        let history = self.leaders_history(site, target.as_ref());
         self.note_following();
         let choice = self.come_under(target.filter(|_| running), history);
-        let choice = choice.map(|choice| self.relieves(site, leader, choice));
+        let choice = choice.map(|choice| self.takes_from(site, leader, choice));
         choice.unwrap_or_else(|status| {
             self.keep_epoch(site)
                 .or_else(|| self.keep_slots(site, status))
@@ -77,16 +85,42 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// A copy of the leader is taken from a member with the tag `clonefrom`, where there is one and no copy
-    /// has just failed (spec/patroni-compat.md 3.2).
-    fn relieves(&self, site: &SiteView, leader: &LeaderKey, mut choice: Choice) -> Choice {
+    /// What came from a cluster that names no promotions has none here either. And its timelines may
+    /// have lower numbers than those of this site's own time as primary: a leader's record that stands for
+    /// long, while nothing comes, is no word of before a promotion.
+    fn leaders_history<'s>(
+        &mut self,
+        site: &'s SiteView,
+        target: Option<&Follow>,
+    ) -> Option<Told<'s>> {
+        let told = Told::recorded(site.ancestry.as_ref()?);
+        let unnamed = matches!(upstream::of(self.view), Upstream::Remote(_));
+        let status = self.view.postgres.status.as_ref();
+        let receives =
+            status.zip(target).is_some_and(|(status, target)| streams_from(status, target));
+        if !unnamed || receives {
+            self.memory.silent_since = None;
+            return Some(Told { unnamed, ..told });
+        }
+        let since = *self.memory.silent_since.get_or_insert(self.view.now);
+        let present = self.view.now.since(since) >= RECORD_IS_PRESENT;
+        Some(Told { unnamed, present, ..told })
+    }
+
+    /// Whomever it streams from, it rewinds onto the leader, whose history it was judged by. A copy is
+    /// taken from a member with the tag `clonefrom`, where there is one and no copy has just failed, or
+    /// from the leader (spec/patroni-compat.md 3.2).
+    fn takes_from(&self, site: &SiteView, leader: &LeaderKey, mut choice: Choice) -> Choice {
         let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Clone);
         let source = rejoin::clone_member(site, &leader.name, &self.policy.me);
-        if let (Some(source), false) = (source, failed) {
-            for action in &mut choice.actions {
-                if let Action::Run(Job::Clone(from)) = action {
-                    *from = source.clone();
-                }
+        let itself = rejoin::member_follow(site, &leader.name);
+        let source = source.as_ref().filter(|_| !failed).or(itself.as_ref());
+        for action in &mut choice.actions {
+            if let (Action::Run(Job::Clone(from)), Some(source)) = (&mut *action, source) {
+                *from = source.clone();
+            }
+            if let (Action::Run(Job::Rewind(from)), Some(leader)) = (action, &itself) {
+                *from = leader.clone();
             }
         }
         choice
@@ -94,12 +128,13 @@ impl<'a> Judge<'a> {
 
     /// In the primary site a leader is followed once it is open; in a standby site nobody opens.
     pub(super) fn leader_is_open(&self, site: &SiteView, leader: &LeaderKey) -> bool {
-        let standby_site = self.view.federation.as_ref().is_some_and(|federation| {
-            federation.primary.as_ref().is_some_and(|primary| {
-                primary.value.holder != federation.site
-                    && !self.has_seen_more(site, federation, &primary.value)
-            })
-        });
+        let standby_site = match upstream::of(self.view) {
+            Upstream::Site(federation, primary) => {
+                !self.has_seen_more(site, federation, &primary.value)
+            }
+            Upstream::Remote(_) => true,
+            Upstream::Nobody(_) | Upstream::Unknown => false,
+        };
         standby_site || site.members.get(&leader.name).is_some_and(|m| m.role == "primary")
     }
 
@@ -129,10 +164,18 @@ impl<'a> Judge<'a> {
         {
             return self.take(site, primary, (to, token), status);
         }
+        if let PrimaryState::Fenced { to, accepted, .. } = &primary.value.state
+            && *to == federation.site
+            && unknown.is_none()
+            && let (Process::Running, Some(status)) =
+                (self.view.postgres.process, &self.view.postgres.status)
+        {
+            return self.promote_site(site, federation, primary, accepted, status);
+        }
         self.note_following();
-        let upstream = rejoin::upstream_site(federation);
-        let target = upstream.as_ref().and_then(|site| rejoin::site_addresses(federation, site));
-        let history = upstream.as_ref().and_then(|site| rejoin::site_history(federation, site));
+        let assigned = rejoin::upstream_site(federation);
+        let target = assigned.as_ref().and_then(|site| rejoin::site_addresses(federation, site));
+        let history = assigned.as_ref().and_then(|site| rejoin::site_history(federation, site));
         // Between the stop of A and the take nothing is moved: B must keep A's stream.
         let in_motion = match &primary.value.state {
             PrimaryState::Open => false,
@@ -147,28 +190,38 @@ impl<'a> Judge<'a> {
             let left = OPENS_WITHIN.saturating_sub(federation.primary_age);
             return Choice::wait_for(Reason::AwaitingSource, left);
         }
-        match self.come_under(target, history) {
+        match self.come_under(target, history.map(Told::recorded)) {
             Ok(choice) => choice,
             // The epoch first: `sync` falls only under the epoch that took primacy away, and a
             // cluster whose making is done has one.
             Err(status) => self
                 .own_epoch(site, Some((federation, primary)))
                 .filter(|_| unknown.is_none())
-                .or_else(|| self.record_identity(site, None))
-                .or_else(|| self.clear_sync(site, unknown.is_none()))
-                .or_else(|| self.manual_as_standby_leader(site, status))
-                .or_else(|| self.keep_slots(site, status))
-                .or_else(|| self.restartpoint(status))
-                .or_else(|| self.checkpoint())
-                .or_else(|| self.prepare_list(site, status))
-                .or_else(|| self.make_room_for_recovery())
-                .or_else(|| self.reload())
+                .or_else(|| self.tend_standby_site(site, status, unknown.is_none()))
                 .unwrap_or_else(|| {
                     let reason = unknown.unwrap_or(Reason::LeadingStandby);
                     let choice = self.follows_on(status, reason);
                     self.until_restartpoint(status, choice)
                 }),
         }
+    }
+
+    /// What the leader of a standby site does beside following.
+    pub(super) fn tend_standby_site(
+        &mut self,
+        site: &SiteView,
+        status: &Status,
+        clears_sync: bool,
+    ) -> Option<Choice> {
+        self.record_identity(site, None)
+            .or_else(|| self.clear_sync(site, clears_sync))
+            .or_else(|| self.manual_as_standby_leader(site, status))
+            .or_else(|| self.keep_slots(site, status))
+            .or_else(|| self.restartpoint(status))
+            .or_else(|| self.checkpoint())
+            .or_else(|| self.prepare_list(site, status))
+            .or_else(|| self.make_room_for_recovery())
+            .or_else(|| self.reload())
     }
 
     /// The site that has just taken primacy is about to open: a server that is stopped starts a
@@ -184,20 +237,20 @@ impl<'a> Judge<'a> {
     }
 
     /// Streaming again: whatever was rewound has had its effect.
-    fn note_following(&mut self) {
+    pub(super) fn note_following(&mut self) {
         if self.view.postgres.status.as_ref().is_some_and(|status| status.receiver.is_some()) {
             self.memory.rewinds = 0;
         }
     }
 
     /// Nothing is left to do for now. A stream that begins is told by nobody, and others wait to hear of it.
-    fn follows_on(&self, status: &Status, reason: Reason) -> Choice {
+    pub(super) fn follows_on(&self, status: &Status, reason: Reason) -> Choice {
         let wake_in = self.receives_nothing(status).then_some(STREAM_AGAIN);
         Choice { wake_in, ..Choice::wait(reason) }
     }
 
     /// No later than when a restartpoint is to be asked for again.
-    fn until_restartpoint(&self, status: &Status, mut choice: Choice) -> Choice {
+    pub(super) fn until_restartpoint(&self, status: &Status, mut choice: Choice) -> Choice {
         let waits =
             status.control_timeline < status.ancestry.timeline && !self.view.checkpoint_runs;
         if let Some(at) = self.memory.restartpoint_at.filter(|_| waits) {
@@ -233,9 +286,10 @@ impl<'a> Judge<'a> {
     }
 
     /// `sync` is of this site's last time as primary: it must not bar anybody when the site takes
-    /// primacy again. It falls only once another site holds primacy.
-    fn clear_sync(&mut self, site: &SiteView, epoch_known: bool) -> Option<Choice> {
-        if !epoch_known {
+    /// primacy again. It falls only once another site is known to hold primacy, or this one streams from
+    /// the cluster that it follows.
+    fn clear_sync(&mut self, site: &SiteView, clears: bool) -> Option<Choice> {
+        if !clears {
             return None;
         }
         let clears = synchronous::clear(&mut self.memory, site)?;
@@ -243,7 +297,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Whoever has lost, or never had, the right stops first.
-    fn stop_writer(&self) -> Option<Choice> {
+    pub(super) fn stop_writer(&self) -> Option<Choice> {
         if !self.writable() {
             return None;
         }
@@ -253,10 +307,10 @@ impl<'a> Judge<'a> {
 
     /// Brings the server under `target`: copy, rewind, start, turn. `Err` with the server's status
     /// when nothing is left to do.
-    fn come_under(
+    pub(super) fn come_under(
         &mut self,
         target: Option<Follow>,
-        history: Option<&Ancestry>,
+        history: Option<Told<'_>>,
     ) -> Result<Choice, &'a Status> {
         let choice = self.under(target, history);
         let unknown = |choice: &Choice| {
@@ -272,7 +326,7 @@ impl<'a> Judge<'a> {
     fn under(
         &mut self,
         target: Option<Follow>,
-        history: Option<&Ancestry>,
+        history: Option<Told<'_>>,
     ) -> Result<Choice, &'a Status> {
         let view = self.view;
         let postgres = &view.postgres;
@@ -357,7 +411,7 @@ impl<'a> Judge<'a> {
         &mut self,
         control: &Control,
         target: Option<Follow>,
-        history: Option<&Ancestry>,
+        history: Option<Told<'_>>,
     ) -> Choice {
         let Some(target) = target else {
             // Nobody to follow yet: serve reads as a standby rather than nothing.
@@ -424,9 +478,10 @@ impl<'a> Judge<'a> {
         &self,
         control: &Control,
         status: &Status,
-        history: Option<&Ancestry>,
+        history: Option<Told<'_>>,
     ) -> Option<Stranded> {
-        let following = history.map(|upstream| status.ancestry.following(status.end, upstream));
+        let mine = &status.ancestry;
+        let following = history.map(|upstream| upstream.followed_by(mine, status.end, false));
         let why = match following {
             Some(Following::Copies) => Some(Stranded::OtherPromotion),
             Some(Following::Rewinds) => self.no_rewind(control),
@@ -446,7 +501,11 @@ impl<'a> Judge<'a> {
         if incomplete && self.is_left_half_rewound() {
             return Choice::wait(Reason::NotCopied(Stranded::RewindFailed));
         }
-        let failed = self.memory.failed.as_ref().is_some_and(|f| f.job == JobKind::Initdb);
+        let follows = upstream::of(self.view);
+        let failed = self.memory.failed.as_ref().is_some_and(|f| {
+            f.job == JobKind::Initdb
+                || (f.job == JobKind::Clone && matches!(follows, Upstream::Remote(_)))
+        });
         if site.initialize == Initialize::Running && self.memory.claimed_initialize && failed {
             // Another node may be luckier, and this one tries again after its pause.
             return Choice::act(Reason::Bootstrap, vec![Action::AbandonInitialize]);
@@ -474,23 +533,28 @@ impl<'a> Judge<'a> {
                 }
             });
         }
-        let job = match &self.view.federation {
-            None => Some(Job::Initdb),
-            Some(federation) => match &federation.primary {
-                None => return Choice::wait(Reason::PrimacyUnknown),
-                Some(primary) if primary.value.holder == federation.site => {
-                    // A federation that has a database never makes a second one (I13).
-                    primary.value.system_identifier.is_none().then_some(Job::Initdb)
-                }
-                Some(_) => rejoin::upstream_site(federation)
-                    .filter(|site| rejoin::site_history(federation, site).is_some())
-                    .and_then(|site| rejoin::site_addresses(federation, &site))
-                    .map(Job::Clone),
-            },
+        let job = match follows {
+            Upstream::Nobody(None) => Some(Job::Initdb),
+            Upstream::Unknown => return Choice::wait(Reason::PrimacyUnknown),
+            // A federation that has a database never makes a second one (I13).
+            Upstream::Nobody(Some((_, primary))) => {
+                primary.value.system_identifier.is_none().then_some(Job::Initdb)
+            }
+            Upstream::Site(federation, _) => rejoin::upstream_site(federation)
+                .filter(|site| rejoin::site_history(federation, site).is_some())
+                .and_then(|site| rejoin::site_addresses(federation, &site))
+                .map(Job::Clone),
+            Upstream::Remote(remote) => {
+                upstream::remote_source(remote, &site.initialize).map(Job::Clone)
+            }
         };
         let Some(job) = job.filter(|_| self.policy.may_bootstrap && !self.policy.nofailover) else {
             return Choice::wait(Reason::AwaitingSource);
         };
+        let remembers = when_keys_are_gone(site, &self.memory).is_some();
+        if job == Job::Initdb && (remembers || self.others_have_data(site)) {
+            return Choice::wait(Reason::KeysGone);
+        }
         let mut actions = Vec::new();
         if site.initialize == Initialize::Absent {
             self.memory.claimed_initialize = true;
@@ -503,12 +567,13 @@ impl<'a> Judge<'a> {
 
     /// No member of this standby site could be copied from, or lead: only another site can help.
     fn can_copy_another_site(&self, site: &SiteView) -> bool {
-        let federation = self.view.federation.as_ref();
-        let read = federation.and_then(|f| f.primary.as_ref().map(|primary| (f, &primary.value)));
-        read.is_some_and(|(federation, primary)| {
-            primary.holder != federation.site
-                && !self.has_seen_more(site, federation, primary)
-                && !self.other_running_member(site)
-        })
+        let follows = match upstream::of(self.view) {
+            Upstream::Site(federation, primary) => {
+                !self.has_seen_more(site, federation, &primary.value)
+            }
+            Upstream::Remote(_) => true,
+            Upstream::Nobody(_) | Upstream::Unknown => false,
+        };
+        follows && !self.other_running_member(site)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use regent_proto::lsn::Lsn;
 use regent_proto::name::{OperationId, SiteName};
 use regent_proto::record::{Primary, Token};
 use regent_proto::timeline::{Containment, HistoryPoint};
@@ -170,15 +171,8 @@ impl Judge<'_> {
         if !exactly || !self.contains_floor(status) || !may_take {
             return Choice::wait_for(Reason::AwaitingToken, LOOK_AGAIN);
         }
-        if self.policy.synchronous_mode {
-            let running = site.members.iter().filter(|(name, member)| {
-                synchronous::may_be_waited_for(self.policy, site, name, member)
-                    && member.state == "running"
-            });
-            let wanted = self.policy.synchronous_node_count.min(running.count());
-            if self.confirmed(site, status, token.end.position).len() < wanted {
-                return Choice::wait_for(Reason::AwaitingConfirmation, LOOK_AGAIN);
-            }
+        if self.unconfirmed(site, status, token.end.position) {
+            return Choice::wait_for(Reason::AwaitingConfirmation, LOOK_AGAIN);
         }
         if let Some(until) = self.view.failsafe.takes_not_before
             && self.view.now < until
@@ -186,6 +180,19 @@ impl Judge<'_> {
             return Choice::wait_for(Reason::AwaitingPromise, until.since(self.view.now));
         }
         Choice::act(Reason::Taking, vec![Action::Take { primary_revision: primary.revision }])
+    }
+
+    /// Fewer of its own nodes than its synchronous mode asks for have what it would open with.
+    pub(super) fn unconfirmed(&self, site: &SiteView, status: &Status, end: Lsn) -> bool {
+        if !self.policy.synchronous_mode {
+            return false;
+        }
+        let running = site.members.iter().filter(|(name, member)| {
+            synchronous::may_be_waited_for(self.policy, site, name, member)
+                && member.state == "running"
+        });
+        let wanted = self.policy.synchronous_node_count.min(running.count());
+        self.confirmed(site, status, end).len() < wanted
     }
 }
 

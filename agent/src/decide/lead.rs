@@ -11,6 +11,7 @@ use regent_proto::timeline::{Ancestry, Containment};
 
 use super::preconditions::{Opening, Precondition};
 use super::quorum::{self, Voting};
+use super::upstream::{self, Upstream};
 use super::view::{
     At, Control, ControlState, DataDirectory, DiskEpoch, FederationView, Follow, Initialize,
     PrePromote, Process, SiteView, Status,
@@ -22,16 +23,16 @@ const PROMOTE_AGAIN: Duration = Duration::from_secs(5);
 
 impl Judge<'_> {
     pub(super) fn lead(&mut self, site: &SiteView) -> Choice {
-        let Some(federation) = &self.view.federation else { return self.lead_primary(site, None) };
-        let Some(primary) = &federation.primary else {
+        match upstream::of(self.view) {
             // Absent, unreadable or never read: never a permission (I27). A server that already
             // writes goes on until its deadline, which only the quorum can raise.
-            return self.stay_fenced(Reason::PrimacyUnknown);
-        };
-        if primary.value.holder == federation.site {
-            self.lead_holder(site, federation, primary)
-        } else {
-            self.lead_standby(site, federation, primary)
+            Upstream::Unknown => self.stay_fenced(Reason::PrimacyUnknown),
+            Upstream::Nobody(None) => self.lead_primary(site, None),
+            Upstream::Nobody(Some((federation, primary))) => {
+                self.lead_holder(site, federation, primary)
+            }
+            Upstream::Site(federation, primary) => self.lead_standby(site, federation, primary),
+            Upstream::Remote(remote) => self.lead_remote(site, remote),
         }
     }
 

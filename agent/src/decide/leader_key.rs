@@ -40,11 +40,19 @@ impl Judge<'_> {
         ahead.then(|| Choice::wait(Reason::AwaitingRenewal))
     }
 
+    /// Another agent has this node's name and the leader key: it is respected until its lease ends.
+    fn beside_a_twin(&self) -> Choice {
+        self.stop_writer().unwrap_or_else(|| self.stay_fenced(Reason::TwinLeads))
+    }
+
     /// The leader key carries our name.
     fn hold_leader_key(&mut self, site: &SiteView, leader: &LeaderKey) -> Choice {
         if !leader.bound_to_my_lease {
             if let Some(choice) = self.key_moves() {
                 return choice;
+            }
+            if leader.twin {
+                return self.beside_a_twin();
             }
             // A former life of this node: its right ended with it, the key is bound anew and
             // nothing is opened before the renewal is acknowledged.

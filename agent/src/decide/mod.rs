@@ -30,10 +30,13 @@ pub mod margins;
 pub mod parameters;
 pub mod paused;
 pub mod preconditions;
+mod promotion;
 pub mod quorum;
 mod race;
 mod reason;
 mod rejoin;
+pub mod remembered;
+mod remote;
 pub mod renewal;
 mod requests;
 mod retry;
@@ -45,6 +48,7 @@ mod steady;
 pub mod synchronous;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod upstream;
 pub mod view;
 mod wanted;
 
@@ -55,6 +59,7 @@ use regent_proto::time::BootTime;
 pub use action::{Action, Job};
 pub use candidate::refuses;
 pub use manual::{Dropped, Manual};
+pub use promotion::Held;
 pub use reason::{PausedAs, Reason, Stranded, Unfit};
 
 use preconditions::Precondition;
@@ -126,6 +131,7 @@ pub fn decide(policy: &Policy, memory: &Memory, view: &View) -> Decision {
     judge.remember_epoch();
     judge.remember_word();
     judge.remember_leader();
+    judge.remember_cluster();
     judge.remember_end_of_start();
     judge.remember_start();
     judge.remember_reopening();

@@ -6,8 +6,10 @@
 //! fence is off, and everything says NOT FENCED. In a federation a site's pause stops that site's
 //! automation only: rights end as ever, and deadlines, guard and guardian stay (design.md section 3).
 
-use super::view::{DataDirectory, Initialize, JobKind, Policy, Process, SiteView, Status, View};
-use super::{Action, Choice, Judge, LOOK_AGAIN, PausedAs, Reason};
+use super::view::{
+    DataDirectory, Initialize, JobKind, LeaderKey, Policy, Process, SiteView, Status, View,
+};
+use super::{Action, Choice, Judge, LOOK_AGAIN, PausedAs, Reason, upstream};
 
 /// Whether the fence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +53,7 @@ impl Judge<'_> {
         match &site.leader {
             Some(leader) if leader.unreadable => Choice::wait(Reason::LeaderUnreadable),
             Some(leader) if leader.name == self.policy.me && !leader.bound_to_my_lease => {
-                self.take_back(writable)
+                self.take_back(leader, writable)
             }
             Some(leader) if leader.name == self.policy.me => self.keep_leading(site),
             Some(_) if writable => Choice::wait(Reason::Paused(PausedAs::PrimaryBesideTheLeader)),
@@ -71,10 +73,14 @@ impl Judge<'_> {
         }
     }
 
-    /// The key carries our name, from a former life of this process.
-    fn take_back(&self, writable: bool) -> Choice {
+    /// The key carries our name, from a former life of this process, or from a twin.
+    fn take_back(&self, leader: &LeaderKey, writable: bool) -> Choice {
         if let Some(choice) = self.key_moves() {
             return choice;
+        }
+        if leader.twin {
+            let beside = Reason::Paused(PausedAs::PrimaryBesideTheLeader);
+            return Choice::wait(if writable { beside } else { Reason::TwinLeads });
         }
         match (writable, self.view.tenure.has_lease) {
             (true, true) => Choice::act(Reason::RetakingLeader, vec![Action::AcquireLeader]),
@@ -119,6 +125,16 @@ impl Judge<'_> {
             (Process::Stopped, _) if self.is_switched_off(site) => {
                 Choice::wait(Reason::Paused(PausedAs::Leader))
             }
+            // The key of a standby cluster goes to nobody, as in Patroni (spec 3.3): none could take it.
+            (_, status)
+                if upstream::is_standby_site(self.view)
+                    && status.as_ref().is_none_or(|status| status.in_recovery) =>
+            {
+                match status {
+                    Some(status) => self.paused_standby_leader(site, status),
+                    None => Choice::wait(Reason::Paused(PausedAs::Leader)),
+                }
+            }
             (Process::Stopped, _) => not_primary,
             (Process::Starting, _) | (Process::Running, None) => {
                 Choice::wait(Reason::AwaitingServer)
@@ -131,6 +147,15 @@ impl Judge<'_> {
             }
             (Process::Running, Some(status)) if status.in_recovery => not_primary,
             (Process::Running, Some(status)) => self.paused_primary(site, status),
+        }
+    }
+
+    /// It goes on following; what its members' slots keep moves on, and none is dropped.
+    fn paused_standby_leader(&mut self, site: &SiteView, status: &Status) -> Choice {
+        let leader = Choice::wait(Reason::Paused(PausedAs::Leader));
+        match self.keep_slots(site, status) {
+            Some(choice) => Choice { reason: leader.reason, ..choice },
+            None => leader,
         }
     }
 
@@ -187,6 +212,7 @@ impl Judge<'_> {
             | Action::EndTenure
             | Action::PostToken { .. }
             | Action::Take { .. }
+            | Action::PromoteSite { .. }
             | Action::RollBack { .. }
             | Action::RecordIdentity { .. }
             | Action::NamePromotion

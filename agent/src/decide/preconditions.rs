@@ -34,6 +34,8 @@ pub enum Precondition {
     Unpromised,
     /// This process has read `primary` in the quorum.
     QuorumRead,
+    /// `standby_cluster` makes it follow nobody.
+    FollowsNobody,
     /// `primary` is open for this site.
     HolderOpen,
     /// No person has fenced writes.
@@ -71,7 +73,7 @@ pub enum Precondition {
 
 impl Precondition {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NotPaused,
         Self::SiteRead,
         Self::LeaderKey,
@@ -79,6 +81,7 @@ impl Precondition {
         Self::SiteRenewed,
         Self::Unpromised,
         Self::QuorumRead,
+        Self::FollowsNobody,
         Self::HolderOpen,
         Self::WritesNotFenced,
         Self::NoMark,
@@ -122,7 +125,8 @@ impl Precondition {
             | Self::SynchronousList
             | Self::MayLead
             | Self::InRecovery
-            | Self::NoJob => false,
+            | Self::NoJob
+            | Self::FollowsNobody => false,
         }
     }
 
@@ -152,6 +156,7 @@ impl Precondition {
             | Self::SiteRenewed
             | Self::Unpromised
             | Self::QuorumRead
+            | Self::FollowsNobody
             | Self::HolderOpen
             | Self::WritesNotFenced
             | Self::NoMark
@@ -175,6 +180,7 @@ impl fmt::Display for Precondition {
             Self::SiteRenewed => "the leader key's deadline rests on the members' word",
             Self::Unpromised => "it has promised the leader key to another member",
             Self::QuorumRead => "`primary` was not read by this process",
+            Self::FollowsNobody => "`standby_cluster` makes it follow another cluster",
             Self::HolderOpen => "`primary` is not open for this site",
             Self::WritesNotFenced => "writes are fenced",
             Self::NoMark => "the site is marked for a handover",
@@ -257,6 +263,7 @@ impl<'a> Evidence<'a> {
             Precondition::QuorumRead => {
                 self.federation.is_none_or(|f| f.age.is_some() && f.primary.is_some())
             }
+            Precondition::FollowsNobody => self.view.remote.is_none(),
             Precondition::HolderOpen => self.is_primary(|federation, primary| {
                 primary.holder == federation.site && primary.state == PrimaryState::Open
             }),

@@ -7,12 +7,13 @@ use std::time::Duration;
 use regent_proto::name::NodeName;
 
 use super::candidate::{Candidate, lacks_epoch};
+use super::remembered::{self, when_keys_are_gone};
 use super::standing::{self, Last, Newer, Standing, Wal};
 use super::view::{
     ControlState, DataDirectory, Follow, Initialize, PeerAnswer, PeersView, PrePromote, Process,
     SiteView, Status,
 };
-use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, quorum};
+use super::{Action, Choice, Job, Judge, LOOK_AGAIN, Reason, Unfit, quorum, upstream};
 
 /// Answers of the other members older than this are asked for again.
 pub(super) const ANSWERS_FRESH: Duration = Duration::from_millis(1500);
@@ -60,6 +61,9 @@ impl Judge<'_> {
         if let Some(choice) = self.makes_room(site) {
             return choice;
         }
+        if self.made_a_second_one(site) {
+            return Choice::wait(Reason::KeysGone);
+        }
         match self.view.postgres.process {
             Process::Stopped => match &site.initialize {
                 // The node that made, or copied, the first data of this cluster leads it. Where a
@@ -67,6 +71,7 @@ impl Judge<'_> {
                 // can do that: so it starts in recovery, and races as any other.
                 Initialize::Running
                     if control.state != ControlState::InProduction
+                        && when_keys_are_gone(site, &self.memory).is_none()
                         && !self.view.guardian.watchdog.required =>
                 {
                     Choice::act(Reason::RaceWon, vec![Action::AcquireLeader])
@@ -95,7 +100,12 @@ impl Judge<'_> {
         if let Some(choice) = self.unguarded() {
             return choice;
         }
-        let others = site.members.keys().any(|name| *name != self.policy.me);
+        if site.leaderless < self.policy.ttl
+            && let Some(unfit) = self.lacks_word(site, None)
+        {
+            return Choice::wait_for(Reason::NotCandidate(unfit), RACE_AGAIN);
+        }
+        let others = !remembered::asked(&self.policy.me, site, &self.memory).is_empty();
         let fresh = self.view.peers.as_ref().filter(|peers| {
             peers.age <= ANSWERS_FRESH && peers.age <= site.leaderless + LOOK_AGAIN
         });
@@ -121,6 +131,9 @@ impl Judge<'_> {
     fn in_the_way(&self, site: &SiteView, status: &Status, peers: &PeersView) -> Option<Unfit> {
         if let Some((name, _)) = peers.answers.iter().find(|(_, answer)| answer.primary) {
             return Some(Unfit::PrimaryAlive(name.clone()));
+        }
+        if let Some(unfit) = self.lacks_word(site, Some(peers)) {
+            return Some(unfit);
         }
         let synchronous = self.synchronous_rule_applies(site);
         // A voter that a leader kept may still be on the timeline of one that died before it. Where
@@ -223,9 +236,7 @@ impl Judge<'_> {
 
     /// This site is, or is to be, writable, as far as is known.
     pub(super) fn primary_site(&self) -> bool {
-        self.view.federation.as_ref().is_none_or(|federation| {
-            federation.primary.as_ref().is_none_or(|p| p.value.holder == federation.site)
-        })
+        !upstream::is_standby_site(self.view)
     }
 
     fn unfit_alone(&self, site: &SiteView, status: &Status) -> Option<Unfit> {

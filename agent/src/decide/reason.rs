@@ -8,6 +8,7 @@ use regent_proto::name::NodeName;
 use super::epoch::EpochUnknown;
 use super::manual::Manual;
 use super::preconditions::Precondition;
+use super::promotion::Held;
 use super::view::JobKind;
 
 /// Why: the log line, the metric label, what tests expect.
@@ -49,6 +50,8 @@ pub enum Reason {
     NotCandidate(Unfit),
     /// Our old leader key is bound to the new lease.
     RetakingLeader,
+    /// The leader key carries our name, but is another agent's.
+    TwinLeads,
     /// Somebody deleted the leader key of this node, which writes: it is made again.
     LeaderDeleted,
     /// This node writes without being allowed to: it is stopped.
@@ -111,6 +114,10 @@ pub enum Reason {
     AwaitingPromise,
     /// Takes primacy.
     Taking,
+    /// `primary` is fenced for this site, which may not take it yet.
+    AwaitingPromotion(Held),
+    /// Takes primacy without a token.
+    PromotingSite,
     /// Writes are fenced, or a promotion of another site is under way.
     Fenced,
     /// An outlived mark falls.
@@ -119,6 +126,8 @@ pub enum Reason {
     FinishingBootstrap,
     /// Keeps record and list in step.
     Synchronous,
+    /// Somebody changed `synchronous_standby_names`.
+    ListChanged,
     /// Makes, drops and moves slots.
     Slots,
     /// Checkpoint asked for by a switchover, or owed after a promotion.
@@ -143,6 +152,8 @@ pub enum Reason {
     Requested(&'static str),
     /// Asks `pre_promote`.
     PrePromoting,
+    /// The site DCS knows no cluster, but this node, or another member, does: makes no second one.
+    KeysGone,
 }
 
 /// Why a node cannot come back under its upstream but by a new copy.
@@ -226,6 +237,14 @@ impl fmt::Display for PausedAs {
     }
 }
 
+const TWIN_LEADS: &str = "another agent of this name holds the leader key: it is left alone until its lease ends; \
+     give one of the two another name";
+const LIST_CHANGED: &str = "synchronous_standby_names was changed behind the agent, and commits were not waited for as \
+     `sync` says: putting it back";
+const KEYS_GONE: &str = "the site DCS knows no cluster any more, but this node remembers one, or another member has \
+     data: no second one is made; start the member that led last, or, for a new cluster indeed, stop every \
+     agent and remove its DATA_DIR.regent-cluster";
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
@@ -253,6 +272,7 @@ impl fmt::Display for Reason {
             Self::AskingPeers => "the leader key is free, asking the other members",
             Self::NotCandidate(why) => return write!(f, "not a candidate: {why}"),
             Self::RetakingLeader => "binding its own leader key to its new lease",
+            Self::TwinLeads => TWIN_LEADS,
             Self::LeaderDeleted => "its leader key was deleted: making it again",
             Self::StoppingWriter => "this node may not write: stopping PostgreSQL",
             Self::Leading => "the leader with the lock",
@@ -285,13 +305,20 @@ impl fmt::Display for Reason {
             Self::AwaitingTake => "handover: stopped, waiting for the other site to take",
             Self::RollingBack => "handover: rolling back",
             Self::AwaitingToken => "token seen: waiting for the WAL up to it",
-            Self::AwaitingConfirmation => "token seen: waiting for a synchronous standby",
+            Self::AwaitingConfirmation => {
+                "waiting for a synchronous standby before it takes primacy"
+            }
             Self::AwaitingPromise => "waiting for this site's own promise to end",
             Self::Taking => "taking primacy",
+            Self::AwaitingPromotion(held) => {
+                return write!(f, "being promoted, not taking primacy yet: {held}");
+            }
+            Self::PromotingSite => "taking primacy without a token",
             Self::Fenced => "fenced",
             Self::ClearingMark => "removing an outlived mark",
             Self::FinishingBootstrap => "finishing the bootstrap",
             Self::Synchronous => "adjusting the synchronous standbys",
+            Self::ListChanged => LIST_CHANGED,
             Self::Slots => "adjusting replication slots",
             Self::Checkpoint => "checkpointing",
             Self::Paused(how) => return write!(f, "PAUSE: {how}"),
@@ -316,6 +343,7 @@ impl fmt::Display for Reason {
             }
             Self::Requested(step) => step,
             Self::PrePromoting => "running pre_promote before the promotion",
+            Self::KeysGone => KEYS_GONE,
         };
         f.write_str(text)
     }
@@ -374,6 +402,10 @@ pub enum Unfit {
     OtherWanted(NodeName),
     /// Its `pre_promote` has refused a promotion just now.
     PrePromoteRefused,
+    /// The site DCS knows no cluster any more: its primary has the first turn.
+    KeysGone,
+    /// The site DCS knows no cluster any more, and a member that this node remembers does not answer.
+    Unheard(NodeName),
 }
 
 impl fmt::Display for Unfit {
@@ -417,6 +449,15 @@ impl fmt::Display for Unfit {
             }
             Self::OtherWanted(who) => write!(f, "{who} was asked for"),
             Self::PrePromoteRefused => f.write_str("its pre_promote has refused the promotion"),
+            Self::KeysGone => f.write_str(
+                "the site DCS knows no cluster any more: a primary that runs has one TTL to make its \
+                 leader key again",
+            ),
+            Self::Unheard(who) => write!(
+                f,
+                "the site DCS knows no cluster any more, and {who}, a member that this node \
+                 remembers, does not answer: start it, or choose a member with a failover by name"
+            ),
         }
     }
 }

@@ -4,7 +4,7 @@
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::ReportedRole;
-use regent_proto::timeline::{Ancestry, Following};
+use regent_proto::timeline::{Ancestry, Following, TimelineId};
 
 use super::view::{Control, ControlState, FederationView, Follow, SiteView};
 
@@ -83,9 +83,58 @@ pub(super) enum Way {
     Unknown,
 }
 
-pub(super) fn way_back(control: &Control, upstream: Option<&Ancestry>) -> Way {
+/// An upstream's history, and what tells its timelines apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub(super) ancestry: &'a Ancestry,
+    /// It came from a cluster that names no promotions.
+    pub(super) unnamed: bool,
+    /// The upstream itself was asked, after its stream ended: an older timeline is no old word.
+    pub(super) present: bool,
+}
+
+impl<'a> Told<'a> {
+    /// By a record, which may be older than what has come from there.
+    pub(super) fn recorded(ancestry: &'a Ancestry) -> Self {
+        Self { ancestry, unnamed: false, present: false }
+    }
+}
+
+impl Told<'_> {
+    /// How a server comes under it; `wrote`: it was a primary until it stopped.
+    pub(super) fn followed_by(self, mine: &Ancestry, end: Lsn, wrote: bool) -> Following {
+        if self.unnamed {
+            mine.following_unnamed(end, self.ancestry, wrote)
+        } else {
+            mine.following(end, self.ancestry)
+        }
+    }
+
+    /// The last point that a server's history shares with it, as far as they tell.
+    pub(super) fn parting_from(self, mine: &Ancestry) -> Option<(TimelineId, Option<Lsn>)> {
+        if self.unnamed { mine.parting_unnamed(self.ancestry) } else { mine.parting(self.ancestry) }
+    }
+
+    /// It is of a time before the present timeline of a server.
+    fn is_left_by(self, mine: &Ancestry) -> bool {
+        let there = self.ancestry.timeline;
+        if self.unnamed {
+            let left = matches!(mine.left(there), Some(Some(_)));
+            left && mine.begin(there) == self.ancestry.begin(there)
+        } else {
+            mine.has_left(self.ancestry)
+        }
+    }
+}
+
+pub(super) fn way_back(control: &Control, upstream: Option<Told<'_>>) -> Way {
     let Some(upstream) = upstream else { return Way::Wait };
-    let following = control.ancestry.following(control.end, upstream);
+    let wrote = match control.state {
+        ControlState::ShutDown | ControlState::InProduction => true,
+        ControlState::ShutDownInRecovery | ControlState::InRecovery => false,
+    };
+    let following = upstream.followed_by(&control.ancestry, control.end, wrote);
+    let upstream = upstream.ancestry;
     match (following, control.state) {
         (Following::Unknown, _) => Way::Unknown,
         (Following::Copies, _) => Way::Copy,
@@ -117,14 +166,18 @@ pub(super) enum Stand {
     Unknown,
 }
 
-pub(super) fn stand(mine: &Ancestry, end: Lsn, upstream: Option<&Ancestry>) -> Stand {
+pub(super) fn stand(mine: &Ancestry, end: Lsn, upstream: Option<Told<'_>>) -> Stand {
     let Some(upstream) = upstream else { return Stand::Fine };
-    match mine.following(end, upstream) {
+    match upstream.followed_by(mine, end, false) {
         Following::Streams => Stand::Fine,
         Following::Unknown => Stand::Unknown,
         // An upstream on an older timeline of ours has not heard of the present one yet (a promotion
         // just happened, and its report is old): that is not divergence.
-        Following::Rewinds | Following::Copies if mine.has_left(upstream) => Stand::Fine,
+        Following::Rewinds | Following::Copies
+            if !upstream.present && upstream.is_left_by(mine) =>
+        {
+            Stand::Fine
+        }
         Following::Rewinds | Following::Copies => Stand::Diverged,
     }
 }

@@ -16,7 +16,7 @@ use super::view::{
     Answer, Ask, ControlState, DataDirectory, Follow, JobKind, LeaderKey, NodeRole, Process,
     Reinitialize, Request, Restart, ScheduledRestart, SiteView, Stage, Task, UnderWay,
 };
-use super::{Action, Choice, Job, Judge, Reason, callbacks, rejoin, synchronous};
+use super::{Action, Choice, Job, Judge, Reason, callbacks, rejoin, synchronous, upstream};
 
 /// How long a server may take to answer again, where the request does not say: Patroni's default for
 /// `primary_start_timeout`.
@@ -398,7 +398,8 @@ impl Judge<'_> {
     /// Whom a server follows that was copied.
     fn follows_after_a_copy(&self) -> Option<Follow> {
         let (site, leader) = self.led_by_another()?;
-        rejoin::member_follow(site, &leader.name)
+        let own = (&self.policy.me, self.policy.replicatefrom.as_ref(), self.policy.nostream);
+        upstream::member_follow(site, &leader.name, own)
     }
 
     /// A restart ends here, for whatever reason, as soon as the key is not this node's, or the server

@@ -5,8 +5,10 @@
 use regent_proto::lsn::Lsn;
 use regent_proto::timeline::{Ancestry, Following, TimelineId};
 
+use super::Job;
+use super::rejoin::{self, Told};
+use super::upstream::{self, Upstream};
 use super::view::{Control, ControlState, DataDirectory, Follow, View};
-use super::{Job, rejoin};
 
 /// What has to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +52,19 @@ pub fn before(job: &Job, view: &View) -> Option<Salvage> {
     let DataDirectory::Cluster(control) = &view.postgres.data else { return None };
     let upstream = match source {
         Follow::Nobody => None,
-        Follow::Member { .. } => view.site.as_ref().and_then(|site| site.ancestry.as_ref()),
+        Follow::Member { .. } => {
+            let unnamed = matches!(upstream::of(view), Upstream::Remote(_));
+            let told = view.site.as_ref().and_then(|site| site.ancestry.as_ref());
+            told.map(|told| Told { unnamed, ..Told::recorded(told) })
+        }
         Follow::Site { site, .. } => {
             let federation = view.federation.as_ref();
-            federation.and_then(|federation| rejoin::site_history(federation, site))
+            let told = federation.and_then(|federation| rejoin::site_history(federation, site));
+            told.map(Told::recorded)
+        }
+        Follow::Remote { .. } => {
+            let found = view.remote.as_ref().and_then(|remote| remote.found.as_ref());
+            found.map(|found| Told { unnamed: true, ..Told::recorded(&found.ancestry) })
         }
     };
     // A server that runs knows better where its WAL ends.
@@ -65,18 +76,20 @@ pub fn before(job: &Job, view: &View) -> Option<Salvage> {
 fn keep(
     control: &Control,
     runs: Option<(&Ancestry, Lsn)>,
-    upstream: Option<&Ancestry>,
+    upstream: Option<Told<'_>>,
 ) -> Option<Keep> {
     let Some(upstream) = upstream else { return Some(Keep::Everything) };
     // Elsewhere pg_control does not tell where WAL really ends.
     let exact = runs.or_else(|| {
         (control.state == ControlState::ShutDown).then_some((&control.ancestry, control.end))
     });
-    if exact.is_some_and(|(mine, end)| mine.following(end, upstream) == Following::Streams) {
+    let wrote = runs.is_none();
+    let streams = |(mine, end)| upstream.followed_by(mine, end, wrote) == Following::Streams;
+    if exact.is_some_and(streams) {
         return None;
     }
     let mine = runs.map_or(&control.ancestry, |(mine, _)| mine);
-    Some(match mine.parting(upstream) {
+    Some(match upstream.parting_from(mine) {
         Some((timeline, Some(position))) => Keep::Since { timeline, position },
         // Both are on it still: what it wrote up to there is part of both.
         Some((timeline, None)) => Keep::Since { timeline, position: control.end },

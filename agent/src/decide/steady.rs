@@ -139,6 +139,12 @@ impl Judge<'_> {
             self.memory.own_names_refused = None;
         }
         let step = step?;
+        if let Some(back) = synchronous::put_back(self.policy, &mut self.memory, site, status) {
+            // Where the list comes first, it covers the record already.
+            let lists = matches!(step, Action::SetSynchronousNames(_));
+            let steps = if lists { vec![step] } else { vec![back, step] };
+            return Some(Choice::act(Reason::ListChanged, steps));
+        }
         if let Action::SetSynchronousNames(own) = &step
             && !self.policy.synchronous_mode
         {

@@ -11,9 +11,9 @@ use std::collections::BTreeSet;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 
-use super::Action;
 use super::quorum::{self, List, Situation, Step, Voting};
 use super::view::{Member, Memory, Policy, SiteView, Status};
+use super::{Action, upstream};
 
 /// The text of `synchronous_standby_names` for these members, all of whom have what there is.
 #[must_use]
@@ -90,6 +90,35 @@ pub fn next(
         memory.list_asked = Some(list.clone());
     }
     Some(step)
+}
+
+/// Whether commits wait for others than the record says: none of the steps here leads to that.
+fn changed_behind(policy: &Policy, site: &SiteView, status: &Status) -> bool {
+    let list = List::parse(&status.synchronous_standby_names);
+    policy.synchronous_mode
+        && site.sync.leader.as_ref() == Some(&policy.me)
+        && site.sync.voting().lets_others_lead()
+        && !list.is_some_and(|list| site.sync.voting().covers(&list))
+}
+
+/// The list of the record, where somebody changed the one in force: it is put back beside the step that
+/// takes the record back, for it needs no store. Once: if it does not come into force, the record has
+/// to go first.
+pub fn put_back(
+    policy: &Policy,
+    memory: &mut Memory,
+    site: &SiteView,
+    status: &Status,
+) -> Option<Action> {
+    if !changed_behind(policy, site, status) {
+        return None;
+    }
+    let list = list_at_start(policy, memory, site);
+    if memory.list_asked.as_ref() == Some(&list) {
+        return None;
+    }
+    memory.list_asked = Some(list.clone());
+    Some(Action::SetSynchronousNames(list))
 }
 
 /// Whether a step is right under any list that the record covers.
@@ -189,7 +218,12 @@ fn step(policy: &Policy, memory: &mut Memory, site: &SiteView, status: &Status) 
     }
     let picked = pick(policy, site, status);
     let confirmed = confirmed(memory, &picked, status);
-    let kept: BTreeSet<NodeName> = site.sync.standbys.intersection(&picked).cloned().collect();
+    let mut kept: BTreeSet<NodeName> = site.sync.standbys.intersection(&picked).cloned().collect();
+    if changed_behind(policy, site, status) {
+        // Commits may be anywhere, but with whom they are waited for all the same (hazards.md row 37).
+        let list = List::parse(&status.synchronous_standby_names).unwrap_or_default();
+        kept.retain(|name| list.names.contains(name));
+    }
     if kept != site.sync.standbys {
         return Some(record(kept));
     }
@@ -269,14 +303,13 @@ pub(super) fn may_be_waited_for(
     name: &NodeName,
     member: &Member,
 ) -> bool {
-    *name != policy.me && !member.nosync && !member.nofailover && !cascades(policy, site, member)
-}
-
-/// It streams from another standby, or turns to it any moment: the leader would wait for nobody.
-fn cascades(policy: &Policy, site: &SiteView, member: &Member) -> bool {
-    member.replicatefrom.as_ref().is_some_and(|upstream| {
-        *upstream != policy.me && site.members.get(upstream).is_some_and(|m| m.state == "running")
-    })
+    // One that streams from another standby, or turns to it any moment, confirms nothing here.
+    let tag = member.replicatefrom.as_ref();
+    *name != policy.me
+        && !member.nosync
+        && !member.nofailover
+        && !member.nostream
+        && *upstream::of_member(&site.members, &policy.me, (name, tag)) == policy.me
 }
 
 fn confirmed(memory: &Memory, picked: &BTreeSet<NodeName>, status: &Status) -> BTreeSet<NodeName> {

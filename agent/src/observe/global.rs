@@ -22,6 +22,7 @@ pub struct GlobalObserver {
     keys: GlobalKeys,
     site: SiteName,
     primary_seen: Option<(u64, BootTime)>,
+    lease_seen: Option<(Option<u64>, BootTime)>,
     unreadable: Unreadable,
     known: Known,
 }
@@ -47,7 +48,14 @@ impl GlobalObserver {
     /// One of several of this process that watch the same store.
     #[must_use]
     pub fn sharing(keys: GlobalKeys, site: SiteName, known: Known) -> Self {
-        Self { keys, site, primary_seen: None, unreadable: Unreadable::default(), known }
+        Self {
+            keys,
+            site,
+            primary_seen: None,
+            lease_seen: None,
+            unreadable: Unreadable::default(),
+            known,
+        }
     }
 
     /// The view.
@@ -69,6 +77,13 @@ impl GlobalObserver {
         {
             self.primary_seen = Some((primary.revision, now));
         }
+        let lease_revision = picture.entries.get(&keys.lease()).map(|entry| entry.modified.0);
+        // A mirror that was not filled yet has no lease, and says nothing about it.
+        if picture.answered.is_some()
+            && self.lease_seen.is_none_or(|(revision, _)| revision != lease_revision)
+        {
+            self.lease_seen = Some((lease_revision, now));
+        }
         let history = primary.as_ref().and_then(|primary| {
             let key = keys.history(primary.value.epoch);
             record(&known.history, bad, picture, &key)
@@ -81,7 +96,8 @@ impl GlobalObserver {
             age: picture.answered.map(|answered| now.since(answered)),
             primary_age: self.primary_seen.map(|(_, at)| now.since(at)).unwrap_or_default(),
             primary,
-            lease_revision: picture.entries.get(&self.keys.lease()).map(|e| e.modified.0),
+            lease_revision,
+            lease_age: self.lease_seen.map(|(_, at)| now.since(at)).unwrap_or_default(),
             lease,
             assignment: assignment.map(|at| at.value),
             reports: self.reports(picture),

@@ -12,6 +12,7 @@ pub mod peers;
 pub mod postgres;
 pub mod promotions;
 pub mod reach;
+pub mod remote;
 pub mod schedule;
 pub mod site;
 pub mod unreadable;

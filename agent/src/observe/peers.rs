@@ -1,7 +1,6 @@
 //! Asking the other members over their REST API, before a race for the leader key.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
@@ -10,7 +9,7 @@ use regent_proto::timeline::{Ancestry, TimelineId};
 use serde::Deserialize;
 
 use crate::config::tags;
-use crate::decide::view::{Member, PeerAnswer};
+use crate::decide::view::PeerAnswer;
 
 /// The longest wait for one answer; all are asked at once.
 pub const ANSWER_BOUND: Duration = Duration::from_secs(1);
@@ -40,14 +39,14 @@ struct Xlog {
     replayed_location: Option<u64>,
 }
 
-/// Asks all members at once; those that do not answer in time are missing.
+/// Asks all members at once, each at its address; those that do not answer in time are missing.
 pub async fn ask(
     client: &reqwest::Client,
-    members: BTreeMap<NodeName, Arc<Member>>,
+    members: BTreeMap<NodeName, String>,
 ) -> BTreeMap<NodeName, PeerAnswer> {
-    let questions = members.into_iter().map(|(name, member)| async move {
+    let questions = members.into_iter().map(|(name, url)| async move {
         let asked = async {
-            let response = client.get(&member.api_url).send().await?;
+            let response = client.get(&url).send().await?;
             response.json::<Body>().await
         };
         match tokio::time::timeout(ANSWER_BOUND, asked).await {

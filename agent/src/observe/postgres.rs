@@ -10,7 +10,7 @@ use regent_proto::timeline::TimelineId;
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use super::clock::boot_time;
+use super::clock::{boot_time, wall_time};
 use super::configuration::{ConfigurationObserver, SettingAnswer};
 use super::promotions::{Search, Server};
 use crate::act::history::TimelineHistory;
@@ -26,7 +26,7 @@ use crate::decide::view::{
     Slot, Status, WalStatus, senders_by_name,
 };
 use regent_proto::record::ReportedObjects;
-use regent_proto::time::BootTime;
+use regent_proto::time::{BootTime, WallTime};
 
 /// What decisions wait for, in one round trip. Runs on 13 and newer.
 const STATUS: &str = "
@@ -53,6 +53,7 @@ SELECT json_build_object(
     FROM pg_stat_wal_receiver),
  'synchronous_standby_names', current_setting('synchronous_standby_names'),
  'replayed_at', pg_last_xact_replay_timestamp(),
+ 'committed_ms', floor(extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000)::bigint,
  'replay_paused', CASE WHEN r.in_recovery THEN pg_is_wal_replay_paused() ELSE false END
 )::text FROM (SELECT pg_is_in_recovery() AS in_recovery) r, pg_control_checkpoint() c";
 
@@ -125,6 +126,7 @@ struct Answer {
     receiver: Option<ReceiverAnswer>,
     synchronous_standby_names: String,
     replayed_at: Option<String>,
+    committed_ms: Option<u64>,
     replay_paused: bool,
 }
 
@@ -241,6 +243,8 @@ pub struct Extra {
     pub history: Option<TimelineHistory>,
     /// When the server was asked for its end of WAL; `None` where it may have more than it told.
     pub end_asked: Option<BootTime>,
+    /// The same by the wall clock, to count a loss by.
+    pub end_asked_at: Option<WallTime>,
 }
 
 /// Looks at the server.
@@ -372,7 +376,7 @@ impl PostgresObserver {
         let mut extra = Extra::default();
         let mut users_exist = false;
         let mut status = None;
-        let asked = boot_time();
+        let (asked, asked_at) = (boot_time(), wall_time());
         // A job that stops or copies the server owns it: asking would only wait for it. And what is
         // frozen answers nobody: what lets it go on are the leases that this round decides to renew.
         if postmaster.is_some()
@@ -392,6 +396,7 @@ impl PostgresObserver {
             let mut found = self.status(answer, surroundings);
             let newest = || control::newest_segment(&self.files.data_dir);
             extra.end_asked = (to_the_end && is_sure(&found, newest)).then_some(asked);
+            extra.end_asked_at = extra.end_asked.map(|_| asked_at);
             let server = if found.in_recovery { Server::Recovers } else { Server::Writes };
             extra.history = self.history(found.ancestry.timeline);
             found.name_sought =
@@ -518,6 +523,7 @@ impl PostgresObserver {
             replay_paused: answer.replay_paused,
             history: None,
             end_asked: None,
+            end_asked_at: None,
         }
     }
 
@@ -566,6 +572,9 @@ impl PostgresObserver {
             control_timeline: TimelineId(answer.control_timeline),
             end: answer.end,
             replayed: answer.replayed,
+            // A promoted server has that of its standby's time still.
+            last_commit: answer.committed_ms.filter(|_| answer.in_recovery).map(WallTime),
+            wall: wall_time(),
             receiver: answer.receiver.and_then(|receiver| {
                 (receiver.status.as_deref() == Some("streaming")).then_some(())?;
                 Some(Receiver {

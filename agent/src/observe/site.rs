@@ -125,6 +125,8 @@ pub struct SiteObserver {
     known: Known,
     restarts: BTreeMap<NodeName, serde_json::Value>,
     config: ConfigKey,
+    /// Leases of this node; `None`: not known, and then a key in its name is taken for its own.
+    own_leases: Option<BTreeSet<LeaseId>>,
 }
 
 /// Records of each kind that were decoded already. Clones are the same.
@@ -175,7 +177,15 @@ impl SiteObserver {
             known,
             restarts: BTreeMap::new(),
             config: ConfigKey::Read,
+            own_leases: None,
         }
+    }
+
+    /// With the leases that former lives of this node had.
+    #[must_use]
+    pub fn knowing(mut self, own_leases: Option<BTreeSet<LeaseId>>) -> Self {
+        self.own_leases = own_leases;
+        self
     }
 
     /// The view and, where there is a readable one, the dynamic configuration.
@@ -189,6 +199,9 @@ impl SiteObserver {
         let answered = picture.answered?;
         self.unreadable.keep(&picture.entries);
         self.known.members.keep(&picture.entries);
+        if let Some(had) = &mut self.own_leases {
+            had.extend(my_lease);
+        }
         let leader = self.leader(picture, my_lease);
         match (&leader, self.leaderless_since) {
             (Some(_), _) => self.leaderless_since = None,
@@ -269,12 +282,16 @@ impl SiteObserver {
             self.unreadable.report(entry, "the leader key is ours but does not carry our name");
         }
         let name = if ours { Some(self.me.clone()) } else { name };
+        // What nobody holds by a lease was written by hand, and is this node's to bind.
+        let foreign = |lease| self.own_leases.as_ref().is_some_and(|had| !had.contains(&lease));
+        let twin = !ours && name.as_ref() == Some(&self.me) && entry.lease.is_some_and(foreign);
         let unreadable = name.is_none();
         let name = name.unwrap_or_else(|| {
             self.unreadable.report(entry, "the leader key is not a member name");
             "unreadable".parse().expect("a constant of the accepted form")
         });
-        Some(LeaderKey { unreadable, bound_to_my_lease: ours, name, revision: entry.modified.0 })
+        let revision = entry.modified.0;
+        Some(LeaderKey { unreadable, bound_to_my_lease: ours, twin, name, revision })
     }
 
     fn read_as<T: Clone>(
@@ -618,6 +635,40 @@ mod tests {
         assert_eq!((member.sync_priority, &member.replicatefrom), (2, &"a2".parse().ok()));
         assert_eq!(known.problems, Vec::<String>::new());
         assert_eq!(record(serde_json::json!({"sync_priority": "much"})).problems.len(), 1);
+    }
+
+    #[test]
+    fn a_key_in_its_name_under_a_lease_that_it_never_had_is_a_twins() {
+        let keys = SiteKeys::new("/service", &"eu".parse().expect("a scope"));
+        type Row = (&'static str, Option<i64>, Option<BTreeSet<LeaseId>>, bool);
+        let had = |ids: &[i64]| Some(ids.iter().copied().map(LeaseId).collect());
+        let rows: [Row; 7] = [
+            ("a1", Some(3), had(&[2]), true),
+            ("a1", Some(3), had(&[]), true),
+            ("a1", Some(2), had(&[2]), false),
+            ("a1", Some(7), had(&[2]), false),
+            ("a1", None, had(&[2]), false),
+            ("a1", Some(3), None, false),
+            ("a2", Some(3), had(&[2]), false),
+        ];
+        for (holder, lease, had, twin) in rows {
+            let mut picture =
+                Picture { answered: Some(BootTime::from_nanos(1)), ..Picture::default() };
+            let key = keys.key(SiteKey::Leader);
+            let value = holder.to_owned().into();
+            let lease = lease.map(LeaseId);
+            let put = Entry { key: key.clone(), value, lease, ..entry(&serde_json::Value::Null) };
+            picture.entries.insert(key, put);
+            let mut observer = SiteObserver::new(keys.clone(), "a1".parse().expect("a name"));
+            observer = observer.knowing(had.clone());
+            let now = BootTime::from_nanos(2);
+            let read = observer.read(&picture, Some(LeaseId(7)), now, &Dynamic::default());
+            let leader = read.expect("answered").0.leader.expect("there");
+            assert_eq!(leader.twin, twin, "{holder} {lease:?} {had:?}");
+            // Of this life, until another one took its place.
+            let read = observer.read(&picture, Some(LeaseId(8)), now, &Dynamic::default());
+            assert_eq!(read.expect("answered").0.leader.expect("there").twin, twin);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::Agent;
 use crate::config::dynamic::Dynamic;
 use crate::decide::view::{GuardianView, JobKind, PeersView, TenureView, View};
 use crate::fence::watchdog;
-use crate::observe::clock::boot_time;
+use crate::observe::clock::{boot_time, wall_time};
 use crate::observe::failsafe::Seen;
 use crate::observe::guardian;
 use crate::observe::postgres::Extra;
@@ -28,7 +28,15 @@ impl Agent {
         let frozen = self.deadlines.page().frozen();
         let (mut postgres, extra) = self.postgres.read(postmaster, follows, (owned, frozen)).await;
         let now = boot_time();
+        if let Some(status) = &mut postgres.status {
+            // As of now.
+            status.wall = wall_time();
+        }
         let tenures = self.actor.renewal.tenures().borrow().clone();
+        // Before anything is bound to it.
+        if let Some(Err(error)) = tenures.lease.map(|lease| self.own_leases.note(lease)) {
+            tracing::warn!(%error, "noting this node's lease in the run directory");
+        }
         let pictures = self.site_mirror.pictures();
         let read = {
             let picture = pictures.borrow();
@@ -80,6 +88,7 @@ impl Agent {
             failsafe,
             site,
             federation,
+            remote: self.remote_view(),
             postgres,
             tenure: TenureView {
                 has_lease: tenures.lease.is_some(),

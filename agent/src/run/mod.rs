@@ -11,6 +11,7 @@ mod fence;
 mod gather;
 mod perform;
 mod preflight;
+mod remote;
 mod requests;
 mod start;
 mod tell;
@@ -27,8 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::act::Actor;
 use crate::act::callbacks::Callbacks;
+use crate::act::own_leases::OwnLeases;
 use crate::act::publish::Picture;
 use crate::config::Config;
+use crate::decide::remembered::Remembered;
 use crate::decide::view::{FinishedJob, Memory, PeerAnswer, Policy};
 use crate::decide::{callbacks, decide, slots};
 use crate::fence::Deadlines;
@@ -38,6 +41,7 @@ use crate::observe::failsafe::FailsafeObserver;
 use crate::observe::global::GlobalObserver;
 use crate::observe::mirror::Mirror;
 use crate::observe::postgres::PostgresObserver;
+use crate::observe::remote::RemoteAnswer;
 use crate::observe::site::SiteObserver;
 use crate::upgrade::Upgrade;
 use requests::Requests;
@@ -53,10 +57,13 @@ pub struct Agent {
     site_mirror: Mirror,
     global_mirror: Option<Mirror>,
     site_observer: SiteObserver,
+    own_leases: OwnLeases,
     global_observer: Option<GlobalObserver>,
     failsafe: FailsafeObserver,
     postgres: PostgresObserver,
     memory: Memory,
+    /// What is remembered of the cluster, for whoever writes it down.
+    cluster: watch::Sender<Option<Remembered>>,
     finished: Option<FinishedJob>,
     finished_jobs: mpsc::Receiver<FinishedJob>,
     fenced: mpsc::Receiver<Fenced>,
@@ -64,6 +71,8 @@ pub struct Agent {
     peer_answers: watch::Sender<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
     http: reqwest::Client,
     reaches: watch::Sender<BTreeMap<SiteName, Reach>>,
+    /// What the cluster that `standby_cluster` names has told of itself.
+    remote: watch::Sender<Option<RemoteAnswer>>,
     pictures: watch::Sender<Option<Arc<Picture>>>,
     opened: Option<Opened>,
     last_reason: String,
@@ -106,6 +115,7 @@ impl Agent {
             self.finished = None;
             let again = self.act(&decision.actions, &view).await?;
             self.memory = decision.memory;
+            self.keep_cluster();
             if self.stop.is_cancelled() {
                 let ended = self.shut_down(&view).await;
                 self.callbacks.end().await;
@@ -119,6 +129,17 @@ impl Agent {
             let most = self.sleeps_at_most(decision.wake_at, undone, &view);
             self.wait(&mut wakes, most, waited_for(&policy, &view)).await;
         }
+    }
+
+    /// Another set of members is written down, beside this loop.
+    fn keep_cluster(&self) {
+        self.cluster.send_if_modified(|kept| {
+            let changes = *kept != self.memory.cluster;
+            if changes {
+                kept.clone_from(&self.memory.cluster);
+            }
+            changes
+        });
     }
 
     fn policy(&self) -> Policy {

@@ -8,6 +8,7 @@ use super::Agent;
 use crate::act::{Outcome, Touched};
 use crate::decide::Action;
 use crate::decide::callbacks::Callback;
+use crate::decide::remembered;
 use crate::decide::view::View;
 use crate::observe::peers;
 
@@ -69,8 +70,10 @@ impl Agent {
 
     /// All of them, or those that are named.
     fn ask_peers(&self, view: &View, names: Option<&BTreeSet<NodeName>>) {
-        let mut members = view.site.as_ref().map(|s| s.members.clone()).unwrap_or_default();
-        members.remove(&self.config.name);
+        let site = view.site.as_ref();
+        let mut members = site
+            .map(|site| remembered::asked(&self.config.name, site, &self.memory))
+            .unwrap_or_default();
         members.retain(|name, _| names.is_none_or(|names| names.contains(name)));
         let (client, answers) = (self.http.clone(), self.peer_answers.clone());
         let asked = view.now;

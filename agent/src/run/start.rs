@@ -15,14 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::preflight::LockError;
 use super::requests::Requests;
-use super::{Agent, Row, adoption, preflight, tell};
+use super::{Agent, Row, adoption, preflight, remote, tell};
 use crate::act::callbacks::Callbacks;
+use crate::act::cluster_file::{self, ClusterFile};
 use crate::act::epoch_file::EpochFile;
 use crate::act::failsafe::record::Keeper;
 use crate::act::failsafe::word::Word;
 use crate::act::failsafe::{self, SharedGiven, members, sites};
 use crate::act::global::GlobalStore;
 use crate::act::jobs::Jobs;
+use crate::act::own_leases::OwnLeases;
 use crate::act::postgres::configuration::Wanted;
 use crate::act::postgres::files::Files;
 use crate::act::postgres::found::{self, Frozen};
@@ -39,6 +41,7 @@ use crate::config::dynamic::Dynamic;
 use crate::config::watchdog::WatchdogMode;
 use crate::config::{Config, Places};
 use crate::decide::callbacks;
+use crate::decide::remembered::Remembered;
 use crate::decide::slots;
 use crate::decide::view::Memory;
 use crate::fence::guard::{Fenced, Guard, GuardSettings};
@@ -135,6 +138,8 @@ impl Agent {
         if config.federation.is_some() {
             EpochFile::new(config).check()?;
         }
+        let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        ClusterFile::new(config, site_keys.prefix()).read()?;
         match held {
             Some(held) => api::Listeners::check(config, held).await,
             None => Ok(()),
@@ -156,47 +161,47 @@ impl Agent {
         let config = Arc::new(config);
         let programs = Programs::new(&config.postgres.bin_dir);
         let files = Files::new(&config);
-        preflight::check_run_dir(&config)?;
+        check_places(&config, &files)?;
         reap_what_was_left();
+        let own_leases = OwnLeases::left(&files.run_dir);
+        let known = own_leases.known(before.is_some());
         let (deadlines, guard, fenced) = begin_fence(&config, before, frozen)?;
-        if config.federation.is_some() {
-            EpochFile::new(&config).check()?;
-        }
         files.write_passfile(&config).context("writing the password file")?;
         preflight::check_versions(&programs, &files).await?;
         let listeners = api::Listeners::bind(&config).await?;
         let launcher = launcher(&config, &files, deadlines.page().clone())?;
         let server = Arc::new(Server::new(launcher, guard.clone()));
         let site_keys = SiteKeys::new(&config.namespace, &config.scope);
+        let (memory, cluster) = remembers(&config, &site_keys)?;
+        let observer = SiteObserver::new(site_keys.clone(), config.name.clone());
         let clock = BootClock::kernel().context("reading this boot's identity")?;
         let (failsafe, targets) = open_failsafe(&config)?;
         let asks = (failsafe.leader.clone(), targets.subscribe());
         let dynamic = dynamic_at_start(&config, &files);
         let timing = config.site_timing(&dynamic);
-        let timeout = timing.call_timeout;
-        let renewal = start_renewal(&config, timing, (&site_keys, &deadlines), (&clock, asks))?;
+        let renewal = start_renewal(&config, &timing, (&site_keys, &deadlines), (&clock, asks))?;
         let (site_store, global_store) = open_stores(&config, &site_keys, &clock)?;
         let http = reqwest::Client::builder().no_proxy().build().context("building HTTP client")?;
         preflight::refuse_twin(&config, &site_store, &http).await?;
         let (site_mirror, global_mirror) =
-            start_mirrors(&site_store, global_store.as_ref(), timeout, &clock);
+            start_mirrors(&site_store, global_store.as_ref(), timing.call_timeout, &clock);
         let in_force = files.read_in_force();
         adoption::adopt(&config, &server, &files, &guard).await?;
         let (finished_send, finished_jobs) = mpsc::channel(8);
         let (pictures, picture_receiver) = watch::channel(None);
         let keeper = Keeper::new(failsafe.leader.clone(), clock.clone());
-        let stores = (site_store.clone(), global_store.clone());
-        let publisher = Publisher::new(Arc::clone(&config), stores, keeper);
-        tokio::spawn(tell::publish(publisher, picture_receiver.clone()));
+        publish(&config, (&site_store, global_store.as_ref()), keeper, picture_receiver.clone());
         let seen = (picture_receiver.clone(), Arc::clone(&deadlines));
         let asks = (site_store.clone(), failsafe.clone(), http.clone());
         let arriving = serve(listeners, &config, seen, asks);
         let callbacks = Callbacks::begin(&config);
+        let remote = remote::asks(&config, &programs, &files, picture_receiver.clone());
         let reaches = tell::reaches(&config, &programs, &files, picture_receiver);
         // Last: whoever waits for this life takes it for one that has begun.
         preflight::note_life(&config.regent.run_dir, &lock)?;
         Ok(Self {
-            site_observer: SiteObserver::new(site_keys, config.name.clone()),
+            site_observer: observer.knowing(known),
+            own_leases,
             global_observer: global_store
                 .as_ref()
                 .map(|global| GlobalObserver::new(global.keys.clone(), global.site.clone())),
@@ -225,7 +230,8 @@ impl Agent {
             deadlines,
             site_mirror,
             global_mirror,
-            memory: Memory::of_a_new_process(),
+            memory,
+            cluster,
             finished: None,
             finished_jobs,
             fenced,
@@ -233,6 +239,7 @@ impl Agent {
             peer_answers: watch::Sender::new(None),
             http,
             reaches,
+            remote,
             pictures,
             opened: None,
             last_reason: String::new(),
@@ -251,6 +258,39 @@ impl Agent {
             _lock: lock,
         })
     }
+}
+
+/// Writes down what each round has seen, for as long as rounds show pictures.
+fn publish(
+    config: &Arc<Config>,
+    (site, global): (&SiteStore, Option<&GlobalStore>),
+    keeper: Keeper,
+    pictures: watch::Receiver<Option<Arc<Picture>>>,
+) {
+    let stores = (site.clone(), global.cloned());
+    let publisher = Publisher::new(Arc::clone(config), stores, keeper);
+    tokio::spawn(tell::publish(publisher, pictures));
+}
+
+/// Where this node keeps what it must not lose is there, and its own.
+fn check_places(config: &Config, files: &Files) -> anyhow::Result<()> {
+    preflight::check_run_dir(config)?;
+    if config.federation.is_some() {
+        EpochFile::new(config).check()?;
+    }
+    files.take_note_over()
+}
+
+/// What an earlier life left of the cluster, and a task that writes down what this one remembers.
+fn remembers(
+    config: &Config,
+    site_keys: &SiteKeys,
+) -> anyhow::Result<(Memory, watch::Sender<Option<Remembered>>)> {
+    let file = ClusterFile::new(config, site_keys.prefix());
+    let left = file.read()?;
+    let cluster = watch::Sender::new(left.clone());
+    tokio::spawn(cluster_file::keep(file, cluster.subscribe()));
+    Ok((Memory { cluster: left, ..Memory::of_a_new_process() }, cluster))
 }
 
 /// Answers from now on whoever asks; requests arrive at what is returned.
@@ -355,14 +395,14 @@ fn dynamic_at_start(config: &Config, files: &Files) -> Dynamic {
 
 fn start_renewal(
     config: &Arc<Config>,
-    timing: LeaseTiming,
+    timing: &LeaseTiming,
     (site_keys, deadlines): (&SiteKeys, &Arc<Deadlines>),
     (clock, (leader, targets)): (&BootClock, (SharedLeader, watch::Receiver<Targets>)),
 ) -> anyhow::Result<RenewalThread> {
     let leader_key = site_keys.key(SiteKey::Leader);
     let federated = config.federation.is_some();
     let config = Arc::clone(config);
-    let clock = clock.clone();
+    let (timing, clock) = (timing.clone(), clock.clone());
     RenewalThread::start(
         Box::new(move || {
             Box::pin(async move {

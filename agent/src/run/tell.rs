@@ -110,6 +110,7 @@ impl Agent {
         }));
         warnings.extend(self.refused_dynamic.clone());
         warnings.extend(self.job_problem.clone());
+        warnings.extend(self.remote_warning());
         warnings.extend(guardian::warnings(&view.guardian));
         warnings.extend(view.postgres.configuration.problems.clone());
         for (name, Difference { old, new }) in &view.postgres.configuration.pending_restart {

@@ -17,6 +17,7 @@ use crate::fence::renewal::Tenures;
 use crate::observe::clock::boot_time;
 use crate::observe::mirror::{Mirror, Picture};
 use crate::observe::postgres::{self, ASK_AGAIN};
+use crate::observe::remote::RemoteAnswer;
 
 /// Rounds in a row that each did something, after which the loop waits a moment: an effect that does not
 /// show must not spin.
@@ -71,6 +72,7 @@ pub(super) struct Wakes {
     tenures: watch::Receiver<Tenures>,
     peers: watch::Receiver<Option<(BootTime, BTreeMap<NodeName, PeerAnswer>)>>,
     reaches: watch::Receiver<BTreeMap<SiteName, Reach>>,
+    remote: watch::Receiver<Option<RemoteAnswer>>,
 }
 
 impl Wakes {
@@ -83,6 +85,7 @@ impl Wakes {
             tenures: agent.actor.renewal.tenures(),
             peers: agent.peer_answers.subscribe(),
             reaches: agent.reaches.subscribe(),
+            remote: agent.remote.subscribe(),
         }
     }
 
@@ -107,6 +110,7 @@ impl Wakes {
             () = change(&mut self.tenures) => {}
             () = change(&mut self.peers) => {}
             () = change(&mut self.reaches) => {}
+            () = change(&mut self.remote) => {}
         }
     }
 }

@@ -208,8 +208,13 @@ impl Bed {
     /// The leader key as the main loop sees it held.
     pub(crate) async fn held(&self) -> Held {
         let revision = self.leader_key().await.expect("there").0;
-        let seen =
-            LeaderKey { name: name("a1"), unreadable: false, bound_to_my_lease: true, revision };
+        let seen = LeaderKey {
+            name: name("a1"),
+            unreadable: false,
+            bound_to_my_lease: true,
+            twin: false,
+            revision,
+        };
         Held::of(Some(&seen)).expect("bound")
     }
 

@@ -17,6 +17,7 @@ use regent_dcs::memory::{Call, Fault};
 use regent_dcs::{Change, Renewal, Store as _, Txn};
 use regent_guardian::page::{Guard, Side, WatchdogState};
 use regent_proto::epoch::Epoch;
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{PrimaryState, Record as _};
 use regent_proto::time::{Deadline, LeaseTiming};
 
@@ -134,7 +135,11 @@ async fn whoever_else_holds_the_lease_ends_the_tenure_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_state_of_primary_that_ends_the_tenure_ends_it() {
     let operation = || name("op-1");
-    let fenced = PrimaryState::Fenced { to: name("b"), operation: operation() };
+    let fenced = PrimaryState::Fenced {
+        to: name("b"),
+        operation: operation(),
+        accepted: AcceptedLoss::default(),
+    };
     let mut moved = primary(PrimaryState::Open);
     moved.holder = name("b");
     moved.epoch = Epoch::new(4);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use regent_dcs::clock::BootClock;
 use regent_dcs::{StoreError, TxnOutcome};
 use regent_proto::name::{FederationName, OperationId};
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{Operation, Record as _};
 use regent_proto::wire as pb;
 use regent_proto::wire::regent_server::Regent;
@@ -24,6 +25,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::act::{self, CALL_TIMEOUT};
 use crate::decide::apply::{self, File};
 use crate::decide::fencing;
+use crate::decide::promotion;
 use crate::decide::request::{self, Asked, Refusal};
 use crate::decide::view::View;
 use crate::decide::write::{Put, Write};
@@ -234,6 +236,26 @@ impl Api {
         written(write)
     }
 
+    async fn execute_promoting(
+        &self,
+        asked: pb::ExecutePromotionRequest,
+    ) -> Result<Operation, Status> {
+        let moment = self.moment(&asked.federation).await?;
+        let federation = self.federation(&moment)?;
+        let asked = promotion::Asked {
+            id: draw_id("promotion", &federation)?,
+            request: promoting(&asked.to, asked.accept_loss, asked.end_lease)?,
+            plan_hash: agreed_to(asked.plan_hash)?,
+            by: asked.requested_by,
+            reason: asked.reason,
+        };
+        let write = promotion::execute(&federation, &asked).map_err(refused)?;
+        self.write(&moment.handle, &write).await?;
+        let (by, to) = (asked.by, asked.request.to);
+        tracing::warn!(by, operation = %asked.id, reason = asked.reason, "promotes {to}");
+        written(write)
+    }
+
     /// The record is rewritten now and then while it prepares, so a request that comes between is
     /// judged again, not sent again.
     async fn cancel(&self, asked: pb::CancelOperationRequest) -> Result<Operation, Status> {
@@ -281,6 +303,24 @@ fn agreed_to(plan_hash: String) -> Result<String, Status> {
 
 fn fencing_verb(lift: bool) -> fencing::Verb {
     if lift { fencing::Verb::Unfence } else { fencing::Verb::Fence }
+}
+
+fn promoting(
+    to: &str,
+    accept_loss: Option<pb::AcceptLoss>,
+    end_lease: bool,
+) -> Result<promotion::Request, Status> {
+    let accepted = accept_loss.map(accepted).transpose()?;
+    Ok(promotion::Request { to: parse("to", to)?, accepted, end_lease })
+}
+
+fn accepted(accept: pb::AcceptLoss) -> Result<AcceptedLoss, Status> {
+    let without = accept.without.iter().map(|site| parse("without", site));
+    Ok(AcceptedLoss {
+        max_age_ms: (!accept.any_age).then_some(accept.max_age_ms),
+        max_bytes: accept.max_bytes,
+        without: without.collect::<Result<_, _>>()?,
+    })
 }
 
 /// A new operation's id: its verb, its epoch, and what nobody else draws.
@@ -397,6 +437,27 @@ impl Regent for Api {
         request: Request<pb::ExecuteFenceRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
         let operation = self.execute_fencing(request.into_inner()).await?;
+        Ok(Response::new(wire::operation(&operation)))
+    }
+
+    async fn plan_promotion(
+        &self,
+        request: Request<pb::PlanPromotionRequest>,
+    ) -> Result<Response<pb::Plan>, Status> {
+        let asked = request.into_inner();
+        let moment = self.moment(&asked.federation).await?;
+        let federation = self.federation(&moment)?;
+        request::reachable(&moment.view).map_err(refused)?;
+        let wanted = promoting(&asked.to, asked.accept_loss, asked.end_lease)?;
+        let planned = promotion::plan(&federation, &wanted);
+        Ok(Response::new(wire::plan(&planned.plan, &planned.hash)))
+    }
+
+    async fn execute_promotion(
+        &self,
+        request: Request<pb::ExecutePromotionRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let operation = self.execute_promoting(request.into_inner()).await?;
         Ok(Response::new(wire::operation(&operation)))
     }
 

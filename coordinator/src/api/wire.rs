@@ -169,7 +169,9 @@ fn reported_nodes(site: &Site, report: &Report) -> Vec<pb::Node> {
 /// `from` and `to`: what moves no primacy has its site as `from`, and no `to`.
 fn sites_of(kind: &OperationKind) -> (String, String) {
     match kind {
-        OperationKind::Switchover { from, to } => (from.to_string(), to.to_string()),
+        OperationKind::Switchover { from, to } | OperationKind::Promotion { from, to, .. } => {
+            (from.to_string(), to.to_string())
+        }
         OperationKind::Fence { site } | OperationKind::Unfence { site } => {
             (site.to_string(), String::new())
         }

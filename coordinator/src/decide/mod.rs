@@ -17,6 +17,7 @@ mod election;
 pub mod fencing;
 pub mod picture;
 pub mod plan;
+pub mod promotion;
 mod reason;
 pub mod request;
 pub mod switchover;

@@ -101,7 +101,7 @@ fn primary_reasons(federation: &Federation<'_>, reasons: &mut Vec<String>) {
         | PrimaryState::Token { to, operation, .. } => {
             reasons.push(format!("primacy is on its way from {holder} to {to} ({operation})"));
         }
-        PrimaryState::Fenced { to, operation } => {
+        PrimaryState::Fenced { to, operation, .. } => {
             reasons.push(format!("{holder} is fenced, {to} is being promoted ({operation})"));
         }
     }

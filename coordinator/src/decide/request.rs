@@ -1,7 +1,8 @@
 //! What the API's requests come to: a transaction, or a refusal in words.
 //!
 //! Any coordinator may serve a request, elected or not: these transactions do not compare
-//! `leader`, they begin or mark an operation and never touch `primary` ([`super::fencing`]'s do).
+//! `leader`, they begin or mark an operation and never touch `primary` ([`super::fencing`]'s and
+//! [`super::promotion`]'s do).
 
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::OperationId;
@@ -190,13 +191,13 @@ pub fn cancel(
         )));
     };
     let step = switchover::recorded(operation);
-    let open = match &federation.primary.value.state {
-        PrimaryState::Open => true,
-        PrimaryState::Handover { .. }
-        | PrimaryState::Token { .. }
-        | PrimaryState::Fenced { .. } => false,
+    let in_time = match &federation.primary.value.state {
+        PrimaryState::Open => step == SwitchoverStep::Prepare,
+        // As long as it has not taken, and whether it has is compared.
+        PrimaryState::Fenced { operation: by, .. } => by == id,
+        PrimaryState::Handover { .. } | PrimaryState::Token { .. } => false,
     };
-    if !open || step != SwitchoverStep::Prepare {
+    if !in_time {
         return Err(Refusal::Blocked(format!(
             "operation {id} is past the handover (step {step}): from there it ends by itself, with \
              {to} primary or, when {to} has not taken in time, with {from} primary; \

@@ -42,6 +42,10 @@ pub enum Purpose {
     Execute,
     /// Ask for an operation's end.
     Cancel,
+    /// Fence the primary site for a promotion.
+    Promote,
+    /// End a promotion that did not come to it.
+    GiveUp,
     /// Take the right to write from the primary site.
     Fence,
     /// Give it back.
@@ -65,6 +69,8 @@ impl fmt::Display for Purpose {
             Self::ClearOperation => "clear the running operation",
             Self::Execute => "begin the operation",
             Self::Cancel => "ask for the operation's end",
+            Self::Promote => "begin the promotion",
+            Self::GiveUp => "give the promotion up",
             Self::Fence => "fence the writes",
             Self::Unfence => "unfence the writes",
             Self::Create => "create the federation",

@@ -7,7 +7,7 @@ use regent_coordinator::decide::view::View;
 use regent_dcs::{Change, Compare, Revision, Txn};
 use regent_proto::Lsn;
 use regent_proto::keys::GlobalKeys;
-use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
+use regent_proto::name::{NodeName, OperationId, SiteName, SystemIdentifier};
 use regent_proto::record::{
     Assignment, EpochHistory, Lease, Primary, PrimaryState, Reach, Record as _, Report,
     ReportedNode, ReportedObjects, ReportedRole, SiteRole, Token, Unknown, VERSION,
@@ -25,7 +25,7 @@ pub(crate) struct Conduct {
     pub(crate) checkpoints: bool,
     /// The holder acts on a handover.
     pub(crate) stops: bool,
-    /// The target acts on a token.
+    /// The target acts on a token, or on a fence for it.
     pub(crate) takes: bool,
 }
 
@@ -105,41 +105,60 @@ impl Agent<'_> {
             PrimaryState::Token { to, operation, token, .. }
                 if to == self.name() && conduct.takes =>
             {
-                let next = Primary {
-                    state: PrimaryState::Open,
-                    holder: self.name().clone(),
-                    epoch: self.primary.epoch.next(),
-                    floor: Some(token.end.clone()),
-                    ..self.primary.clone()
+                Some(self.take(operation, token.end.clone(), Some(token.stopping_at)))
+            }
+            PrimaryState::Fenced { to, operation, .. } if to == self.name() && conduct.takes => {
+                let report = &self.view.report(self.name())?.value;
+                let ancestry = report.ancestry.as_ref()?;
+                let end = HistoryPoint {
+                    timeline: ancestry.timeline,
+                    position: report.position?,
+                    promotion: ancestry.promotion.clone(),
                 };
-                let history = EpochHistory {
-                    version: VERSION,
-                    epoch: next.epoch,
-                    site: self.name().clone(),
-                    node: self.node(),
-                    from: Some(token.from.clone()),
-                    operation: Some(operation.clone()),
-                    floor: next.floor.clone(),
-                    at: WallTime::default(),
-                    stopping_at: Some(token.stopping_at),
-                    lost_bytes: 0,
-                    promotions: Vec::new(),
-                    unknown: Unknown::new(),
-                };
-                let key = self.keys.history(next.epoch);
-                Some(
-                    self.base()
-                        .when(Compare::Absent { key: key.clone() })
-                        .then(self.put_primary(&next))
-                        .then(self.put_lease(&next, false))
-                        .then(Change::put(key, history.encode())),
-                )
+                Some(self.take(operation, end, None))
             }
             PrimaryState::Open
             | PrimaryState::Handover { .. }
             | PrimaryState::Token { .. }
             | PrimaryState::Fenced { .. } => None,
         }
+    }
+
+    /// Primacy moves here.
+    fn take(
+        &self,
+        operation: &OperationId,
+        floor: HistoryPoint,
+        stopping_at: Option<WallTime>,
+    ) -> Txn {
+        let next = Primary {
+            state: PrimaryState::Open,
+            holder: self.name().clone(),
+            epoch: self.primary.epoch.next(),
+            floor: Some(floor),
+            ..self.primary.clone()
+        };
+        let history = EpochHistory {
+            version: VERSION,
+            epoch: next.epoch,
+            site: self.name().clone(),
+            node: self.node(),
+            from: Some(self.primary.holder.clone()),
+            operation: Some(operation.clone()),
+            floor: next.floor.clone(),
+            at: WallTime::default(),
+            stopping_at,
+            lost_bytes: 0,
+            lost_at_most_ms: None,
+            promotions: Vec::new(),
+            unknown: Unknown::new(),
+        };
+        let key = self.keys.history(next.epoch);
+        self.base()
+            .when(Compare::Absent { key: key.clone() })
+            .then(self.put_primary(&next))
+            .then(self.put_lease(&next, false))
+            .then(Change::put(key, history.encode()))
     }
 
     /// Compares `primary` and `lease` as seen.
@@ -304,6 +323,8 @@ fn first_report(site: &Site) -> Report {
         system_identifier: Some(identifier),
         ancestry: None,
         position: None,
+        position_at: None,
+        last_commit: None,
         lag_bytes: None,
         streaming_from: None,
         nodes: nodes.collect(),

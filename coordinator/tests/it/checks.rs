@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use regent_coordinator::decide::plan;
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{
     PrimaryState, Reach, ReportedRole, RunningOperation, SiteRole, Verdict, WritesFenced,
 };
@@ -38,7 +39,11 @@ const CASES: &[Case] = &[
     blocks("primary-open", |world| {
         world.edit_primary(|primary| {
             let operation = "op-9".parse().expect("an identifier");
-            primary.state = PrimaryState::Fenced { to: site("us"), operation };
+            primary.state = PrimaryState::Fenced {
+                to: site("us"),
+                operation,
+                accepted: AcceptedLoss::default(),
+            };
         });
     }),
     blocks("primary-holds-lease", |world| world.edit_lease(|lease| lease.released = true)),

@@ -20,6 +20,8 @@ mod play;
 #[cfg(test)]
 mod program;
 #[cfg(test)]
+mod promotion;
+#[cfg(test)]
 mod purity;
 #[cfg(test)]
 mod storm;

@@ -7,6 +7,7 @@ use regent_coordinator::decide::Reason;
 use regent_coordinator::decide::write::{Purpose, Put};
 use regent_proto::Epoch;
 use regent_proto::name::OperationId;
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{Operation, Outcome, PrimaryState, ReportedRole, SwitchoverStep};
 
 use crate::agents::{self, ALL_LIVE, Conduct};
@@ -14,10 +15,10 @@ use crate::world::{TWO_SITES, World, site};
 
 /// What a run does besides deciding.
 #[derive(Clone, Copy)]
-struct Run {
-    conduct: Conduct,
+pub(crate) struct Run {
+    pub(crate) conduct: Conduct,
     /// Every decision is made by a coordinator that has just started.
-    forgetful: bool,
+    pub(crate) forgetful: bool,
 }
 
 const ORDINARY: Run = Run { conduct: ALL_LIVE, forgetful: false };
@@ -48,7 +49,7 @@ fn step(world: &mut World, run: Run) -> bool {
 }
 
 /// Runs until the operation has ended; when nothing happens, time passes.
-fn to_the_end(world: &mut World, id: &OperationId, run: Run) -> Operation {
+pub(crate) fn to_the_end(world: &mut World, id: &OperationId, run: Run) -> Operation {
     let living: Vec<&str> =
         ["eu", "us"].into_iter().filter(|name| !run.conduct.dead.contains(name)).collect();
     for _ in 0..300 {
@@ -357,7 +358,8 @@ fn primacy_that_went_another_way_ends_the_operation() {
     let (mut world, id) = stopped_at(SwitchoverStep::Prepare);
     world.edit_primary(|primary| {
         let operation = "promotion-1".parse().expect("an identifier");
-        primary.state = PrimaryState::Fenced { to: site("us"), operation };
+        primary.state =
+            PrimaryState::Fenced { to: site("us"), operation, accepted: AcceptedLoss::default() };
     });
     let write = world.decide().actions.remove(0);
     assert!(world.perform(&write));

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod completions;
 pub mod fencing;
 pub mod operation;
+pub mod promotion;
 pub mod site;
 pub mod status;
 pub mod switchover;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Record, Unknown, millis, record};
 use crate::epoch::Epoch;
 use crate::name::{NodeName, OperationId, RequestId, SiteName, SystemIdentifier, Tenure};
+use crate::promotion::AcceptedLoss;
 use crate::time::WallTime;
 use crate::timeline::HistoryPoint;
 use crate::topology::Topology;
@@ -120,6 +121,9 @@ pub enum PrimaryState {
         to: SiteName,
         /// The promotion.
         operation: OperationId,
+        /// What it may lose. It stands here so that whoever promotes compares it with the rest.
+        #[serde(default)]
+        accepted: AcceptedLoss,
     },
 }
 
@@ -228,8 +232,11 @@ pub struct EpochHistory {
     /// When the site before cut its clients, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping_at: Option<WallTime>,
-    /// Bytes lost; 0 for a switchover.
+    /// Bytes lost, at least; 0 for a switchover.
     pub lost_bytes: u64,
+    /// Of a promotion: the commits of at most this span were lost; `None` also where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_at_most_ms: Option<u64>,
     /// Timelines that began in this epoch: where, and the promotion's id.
     #[serde(default)]
     pub promotions: Vec<HistoryPoint>,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Unknown, record};
 use crate::epoch::Epoch;
 use crate::name::{OperationId, SiteName};
+use crate::promotion::AcceptedLoss;
 use crate::time::WallTime;
 
 /// What an operation is.
@@ -17,6 +18,15 @@ pub enum OperationKind {
         from: SiteName,
         /// Next primary site.
         to: SiteName,
+    },
+    /// Deliberate: the primary site may be gone, and what it alone has is given up.
+    Promotion {
+        /// Present primary site.
+        from: SiteName,
+        /// Next primary site.
+        to: SiteName,
+        /// What may be lost.
+        accepted: AcceptedLoss,
     },
     /// The primary site is to write no more until a person lifts it.
     Fence {
@@ -36,6 +46,7 @@ impl OperationKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Switchover { .. } => "switchover",
+            Self::Promotion { .. } => "promotion",
             Self::Fence { .. } => "fence",
             Self::Unfence { .. } => "unfence",
         }
@@ -46,7 +57,7 @@ impl OperationKind {
     #[must_use]
     pub fn moves(&self) -> Option<(&SiteName, &SiteName)> {
         match self {
-            Self::Switchover { from, to } => Some((from, to)),
+            Self::Switchover { from, to } | Self::Promotion { from, to, .. } => Some((from, to)),
             Self::Fence { .. } | Self::Unfence { .. } => None,
         }
     }
@@ -93,7 +104,8 @@ pub struct Operation {
 }
 record!(Operation, "operation");
 
-/// The steps of a switchover, in order.
+/// The steps of a switchover, in order. A promotion enters at *take*: `primary` is fenced for B then,
+/// which waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SwitchoverStep {
@@ -101,7 +113,7 @@ pub enum SwitchoverStep {
     Prepare,
     /// `primary` says handover: A stops and posts the token.
     Handover,
-    /// The token stands: B takes.
+    /// The token stands, or `primary` is fenced for B: B takes.
     Take,
     /// A and the other sites turn to B.
     Follow,

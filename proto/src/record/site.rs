@@ -96,6 +96,12 @@ pub struct Report {
     /// The leader's WAL end: written (primary), or flushed by the receiver (standby).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Lsn>,
+    /// An instant at or before which that end was there, by the leader's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position_at: Option<WallTime>,
+    /// When the last transaction that the leader has replayed was committed, by its writer's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_commit: Option<WallTime>,
     /// How far behind its upstream the leader replays, in bytes, where it can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<u64>,

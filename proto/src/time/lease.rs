@@ -113,6 +113,14 @@ impl LeaseTiming {
         self.ttl + self.drift() + self.epsilon()
     }
 
+    /// The same for a lease of this TTL, the only one of the bounds that it depends on.
+    #[must_use]
+    pub fn wait_for(ttl: Duration) -> Duration {
+        let zero = Duration::ZERO;
+        let (renew_every, call_timeout, stop_budget, kill_budget) = (zero, zero, zero, zero);
+        Self { ttl, renew_every, call_timeout, stop_budget, kill_budget }.wait()
+    }
+
     /// When to begin the fence for a deadline.
     #[must_use]
     pub fn fence_at(&self, deadline: Deadline) -> BootTime {

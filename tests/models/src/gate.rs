@@ -118,6 +118,8 @@ pub fn policy() -> Policy {
         remove_on_diverged_timelines: true,
         pre_promote: None,
         clones_without_leader: false,
+        replicatefrom: None,
+        nostream: false,
     }
 }
 
@@ -138,6 +140,7 @@ fn site(facts: &Facts) -> SiteView {
         name: me.clone(),
         unreadable: false,
         bound_to_my_lease: facts.leader_key,
+        twin: false,
         revision: 1,
     };
     SiteView {
@@ -188,6 +191,7 @@ fn view(facts: &Facts) -> View {
         age: quorum.primary.is_some().then_some(Duration::ZERO),
         primary: quorum.primary.clone().map(|value| At { value, revision: 1 }),
         primary_age: Duration::ZERO,
+        lease_age: Duration::ZERO,
         lease: None,
         lease_revision: None,
         history: None,
@@ -217,6 +221,7 @@ fn view(facts: &Facts) -> View {
         now: NOW,
         site: Some(site(facts)),
         federation,
+        remote: None,
         postgres: postgres(facts, ancestry, end),
         tenure,
         job: None,
@@ -259,6 +264,8 @@ fn postgres(facts: &Facts, ancestry: Ancestry, end: Lsn) -> PostgresView {
             ancestry,
             end,
             replayed: end,
+            last_commit: None,
+            wall: regent_proto::time::WallTime(0),
             senders: BTreeMap::new(),
             receiver: None,
             synchronous_standby_names: String::new(),

@@ -315,6 +315,8 @@ impl Quorum {
             control_timeline: TimelineId(1),
             end,
             replayed: end,
+            last_commit: None,
+            wall: regent_proto::time::WallTime(0),
             senders,
             receiver: None,
             synchronous_standby_names: text,

@@ -273,6 +273,8 @@ impl Synchronous {
             control_timeline: TimelineId(1),
             end,
             replayed: end,
+            last_commit: None,
+            wall: regent_proto::time::WallTime(0),
             senders,
             receiver: None,
             synchronous_standby_names: list,

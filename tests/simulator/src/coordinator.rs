@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use regent_coordinator::act::{self, session};
 use regent_coordinator::decide::request::{self, Asked};
 use regent_coordinator::decide::write::Write;
-use regent_coordinator::decide::{Federation, Policy, apply, fencing, plan};
+use regent_coordinator::decide::{Federation, Policy, apply, fencing, plan, promotion};
 use regent_coordinator::federation::{self, Handle};
 use regent_proto::keys::GlobalKeys;
+use regent_proto::promotion::AcceptedLoss;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,8 @@ pub enum Verb {
     Create,
     /// A switchover to this site, which may be none that can take.
     Switchover(usize),
+    /// A promotion of this site, which may be none that can take, with more or less accepted.
+    Promote(usize),
     /// The running operation is given up.
     Cancel,
     /// The primary site, or by mistake another one, is to write no more.
@@ -133,10 +136,15 @@ impl World {
         if asks && self.now + 3 * MIN < HARSH && self.chance.one_in(6) {
             return self.after_promises(verb);
         }
+        if let Verb::Promote(_) = verb
+            && self.goes_dark(verb)
+        {
+            return;
+        }
         match self.judge(c, verb) {
             Ok(Some(write)) => {
                 match verb {
-                    Verb::Switchover(site) => self.trouble(site),
+                    Verb::Switchover(site) | Verb::Promote(site) => self.trouble(site),
                     // Long enough for a failover in between; looked at again until nothing is fenced.
                     Verb::Fence => {
                         self.has_fenced = true;
@@ -158,12 +166,14 @@ impl World {
                 match verb {
                     Verb::Create => self.schedule(SEC, Event::Operator(verb)),
                     // What is not ready now may be soon.
-                    Verb::Switchover(_) if self.now < HARSH && !self.chance.one_in(4) => {
+                    Verb::Switchover(_) | Verb::Promote(_)
+                        if self.now < HARSH && !self.chance.one_in(4) =>
+                    {
                         let span = self.chance.between(5 * SEC, 40 * SEC);
                         self.schedule(span, Event::Operator(verb));
                     }
                     Verb::Unfence => self.schedule(5 * SEC, Event::Operator(verb)),
-                    Verb::Switchover(_) | Verb::Cancel | Verb::Fence => {}
+                    Verb::Switchover(_) | Verb::Promote(_) | Verb::Cancel | Verb::Fence => {}
                 }
             }
         }
@@ -203,6 +213,26 @@ impl World {
             _ => return,
         };
         self.strikes_later(Fault { at, span, kind });
+    }
+
+    /// What a promotion is for: the writer's site is lost, or cut off, for longer than the wait and what
+    /// follows. Then somebody decides.
+    fn goes_dark(&mut self, verb: Verb) -> bool {
+        let Some((n, _)) = self.checks.acknowledger else { return false };
+        if self.now + 5 * MIN > HARSH || self.chance.one_in(2) {
+            return false;
+        }
+        let site = self.nodes[n].site;
+        let kind = match self.chance.below(3) {
+            0 => Kind::CutSite(site, Way::Both),
+            _ => Kind::KillSite(site),
+        };
+        let at = self.now + MS;
+        let span = self.chance.between(2 * MIN, 5 * MIN);
+        self.strikes_later(Fault { at, span, kind });
+        let again = at + self.chance.between(SEC, 2 * MIN);
+        self.schedule_at(again, Event::Operator(verb));
+        true
     }
 
     /// The quorum is lost, so that promises are given; then the writer's agent ends. Its next life has
@@ -245,7 +275,11 @@ impl World {
 
     /// Most switchovers are to a data site that is not primary yet; some are not, and are refused.
     fn aimed(&mut self, c: usize, verb: Verb) -> Verb {
-        let Verb::Switchover(_) = verb else { return verb };
+        let again: fn(usize) -> Verb = match verb {
+            Verb::Switchover(_) => Verb::Switchover,
+            Verb::Promote(_) => Verb::Promote,
+            Verb::Create | Verb::Cancel | Verb::Fence | Verb::Unfence => return verb,
+        };
         let Some(handle) = &self.coordinators[c].handle else { return verb };
         let published = handle.published.borrow().clone();
         let holder = published.view.primary.read().map(|seen| seen.value.holder.clone());
@@ -255,7 +289,7 @@ impl World {
             .collect();
         let wrong = self.chance.one_in(8);
         match self.chance.pick(&others) {
-            Some(site) if !wrong => Verb::Switchover(*site),
+            Some(site) if !wrong => again(*site),
             Some(_) | None => verb,
         }
     }
@@ -311,6 +345,28 @@ impl World {
                     reason: "the simulation asks".to_owned(),
                 };
                 request::execute(&federation, &asked).map(Some).map_err(|e| e.to_string())
+            }
+            Verb::Promote(site) => {
+                let to = self.sites[site].name.clone();
+                let ages = [Some(0), Some(5_000), Some(100_000), Some(300_000), None];
+                let accepted = self.chance.pick(&ages).map(|age| AcceptedLoss {
+                    max_age_ms: *age,
+                    max_bytes: None,
+                    without: Default::default(),
+                });
+                let end_lease = self.chance.one_in(2);
+                let request = promotion::Request { to, accepted, end_lease };
+                self.last_operation += 1;
+                let asked = promotion::Asked {
+                    id: format!("promotion-{}", self.last_operation)
+                        .parse()
+                        .expect("an identifier"),
+                    plan_hash: promotion::plan(&federation, &request).hash,
+                    request,
+                    by: "operator".to_owned(),
+                    reason: "the simulation asks".to_owned(),
+                };
+                promotion::execute(&federation, &asked).map(Some).map_err(|e| e.to_string())
             }
             Verb::Cancel => {
                 let running = view.running.read().and_then(|running| running.value.id.clone());

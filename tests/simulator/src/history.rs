@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::time::Nanos;
+
 /// What is known of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -24,6 +26,10 @@ pub struct Write {
     pub outcome: Outcome,
     /// The client has heard of its success.
     pub heard: bool,
+    /// When it was committed.
+    pub committed_at: Nanos,
+    /// When its success was let go.
+    pub acknowledged_at: Nanos,
 }
 
 /// All writes, by number from 1.
@@ -41,15 +47,23 @@ impl History {
 
     /// A new write; its number.
     pub fn begin(&mut self, client: usize) -> u64 {
-        let write = Write { client, node: None, outcome: Outcome::Unknown, heard: false };
+        let write = Write {
+            client,
+            node: None,
+            outcome: Outcome::Unknown,
+            heard: false,
+            committed_at: 0,
+            acknowledged_at: 0,
+        };
         self.writes.push(write);
         self.writes.len() as u64
     }
 
     /// A server has it.
-    pub fn written(&mut self, write: u64, node: usize) {
+    pub fn written(&mut self, write: u64, node: usize, now: Nanos) {
         if let Some(write) = self.at(write) {
             write.node = Some(node);
+            write.committed_at = now;
         }
     }
 
@@ -61,9 +75,10 @@ impl History {
     }
 
     /// A server let its success go.
-    pub fn acknowledge(&mut self, write: u64) {
+    pub fn acknowledge(&mut self, write: u64, now: Nanos) {
         if let Some(found) = self.at(write) {
             found.outcome = Outcome::Acknowledged;
+            found.acknowledged_at = now;
             self.acknowledged.push(write);
         }
     }
@@ -73,6 +88,13 @@ impl History {
         if let Some(write) = self.at(write) {
             write.heard = true;
         }
+    }
+
+    /// When a write was committed; `None`: it is no write.
+    #[must_use]
+    pub fn committed_at(&self, write: u64) -> Option<Nanos> {
+        let at = usize::try_from(write).ok()?.checked_sub(1)?;
+        self.writes.get(at).map(|write| write.committed_at)
     }
 
     /// All of them.

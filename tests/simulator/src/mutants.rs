@@ -82,6 +82,10 @@ pub enum Mutant {
     WordNotKept,
     /// An agent that is restarted has forgotten its word.
     WordDiesWithItsAgent,
+    /// A promotion waits for nobody.
+    NoWaitAfterTheFence,
+    /// A promotion loses whatever it loses.
+    AcceptsAnyLoss,
 }
 
 impl Mutant {
@@ -119,6 +123,8 @@ impl Mutant {
         Self::SilenceIsConsent,
         Self::WordNotKept,
         Self::WordDiesWithItsAgent,
+        Self::NoWaitAfterTheFence,
+        Self::AcceptsAnyLoss,
     ];
 
     /// By its name.
@@ -138,7 +144,9 @@ impl Mutant {
             | Self::HandoverAsAPut
             | Self::WriteWithoutItsLeadershipCompare
             | Self::MarkKeepsTheDeadline
-            | Self::PauseUnfencesAFederation => true,
+            | Self::PauseUnfencesAFederation
+            | Self::NoWaitAfterTheFence
+            | Self::AcceptsAnyLoss => true,
             Self::None
             | Self::GuardianMissing
             | Self::DeadlineAnchoredAtReceive
@@ -201,6 +209,19 @@ impl Mutant {
             }
             Self::TakeWithoutWalAndFloor => has_all(view),
             Self::WordNotKept => view.failsafe.promised = None,
+            Self::NoWaitAfterTheFence => {
+                if let Some(federation) = &mut view.federation {
+                    federation.lease_age += std::time::Duration::from_secs(3600);
+                }
+            }
+            Self::AcceptsAnyLoss => {
+                let primary = view.federation.as_mut().and_then(|f| f.primary.as_mut());
+                if let Some(PrimaryState::Fenced { accepted, .. }) =
+                    primary.map(|primary| &mut primary.value.state)
+                {
+                    accepted.max_age_ms = None;
+                }
+            }
             Self::KeyBoundBack => {
                 let leader = view.site.as_ref().and_then(|site| site.leader.as_ref());
                 if leader.is_some_and(|l| l.name == *me && !l.bound_to_my_lease) {

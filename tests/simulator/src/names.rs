@@ -43,6 +43,7 @@ names! {
         Reason::AskingPeers => "reason: AskingPeers",
         Reason::NotCandidate(_) => "reason: NotCandidate",
         Reason::RetakingLeader => "reason: RetakingLeader",
+        Reason::TwinLeads => "reason: TwinLeads",
         Reason::LeaderDeleted => "reason: LeaderDeleted",
         Reason::StoppingWriter => "reason: StoppingWriter",
         Reason::Leading => "reason: Leading",
@@ -74,10 +75,13 @@ names! {
         Reason::AwaitingConfirmation => "reason: AwaitingConfirmation",
         Reason::AwaitingPromise => "reason: AwaitingPromise",
         Reason::Taking => "reason: Taking",
+        Reason::AwaitingPromotion(_) => "reason: AwaitingPromotion",
+        Reason::PromotingSite => "reason: PromotingSite",
         Reason::Fenced => "reason: Fenced",
         Reason::ClearingMark => "reason: ClearingMark",
         Reason::FinishingBootstrap => "reason: FinishingBootstrap",
         Reason::Synchronous => "reason: Synchronous",
+        Reason::ListChanged => "reason: ListChanged",
         Reason::Slots => "reason: Slots",
         Reason::Checkpoint => "reason: Checkpoint",
         Reason::Paused(_) => "reason: Paused",
@@ -90,6 +94,7 @@ names! {
         Reason::NotCopied(_) => "reason: NotCopied",
         Reason::Requested(_) => "reason: Requested",
         Reason::PrePromoting => "reason: PrePromoting",
+        Reason::KeysGone => "reason: KeysGone",
     }
 }
 
@@ -118,6 +123,8 @@ names! {
         Unfit::CouldNotStart => "unfit: CouldNotStart",
         Unfit::OtherWanted(_) => "unfit: OtherWanted",
         Unfit::PrePromoteRefused => "unfit: PrePromoteRefused",
+        Unfit::KeysGone => "unfit: KeysGone",
+        Unfit::Unheard(_) => "unfit: Unheard",
     }
 }
 
@@ -150,6 +157,7 @@ names! {
         Action::EndTenure => "action: EndTenure",
         Action::PostToken { .. } => "action: PostToken",
         Action::Take { .. } => "action: Take",
+        Action::PromoteSite { .. } => "action: PromoteSite",
         Action::RollBack { .. } => "action: RollBack",
         Action::RecordIdentity { .. } => "action: RecordIdentity",
         Action::Follow(_) => "action: Follow",
@@ -236,6 +244,9 @@ pub const OTHERS: &[&str] = &[
     "edge: handover -> open",
     "edge: token -> open",
     "edge: token -> open, taken",
+    "edge: open -> fenced",
+    "edge: fenced -> open",
+    "edge: fenced -> open, taken",
     "store: conflict",
     "store: refused",
     "store: not done",
@@ -248,6 +259,7 @@ pub const OTHERS: &[&str] = &[
     "operator: create the federation",
     "operator: begin the operation",
     "operator: ask for the operation's end",
+    "operator: begin the promotion",
     "operator: fence the writes",
     "operator: unfence the writes",
     "operator: refused",
@@ -277,6 +289,7 @@ pub const OTHERS: &[&str] = &[
     "operator: restart",
     "operator: reinitialize",
     "asynchronous loss",
+    "accepted loss",
     "opened",
 ];
 

@@ -238,6 +238,7 @@ fn federate(world: &mut World) {
         let verb = match world.chance.below(10) {
             0..2 => Verb::Cancel,
             2 => Verb::Fence,
+            3..5 => Verb::Promote(site),
             _ => Verb::Switchover(site),
         };
         world.schedule_at(at, Event::Operator(verb));

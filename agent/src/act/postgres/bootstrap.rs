@@ -365,7 +365,8 @@ postgresql:
             if lost {
                 std::fs::remove_file(files.data_dir.join("PG_VERSION")).expect("it is there");
             }
-            let made = ground.make_replica(&[], &watch::Sender::new(None)).await;
+            let made =
+                ground.make_replica(&config.methods.replica, &[], &watch::Sender::new(None)).await;
             let failed = format!("{:#}", made.expect_err("nobody to have it from"));
             assert!(failed.contains("what is here stays"), "{failed}");
             assert!(left.exists() && !files.incomplete().exists());

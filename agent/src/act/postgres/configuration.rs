@@ -39,6 +39,8 @@ pub struct Wanted {
     pub slots: Rules,
     /// The agent's file itself says whether this node holds back the vacuum of whom it follows.
     pub own_feedback: bool,
+    /// `recovery_min_apply_delay` of whoever leads a standby cluster.
+    pub remote_delay: Option<String>,
 }
 
 /// The file's lists, where it has some, stand in place of the dynamic ones.
@@ -69,6 +71,17 @@ impl Wanted {
                 None => drop(recovery.remove(&name)),
             }
         }
+        // Of every member of a standby cluster, as in Patroni; in a federation the section says nothing.
+        let remote = dynamic.standby_cluster.as_ref().filter(|_| config.federation.is_none());
+        let of_section = remote.into_iter().flat_map(|section| {
+            [
+                ("restore_command", &section.restore_command),
+                ("archive_cleanup_command", &section.archive_cleanup_command),
+            ]
+        });
+        for (name, command) in of_section {
+            recovery.extend(command.clone().map(|command| (name.to_owned(), command)));
+        }
         let none = Vec::new();
         Self {
             parameters: parameters::wanted(&given),
@@ -81,6 +94,7 @@ impl Wanted {
                 .parameters
                 .keys()
                 .any(|name| name.eq_ignore_ascii_case("hot_standby_feedback")),
+            remote_delay: remote.and_then(|section| section.recovery_min_apply_delay.clone()),
         }
     }
 
@@ -90,6 +104,7 @@ impl Wanted {
         let slots = (self.slots.use_slots, self.slots.want_feedback(None));
         let mut hasher = DefaultHasher::new();
         (&self.parameters, &self.recovery, &self.hba, &self.ident, slots).hash(&mut hasher);
+        self.remote_delay.hash(&mut hasher);
         hasher.finish().max(1)
     }
 

@@ -95,9 +95,19 @@ pub async fn identify(
     conninfo: &str,
     bound: Duration,
 ) -> Result<String, super::programs::ProgramError> {
+    ask_walsender(programs, conninfo, "IDENTIFY_SYSTEM", bound).await
+}
+
+/// One command of the replication protocol.
+pub async fn ask_walsender(
+    programs: &Programs,
+    conninfo: &str,
+    text: &str,
+    bound: Duration,
+) -> Result<String, super::programs::ProgramError> {
     let mut command = programs.command("psql");
     command
-        .args(["--no-psqlrc", "--no-password", "-XAtc", "IDENTIFY_SYSTEM"])
+        .args(["--no-psqlrc", "--no-password", "-XAtc", text])
         .arg(format!("{conninfo} replication=true"));
     programs.output(command, bound).await
 }
@@ -227,9 +237,9 @@ pub async fn rewind(
     let run = programs.run(command, REWIND_BOUND, |line| {
         // Said after all preconditions held and before the first file is touched.
         if line.contains("rewinding from last common checkpoint")
-            && let Err(error) = write_atomically(&marker, b"pg_rewind\n")
+            && let Err(error) = files.begin("pg_rewind\n")
         {
-            tracing::error!(%error, "cannot note that a rewind has begun");
+            tracing::error!("{error:#}: a rewind has begun");
         }
     });
     run.await?;
@@ -242,28 +252,26 @@ pub async fn rewind(
 
 /// Notes that the directory is incomplete, and empties it.
 pub fn begin(files: &Files) -> anyhow::Result<()> {
-    write_atomically(&files.incomplete(), b"copy\n")?;
+    files.begin("copy\n")?;
     empty(&files.data_dir)?;
     Ok(())
 }
 
 /// It is complete.
 pub fn done(files: &Files) -> anyhow::Result<()> {
-    std::fs::remove_file(files.incomplete())?;
-    Ok(())
+    Ok(files.complete()?)
 }
 
 /// Gives up what was begun here. What is still in the directory goes before the marker does: without it,
 /// half a cluster would count as one.
 pub fn give_up(files: &Files) -> std::io::Result<()> {
-    let marker = files.incomplete();
-    if !marker.exists() {
+    if !files.incomplete().exists() {
         return Ok(());
     }
     if files.data_dir.exists() {
         empty(&files.data_dir)?;
     }
-    std::fs::remove_file(&marker)
+    files.complete()
 }
 
 /// Removes what is in the directory, not the directory (it may be a mount point).
@@ -305,8 +313,12 @@ Min recovery ending loc's timeline:   1
 
     /// Programs that answer as PostgreSQL's would, and note that they ran. Written by another process:
     /// what this one has open for writing while another test starts a program can't be run (ETXTBSY).
-    #[expect(clippy::disallowed_methods, reason = "processes that end at once")]
     fn programs(place: &Place, identifier: &str) -> Programs {
+        programs_with(place, identifier, "true")
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "processes that end at once")]
+    fn programs_with(place: &Place, identifier: &str, rewinds: &str) -> Programs {
         let bin = place.dir.path().join("bin");
         std::fs::create_dir_all(&bin).expect("made");
         let ran = place.dir.path().join("ran").display().to_string();
@@ -314,7 +326,7 @@ Min recovery ending loc's timeline:   1
             ("psql", format!("echo '{identifier}|2|0/5000000|'")),
             // The directory is empty by now.
             ("pg_basebackup", "ls \"$2\" | wc -l; echo 15 > \"$2/PG_VERSION\"".to_owned()),
-            ("pg_rewind", "true".to_owned()),
+            ("pg_rewind", rewinds.to_owned()),
             ("postgres", "true".to_owned()),
             ("pg_controldata", format!("cat <<'END'\n{CONTROL}END")),
         ] {
@@ -367,6 +379,37 @@ Min recovery ending loc's timeline:   1
         assert!(kept(&place).join("global/pg_control").exists());
         assert_eq!(ran(&place), "psql\npg_basebackup\n");
         assert!(!place.files.incomplete().exists());
+    }
+
+    /// hazards.md row 77: its source goes midway, and then the machine.
+    #[tokio::test]
+    async fn a_rewind_that_broke_off_is_known_after_a_reboot() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let user = &config.postgres.authentication.replication;
+        let addresses = [("127.0.0.1".to_owned(), 1)];
+        let begun = "echo 'pg_rewind: rewinding from last common checkpoint at 0/1' >&2; ";
+        let note = place.files.incomplete();
+        let note = note.display();
+        // Its note is there before it goes on, and not only when it has ended.
+        let midway = format!(
+            "{begun} for i in $(seq 200); do [ -e '{note}' ] && exit 1; sleep 0.05; done; rm -f '{note}'"
+        );
+        let fails = format!("{begun} exit 1");
+        let rows = [
+            ("exit 1", false, false),
+            (midway.as_str(), false, true),
+            (fails.as_str(), false, true),
+        ];
+        for (does, well, half) in rows.into_iter().chain([(begun, true, false)]) {
+            let programs = programs_with(&place, OURS, does);
+            let done = rewind(&programs, &place.files, user, &addresses).await;
+            assert_eq!(done.is_ok(), well, "{does}: {done:?}");
+            std::fs::remove_dir_all(&place.files.run_dir).expect("as a reboot does");
+            std::fs::create_dir(&place.files.run_dir).expect("made");
+            assert_eq!(place.files.half_rewound(), half, "{does}");
+            drop(std::fs::remove_file(place.files.incomplete()));
+        }
     }
 
     #[tokio::test]

@@ -10,9 +10,11 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::configuration::Wanted;
+use crate::act::epoch_file::EpochFile;
 use crate::config::dynamic::Dynamic;
 use crate::config::{Config, User};
 use crate::decide::parameters;
@@ -72,6 +74,7 @@ pub struct Files {
     /// Run directory.
     pub run_dir: PathBuf,
     passfile: PathBuf,
+    incomplete: PathBuf,
     /// Where WAL is kept that must not be lost with the data directory.
     pub salvage: PathBuf,
 }
@@ -88,13 +91,43 @@ impl Files {
             name.push(".regent-salvage");
             PathBuf::from(name)
         });
-        Self { data_dir, run_dir, passfile, salvage }
+        let incomplete = EpochFile::new(config).path().with_extension("regent-incomplete");
+        Self { data_dir, run_dir, passfile, incomplete, salvage }
     }
 
-    /// Note that a copy or `initdb` has begun and not ended.
+    /// Note that a copy, a rewind or `initdb` has begun and not ended. Beside the epoch: a reboot, which
+    /// may empty the run directory, must not make half a cluster look like a whole one.
     #[must_use]
     pub fn incomplete(&self) -> PathBuf {
-        self.run_dir.join("data-incomplete")
+        self.incomplete.clone()
+    }
+
+    /// Notes, durably, that the data directory is incomplete from now on.
+    pub fn begin(&self, what: &str) -> anyhow::Result<()> {
+        write_atomically(&self.incomplete, what.as_bytes()).with_context(|| {
+            format!(
+                "{}: noting that the data directory is incomplete; want a directory that this user may \
+                 write to, or another place by regent.epoch_file",
+                self.incomplete.display()
+            )
+        })
+    }
+
+    /// It is complete, also after a reboot: a note that came back would have it copied over.
+    pub fn complete(&self) -> std::io::Result<()> {
+        std::fs::remove_file(&self.incomplete)?;
+        sync_parent(&self.incomplete)
+    }
+
+    /// The note of an agent that kept it in the run directory.
+    pub fn take_note_over(&self) -> anyhow::Result<()> {
+        let old = self.run_dir.join("data-incomplete");
+        let what = match std::fs::read_to_string(&old) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            read => read.with_context(|| format!("reading {}", old.display()))?,
+        };
+        self.begin(&what)?;
+        std::fs::remove_file(&old).with_context(|| format!("removing {}", old.display()))
     }
 
     /// Whether what began and did not end is a rewind.
@@ -244,6 +277,7 @@ impl Files {
         in_force: &InForce,
     ) {
         put_feedback(parameters, wanted, in_force);
+        put_delay(parameters, wanted, in_force);
         if let Some(follow) = &in_force.follow {
             parameters.extend(self.recovery_parameters(config, follow));
             if !wanted.slots.use_slots {
@@ -290,6 +324,13 @@ impl Files {
         }
         let kept = std::fs::read(self.dynamic()).ok()?;
         serde_json::from_slice(&kept).ok().filter(serde_json::Value::is_object)
+    }
+
+    /// Whether postgresql.auto.conf sets this one.
+    #[must_use]
+    pub fn auto_conf_sets(&self, name: &str) -> bool {
+        let text = std::fs::read(self.data_dir.join("postgresql.auto.conf")).unwrap_or_default();
+        text.split(|byte| *byte == b'\n').any(|line| set_by(line) == name)
     }
 
     /// Takes out of postgresql.auto.conf what would outdo the agent: `ALTER SYSTEM` and base backups
@@ -363,11 +404,36 @@ impl Files {
                 addresses,
                 config.name.as_str(),
             ),
+            Follow::Remote { addresses, .. } if addresses.is_empty() => String::new(),
+            // No member over there is called so: commits of theirs must not wait for this one.
+            Follow::Remote { addresses, .. } => self.conninfo_to_writer(
+                &config.postgres.authentication.replication,
+                addresses,
+                &format!("{}/{}", config.scope, config.name),
+            ),
         };
-        let slot = if conninfo.is_empty() { String::new() } else { config.name.slot() };
+        let slot = match follow {
+            Follow::Nobody => String::new(),
+            Follow::Member { .. } | Follow::Site { .. } => config.name.slot(),
+            Follow::Remote { slot, .. } => slot.clone().unwrap_or_default(),
+        };
         parameters.insert("primary_conninfo".to_owned(), conninfo);
         parameters.insert("primary_slot_name".to_owned(), slot);
         parameters
+    }
+
+    /// The same for the one of several hosts that writes, as in Patroni: which of them does changes there
+    /// with each failover. A single one is taken as it is.
+    #[must_use]
+    pub fn conninfo_to_writer(
+        &self,
+        user: &User,
+        addresses: &[(String, u16)],
+        application: &str,
+    ) -> String {
+        let conninfo = self.conninfo(user, addresses, application);
+        let which = if addresses.len() > 1 { " target_session_attrs=read-write" } else { "" };
+        format!("{conninfo}{which}")
     }
 
     /// The password file.
@@ -408,11 +474,28 @@ fn put_feedback(parameters: &mut BTreeMap<String, String>, wanted: &Wanted, in_f
     }
 }
 
+/// What a standby cluster's leader replays late its members need not delay again.
+fn put_delay(parameters: &mut BTreeMap<String, String>, wanted: &Wanted, in_force: &InForce) {
+    const NAME: &str = "recovery_min_apply_delay";
+    let Some(of_section) = &wanted.remote_delay else { return };
+    let remote = matches!(in_force.follow, Some(Follow::Remote { .. }));
+    let otherwise = wanted.recovery.get(NAME).filter(|value| !in_force.refuses(NAME, value));
+    match otherwise.filter(|_| !remote).or_else(|| remote.then_some(of_section)) {
+        Some(value) => drop(parameters.insert(NAME.to_owned(), value.clone())),
+        None => drop(parameters.remove(NAME)),
+    }
+}
+
 /// Whether a line of postgresql.auto.conf sets what the agent alone sets.
 fn outdoes(line: &[u8]) -> bool {
+    parameters::is_recovery(&set_by(line))
+}
+
+/// The parameter that a line sets.
+fn set_by(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
     let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next();
-    parameters::is_recovery(&name.unwrap_or_default().to_ascii_lowercase())
+    name.unwrap_or_default().to_ascii_lowercase()
 }
 
 const HEADER: &str = "# Written by the Regent agent; changes made here are lost.\n";
@@ -462,6 +545,11 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// What was renamed or removed there stays so after a crash.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
     match path.parent() {
         Some(parent) => std::fs::File::open(parent)?.sync_all(),
         None => Ok(()),
@@ -475,6 +563,23 @@ mod tests {
 
     fn read(place: &Place, name: &str) -> String {
         std::fs::read_to_string(place.files.data_dir.join(name)).unwrap_or_default()
+    }
+
+    #[test]
+    fn half_a_cluster_is_known_without_the_run_directory_and_by_an_older_agents_note() {
+        let place = Place::new();
+        place.files.take_note_over().expect("there is none");
+        assert!(!place.files.incomplete().exists());
+        place.files.begin("copy\n").expect("noted");
+        std::fs::remove_dir_all(&place.files.run_dir).expect("as a reboot does");
+        assert!(place.files.incomplete().exists() && !place.files.half_rewound());
+        place.files.complete().expect("done");
+        assert!(!place.files.incomplete().exists());
+        std::fs::create_dir(&place.files.run_dir).expect("made");
+        let old = place.files.run_dir.join("data-incomplete");
+        std::fs::write(&old, "pg_rewind\n").expect("written");
+        place.files.take_note_over().expect("taken over");
+        assert!(place.files.half_rewound() && !old.exists());
     }
 
     #[test]
@@ -510,8 +615,11 @@ mod tests {
                        restore_command = ''\nsynchronous_standby_names = ''\n";
         let file = place.files.data_dir.join("postgresql.auto.conf");
         std::fs::write(&file, format!("{kept}{outdoes}")).expect("written");
+        let sets = |name| place.files.auto_conf_sets(name);
+        assert!(sets("synchronous_standby_names") && sets("work_mem") && !sets("port"));
         place.files.strip_auto_conf().expect("stripped");
         assert_eq!(read(&place, "postgresql.auto.conf"), kept);
+        assert!(!sets("synchronous_standby_names"));
     }
 
     #[test]
@@ -593,6 +701,45 @@ mod tests {
         );
         let wanted = |dynamic: &Dynamic| Wanted::of(&config, dynamic).fingerprint();
         assert_ne!(wanted(&with), wanted(&Dynamic::default()), "so it is read again");
+    }
+
+    /// Whoever leads the cluster follows the other one, delayed; every member restores from its archive.
+    #[test]
+    fn a_standby_cluster_s_section_is_in_the_files_of_whom_it_concerns() {
+        let place = Place::new();
+        let config = config(place.dir.path());
+        let document = serde_json::json!({
+            "standby_cluster": {"host": "a,b", "port": "1,2", "primary_slot_name": "us",
+                "restore_command": "get %f %p", "recovery_min_apply_delay": "5min"},
+            "postgresql": {"recovery_conf": {"restore_command": "other"}},
+        });
+        let dynamic = Dynamic::read(&document, &Dynamic::default());
+        let section = dynamic.standby_cluster.clone().expect("there");
+        let remote = Follow::Remote { addresses: section.addresses, slot: section.slot };
+        let (name, address) = ("a2".parse().expect("a name"), ("h".to_owned(), 1));
+        let member = Follow::Member { name, address };
+        let archive = Follow::Remote { addresses: Vec::new(), slot: None };
+        let (own, delay) = (config.name.slot(), Some("5min"));
+        let cluster = format!("application_name='{}/", config.scope);
+        for (follow, slot, delay, hosts) in [
+            (&remote, "us", delay, "host='a,b' port='1,2'"),
+            (&member, own.as_str(), None, "host='h' port='1'"),
+            (&archive, "", delay, ""),
+            (&remote, "us", delay, "host='a,b' port='1,2'"),
+        ] {
+            let role = InForce { follow: Some(follow.clone()), ..InForce::default() };
+            place.files.write_role(&config, &dynamic, &role).expect("written");
+            let written = place.files.written();
+            let has = |name: &str| written.get(name).map(String::as_str);
+            assert_eq!(has("restore_command"), Some("get %f %p"), "{follow:?}");
+            assert_eq!(has("recovery_min_apply_delay"), delay, "{follow:?}");
+            assert_eq!(has("primary_slot_name"), Some(slot), "{follow:?}");
+            let conninfo = has("primary_conninfo").expect("there");
+            assert!(conninfo.contains(hosts), "{conninfo}");
+            let to_writer = conninfo.ends_with("target_session_attrs=read-write");
+            assert_eq!(to_writer, hosts.contains("a,b"), "{conninfo}");
+            assert_eq!(conninfo.contains(&cluster), to_writer, "{conninfo}");
+        }
     }
 
     #[test]

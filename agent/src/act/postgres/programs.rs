@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
 /// Why a program gave no result.
@@ -105,22 +105,14 @@ impl Programs {
         let work = async {
             let mut output = String::new();
             let mut errors = String::new();
-            let read_errors = async {
-                let mut lines = BufReader::new(err).split(b'\r');
-                // pg_basebackup separates progress by carriage returns, messages by newlines.
-                while let Ok(Some(chunk)) = lines.next_segment().await {
-                    for line in String::from_utf8_lossy(&chunk).lines() {
-                        if !line.trim().is_empty() {
-                            progress(line.trim());
-                            errors.push_str(line.trim());
-                            errors.push('\n');
-                        }
-                    }
-                    if errors.len() > 4 * OUTPUT_MOST {
-                        errors = tail(&errors);
-                    }
+            let read_errors = each_line(err, |line| {
+                progress(line);
+                errors.push_str(line);
+                errors.push('\n');
+                if errors.len() > 4 * OUTPUT_MOST {
+                    errors = tail(&errors);
                 }
-            };
+            });
             let (_, read) = tokio::join!(read_errors, out.read_to_string(&mut output));
             if let Err(error) = read {
                 errors.push_str(&error.to_string());
@@ -162,9 +154,57 @@ impl Programs {
     }
 }
 
+/// Tells each line as soon as it has come: a rewind that is cut off has said before that it begins.
+/// pg_basebackup separates progress by carriage returns, messages by newlines.
+async fn each_line(from: impl AsyncRead + Unpin, mut tell: impl FnMut(&str)) {
+    let mut from = BufReader::new(from);
+    let mut line: Vec<u8> = Vec::new();
+    while let Ok(read) = from.fill_buf().await {
+        let over = read.is_empty();
+        let end = read.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+        line.extend_from_slice(&read[..end.unwrap_or(read.len())]);
+        let used = end.map_or(read.len(), |end| end + 1);
+        from.consume(used);
+        if end.is_some() || over || line.len() > 4 * OUTPUT_MOST {
+            let text = String::from_utf8_lossy(&line);
+            if !text.trim().is_empty() {
+                tell(text.trim());
+            }
+            line.clear();
+        }
+        if over {
+            return;
+        }
+    }
+}
+
 fn tail(text: &str) -> String {
     let text = text.trim();
     let start = text.len().saturating_sub(OUTPUT_MOST);
     let start = (start..text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
     text[start..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_line_is_told_before_the_next_one_comes() {
+        let (mut says, hears) = tokio::io::duplex(64);
+        let (tells, mut told) = tokio::sync::mpsc::channel(8);
+        let reads = tokio::spawn(each_line(hears, move |line: &str| {
+            tells.try_send(line.to_owned()).expect("there is room");
+        }));
+        let bound = Duration::from_secs(10);
+        for (said, heard) in [("one\n", "one"), (" two\r", "two"), ("\r\n\nthree\r", "three")] {
+            tokio::io::AsyncWriteExt::write_all(&mut says, said.as_bytes()).await.expect("room");
+            let line = tokio::time::timeout(bound, told.recv()).await.expect("at once");
+            assert_eq!(line.as_deref(), Some(heard));
+        }
+        tokio::io::AsyncWriteExt::write_all(&mut says, b"last").await.expect("room");
+        drop(says);
+        reads.await.expect("it ends");
+        assert_eq!(told.recv().await.as_deref(), Some("last"));
+    }
 }

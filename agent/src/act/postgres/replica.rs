@@ -8,7 +8,6 @@ use tokio::sync::watch;
 
 use super::bootstrap::{Ground, encoded};
 use super::copy;
-use super::files::write_atomically;
 use super::salvage::How;
 use super::slots;
 use crate::act::scripts;
@@ -22,12 +21,12 @@ impl Ground<'_> {
     /// what needs nobody.
     pub async fn make_replica(
         self,
+        configured: &[ReplicaMethod],
         addresses: &[(String, u16)],
         progress: &watch::Sender<Option<String>>,
     ) -> anyhow::Result<()> {
         let user = &self.config.postgres.authentication.replication;
         let built_in = [ReplicaMethod::Basebackup];
-        let configured = self.config.methods.replica.as_slice();
         let methods = if configured.is_empty() { &built_in[..] } else { configured };
         let keep = (self.salvage, self.config.regent.salvage_limit.0);
         let mut failed = None;
@@ -78,7 +77,7 @@ impl Ground<'_> {
             copy::make_room(self.programs, files, &conninfo, how, keep).await?;
         }
         if keep_data {
-            write_atomically(&files.incomplete(), b"copy\n")?;
+            files.begin("copy\n")?;
             slots::forget(files);
         } else {
             copy::begin(files)?;

@@ -81,6 +81,30 @@ async fn connect_to(
     }
 }
 
+/// Which of these writes; where none does, the first that answers.
+pub async fn writer_among(
+    addresses: &[(String, u16)],
+    user: &User,
+) -> Result<Option<(String, u16)>, SqlError> {
+    let mut answered = None;
+    let mut failed = None;
+    for address in addresses {
+        let asked = async {
+            let client = connect(&address.0, address.1, user).await?;
+            text(&client, "SELECT pg_is_in_recovery()::text").await
+        };
+        match asked.await {
+            Ok(recovers) if recovers == "false" => return Ok(Some(address.clone())),
+            Ok(_) => answered = answered.or_else(|| Some(address.clone())),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match (answered, failed) {
+        (None, Some(error)) => Err(error),
+        (answered, _) => Ok(answered),
+    }
+}
+
 /// Connects to the local server.
 pub async fn connect_local(config: &Config) -> Result<Client, SqlError> {
     connect_database(config, "postgres").await
@@ -162,6 +186,11 @@ pub async fn write_message(client: &Client, message: &str) -> Result<(), SqlErro
         literal(message)
     );
     text(client, &query).await.map(|_| ())
+}
+
+/// Takes a parameter out of postgresql.auto.conf, as its server does itself: also in recovery.
+pub async fn alter_system_reset(client: &Client, name: &'static str) -> Result<(), SqlError> {
+    execute(client, &format!("ALTER SYSTEM RESET {name}"), ANSWER_BOUND).await
 }
 
 /// Makes the server read its configuration again.

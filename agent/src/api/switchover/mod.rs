@@ -16,7 +16,8 @@ use regent_proto::time::WallTime;
 use serde_json::{Map, Value, json};
 
 use super::Shared;
-use crate::act::publish::{self, Picture};
+use crate::act::publish::Picture;
+use crate::decide::upstream;
 use crate::decide::view::{Member, SiteView};
 use crate::observe::clock::wall_time;
 use crate::observe::peers;
@@ -275,12 +276,14 @@ async fn asked(
         let facts = Facts {
             site,
             synchronous: picture.dynamic.synchronous_mode
-                && !publish::is_standby_site(&picture.view),
+                && !upstream::is_standby_site(&picture.view),
             paused,
             operation_runs: federation.is_some_and(|federation| federation.operation_runs),
         };
         let mut members = possible(&wanted, &facts)?;
         members.retain(|_, member| !member.nofailover);
+        let members = members.into_iter().map(|(name, member)| (name, member.api_url.clone()));
+        let members = members.collect();
         let answers = match &shared.http {
             Some(http) => peers::ask(http, members).await,
             None => BTreeMap::new(),

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
+use regent_proto::record::Report;
 
 use super::readiness::{self, Seen};
 use super::{ClusterType, Given, Kind, Planned, Step, Steps, Want, Why, budget, plan};
-use crate::decide::view::{Memory, Origin, Policy, SiteView, Status, View};
-use crate::decide::{Action, Choice, Job, Judge, Reason};
+use crate::decide::remembered::has_data;
+use crate::decide::view::{Due, Memory, Origin, Policy, SiteView, Status, View};
+use crate::decide::{Action, Choice, Job, Judge, Reason, upstream};
 
 /// How soon slots are copied again: the server stops for it, and whatever spoils each copy would keep it
 /// stopping. Twice as long after each one that came to nothing.
@@ -17,6 +19,14 @@ const COPY_AGAIN: Duration = Duration::from_secs(300);
 
 /// How often that doubles: to most of a day.
 const COPY_DOUBLINGS: u32 = 8;
+
+/// By how many periods of the loop one node lets the one before it go first: it sees by its record then
+/// that the other has stopped.
+const TURN_PERIODS: u32 = 3;
+
+/// For so long a node waits for another one to stream again before it copies. One that never does must not
+/// keep all others without their copies.
+const TURN_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a node tells of its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,19 +112,29 @@ fn usable(policy: &Policy, memory: &Memory, status: &Status) -> BTreeMap<String,
 }
 
 fn cluster(view: &View) -> ClusterType {
-    let standby = view.federation.as_ref().is_some_and(|federation| {
-        let primary = federation.primary.as_ref();
-        primary.is_some_and(|primary| primary.value.holder != federation.site)
-    });
-    if standby { ClusterType::Standby } else { ClusterType::Primary }
+    if upstream::is_standby_site(view) { ClusterType::Standby } else { ClusterType::Primary }
+}
+
+/// What the sites tell that stream, or will stream, from this one.
+fn downstream_reports(view: &View) -> impl Iterator<Item = &Report> {
+    let federation = view.federation.as_ref();
+    let assigned = federation.and_then(|f| Some((f, f.assignment.as_ref()?)));
+    assigned.into_iter().flat_map(|(federation, assignment)| {
+        let told = assignment.downstream.iter();
+        told.filter_map(move |site| federation.reports.get(site).map(|report| &**report))
+    })
 }
 
 fn downstream(view: &View) -> BTreeSet<String> {
-    let federation = view.federation.as_ref();
-    let assigned = federation.and_then(|f| Some((f, f.assignment.as_ref()?)));
-    let Some((federation, assignment)) = assigned else { return BTreeSet::new() };
-    let reports = assignment.downstream.iter().filter_map(|site| federation.reports.get(site));
-    reports.flat_map(|report| &report.nodes).map(|node| node.name.slot()).collect()
+    let nodes = downstream_reports(view).flat_map(|report| &report.nodes);
+    nodes.map(|node| node.name.slot()).collect()
+}
+
+/// Whoever reports leads its site, and is to stream from here; the others stream from it.
+fn idle(view: &View) -> BTreeMap<String, Lsn> {
+    let others = downstream_reports(view)
+        .flat_map(|report| report.nodes.iter().filter(move |node| node.name != report.node));
+    others.filter_map(|node| Some((node.name.slot(), node.position?))).collect()
 }
 
 fn given<'a>(
@@ -138,6 +158,7 @@ fn given<'a>(
         leader,
         members: &site.members,
         downstream: downstream(view),
+        idle: idle(view),
         retained: seen_lately(policy, memory, view),
         managed: &memory.slots_managed,
         unknown_for: unknown.map(|(name, at)| (name.clone(), view.now.since(*at))).collect(),
@@ -187,8 +208,13 @@ impl Judge<'_> {
             .map(|planned| planned.step.name().to_owned())
             .collect();
         if slots.is_empty() {
+            self.memory.slots_copy_wanted = None;
             return None;
         }
+        if self.is_switched_soon(site) || !self.has_turn_to_copy(site) {
+            return None;
+        }
+        self.memory.slots_copy_wanted = None;
         let in_vain = self.memory.slots_copies.min(COPY_DOUBLINGS);
         let pause = COPY_AGAIN.saturating_mul(2u32.saturating_pow(in_vain));
         self.memory.slots_copies = self.memory.slots_copies.saturating_add(1);
@@ -203,6 +229,38 @@ impl Judge<'_> {
         let left =
             tried.map(|(_, at)| self.policy.loop_wait.saturating_sub(self.view.now.since(*at)));
         left.filter(|left| !left.is_zero()).unwrap_or(Duration::MAX)
+    }
+
+    /// A person asks for another leader, or is about to: its candidate has to stream, and so do those that
+    /// commits wait for.
+    fn is_switched_soon(&self, site: &SiteView) -> bool {
+        let asked = site.failover.as_ref().map(|request| &request.value);
+        asked.is_some_and(|request| match request.scheduled.as_ref().map(|schedule| schedule.due) {
+            None => true,
+            Some(Due::BeforeBoot) => false,
+            Some(Due::At(due)) => due.since(self.view.now) <= COPY_AGAIN,
+        })
+    }
+
+    /// One after the other by name, and none while another one does not stream: each stops its server for
+    /// it, and all of them at once would leave commits without a standby, and the leader without a
+    /// successor.
+    fn has_turn_to_copy(&mut self, site: &SiteView) -> bool {
+        let now = self.view.now;
+        let waited = now.since(*self.memory.slots_copy_wanted.get_or_insert(now));
+        let me = &self.policy.me;
+        let leader = site.leader.as_ref().map(|leader| &leader.name);
+        let others = || {
+            let all = site.members.iter().filter(move |(name, member)| {
+                *name != me && Some(*name) != leader && !member.nostream && has_data(member)
+            });
+            all.map(|(name, member)| (name, member.state == "running" && member.streaming))
+        };
+        let before = others().filter(|(name, _)| *name < me).count();
+        let periods = TURN_PERIODS.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX));
+        let turn = self.policy.loop_wait.saturating_mul(periods);
+        let all_stream = others().all(|(_, streams)| streams);
+        waited >= turn && (all_stream || waited >= TURN_PATIENCE.saturating_add(turn))
     }
 
     /// Permanent logical slots of a node in recovery that were not found safe to use: they go before it

@@ -19,6 +19,7 @@ use std::time::Duration;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 
+use super::upstream;
 use super::view::{Member, Origin, Slot, Status};
 
 pub use budget::kept;
@@ -126,6 +127,9 @@ pub struct Given<'a> {
     pub members: &'a BTreeMap<NodeName, Arc<Member>>,
     /// Slots of nodes of other sites that stream, or will stream, from this one.
     pub downstream: BTreeSet<String>,
+    /// Those of them whose site another node leads, from which they stream: how far they have come. Left
+    /// to themselves their slots would keep all WAL from when they were made.
+    pub idle: BTreeMap<String, Lsn>,
     /// Slots of members that were there within `member_slots_ttl`.
     pub retained: BTreeSet<String>,
     /// Names that were wanted here, or are of nodes: only these are known to be ours.
@@ -264,7 +268,11 @@ impl Given<'_> {
         }
         let mut add = |names: &BTreeSet<String>, why: &Why| {
             for name in names.iter().filter(|name| **name != own) {
-                let want = self.want(name, why.clone(), self.leads);
+                let told = self.idle.get(name).filter(|_| self.leads && *why == Why::Downstream);
+                let mut want = self.want(name, why.clone(), self.leads && told.is_none());
+                if let Some(at) = told {
+                    want.position = Some(((*at).min(self.limit()), Why::Told));
+                }
                 wanted.entry(name.clone()).or_insert(want);
             }
         };
@@ -319,11 +327,12 @@ impl Given<'_> {
 
     /// Whether a member is to stream from this node.
     fn streams_here(&self, name: &NodeName, member: &Member) -> bool {
-        let from = member.replicatefrom.as_ref();
-        if self.leads {
-            from.is_none_or(|from| from == self.me || !self.members.contains_key(from))
-        } else {
-            from == Some(self.me) && self.leader != Some(name)
+        let tag = member.replicatefrom.as_ref();
+        match self.leader {
+            None => tag == Some(self.me),
+            Some(leader) => {
+                name != leader && upstream::of_member(self.members, leader, (name, tag)) == self.me
+            }
         }
     }
 

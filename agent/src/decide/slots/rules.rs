@@ -49,7 +49,7 @@ impl Rules {
         decodes
             && match follows {
                 None | Some(Follow::Nobody | Follow::Member { .. }) => true,
-                Some(Follow::Site { .. }) => false,
+                Some(Follow::Site { .. } | Follow::Remote { .. }) => false,
             }
     }
 }

@@ -15,6 +15,7 @@ fn empty(initialize: Initialize) -> World {
     world.stopped(ControlState::ShutDown, 1, 100);
     world.view.postgres.data = DataDirectory::Empty;
     world.site().initialize = initialize;
+    world.member("a2").role = "uninitialized".to_owned();
     world
 }
 

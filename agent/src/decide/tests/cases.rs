@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use regent_proto::epoch::Epoch;
 use regent_proto::name::NodeName;
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::PrimaryState;
 use regent_proto::time::Deadline;
 
@@ -115,7 +116,11 @@ fn each_condition_of_opening_alone_keeps_the_server_closed() {
         (
             "fenced",
             |w| {
-                w.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") });
+                w.state(PrimaryState::Fenced {
+                    to: name("b"),
+                    operation: name("op-2"),
+                    accepted: AcceptedLoss::default(),
+                });
             },
             Reason::Fenced,
         ),
@@ -232,7 +237,13 @@ fn a_writer_without_the_right_is_stopped() {
     let cases: [fn(&mut World); 5] = [
         |w| w.leader(Some("a2")),
         World::held_by_b,
-        |w| w.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") }),
+        |w| {
+            w.state(PrimaryState::Fenced {
+                to: name("b"),
+                operation: name("op-2"),
+                accepted: AcceptedLoss::default(),
+            })
+        },
         |w| w.leader(None),
         // Its history misses what this epoch demands.
         |w| w.primary().floor = Some(point(3, 501)),
@@ -524,6 +535,8 @@ fn missing_keys_never_make_a_second_database() {
     // The federation already has a system identifier.
     assert_eq!(world.decide().actions, vec![]);
     world.primary().system_identifier = None;
+    assert_eq!(world.decide().reason, Reason::KeysGone, "another member has data");
+    world.member("a2").role = "uninitialized".to_owned();
     assert_eq!(world.decide().actions, vec![Action::ClaimInitialize, Action::Run(Job::Initdb)]);
     world.site().initialize = Initialize::Running;
     assert_eq!(world.decide().reason, Reason::AwaitingBootstrap);
@@ -579,6 +592,40 @@ fn a_key_on_its_way_to_another_lease_is_not_bound_to_the_one_of_before() {
         // A former life's: this one has no right by it.
         world.view.tenure.site = Deadline::NEVER;
         assert_eq!(world.decide().actions, vec![Action::AcquireLeader], "paused: {paused}");
+    }
+}
+
+/// hazards.md row 10: the first one of the name lives, whether its REST API answers or not.
+#[test]
+fn a_key_that_a_twin_holds_is_left_alone_until_its_lease_ends() {
+    let twin = || {
+        let mut world = World::new();
+        let leader = world.site().leader.as_mut().expect("there");
+        (leader.bound_to_my_lease, leader.twin) = (false, true);
+        world.view.tenure.site = Deadline::NEVER;
+        world
+    };
+    let stops = vec![Action::EndTenure, Action::Run(Job::Stop)];
+    assert_eq!(twin().decide().actions, stops, "it writes by no right");
+    let mut standby = twin();
+    standby.standby(3, 500);
+    assert_eq!((standby.decide().actions, standby.decide().reason), (vec![], Reason::TwinLeads));
+    standby.stopped(ControlState::ShutDownInRecovery, 3, 500);
+    let serves = vec![Action::Run(Job::StartStandby(Follow::Nobody))];
+    assert_eq!(standby.decide().actions, serves, "reads");
+    standby.view.postgres.data = DataDirectory::Empty;
+    assert_eq!(standby.decide().actions, vec![]);
+    for writes in [true, false] {
+        let mut paused = twin();
+        paused.policy.paused = true;
+        paused.view.federation = None;
+        if !writes {
+            paused.standby(3, 500);
+        }
+        assert_eq!(paused.decide().actions, vec![], "paused, writes: {writes}");
+        // It is its own: the renewal moves it to another lease.
+        paused.view.tenure.site = World::new().view.tenure.site;
+        assert_eq!(paused.decide().reason, Reason::AwaitingRenewal, "paused, writes: {writes}");
     }
 }
 

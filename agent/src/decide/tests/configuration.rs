@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::PrimaryState;
 use regent_proto::time::Deadline;
 
@@ -69,7 +70,13 @@ fn a_changed_configuration_waits_for_whatever_rights_and_commits_rest_on() {
         ("the list", |w| w.status().synchronous_standby_names = String::new()),
         ("a slot", |w| w.status().slots.clear()),
         ("another holds the key", |w| w.leader(Some("a2"))),
-        ("fenced", |w| w.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") })),
+        ("fenced", |w| {
+            w.state(PrimaryState::Fenced {
+                to: name("b"),
+                operation: name("op-2"),
+                accepted: AcceptedLoss::default(),
+            })
+        }),
     ];
     for (what, bend) in cases {
         let mut world = World::new();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use regent_proto::epoch::Epoch;
 use regent_proto::name::{NodeName, SiteName};
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{PrimaryState, Promise, Unknown, VERSION};
 use regent_proto::time::{BootTime, Deadline, LeaseTiming};
 
@@ -291,7 +292,11 @@ fn each_refusal_of_a_promise_alone_refuses() {
         }),
         (Refusal::OtherHolder(name("c")), |w, _| w.primary().holder = name("c")),
         (Refusal::State("fenced"), |w, _| {
-            w.state(PrimaryState::Fenced { to: name("a"), operation: name("op-2") });
+            w.state(PrimaryState::Fenced {
+                to: name("a"),
+                operation: name("op-2"),
+                accepted: AcceptedLoss::default(),
+            });
         }),
         (Refusal::State("token"), |w, _| w.token("a", point(3, 500))),
         (Refusal::Span { asked: Duration::from_secs(16), most: SPAN }, |_, r| r.span_ms = 16_000),
@@ -315,7 +320,11 @@ fn each_refusal_of_a_promise_alone_refuses() {
 fn an_asker_with_a_newer_epoch_and_one_under_an_unmarked_handover_is_answered() {
     let (mut world, mut request) = asked();
     request.epoch = Epoch::new(4);
-    world.state(PrimaryState::Fenced { to: name("a"), operation: name("op-2") });
+    world.state(PrimaryState::Fenced {
+        to: name("a"),
+        operation: name("op-2"),
+        accepted: AcceptedLoss::default(),
+    });
     assert_eq!(may_promise(&world.view, &name("a1"), &request), Ok(()), "that record is older");
     let (mut world, request) = asked();
     world.handover("a");

@@ -2,6 +2,7 @@
 //! has renewed the rights that it was open under. What is decided for it here opens nothing.
 
 use regent_proto::Epoch;
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{PrimaryState, WritesFenced};
 use regent_proto::time::Deadline;
 
@@ -94,7 +95,13 @@ fn a_frozen_server_that_may_not_write_ends() {
         ("primary names another site", World::held_by_b, Reason::StoppingWriter),
         (
             "fenced",
-            |w| w.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") }),
+            |w| {
+                w.state(PrimaryState::Fenced {
+                    to: name("b"),
+                    operation: name("op-2"),
+                    accepted: AcceptedLoss::default(),
+                })
+            },
             Reason::Fenced,
         ),
         ("writes fenced", writes_fenced, Reason::Fenced),

@@ -154,13 +154,45 @@ fn strict_mode_holds_commits_through_a_promotion_without_a_standby() {
 
 /// Row 37, as far as it goes: the list in force is compared, not the one that was last written.
 #[test]
-fn a_list_that_was_changed_behind_the_agent_is_put_back_at_once() {
+fn a_list_that_was_changed_behind_the_agent_is_put_back_at_once_and_the_record_taken_back() {
+    let set = |list: &str| Action::SetSynchronousNames(list.to_owned());
+    let writes = |standbys: &[&str], revision| Action::WriteSync {
+        standbys: standbys.iter().map(|who| name(who)).collect(),
+        revision: Some(revision),
+        quorum: 0,
+    };
     for behind in ["", "*", "\"a3\"", "a2"] {
         let mut world = World::new();
         world.status().synchronous_standby_names = behind.to_owned();
-        let back = Action::SetSynchronousNames("\"a2\"".to_owned());
-        assert_eq!(world.decide().actions, vec![back], "{behind:?}");
+        let decision = world.decide();
+        assert_eq!(decision.actions, vec![set("\"a2\""), writes(&[], 20)], "{behind:?}");
+        assert_eq!(decision.reason, Reason::ListChanged);
+        // It does not come into force: what the record says must not wait for it.
+        world.memory = decision.memory;
+        assert_eq!(world.decide().actions, vec![writes(&[], 20)], "{behind:?}");
+        world.site().sync.standbys.clear();
+        world.site().sync.revision = Some(21);
+        assert_eq!(world.decide().actions, vec![set("\"a2\"")], "{behind:?}");
+        // It is in force, but the one that it names has yet to flush what there was then.
+        world.memory = world.decide().memory;
+        world.status().synchronous_standby_names = "\"a2\"".to_owned();
+        world.status().senders.insert("a2".to_owned(), sender(499));
+        let decision = world.decide();
+        assert_eq!(decision.actions, vec![], "{behind:?}");
+        world.memory = decision.memory;
+        world.status().senders.insert("a2".to_owned(), sender(500));
+        assert_eq!(world.decide().actions, vec![writes(&["a2"], 21)], "{behind:?}");
     }
+    // One of two is still waited for.
+    let mut world = World::new();
+    world.policy.synchronous_node_count = 2;
+    world.site().sync.standbys.insert(name("a3"));
+    let third = world.site().members[&name::<NodeName>("a2")].clone();
+    world.site().members.insert(name("a3"), third);
+    world.status().senders.insert("a3".to_owned(), sender(500));
+    world.status().synchronous_standby_names = "\"a3\"".to_owned();
+    let both = set("2 (\"a2\",\"a3\")");
+    assert_eq!(world.decide().actions, vec![both, writes(&["a3"], 20)]);
 }
 
 /// Rows 41 and 43: neither the primary's own name nor a stranger's is waited for, however far it is.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use regent_proto::time::Deadline;
 
-use super::world::{World, mark, name, point, seen, sender};
+use super::world::{World, mark, name, point, remote, seen, sender};
 use crate::decide::failsafe::site::PromisedLeader;
 use crate::decide::preconditions::{Opening, Precondition, unmet};
 use crate::decide::view::*;
@@ -103,6 +103,7 @@ fn take_away(precondition: Precondition, world: &mut World) {
                 status.synchronous_standby_names = "\"a3\"".to_owned();
             }
         }
+        Precondition::FollowsNobody => world.view.remote = Some(remote(1)),
         Precondition::MayLead => world.policy.nofailover = true,
         Precondition::InRecovery => {
             if let Some(status) = &mut world.view.postgres.status {

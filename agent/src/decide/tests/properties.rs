@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use regent_proto::epoch::Epoch;
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::PrimaryState;
-use regent_proto::time::Deadline;
+use regent_proto::time::{Deadline, LeaseTiming};
 use regent_proto::timeline::Containment;
 
-use super::world::{NOW, PRIMARY_REVISION, World, history, mark, name, point, seen, sender};
+use super::world::{
+    NOW, PRIMARY_REVISION, World, history, mark, name, point, remote, seen, sender,
+};
 use crate::decide::manual::{Switching, SwitchingStep};
 use crate::decide::view::*;
 use crate::decide::{Action, Decision, Dropped, Job, Manual, Reason};
@@ -116,7 +119,11 @@ fn world(draw: &Draw) -> World {
         0 | 1 => {}
         2 => world.handover(if draw.holder_is_me { "b" } else { "a" }),
         3 => world.token(if draw.holder_is_me { "b" } else { "a" }, point(3, 520)),
-        4 => world.state(PrimaryState::Fenced { to: name("b"), operation: name("op-2") }),
+        4 => {
+            let to = name(if draw.holder_is_me { "b" } else { "a" });
+            let accepted = AcceptedLoss { max_age_ms: Some(10_000), ..AcceptedLoss::default() };
+            world.state(PrimaryState::Fenced { to, operation: name("op-2"), accepted });
+        }
         _ => world.federation().primary = None,
     }
     world.site().mark = draw.mark.map(mark);
@@ -187,6 +194,7 @@ fn world(draw: &Draw) -> World {
     };
     world.view.job = draw.job.then_some(JobKind::Start);
     world.federation().primary_age = Duration::from_secs(draw.primary_age);
+    world.federation().lease_age = Duration::from_secs(draw.primary_age / 2);
     switching(&mut world, draw);
     world
 }
@@ -369,6 +377,23 @@ fn check(world: &World, decision: &Decision) -> Result<(), TestCaseError> {
                 prop_assert_eq!(status.end, token.end.position);
                 prop_assert_eq!(status.ancestry.timeline, token.end.timeline);
             }
+            Action::PromoteSite { end, loss, .. } => {
+                let status = view.postgres.status.as_ref().expect("it needs a server");
+                prop_assert!(status.in_recovery);
+                let federation = view.federation.as_ref().expect("it needs one");
+                let Some(PrimaryState::Fenced { to, accepted, .. }) =
+                    primary.map(|p| &p.value.state)
+                else {
+                    return Err(TestCaseError::fail("promoted without a fence"));
+                };
+                prop_assert_eq!(to.as_str(), "a");
+                prop_assert!(loss.is_within(accepted), "{} by {}", loss, accepted);
+                let ttl_max = primary.expect("read").value.ttl_max;
+                let waited = federation.primary_age.max(federation.lease_age);
+                prop_assert!(waited >= LeaseTiming::wait_for(ttl_max), "a short wait");
+                let held = status.ancestry.contains(status.replayed, end);
+                prop_assert_eq!(held, Containment::Contained, "the new floor");
+            }
             Action::WriteMark { .. } => {
                 prop_assert_eq!(&decision.actions[index - 1], &Action::EndTenure);
             }
@@ -439,6 +464,31 @@ proptest! {
         let decision = world.decide();
         check(&world, &decision)?;
         check_switching(&world, &decision)?;
+    }
+
+    /// Whatever it holds, and whoever answers there, a cluster that follows another one opens nothing, and
+    /// writes nothing that an opening begins with.
+    #[test]
+    fn a_standby_cluster_opens_nothing(
+        draw in draw(),
+        there in prop_oneof![Just(None), (1u32..6).prop_map(Some)],
+    ) {
+        let mut world = world(&draw);
+        world.view.federation = None;
+        world.view.tenure.primary = None;
+        let section = remote(there.unwrap_or(1));
+        let found = section.found.clone().filter(|_| there.is_some());
+        world.view.remote = Some(RemoteView { found, ..section });
+        for action in world.decide().actions {
+            let opens = matches!(
+                action,
+                Action::Promote
+                    | Action::WritePromotions { .. }
+                    | Action::WriteSync { .. }
+                    | Action::Run(Job::StartPrimary { .. } | Job::Initdb)
+            );
+            prop_assert!(!opens, "{action:?}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(crate) fn history(timeline: u32) -> Ancestry {
     Ancestry { timeline: TimelineId(timeline), promotion: promotion(timeline), switches }
 }
 
-fn promotion(timeline: u32) -> Option<regent_proto::name::PromotionId> {
+pub(super) fn promotion(timeline: u32) -> Option<regent_proto::name::PromotionId> {
     (timeline > 1).then(|| name(&format!("p{timeline}")))
 }
 
@@ -78,6 +78,8 @@ pub(crate) fn status(in_recovery: bool, timeline: u32, end: u64) -> Status {
         control_timeline: TimelineId(timeline),
         end: Lsn::new(end),
         replayed: Lsn::new(end),
+        last_commit: Some(WallTime(9_999_001)),
+        wall: WallTime(10_000_000),
         senders: BTreeMap::new(),
         receiver: None,
         synchronous_standby_names: String::new(),
@@ -124,7 +126,7 @@ fn member(port: u16) -> Arc<Member> {
     })
 }
 
-fn report(site: &str, timeline: u32) -> Report {
+pub(super) fn report(site: &str, timeline: u32) -> Report {
     let node = format!("{site}1");
     Report {
         version: VERSION,
@@ -140,6 +142,8 @@ fn report(site: &str, timeline: u32) -> Report {
         system_identifier: None,
         ancestry: Some(history(timeline)),
         position: Some(Lsn::new(500)),
+        position_at: None,
+        last_commit: None,
         lag_bytes: None,
         streaming_from: None,
         nodes: vec![ReportedNode {
@@ -213,6 +217,22 @@ pub(crate) fn mark(primary_revision: u64) -> At<Mark> {
     }
 }
 
+/// `standby_cluster` as it is in force, with what answered there.
+pub(crate) fn remote(timeline: u32) -> RemoteView {
+    let mut ancestry = history(timeline);
+    ancestry.promotion = None;
+    ancestry.switches.iter_mut().for_each(|switch| switch.promotion = None);
+    RemoteView {
+        addresses: vec![("10.1.0.1".to_owned(), 5432), ("10.1.0.2".to_owned(), 5433)],
+        slot: Some("b".to_owned()),
+        found: Some(RemoteFound {
+            system_identifier: name("7000000000000000001"),
+            ancestry,
+            asked: NOW,
+        }),
+    }
+}
+
 /// A policy, a memory and a view that tests bend.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
@@ -262,6 +282,8 @@ impl World {
             remove_on_diverged_timelines: true,
             pre_promote: None,
             clones_without_leader: false,
+            replicatefrom: None,
+            nostream: false,
         };
         let ahead = Deadline::at(NOW.plus(Duration::from_secs(4)));
         let mut status = status(false, 3, 500);
@@ -274,6 +296,7 @@ impl World {
             now: NOW,
             site: Some(site_view()),
             federation: Some(federation_view()),
+            remote: None,
             postgres: PostgresView {
                 data: DataDirectory::Cluster(control(ControlState::InProduction, 3, 400)),
                 process: Process::Running,
@@ -346,6 +369,7 @@ impl World {
             name: name(who),
             unreadable: false,
             bound_to_my_lease: who == "a1",
+            twin: false,
             revision: 12,
         });
         if let Some(member) = who
@@ -423,6 +447,7 @@ fn site_view() -> SiteView {
             name: name("a1"),
             unreadable: false,
             bound_to_my_lease: true,
+            twin: false,
             revision: 12,
         }),
         leaderless: Duration::ZERO,
@@ -489,6 +514,7 @@ fn federation_view() -> FederationView {
             revision: 60,
         }),
         lease_revision: Some(60),
+        lease_age: Duration::from_secs(1),
         history: None,
         assignment: Some(Assignment {
             version: VERSION,

@@ -26,6 +26,8 @@ pub struct FederationView {
     pub lease: Option<At<Lease>>,
     /// Its revision, also where it cannot be read.
     pub lease_revision: Option<u64>,
+    /// Time since this process first saw this revision of `lease`, or that there is none.
+    pub lease_age: Duration,
     /// How the present epoch began; there is none of a federation's first one.
     pub history: Option<At<EpochHistory>>,
     /// This site's assignment.

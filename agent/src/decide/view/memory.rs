@@ -11,6 +11,7 @@ use regent_proto::time::BootTime;
 use super::super::quorum::Voting;
 use super::{JobKind, ScheduledRestart, UnderWay};
 use crate::decide::manual::Switching;
+use crate::decide::remembered::Remembered;
 use crate::decide::slots::readiness::Readiness;
 use crate::decide::slots::{Planned, Rules};
 
@@ -65,6 +66,10 @@ pub struct Policy {
     pub pre_promote: Option<Duration>,
     /// A replica can be made while nobody leads, from a backup for instance.
     pub clones_without_leader: bool,
+    /// Tag `replicatefrom`: whom this node streams from instead of the leader.
+    pub replicatefrom: Option<NodeName>,
+    /// Tag `nostream`: it has its WAL from the archive.
+    pub nostream: bool,
 }
 
 /// What the decider remembers from round to round; only `decide` changes it.
@@ -96,6 +101,10 @@ pub struct Memory {
     pub without_store_since: Option<BootTime>,
     /// Since when it cannot be told whether this server is on its upstream's history.
     pub unknown_since: Option<BootTime>,
+    /// Since when nothing comes from the cluster that `standby_cluster` names, while this node leads.
+    pub remote_silent_since: Option<BootTime>,
+    /// Since when a member of such a cluster receives nothing from whom it is to stream from.
+    pub silent_since: Option<BootTime>,
     /// Slots that this process has wanted, and those of nodes that it has seen.
     pub slots_managed: BTreeSet<String>,
     /// Slots that nobody wants or uses, and since when.
@@ -124,6 +133,8 @@ pub struct Memory {
     pub slots_tried: Option<(Vec<Planned>, BootTime)>,
     /// Before this no logical slots are copied again.
     pub slots_copy_after: Option<BootTime>,
+    /// Since when this node waits for its turn to copy them.
+    pub slots_copy_wanted: Option<BootTime>,
     /// How often they were copied since one of them could be used.
     pub slots_copies: u32,
     /// Where each slot that is here keeps WAL from, and what its consumer has confirmed.
@@ -157,6 +168,8 @@ pub struct Memory {
     pub claimed_initialize: bool,
     /// What `pre_promote` said about the promotion that is coming.
     pub pre_promote: PrePromote,
+    /// The cluster, as it was last seen whole; outlives this process.
+    pub cluster: Option<Remembered>,
 }
 
 /// What `pre_promote` said.

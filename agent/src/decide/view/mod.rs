@@ -5,6 +5,7 @@
 mod federation;
 mod memory;
 mod postgres;
+mod remote;
 mod requests;
 mod site;
 mod tags;
@@ -26,6 +27,7 @@ pub use postgres::{
     ConfigurationView, Control, ControlState, DataDirectory, Follow, Origin, PostgresView, Process,
     Receiver, Sender, Slot, Status, WalStatus, senders_by_name,
 };
+pub use remote::{RemoteFound, RemoteView};
 pub use requests::{
     Answer, Ask, NodeRole, Reinitialize, Request, RequestsView, Restart, ScheduledRestart,
     ServerVersion, Stage, Task, UnderWay,
@@ -45,6 +47,9 @@ pub struct View {
     pub site: Option<SiteView>,
     /// The global quorum; `None` where the cluster belongs to no federation.
     pub federation: Option<FederationView>,
+    /// The cluster that `standby_cluster` makes this one follow; `None` without the section, and in a
+    /// federation, whose records say whom a site follows.
+    pub remote: Option<RemoteView>,
     /// This node's PostgreSQL.
     pub postgres: PostgresView,
     /// What the renewal thread holds.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, SiteName, SystemIdentifier};
+use regent_proto::time::WallTime;
 use regent_proto::timeline::{Ancestry, TimelineId};
 
 use crate::decide::parameters::Difference;
@@ -126,6 +127,10 @@ pub struct Status {
     pub end: Lsn,
     /// Replayed (standby), or `end` (primary).
     pub replayed: Lsn,
+    /// When the last transaction that was replayed was committed, by its writer's wall clock.
+    pub last_commit: Option<WallTime>,
+    /// This machine's wall clock, to count a loss by and nothing else.
+    pub wall: WallTime,
     /// WAL senders by application name.
     pub senders: BTreeMap<String, Sender>,
     /// The WAL receiver, while it streams.
@@ -325,6 +330,13 @@ pub enum Follow {
         site: SiteName,
         /// Hosts and ports.
         addresses: Vec<(String, u16)>,
+    },
+    /// A cluster of no federation.
+    Remote {
+        /// Hosts and ports; none: from the archive alone.
+        addresses: Vec<(String, u16)>,
+        /// The slot there.
+        slot: Option<String>,
     },
 }
 

@@ -117,6 +117,8 @@ pub struct LeaderKey {
     pub unreadable: bool,
     /// Whether it is bound to the lease that this process renews.
     pub bound_to_my_lease: bool,
+    /// It carries this node's name under a lease that no agent of this node has had.
+    pub twin: bool,
     /// Its revision.
     pub revision: u64,
 }

@@ -22,7 +22,7 @@ pub(super) fn primary_open(at: &Preflight<'_>) -> Finding {
         PrimaryState::Open => Finding::pass(format!("open, held by {}", primary.holder), wanted),
         PrimaryState::Handover { to, operation, .. }
         | PrimaryState::Token { to, operation, .. }
-        | PrimaryState::Fenced { to, operation } => Finding::block(
+        | PrimaryState::Fenced { to, operation, .. } => Finding::block(
             format!("{} to {to} by operation {operation}", primary.state.name()),
             wanted,
             format!("wait for its end: regentctl operation watch {operation}"),

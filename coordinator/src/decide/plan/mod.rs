@@ -88,7 +88,11 @@ impl Finding {
         Self { verdict: Verdict::Pass, saw: saw.into(), wanted: wanted.into(), next: String::new() }
     }
 
-    fn warn(saw: impl Into<String>, wanted: impl Into<String>, next: impl Into<String>) -> Self {
+    pub(super) fn warn(
+        saw: impl Into<String>,
+        wanted: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
         Self { verdict: Verdict::Warn, next: next.into(), ..Self::pass(saw, wanted) }
     }
 
@@ -292,6 +296,9 @@ fn steps(preflight: &Preflight<'_>) -> Vec<String> {
 fn hash(federation: &Federation<'_>, plan: &Plan) -> String {
     let what = match &plan.kind {
         OperationKind::Switchover { from, to } => format!("switchover {from} {to}"),
+        OperationKind::Promotion { from, to, accepted } => {
+            format!("promotion {from} {to} {accepted:?}")
+        }
         OperationKind::Fence { site } => format!("fence {site}"),
         OperationKind::Unfence { site } => format!("unfence {site}"),
     };

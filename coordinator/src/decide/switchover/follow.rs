@@ -57,10 +57,11 @@ impl Machine<'_> {
         self.end(Outcome::Succeeded { at: self.view().wall }, &note)
     }
 
-    /// The standby sites of the tree, with their upstreams.
+    /// The standby sites of the tree, with their upstreams. After a promotion A may stay away.
     fn standbys(&self) -> Vec<(&SiteName, Option<&SiteName>)> {
         let data = self.federation.topology().data_sites().map(|site| &site.name);
-        data.filter(|site| *site != self.to())
+        let gone = self.is_promotion().then(|| self.from());
+        data.filter(|site| *site != self.to() && Some(*site) != gone)
             .filter_map(|site| match self.view().assignment(site) {
                 None => Some((site, None)),
                 Some(seen) => match seen.value.role {

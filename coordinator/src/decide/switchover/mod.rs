@@ -5,8 +5,10 @@
 //! also when everything is over already. From the handover on the agents need no coordinator; what
 //! is left to it is to roll back when the span is over, and to write down what happened.
 //!
-//! Edges of `primary` written here, and no other: *handover* and *roll-back*
-//! (protocol.md section 2). Both put the operation's step in the same transaction, so an open
+//! A promotion goes on here too, from *take* on: until B has taken it may be given up.
+//!
+//! Edges of `primary` written here, and no other: *handover*, *roll-back* and *unfence*
+//! (protocol.md section 2). All put the operation's step in the same transaction, so an open
 //! `primary` of A's epoch means "not handed over" or "rolled back" by what the record says.
 
 mod follow;
@@ -15,12 +17,14 @@ mod prepare;
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::{OperationId, SiteName};
 use regent_proto::record::{
-    Operation, Outcome, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, VERSION,
+    Operation, OperationKind, Outcome, PrimaryState, RunningOperation, StepRecord, SwitchoverStep,
+    VERSION,
 };
 use regent_proto::time::BootTime;
 use regent_proto::transactions;
 
 use super::Federation;
+use super::promotion;
 use super::reason::{Missing, Reason, listed};
 use super::view::{Seen, View};
 use super::write::{Purpose, Put, Write};
@@ -34,6 +38,8 @@ pub enum Situation {
     Stopping,
     /// A has stopped: B may take.
     Stopped,
+    /// It is a promotion: A is fenced, B waits and takes.
+    Fenced,
     /// B has taken.
     Moved,
     /// Primacy went another way.
@@ -88,6 +94,7 @@ impl Moving<'_> {
         let with_b = primary.holder == *to && primary.epoch == operation.epoch.next();
         let own = primary.state.operation() == Some(&operation.id);
         match &primary.state {
+            PrimaryState::Fenced { .. } if with_a && own => Situation::Fenced,
             PrimaryState::Fenced { operation: by, .. } => {
                 Situation::Superseded { by: Some(by.clone()) }
             }
@@ -138,6 +145,7 @@ pub(super) fn advance(federation: &Federation<'_>, operation: &Seen<Operation>) 
         Situation::Before => machine.before(step),
         Situation::Stopping => machine.stopping(step),
         Situation::Stopped => machine.stopped(step),
+        Situation::Fenced => machine.fenced(step),
         Situation::Moved => machine.moved(step),
         Situation::Superseded { by } => machine.superseded(by),
         Situation::Foreign { problem } => machine.wait(step, vec![Missing::Elsewhere { problem }]),
@@ -184,6 +192,16 @@ impl<'a> Machine<'a> {
 
     fn to(&self) -> &'a SiteName {
         self.moving.to
+    }
+
+    /// Whether nobody waits for A.
+    fn is_promotion(&self) -> bool {
+        match self.operation().kind {
+            OperationKind::Promotion { .. } => true,
+            OperationKind::Switchover { .. }
+            | OperationKind::Fence { .. }
+            | OperationKind::Unfence { .. } => false,
+        }
     }
 
     /// When the present step is overdue, by this process's own clock.
@@ -297,6 +315,33 @@ impl<'a> Machine<'a> {
             .with(roll_back)
             .put(self.view(), self.record(SwitchoverStep::RollBack, &note, None));
         Some(self.write(SwitchoverStep::RollBack, write))
+    }
+
+    /// A promotion: B takes by itself, or it is given up.
+    fn fenced(&self, step: SwitchoverStep) -> Advance {
+        let (primary, span) = (self.federation.primary, promotion::span(self.federation));
+        let due = primary.since.plus(span);
+        let note = if self.operation().cancel_requested {
+            let asked = self.operation().steps.last().map(|step| step.note.clone());
+            asked.unwrap_or_else(|| "cancelled".to_owned())
+        } else if self.view().now >= due {
+            format!("{} has not taken within {span:?}", self.to())
+        } else {
+            let missing = vec![Missing::Take { to: self.to().clone(), span }];
+            return self.wait(step, missing).wake_at(due);
+        };
+        let unfence = match transactions::unfence(&self.view().read(primary)) {
+            Ok(unfence) => unfence,
+            Err(no_edge) => {
+                let problem = no_edge.to_string();
+                return self.wait(step, vec![Missing::Elsewhere { problem }]);
+            }
+        };
+        let write = self
+            .base(Purpose::GiveUp)
+            .with(unfence)
+            .put(self.view(), self.record(SwitchoverStep::RollBack, &note, None));
+        self.write(SwitchoverStep::RollBack, write)
     }
 
     // --- Ends ----------------------------------------------------------------------------------

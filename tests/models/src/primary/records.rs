@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::{NodeName, OperationId, PromotionId, RequestId, SiteName, Tenure};
+use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{Lease, Primary, PrimaryState, Record as _, Token, Unknown, VERSION};
 use regent_proto::time::WallTime;
 use regent_proto::timeline::{Ancestry, Containment, HistoryPoint, Switch, TimelineId};
@@ -216,7 +217,10 @@ impl P {
                 span,
                 token: self.token(floor.clone()),
             },
-            PState::Fenced(to) => PrimaryState::Fenced { to: site(to).clone(), operation },
+            PState::Fenced(to) => {
+                let accepted = AcceptedLoss::default();
+                PrimaryState::Fenced { to: site(to).clone(), operation, accepted }
+            }
         };
         let electorate: BTreeSet<SiteName> = (0..3)
             .filter(|at| self.electorate & (1 << at) != 0)

@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use regent_proto::edges::NoEdge;
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::{RequestId, SiteName};
+use regent_proto::promotion::{AcceptedLoss, Loss};
 use regent_proto::record::{Primary, PrimaryState};
 use regent_proto::time::WallTime;
 use regent_proto::transactions::{self, Read, Taker, Transaction};
@@ -66,9 +67,13 @@ fn ask(p: &P, histories: &Histories, edge: Edge) -> Result<Transaction, NoEdge> 
         Edge::Take => transactions::take(&read, tenure(), taker()),
         Edge::RollBack => transactions::roll_back(&read),
         Edge::Fence(to) => {
-            transactions::fence(&read, records::site(to).clone(), records::operation())
+            let (to, accepted) = (records::site(to).clone(), AcceptedLoss::default());
+            transactions::fence(&read, to, records::operation(), accepted)
         }
-        Edge::Promote(end) => transactions::promote(&read, histories.point(end), tenure(), taker()),
+        Edge::Promote(end) => {
+            let nothing = Loss { at_most: None, at_least_bytes: 0 };
+            transactions::promote(&read, (histories.point(end), nothing), tenure(), taker())
+        }
         Edge::Unfence => transactions::unfence(&read),
         Edge::Add(site) => Ok(transactions::electorate_with(&read, records::site(site).clone())),
         Edge::Remove(site) => {

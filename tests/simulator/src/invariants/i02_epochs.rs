@@ -1,5 +1,5 @@
 //! I2, I25 and I29: `primary` changes along its edges only, and its epoch grows by one with a take
-//! and never otherwise (protocol.md section 2; hazards.md section 6).
+//! or a promotion and never otherwise (protocol.md section 2; hazards.md section 6).
 
 use regent_proto::keys::GlobalKeys;
 use regent_proto::record::{Primary, PrimaryState, Record as _};
@@ -26,12 +26,20 @@ fn edge(before: &Primary, after: &Primary) -> bool {
             taken || (same && floor_kept)
         }
         (PrimaryState::Handover { .. }, PrimaryState::Open) => same && floor_kept,
+        // The floor falls back here, and nowhere else.
+        (PrimaryState::Fenced { to, .. }, PrimaryState::Open) => {
+            let promoted =
+                after.holder == *to && after.epoch == before.epoch.next() && after.floor.is_some();
+            promoted || (same && floor_kept)
+        }
         (PrimaryState::Handover { .. }, PrimaryState::Handover { .. })
         | (PrimaryState::Token { .. }, PrimaryState::Token { .. })
         | (PrimaryState::Open, PrimaryState::Token { .. })
         | (PrimaryState::Token { .. }, PrimaryState::Handover { .. })
-        | (PrimaryState::Fenced { .. }, _)
-        | (_, PrimaryState::Fenced { .. }) => false,
+        | (PrimaryState::Fenced { .. }, _) => false,
+        (_, PrimaryState::Fenced { to, .. }) => {
+            same && floor_kept && *to != before.holder && before.electorate.contains(to)
+        }
     }
 }
 
@@ -62,5 +70,6 @@ pub(super) fn check(world: &mut World, store: usize) {
         if !edge(&before, &after) {
             world.broken("I2", format!("`primary` went {names}: {before:?} to {after:?}"));
         }
+        super::i30_accepted_loss::check(world, store, &before, &after);
     }
 }

@@ -56,6 +56,7 @@ pub(super) fn check_action(world: &mut World, n: usize, asked: Option<Stage>, ac
         | Action::EndTenure
         | Action::PostToken { .. }
         | Action::Take { .. }
+        | Action::PromoteSite { .. }
         | Action::RollBack { .. }
         | Action::RecordIdentity { .. }
         | Action::RecordPromotion { .. }

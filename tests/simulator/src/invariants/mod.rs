@@ -12,6 +12,7 @@ mod i19_failsafe;
 mod i20_progress;
 mod i21_config;
 mod i27_opens_as_holder;
+mod i30_accepted_loss;
 
 use std::collections::BTreeMap;
 
@@ -64,7 +65,7 @@ impl World {
     /// A server lets an acknowledgement go.
     pub(crate) fn on_acknowledgement(&mut self, n: usize, write: u64) {
         self.trace.note(self.now, 2000 + n as u64, write);
-        self.history.acknowledge(write);
+        self.history.acknowledge(write, self.now);
         self.checks.last_acknowledgement = self.now;
         i18_pause::check(self, n);
         i01_single_acknowledger::check(self, n);

@@ -93,6 +93,7 @@ impl Agent {
             Action::AcquirePrimary { .. }
             | Action::PostToken { .. }
             | Action::Take { .. }
+            | Action::PromoteSite { .. }
             | Action::RollBack { .. }
             | Action::RecordIdentity { .. }
             | Action::RecordPromotion { .. } => self.on_quorum(action, view).await,
@@ -267,6 +268,19 @@ impl Agent {
                     return Came::ToNothing(problem);
                 }
                 let taken = global.take(primary, *primary_revision, wall, timing).await;
+                match self.failsafe.end_take(taken) {
+                    Ok(adopted) => Ok(self.adopt(adopted).await),
+                    Err(error) => Err(error),
+                }
+            }
+            Action::PromoteSite { primary_revision, end, loss } => {
+                let begun = self.failsafe.begin_take(primary, *primary_revision, self.clock.now());
+                if let Err(problem) = begun {
+                    return Came::ToNothing(problem);
+                }
+                let given_up = (end.clone(), *loss);
+                let taken =
+                    global.promote(primary, *primary_revision, given_up, wall, timing).await;
                 match self.failsafe.end_take(taken) {
                     Ok(adopted) => Ok(self.adopt(adopted).await),
                     Err(error) => Err(error),

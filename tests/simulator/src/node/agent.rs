@@ -200,6 +200,7 @@ impl Agent {
         view.age = pictures.borrow().answered.map(|at| now.since(at));
         if view.primary.is_some() {
             view.primary_age += now.since(*at);
+            view.lease_age += now.since(*at);
         }
         view.disk_epoch = epoch;
         Some(view)
@@ -239,6 +240,7 @@ impl Agent {
             now,
             site,
             federation,
+            remote: None,
             postgres,
             tenure: TenureView {
                 has_lease: tenures.lease.is_some(),

@@ -13,10 +13,12 @@ use regent_agent::decide::view::{
 use regent_agent::observe::guardian;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::SystemIdentifier;
+use regent_proto::time::WallTime;
 use regent_proto::timeline::TimelineId;
 
 use super::FIRST_PORT;
 use crate::postgres::{self, Data};
+use crate::time::MS;
 use crate::world::World;
 
 /// What the plan of a switchover looks at.
@@ -76,6 +78,15 @@ impl World {
         }
     }
 
+    /// All clocks agree on when something was committed: what steps of them would do to the bound of a
+    /// loss is said of it, and not kept.
+    fn last_commit(&self, n: usize) -> Option<WallTime> {
+        let server = &self.nodes[n].server;
+        let records = server.wal.records().iter().rev().filter(|_| server.in_recovery);
+        let mut ids = records.map(|record| record.id);
+        ids.find_map(|id| self.history.committed_at(id)).map(|at| WallTime(at / MS))
+    }
+
     fn status(&self, n: usize) -> Status {
         let server = &self.nodes[n].server;
         let senders: BTreeMap<String, Sender> = self
@@ -114,6 +125,8 @@ impl World {
             control_timeline: TimelineId(server.control_timeline),
             end: server.wal.lsn(),
             replayed: server.wal.lsn(),
+            last_commit: self.last_commit(n),
+            wall: WallTime(self.now / MS),
             receiver,
             synchronous_standby_names: server.synchronous.clone(),
             free_slots: 16 - i64::try_from(slots.len()).unwrap_or(16),
@@ -156,6 +169,6 @@ pub fn addresses(follow: &Follow) -> Vec<(String, u16)> {
     match follow {
         Follow::Nobody => Vec::new(),
         Follow::Member { address, .. } => vec![address.clone()],
-        Follow::Site { addresses, .. } => addresses.clone(),
+        Follow::Site { addresses, .. } | Follow::Remote { addresses, .. } => addresses.clone(),
     }
 }

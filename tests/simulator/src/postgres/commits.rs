@@ -40,7 +40,7 @@ impl World {
         }
         let end = server.wal.append(write);
         server.pending.push(Pending { client, write, end });
-        self.history.written(write, n);
+        self.history.written(write, n, self.now);
         self.wal_grew(n);
     }
 

@@ -37,7 +37,7 @@ impl World {
         let addresses = match node.server.follow.as_ref()? {
             Follow::Nobody => return None,
             Follow::Member { address, .. } => vec![address.clone()],
-            Follow::Site { addresses, .. } => addresses.clone(),
+            Follow::Site { addresses, .. } | Follow::Remote { addresses, .. } => addresses.clone(),
         };
         let lets_in = |u: &usize| {
             let Some(other) = self.nodes.get(*u) else { return false };

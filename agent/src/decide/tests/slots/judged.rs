@@ -6,7 +6,9 @@ use super::super::world::NOW;
 use super::*;
 use crate::decide::slots::readiness::{Readiness, Xid};
 use crate::decide::slots::{Why, told};
-use crate::decide::view::{FinishedJob, Follow, JobKind, SyncView};
+use crate::decide::view::{
+    At, Due, FailoverRequest, FinishedJob, Follow, JobKind, Schedule, SyncView,
+};
 use crate::decide::{Action, Job, Reason};
 
 fn follower_world() -> World {
@@ -37,6 +39,98 @@ fn a_node_that_follows_copies_logical_slots_from_its_leader() {
     let decision = world.decide();
     assert_eq!(decision.actions, vec![Action::Run(job)]);
     assert_eq!(decision.reason, Reason::CopyingSlots);
+}
+
+/// A standby site's other nodes stream from its leader: what nobody fetches must not fill the disk, here
+/// and, by what is published, on each node that could lead.
+#[test]
+fn a_downstream_node_that_streams_elsewhere_keeps_no_wal_that_it_has() {
+    let mut world = World::new();
+    let reports = &mut world.federation().reports;
+    let report = Arc::make_mut(reports.get_mut(&name("b")).expect("site b has told"));
+    let mut second = report.nodes[0].clone();
+    second.name = name("b2");
+    second.position = Some(lsn(450));
+    report.nodes.push(second);
+    world.memory = world.decide().memory;
+    let kept = |restart| at(Slot::physical(false), restart);
+    world.status().slots.insert("b1".to_owned(), kept(300));
+    world.status().slots.insert("b2".to_owned(), kept(300));
+    world.memory.slots_tried = None;
+    let to = lsn(450);
+    let step = Step::Advance { name: "b2".to_owned(), kind: Kind::Physical, to };
+    assert_eq!(world.decide().actions, vec![Action::Slots(vec![Planned { step, why: Why::Told }])]);
+    world.status().slots.insert("b2".to_owned(), kept(450));
+    let told = told(&world.policy, &world.memory, &world.view);
+    assert_eq!(told.positions.get("b2"), Some(&to));
+}
+
+/// All at once they would leave commits without a standby, and the leader without a successor.
+#[test]
+fn standbys_copy_slots_one_after_the_other() {
+    let copies = |world: &World| world.decide().reason == Reason::CopyingSlots;
+    let third = |name_of_it: &str| {
+        let mut world = follower_world();
+        let mut member = world.site().members[&name::<NodeName>("a1")].clone();
+        Arc::make_mut(&mut member).streaming = true;
+        world.site().members.insert(name(name_of_it), member);
+        world.status().slots.insert(name_of_it.to_owned(), Slot::physical(true));
+        world
+    };
+    // The first by name, unless the other one is on its way.
+    let mut first = third("a3");
+    assert!(copies(&first));
+    first.member("a3").state = "starting".to_owned();
+    assert!(!copies(&first));
+    first.member("a3").state = "running".to_owned();
+    first.member("a3").streaming = false;
+    assert!(!copies(&first));
+    // One that never streams holds up nobody for ever.
+    first.memory = first.decide().memory;
+    for (after, wanted) in [(299, false), (300, true)] {
+        first.view.now = NOW.plus(Duration::from_secs(after));
+        assert_eq!(copies(&first), wanted, "after {after} s");
+    }
+    // What has no data streams nothing, and stops nothing.
+    let mut empty = third("a3");
+    empty.member("a3").state = "stopped".to_owned();
+    empty.member("a3").role = "uninitialized".to_owned();
+    assert!(copies(&empty));
+    // The second by name gives the first one time to be seen at it.
+    let mut second = third("a0");
+    assert!(!copies(&second));
+    second.memory = second.decide().memory;
+    for (after, wanted) in [(2, false), (3, true)] {
+        second.view.now = NOW.plus(Duration::from_secs(after));
+        assert_eq!(copies(&second), wanted, "after {after} s");
+        let mut busy = second.clone();
+        busy.member("a0").state = "stopped".to_owned();
+        assert!(!copies(&busy), "a0 copies, after {after} s");
+    }
+}
+
+/// A candidate that stops its own server meanwhile would be none, and who confirms commits is waited for.
+#[test]
+fn nobody_copies_slots_while_a_switchover_is_asked_for() {
+    let scheduled = |seconds| {
+        let due = Due::At(NOW.plus(Duration::from_secs(seconds)));
+        Some(Schedule { due, text: String::new() })
+    };
+    let rows = [
+        (Some("a1"), None, false),
+        (Some("a3"), None, false),
+        (None, None, false),
+        (Some("a1"), scheduled(60), false),
+        (Some("a1"), scheduled(3600), true),
+    ];
+    for (candidate, scheduled, copies) in rows {
+        let mut world = follower_world();
+        let value =
+            FailoverRequest { leader: Some(name("a2")), candidate: candidate.map(name), scheduled };
+        world.site().failover = Some(At { value, revision: 90 });
+        let copying = world.decide().reason == Reason::CopyingSlots;
+        assert_eq!(copying, copies, "{:?}", world.site().failover);
+    }
 }
 
 /// Whatever spoils each copy must not keep the server stopping.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::decide::slots::{Matcher, Why};
+use crate::decide::upstream;
 
 static SLOTS: [&str; 8] = ["a1", "a2", "a3", "a4", "b1", "cdc", "backup", "x"];
 
@@ -125,12 +126,9 @@ proptest! {
             matches!(&planned.step, Step::Drop { name } if name == wanted)
         });
         for (who, member) in given.members {
-            let from = member.replicatefrom.as_ref();
-            let here = if node.leads {
-                from.is_none_or(|from| *from == node.me || !node.members.contains_key(from))
-            } else {
-                from == Some(&node.me) && *who != node.leader
-            };
+            let from = (who, member.replicatefrom.as_ref());
+            let here = *who != node.leader
+                && *upstream::of_member(&node.members, &node.leader, from) == node.me;
             if *who == node.me || member.nostream || !here || !node.rules.use_slots {
                 continue;
             }

@@ -93,6 +93,52 @@ fn the_leader_keeps_a_slot_for_every_member_that_streams() {
     ]);
 }
 
+/// Whoever leads another site streams from here, and the rest of that site from it.
+#[test]
+fn slots_of_a_downstream_site_keep_what_its_nodes_lack() {
+    table(&[
+        (
+            "the leader of another site, which is away: it keeps what that one lacks",
+            Node::leader,
+            |n| {
+                n.downstream.insert("b1".to_owned());
+                n.status.slots.insert("b1".to_owned(), at(Slot::physical(false), 500));
+            },
+            &[],
+        ),
+        (
+            "another node of that site, which streams there: kept, and moved to where it is",
+            Node::leader,
+            |n| {
+                n.downstream.insert("b2".to_owned());
+                n.idle.insert("b2".to_owned(), lsn(950));
+                n.status.slots.insert("b2".to_owned(), at(Slot::physical(false), 500));
+            },
+            &["advance b2 to 950: Told"],
+        ),
+        (
+            "the same, which has come further than this node",
+            Node::leader,
+            |n| {
+                n.downstream.insert("b2".to_owned());
+                n.idle.insert("b2".to_owned(), lsn(2000));
+                n.status.slots.insert("b2".to_owned(), at(Slot::physical(false), 500));
+            },
+            &["advance b2 to 1000: Told"],
+        ),
+        (
+            "the same, but it streams from here",
+            Node::leader,
+            |n| {
+                n.downstream.insert("b2".to_owned());
+                n.idle.insert("b2".to_owned(), lsn(950));
+                n.status.slots.insert("b2".to_owned(), at(Slot::physical(true), 500));
+            },
+            &[],
+        ),
+    ]);
+}
+
 /// Spec 3.16: "every promotable node keeps slots for all other members plus `retain_slots`, advancing
 /// inactive ones to the LSN in `status`".
 #[test]
