@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use regent_dcs::{Entry, LeaseId, Revision};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::lsn::Lsn;
@@ -125,6 +126,8 @@ pub struct SiteObserver {
     known: Known,
     restarts: BTreeMap<NodeName, serde_json::Value>,
     config: ConfigKey,
+    /// `config` as it was last read without a problem: then nothing of it goes by what is in force.
+    sound: Option<(Bytes, Dynamic)>,
 }
 
 /// Records of each kind that were decoded already. Clones are the same.
@@ -175,6 +178,7 @@ impl SiteObserver {
             known,
             restarts: BTreeMap::new(),
             config: ConfigKey::Read,
+            sound: None,
         }
     }
 
@@ -472,6 +476,12 @@ impl SiteObserver {
             self.config = ConfigKey::Absent;
             return None;
         };
+        if let Some((bytes, dynamic)) = &self.sound
+            && *bytes == entry.value
+        {
+            self.config = ConfigKey::Read;
+            return Some(dynamic.clone());
+        }
         self.config = ConfigKey::Unreadable { revision: entry.modified.0 };
         let document = self.known.documents.of(entry, |entry| {
             serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
@@ -489,7 +499,9 @@ impl SiteObserver {
         }
         self.config = ConfigKey::Read;
         let dynamic = Dynamic::read(document, in_force);
-        if !dynamic.problems.is_empty() {
+        if dynamic.problems.is_empty() {
+            self.sound = Some((entry.value.clone(), dynamic.clone()));
+        } else {
             let problems = dynamic.problems.join("; ");
             self.unreadable.report(entry, &format!("{problems}; the value in force stays"));
         }
