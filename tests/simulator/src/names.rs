@@ -225,6 +225,9 @@ names! {
         Kind::PauseBoth(_) => "fault: PauseBoth",
         Kind::KillBoth(_) => "fault: KillBoth",
         Kind::Device(..) => "fault: Device",
+        Kind::StoreLate(_) => "fault: StoreLate",
+        Kind::SilentWatch(_) => "fault: SilentWatch",
+        Kind::PauseCoordinator(_) => "fault: PauseCoordinator",
     }
 }
 

@@ -317,6 +317,7 @@ fn add_site(world: &mut World, name: &str, nodes: usize, federated: bool) {
             door: None,
             word: Paper::default(),
             wake: Arc::default(),
+            hears_no_news: false,
             mail: Mailbox::default(),
             job: None,
             checkpoint: None,

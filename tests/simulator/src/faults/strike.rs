@@ -64,6 +64,7 @@ impl World {
                 self.stores[store].expire_early(now, &mut self.chance);
                 self.store_changed(store);
             }
+            Kind::StoreLate(store) => self.stores[store].late = 40 * SEC,
             Kind::StoreFull(store) => self.stores[store].read_only = true,
             Kind::Election(store) => self.stores[store].down = true,
             Kind::Compaction(store) => self.stores[store].compact(0),
@@ -95,6 +96,8 @@ impl World {
                 self.guardian_dies(n);
             }
             Kind::Device(n, quirk) => self.set_quirk(n, quirk),
+            Kind::SilentWatch(n) => self.nodes[n].hears_no_news = true,
+            Kind::PauseCoordinator(c) => self.pause_coordinator(c, true),
         }
     }
 
@@ -153,6 +156,7 @@ impl World {
             Kind::Loss => self.net.loss = 0,
             Kind::StoreDown(store) | Kind::Election(store) => self.store_is_back(store),
             Kind::StoreSlow(store) => self.stores[store].slow = 0,
+            Kind::StoreLate(store) => self.stores[store].late = 0,
             Kind::StoreFull(store) => self.stores[store].read_only = false,
             Kind::DiskFull(n) => self.disk_full(n, false),
             Kind::DiskSlow(n) => self.server(n).slow = 0,
@@ -175,6 +179,8 @@ impl World {
             }
             Kind::KillBoth(_) => {}
             Kind::Device(n, _) => self.set_quirk(n, Quirk::None),
+            Kind::SilentWatch(n) => self.nodes[n].hears_no_news = false,
+            Kind::PauseCoordinator(c) => self.pause_coordinator(c, false),
         }
     }
 

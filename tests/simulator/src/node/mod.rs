@@ -102,6 +102,8 @@ pub struct Node {
     pub word: failsafe::Paper,
     /// Wakes the agent's main loop.
     pub wake: Arc<Notify>,
+    /// Its watches are silent: only what it reads tells it of changes.
+    pub hears_no_news: bool,
     /// What it will find.
     pub mail: Mailbox,
     /// The job that runs, with its number.
