@@ -179,8 +179,13 @@ fn positions(at: &Preflight<'_>) -> Finding {
             (Some(_) | None, None) => format!("{site} never reported"),
         })
         .collect();
-    let known = at.sites().filter_map(|site| Some((at.report(site)?.position?, site)));
-    let furthest = known.max().map_or_else(String::new, |(_, site)| format!("; {site} is ahead"));
+    let mut known: Vec<_> =
+        at.sites().filter_map(|site| Some((at.report(site)?.position?, site))).collect();
+    known.sort();
+    let furthest = match known.as_slice() {
+        [.., (second, _), (first, site)] if first > second => format!("; {site} is ahead"),
+        _ => String::new(),
+    };
     Finding::pass(format!("{}{furthest}", shown.join(", ")), "the last known WAL positions")
 }
 
