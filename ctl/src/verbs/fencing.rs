@@ -5,9 +5,9 @@ use regent_proto::wire::{ExecuteFenceRequest, Operation, Plan, PlanFenceRequest}
 use crate::cli::{Fencing, Global};
 use crate::coordinators::{Client, Coordinators};
 use crate::exit::{Ending, Exit, Failure};
+use crate::json;
 use crate::render::Output;
-use crate::verbs::operation::{agree, finish, requested_by};
-use crate::{json, plan};
+use crate::verbs::operation::{Consent, finish, requested_by, settle};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,24 +44,13 @@ pub async fn run(verb: Verb, arguments: &Fencing, global: &Global, output: &Outp
     }
     let coordinators = Coordinators::from_options(global)?;
     let agreed = make_plan(&coordinators, verb, site).await?;
-    output.lines(&plan::plan(&agreed, output.size().1));
-    if arguments.dry_run || agreed.blocked {
-        output.json(&json::plan(&agreed));
-    }
-    if agreed.blocked {
-        let problem = format!("{name} {site} is blocked: {}", plan::blockers(&agreed));
-        return Err(Failure::new(Exit::Refused, problem));
-    }
-    if arguments.dry_run {
-        output.say("dry run: nothing was changed");
-        return Ok(Exit::Done);
-    }
     let question = match verb {
         Verb::Fence => format!("Stop all writes of the federation, at {site}?"),
         Verb::Unfence => format!("Let {site} write again?"),
     };
-    if !arguments.yes && !agree(&question, output)? {
-        return Err(Failure::new(Exit::Refused, "not agreed to: nothing was changed"));
+    let consent = Consent { dry_run: arguments.dry_run, yes: arguments.yes };
+    if let Some(ended) = settle(&format!("{name} {site}"), &agreed, &question, consent, output)? {
+        return Ok(ended);
     }
     let operation = execute(&coordinators, verb, &agreed, &arguments.reason).await?;
     output.json(&json::operation(&operation));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use regent_proto::wire::{CancelOperationRequest, GetOperationRequest, Operation};
+use regent_proto::wire::{CancelOperationRequest, GetOperationRequest, Operation, Plan};
 use serde_json::Value;
 
 use crate::cli::{Global, OperationVerb};
@@ -99,14 +99,74 @@ pub fn requested_by() -> String {
     format!("{}@{}", environment::person(), environment::machine())
 }
 
-/// Asks whether to go on with a plan that was shown.
-///
-/// # Errors
-/// Where there is no terminal to ask on.
-pub fn agree(question: &str, output: &Output) -> Result<bool, Failure> {
+/// Asks whether to go on with a plan that was shown; an error where there is no terminal to ask on.
+fn agree(question: &str, output: &Output) -> Result<bool, Failure> {
     output.ask(question).ok_or_else(|| {
         Failure::usage("there is no terminal to ask on: want --yes, or --dry-run to see the plan")
     })
+}
+
+/// What the person has said before being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consent {
+    /// Only to see the plan.
+    pub dry_run: bool,
+    /// To do what the plan says.
+    pub yes: bool,
+}
+
+/// Shows the plan of `verb`, and asks whether to do it where nobody has said so. `None`: it is agreed
+/// to; otherwise the verb ends so.
+///
+/// # Errors
+/// Where a check blocks, or nobody agrees.
+pub fn settle(
+    verb: &str,
+    agreed: &Plan,
+    question: &str,
+    consent: Consent,
+    output: &Output,
+) -> Result<Option<Exit>, Failure> {
+    if !plan::is_refusal(agreed) {
+        output.lines(&plan::plan(agreed, output.size().1));
+    }
+    if consent.dry_run || agreed.blocked {
+        output.json(&json::plan(agreed));
+    }
+    if agreed.blocked {
+        let problem = format!("{verb} is blocked: {}", plan::blockers(agreed));
+        return Err(Failure::new(Exit::Refused, problem));
+    }
+    if consent.dry_run {
+        output.say("dry run: nothing was changed");
+        return Ok(Some(Exit::Done));
+    }
+    if !consent.yes && !agree(question, output)? {
+        return Err(Failure::new(Exit::Refused, "not agreed to: nothing was changed"));
+    }
+    Ok(None)
+}
+
+/// Shows the steps of an operation that was just begun, to its end or until the person has seen enough.
+pub async fn see_through(
+    coordinators: &Coordinators,
+    operation: &Operation,
+    output: &Output,
+) -> Ending {
+    output.say(format!("operation {}", operation.id));
+    let mut show = show_steps(output);
+    tokio::select! {
+        ended = follow(coordinators, &operation.id, &mut show) => finish(&ended?, output),
+        () = signals::interrupted() => {
+            // The operation is in the quorum, not in this process.
+            output.progress(format!(
+                "no longer watching; the operation goes on\n\
+                 next: regentctl operation watch {0}, or regentctl operation cancel {0}",
+                operation.id
+            ));
+            Ok(Exit::Interrupted)
+        }
+    }
 }
 
 /// Prints each step as it is entered, and what a step waits for while that takes long.

@@ -8,8 +8,7 @@ use crate::cli::{AcceptedAge, Global, Promotion};
 use crate::coordinators::{Client, Coordinators};
 use crate::exit::{Ending, Exit, Failure};
 use crate::render::Output;
-use crate::verbs::operation::{agree, finish, follow, requested_by, show_steps};
-use crate::{json, plan, signals};
+use crate::verbs::operation::{Consent, requested_by, see_through, settle};
 
 /// Runs the verb.
 pub async fn run(arguments: &Promotion, global: &Global, output: &Output) -> Ending {
@@ -21,40 +20,15 @@ pub async fn run(arguments: &Promotion, global: &Global, output: &Output) -> End
     }
     let coordinators = Coordinators::from_options(global)?;
     let agreed = make_plan(&coordinators, arguments).await?;
-    if !plan::is_refusal(&agreed) {
-        output.lines(&plan::plan(&agreed, output.size().1));
-    }
-    if arguments.dry_run || agreed.blocked {
-        output.json(&json::plan(&agreed));
-    }
-    if agreed.blocked {
-        let problem = format!("promote {site} is blocked: {}", plan::blockers(&agreed));
-        return Err(Failure::new(Exit::Refused, problem));
-    }
-    if arguments.dry_run {
-        output.say("dry run: nothing was changed");
-        return Ok(Exit::Done);
-    }
     let question =
         format!("Fence {} and make {site} primary, with the loss shown above?", agreed.from);
-    if !arguments.yes && !agree(&question, output)? {
-        return Err(Failure::new(Exit::Refused, "not agreed to: nothing was changed"));
+    let consent = Consent { dry_run: arguments.dry_run, yes: arguments.yes };
+    let verb = format!("promote {site}");
+    if let Some(ended) = settle(&verb, &agreed, &question, consent, output)? {
+        return Ok(ended);
     }
     let operation = execute(&coordinators, &agreed, arguments).await?;
-    output.say(format!("operation {}", operation.id));
-    let mut show = show_steps(output);
-    tokio::select! {
-        ended = follow(&coordinators, &operation.id, &mut show) => finish(&ended?, output),
-        () = signals::interrupted() => {
-            // The operation is in the quorum, not in this process.
-            output.progress(format!(
-                "no longer watching; the promotion goes on\n\
-                 next: regentctl operation watch {0}, or regentctl operation cancel {0}",
-                operation.id
-            ));
-            Ok(Exit::Interrupted)
-        }
-    }
+    see_through(&coordinators, &operation, output).await
 }
 
 /// What the person accepts; `None`: nothing was said.

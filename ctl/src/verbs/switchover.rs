@@ -5,49 +5,22 @@ use regent_proto::wire::{ExecuteSwitchoverRequest, Operation, Plan, PlanSwitchov
 use crate::cli::{Global, Switchover};
 use crate::coordinators::{Client, Coordinators};
 use crate::exit::{Ending, Exit, Failure};
+use crate::plan;
 use crate::render::Output;
-use crate::verbs::operation::{agree, finish, follow, requested_by, show_steps};
-use crate::{json, plan, signals};
+use crate::verbs::operation::{Consent, follow, requested_by, see_through, settle};
 
 /// Runs the verb.
 pub async fn run(arguments: &Switchover, global: &Global, output: &Output) -> Ending {
     let coordinators = Coordinators::from_options(global)?;
     let agreed = make_plan(&coordinators, &arguments.to, arguments.accept_unprotected).await?;
-    if !plan::is_refusal(&agreed) {
-        output.lines(&plan::plan(&agreed, output.size().1));
-    }
-    if arguments.dry_run || agreed.blocked {
-        output.json(&json::plan(&agreed));
-    }
-    if agreed.blocked {
-        return Err(Failure::new(
-            Exit::Refused,
-            format!("switchover to {} is blocked: {}", arguments.to, plan::blockers(&agreed)),
-        ));
-    }
-    if arguments.dry_run {
-        output.say("dry run: nothing was changed");
-        return Ok(Exit::Done);
-    }
     let question = format!("Move the primary from {} to {}?", agreed.from, agreed.to);
-    if !arguments.yes && !agree(&question, output)? {
-        return Err(Failure::new(Exit::Refused, "not agreed to: nothing was changed"));
+    let consent = Consent { dry_run: arguments.dry_run, yes: arguments.yes };
+    let verb = format!("switchover to {}", arguments.to);
+    if let Some(ended) = settle(&verb, &agreed, &question, consent, output)? {
+        return Ok(ended);
     }
     let operation = execute(&coordinators, &agreed, arguments).await?;
-    output.say(format!("operation {}", operation.id));
-    let mut show = show_steps(output);
-    tokio::select! {
-        ended = follow(&coordinators, &operation.id, &mut show) => finish(&ended?, output),
-        () = signals::interrupted() => {
-            // The operation is in the quorum, not in this process.
-            output.progress(format!(
-                "no longer watching; the operation goes on\n\
-                 next: regentctl operation watch {0}, or regentctl operation cancel {0}",
-                operation.id
-            ));
-            Ok(Exit::Interrupted)
-        }
-    }
+    see_through(&coordinators, &operation, output).await
 }
 
 /// Asks a coordinator what a switchover would do. Changes nothing.
