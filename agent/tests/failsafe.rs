@@ -288,6 +288,10 @@ impl Bed {
 
     /// Holds the primary lease, and PostgreSQL is open under it.
     async fn hold(&self) {
+        self.hold_by(timing()).await;
+    }
+
+    async fn hold_by(&self, timing: LeaseTiming) {
         self.targets.send_replace(Targets {
             open: Some(name("t1")),
             urls: ["b", "c"].iter().map(|s| (name(s), Default::default())).collect(),
@@ -302,7 +306,7 @@ impl Bed {
             lease_revision: outcome.applied().expect("unconditional"),
             primary_revision,
             sent: boot_time(),
-            timing: timing(),
+            timing,
             electorate: open.electorate,
             span_max: open.span_max,
         };
@@ -577,6 +581,31 @@ async fn a_late_promise_is_void_after_a_mark_and_after_a_refusal() {
     bed.others.let_answer.send_replace(true);
     bed.goes_round(None).await;
     assert_eq!(bed.deadlines.primary(), Deadline::NEVER);
+}
+
+/// Until the next acknowledgement no promise counts, so a record that somebody changed must not leave
+/// the holder without failsafe for a whole interval.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_refused_by_a_record_that_lets_hold_is_sent_anew_at_once() {
+    let bed = Bed::new();
+    bed.lead().await;
+    let timing = LeaseTiming { renew_every: Duration::from_secs(2), ..timing() };
+    bed.hold_by(timing.clone()).await;
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let times = Arc::clone(&sent);
+    bed.thread_quorum.faults().otherwise(move |call| {
+        if call == Call::Txn {
+            times.lock().expect("nobody panicked").push(boot_time());
+        }
+        None
+    });
+    let span_max = SPAN * 2;
+    bed.put(&Primary { span_max, ..primary(PrimaryState::Open) }).await;
+    let many = || sent.lock().expect("nobody panicked").len() >= 2;
+    bed.until("refused, and sent anew", many).await;
+    let sent = sent.lock().expect("nobody panicked").clone();
+    let apart = sent[1].since(sent[0]);
+    assert!(apart < timing.renew_every / 2, "{apart:?} apart");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
@@ -19,6 +21,8 @@ use regent_proto::name::SiteName;
 use regent_proto::promise::PromiseRequest;
 
 const SPAN: Duration = Duration::from_secs(15);
+/// How long is asked; enough for a site that does not promise to be asked several times.
+const BOUND: Duration = Duration::from_millis(2_500);
 
 fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("names in tests are well formed")
@@ -69,7 +73,7 @@ async fn ask(how: Option<PromiseTls>, from: &str, site: &str, url: String) -> Op
     };
     let site: SiteName = name(site);
     let urls = BTreeMap::from([(site.clone(), BTreeSet::from([url]))]);
-    asker(request, urls, Duration::from_secs(5)).await.get(&site).copied().flatten()
+    asker(request, urls, BOUND).await.get(&site).copied().flatten()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,6 +98,31 @@ async fn only_a_site_that_proves_its_name_is_answered_and_believed() {
     for (what, how, from, site, url) in cases {
         assert_eq!(ask(how, from, site, url).await, None, "{what}");
     }
+}
+
+/// A site in the middle of a failover has nobody who may promise, and then has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_without_a_leader_is_asked_until_it_has_one() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let answer = move |body: axum::body::Bytes| {
+        let nth = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let request: PromiseRequest = serde_json::from_slice(&body).expect("a request");
+            if nth < 2 {
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            }
+            axum::Json(Promised { site: name("us"), span_ms: request.span_ms }).into_response()
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let app = axum::Router::new().route(PATH, axum::routing::post(answer));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let url = format!("http://127.0.0.1:{port}{PATH}");
+    assert_eq!(ask(None, "eu", "us", url).await, Some(SPAN));
+    assert_eq!(asked.load(Ordering::SeqCst), 3, "twice in vain, and not again after the promise");
 }
 
 #[test]

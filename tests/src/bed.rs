@@ -222,7 +222,11 @@ impl Bed {
     /// # Errors
     /// When they are not.
     pub async fn progress(&self) -> anyhow::Result<()> {
-        Ok(self.writer.wait_for(20, self.writer.now(), Duration::from_secs(45)).await?)
+        let goes_on = self.writer.wait_for(20, self.writer.now(), Duration::from_secs(45)).await;
+        if goes_on.is_err() {
+            self.keep_logs();
+        }
+        Ok(goes_on?)
     }
 
     /// Rows acknowledged in the second before `at`, on the writer's clock.

@@ -488,9 +488,11 @@ async fn replaced() -> anyhow::Result<()> {
     // Long enough to be noticed, not long enough to lose a right.
     let log = bed.lab().layout().log(&format!("agent-{}", node.name));
     let before = std::fs::read_to_string(&log)?.len();
-    bed.lab().kill_agent(&node.name, Signal::SIGSTOP).await?;
+    let agent = Pid::from_raw(node.page()?.agent_pid());
+    // The pause is counted from when it stands still: a signal is no state before a processor was free.
+    let paused = Stopped::these([agent])?;
     tokio::time::sleep(Duration::from_millis(1300)).await;
-    bed.lab().kill_agent(&node.name, Signal::SIGCONT).await?;
+    paused.go_on();
     let said = until("freeze and thaw in the log", SOON, async || {
         let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
         let since = text.get(before..).unwrap_or_default();

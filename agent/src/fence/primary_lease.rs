@@ -205,6 +205,8 @@ impl PrimaryLoop {
     }
 
     fn raise(&mut self, sent: BootTime, revision: Revision) {
+        // Nobody need promise any more: whoever still did would bind its site for nothing.
+        self.rounds.void();
         let Some(held) = &mut self.held else { return };
         held.lease_revision = revision;
         held.unknown.clear();
@@ -223,7 +225,7 @@ impl PrimaryLoop {
         // Whatever was promised before is void (rule 11); what it has given so far stays the bound.
         self.rounds.void();
         let Some(held) = &mut self.held else { return };
-        held.refused = true;
+        let first = !std::mem::replace(&mut held.refused, true);
         held.silent = false;
         let (primary_key, lease_key) = (self.side.keys.primary(), self.side.keys.lease());
         let primary = found.first().and_then(Option::as_ref);
@@ -259,6 +261,11 @@ impl PrimaryLoop {
                 if let Some(record) = primary_record {
                     held.electorate = record.electorate;
                     held.span_max = record.span_max;
+                }
+                if first {
+                    // Nobody's promise counts before the next acknowledgement: a whole interval without
+                    // it would be one in which a silent quorum costs the lease. Not again and again.
+                    self.deadlines.primary_hurry.notify_one();
                 }
                 if let (Some(primary), Some(lease), Some(record)) = (primary, lease, lease_record) {
                     held.primary_revision = primary.modified;

@@ -16,6 +16,9 @@ use regent_proto::promise::PromiseRequest;
 /// The path.
 pub const PATH: &str = "/regent/promise";
 
+/// Between two questions to a site that did not promise.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// A promise, as answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promised {
@@ -52,14 +55,30 @@ async fn ask(
     let questions = urls.into_iter().map(|(site, urls)| {
         let (how, request) = (how.clone(), request.clone());
         async move {
-            let asked = urls.iter().map(|url| one(&how, &site, url, &request));
-            // Only the leader of a site promises for it; its other nodes say no.
-            let first = first_yes(asked.collect());
-            let span = tokio::time::timeout(bound, first).await.ok().flatten();
+            let promised = until_promised(&how, &site, &urls, &request);
+            let span = tokio::time::timeout(bound, promised).await.ok();
             (site, span)
         }
     });
     futures::future::join_all(questions).await.into_iter().collect()
+}
+
+/// A site whose leader has just failed promises once it has the next one: it is asked again while
+/// there is time, so that a failover there does not cost the primary site its lease here.
+async fn until_promised(
+    how: &How,
+    site: &SiteName,
+    urls: &BTreeSet<String>,
+    request: &PromiseRequest,
+) -> Duration {
+    loop {
+        // Only the leader of a site promises for it; its other nodes say no.
+        let asked = urls.iter().map(|url| one(how, site, url, request));
+        match first_yes(asked.collect()).await {
+            Some(span) => return span,
+            None => tokio::time::sleep(AGAIN).await,
+        }
+    }
 }
 
 /// The first promise among these; `None` when all have ended without one.
