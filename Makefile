@@ -48,7 +48,7 @@ demo: need-rust ## two data sites and a witness on this machine, switched over u
 	@$(regentctl) demo $(keep) $(dcs) $(ARGS)
 
 test: need-rust ## install what the tests need, then every gate and every test
-	@scripts/install --etcd --fence
+	@scripts/install --etcd --fence --haproxy --patroni
 	@$(MAKE) --no-print-directory gates
 	@# Programs alone have fewer features of some crates than beside their tests, and would be built twice.
 	$(CARGO) build --locked --workspace --all-targets

@@ -97,6 +97,13 @@ impl Bed {
         self.writer = Writer::resume(target, self.earlier.sent);
     }
 
+    /// The client goes on through this port alone, which is a proxy's.
+    pub async fn go_through(&mut self, port: u16) {
+        self.earlier.append(self.writer.finish().await);
+        let target = Target { ports: vec![port], password: self.lab().secrets().app.clone() };
+        self.writer = Writer::resume(target, self.earlier.sent);
+    }
+
     /// Its processes.
     ///
     /// # Panics

@@ -25,6 +25,7 @@ pub struct Finished {
 }
 
 /// Kills the program when dropped before its end.
+#[derive(Debug)]
 struct Guarded(Child);
 
 impl Drop for Guarded {
@@ -53,6 +54,66 @@ pub fn ours(name: &str) -> anyhow::Result<Command> {
         .env("HOME", "/")
         .current_dir(workspace());
     Ok(command)
+}
+
+/// Patroni's own `patronictl`, as scripts/install --patroni puts it there, with an empty environment.
+///
+/// # Errors
+/// What to do where it is not there.
+pub fn patronictl() -> Result<Command, String> {
+    let program = tools().map(|tools| tools.join("patroni/bin/patronictl"));
+    let found = program.filter(|program| program.is_file());
+    let program =
+        found.ok_or("no patronictl in $REGENT_TOOLS or .tools: scripts/install --patroni")?;
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/").env("LANG", "C.UTF-8");
+    Ok(command)
+}
+
+/// HAProxy, as scripts/install --haproxy puts it there, with an empty environment.
+///
+/// # Errors
+/// What to do where it is not there.
+pub fn haproxy() -> Result<Command, String> {
+    let own = tools().map(|tools| tools.join("haproxy/bin"));
+    let all =
+        own.into_iter().chain(["/usr/sbin", "/usr/local/sbin", "/usr/bin"].map(PathBuf::from));
+    let found = all.map(|directory| directory.join("haproxy")).find(|program| program.is_file());
+    let program =
+        found.ok_or("no haproxy in $REGENT_TOOLS, .tools or /usr: scripts/install --haproxy")?;
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    Ok(command)
+}
+
+/// Where scripts/install puts what it unpacks.
+fn tools() -> Option<PathBuf> {
+    crate::option("REGENT_TOOLS").map(PathBuf::from).or_else(|| Some(workspace().join(".tools")))
+}
+
+/// A program that goes on until this is dropped; what it prints is the test's.
+#[derive(Debug)]
+pub struct Running(Guarded);
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(mut command: Command) -> anyhow::Result<Self> {
+        let shown = format!("{command:?}");
+        let child =
+            command.stdin(Stdio::null()).spawn().with_context(|| format!("start {shown}"))?;
+        Ok(Self(Guarded(child)))
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When the kernel can't tell.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        Ok(self.0.0.try_wait()?.is_none())
+    }
 }
 
 /// Runs a command to its end, or kills it at the limit.
