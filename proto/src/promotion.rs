@@ -45,20 +45,20 @@ impl Default for AcceptedLoss {
 pub struct Loss {
     /// Commits of at most this span; `None`: not known.
     pub at_most: Option<Duration>,
-    /// At least so many bytes.
-    pub at_least_bytes: u64,
+    /// At least so many bytes; `None`: how far the old holder was is not known.
+    pub at_least_bytes: Option<u64>,
 }
 
 impl Loss {
     /// `complete_age`: as [`complete_age`] tells. `unchanged`: for how long the one who
     /// asks has seen `lease` as it is, so that its holder's last renewal was sent before that and gave
-    /// it `ttl_max` at most. `ahead`: bytes that the target is known to lack.
+    /// it `ttl_max` at most. `ahead`: bytes that the target is known to lack, where that is known.
     #[must_use]
     pub fn of(
         complete_age: Option<Duration>,
         unchanged: Duration,
         ttl_max: Duration,
-        ahead: u64,
+        ahead: Option<u64>,
     ) -> Self {
         let at_most = complete_age.map(|age| (age + ttl_max).saturating_sub(unchanged));
         Self { at_most, at_least_bytes: ahead }
@@ -77,7 +77,10 @@ impl Loss {
         let age = accepted
             .max_age_ms
             .is_none_or(|most| self.at_most_ms().is_some_and(|at_most| at_most <= most));
-        age && accepted.max_bytes.is_none_or(|most| self.at_least_bytes <= most)
+        let bytes = accepted
+            .max_bytes
+            .is_none_or(|most| self.at_least_bytes.is_some_and(|at_least| at_least <= most));
+        age && bytes
     }
 }
 
@@ -87,7 +90,10 @@ impl fmt::Display for Loss {
             Some(age) => write!(f, "commits of at most {:.1} s", age.as_secs_f64())?,
             None => f.write_str("commits of a span that is not known")?,
         }
-        write!(f, ", at least {} bytes of WAL", self.at_least_bytes)
+        match self.at_least_bytes {
+            Some(bytes) => write!(f, ", at least {bytes} bytes of WAL"),
+            None => f.write_str(", WAL of a size that is not known"),
+        }
     }
 }
 
@@ -156,7 +162,8 @@ mod tests {
 
     #[test]
     fn a_loss_is_within_what_was_accepted_in_both_its_measures() {
-        let loss = |at_most, at_least_bytes| Loss { at_most, at_least_bytes };
+        let loss = |at_most, bytes: u64| Loss { at_most, at_least_bytes: Some(bytes) };
+        let unknown = Loss { at_most: Some(S(5)), at_least_bytes: None };
         for (loss, accepted, within) in [
             (loss(Some(S(5)), 10), accepted(Some(5_000), None), true),
             (loss(Some(S(5)), 10), accepted(Some(4_999), None), false),
@@ -168,6 +175,8 @@ mod tests {
             (loss(None, 1), accepted(None, Some(0)), false),
             (loss(Some(S(0)), 0), AcceptedLoss::default(), true),
             (loss(Some(Duration::from_nanos(1)), 0), AcceptedLoss::default(), false),
+            (unknown, accepted(None, None), true),
+            (unknown, accepted(None, Some(u64::MAX)), false),
         ] {
             assert_eq!(loss.is_within(&accepted), within, "{loss} by {accepted}");
         }
@@ -189,7 +198,7 @@ mod tests {
             let now = seen + asked_after;
             let acknowledged = (renewal_sent + ttl).saturating_sub(before_its_end);
             let commit = acknowledged.saturating_sub(after_the_commit).min(now);
-            let loss = Loss::of(Some(S(now - commit)), S(now - seen), S(ttl), 0);
+            let loss = Loss::of(Some(S(now - commit)), S(now - seen), S(ttl), None);
             prop_assert!(loss.at_most >= Some(S(acknowledged - commit)));
         }
     }

@@ -160,7 +160,7 @@ pub fn token(read: &Read<'_>, lease: &Lease, token: Token) -> Result<Transaction
 /// transaction. `tenure` gets the new epoch.
 pub fn take(read: &Read<'_>, tenure: Lease, taker: Taker) -> Result<Transaction, NoEdge> {
     let next = read.primary.taken()?;
-    let nothing = Loss { at_most: None, at_least_bytes: 0 };
+    let nothing = Loss { at_most: None, at_least_bytes: Some(0) };
     Ok(moved("take", read, next, nothing, tenure, taker))
 }
 
@@ -198,7 +198,7 @@ fn moved(
         floor: next.floor.clone(),
         at: taker.at,
         stopping_at,
-        lost_bytes: loss.at_least_bytes,
+        lost_bytes: loss.at_least_bytes.unwrap_or(0),
         lost_at_most_ms: loss.at_most_ms(),
         promotions: Vec::new(),
         unknown: Unknown::new(),
@@ -305,7 +305,8 @@ mod tests {
     use crate::timeline::TimelineId;
 
     const SPAN: Duration = Duration::from_secs(30);
-    const LOSS: Loss = Loss { at_most: Some(Duration::from_millis(1500)), at_least_bytes: 64 };
+    const LOSS: Loss =
+        Loss { at_most: Some(Duration::from_millis(1500)), at_least_bytes: Some(64) };
 
     fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
         text.parse().expect("a name")

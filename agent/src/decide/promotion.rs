@@ -9,7 +9,7 @@ use std::time::Duration;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::SiteName;
 use regent_proto::promotion::{self, AcceptedLoss, Loss};
-use regent_proto::record::Primary;
+use regent_proto::record::{Primary, ReportedRole};
 use regent_proto::time::LeaseTiming;
 use regent_proto::timeline::{Containment, HistoryPoint};
 
@@ -130,9 +130,15 @@ fn loss(site: &SiteView, federation: &FederationView, primary: &Primary, status:
     let holder = federation.reports.get(&primary.holder);
     let holder = holder.filter(|report| report.epoch == primary.epoch);
     let known = holder.and_then(|report| report.position);
-    let told = holder.and_then(|report| report.position_at).zip(known);
-    let known = known.max(primary.floor.as_ref().map(|floor| floor.position));
-    let ahead = known.map_or(0, |known| known.bytes_since(status.end));
+    // Where its site only has a standby, that one's end bounds nothing: the primary may have been far ahead.
+    let wrote = holder.filter(|report| match report.role {
+        ReportedRole::Primary => true,
+        ReportedRole::Standby | ReportedRole::Down => false,
+    });
+    let told = wrote.and_then(|report| report.position_at).zip(known);
+    let floor = primary.floor.as_ref().map(|floor| floor.position);
+    let ahead = known.map(|known| floor.map_or(known, |floor| known.max(floor)));
+    let ahead = ahead.map(|known| known.bytes_since(status.end));
     // A promise of this site's may have let the old holder go on for longer than its lease; it has
     // ended by now, and nobody knows better when.
     let promised = match &site.promise {

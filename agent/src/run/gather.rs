@@ -27,11 +27,6 @@ impl Agent {
         let owned = !matches!(job, None | Some(JobKind::CreateUsers | JobKind::PrePromote));
         let frozen = self.deadlines.page().frozen();
         let (mut postgres, extra) = self.postgres.read(postmaster, follows, (owned, frozen)).await;
-        let now = boot_time();
-        if let Some(status) = &mut postgres.status {
-            // As of now.
-            status.wall = wall_time();
-        }
         let tenures = self.actor.renewal.tenures().borrow().clone();
         // Before anything is bound to it.
         if let Some(Err(error)) = tenures.lease.map(|lease| self.own_leases.note(lease)) {
@@ -40,6 +35,8 @@ impl Agent {
         let pictures = self.site_mirror.pictures();
         let read = {
             let picture = pictures.borrow();
+            // After the picture: what is counted from when it was first seen must not begin before.
+            let now = boot_time();
             self.site_observer.read(&picture, tenures.lease, now, &self.actor.dynamic)
         };
         let read = read.map(|(site, dynamic)| {
@@ -63,10 +60,17 @@ impl Agent {
             (Some(observer), Some(mirror)) => {
                 let pictures = mirror.pictures();
                 let picture = pictures.borrow();
-                Some(observer.read(&picture, disk_epoch, now))
+                // Likewise: the wait of a take or promotion is counted from here (protocol.md rule 4),
+                // and a disk above may have hung since this round began.
+                Some(observer.read(&picture, disk_epoch, boot_time()))
             }
             (Some(_) | None, _) => None,
         };
+        // After everything that can wait: no right seems to lie ahead that has ended meanwhile.
+        let now = boot_time();
+        if let Some(status) = &mut postgres.status {
+            status.wall = wall_time();
+        }
         if let Some(answers) = self.peer_answers.borrow().clone() {
             self.peers = Some(answers);
         }

@@ -64,7 +64,7 @@ fn promoted(world: &World) -> Option<(HistoryPoint, Loss)> {
 fn a_site_that_is_fenced_for_takes_primacy_and_says_what_is_lost() {
     let world = about_to_promote();
     assert_eq!(world.decide().reason, Reason::PromotingSite);
-    let loss = Loss { at_most: Some(S(4)), at_least_bytes: 80 };
+    let loss = Loss { at_most: Some(S(4)), at_least_bytes: Some(80) };
     assert_eq!(promoted(&world), Some((point(3, 520), loss)));
 }
 
@@ -173,10 +173,32 @@ fn wait(world: &mut World, primary: Duration, lease: Duration) {
     world.federation().lease_age = lease;
 }
 
+/// Only who writes can tell where the last commit ended: what a standby of the holder's site has, its
+/// primary may have left far behind.
+#[test]
+fn what_a_standby_of_the_old_site_tells_bounds_no_loss() {
+    let mut world = about_to_promote();
+    told(&mut world, 1, 500);
+    let by_the_primary = promoted(&world).expect("within what was accepted").1.at_most;
+    b_reports(&mut world, |report| report.role = ReportedRole::Standby);
+    let by_the_commits = promoted(&world).expect("within what was accepted").1.at_most;
+    assert!(by_the_commits > by_the_primary, "{by_the_commits:?}, {by_the_primary:?}");
+}
+
+/// A server that is down tells no position: then no number of bytes is known to be enough.
+#[test]
+fn bytes_that_nobody_knows_are_within_no_bound() {
+    let mut world = about_to_promote();
+    b_reports(&mut world, |report| (report.position, report.position_at) = (None, None));
+    let (_, loss) = promoted(&world).expect("only the age is bounded");
+    assert_eq!(loss.at_least_bytes, None);
+}
+
 /// The holder's WAL ended there so long ago.
 fn told(world: &mut World, seconds: u64, position: u64) {
     let at = WallTime(world.status().wall.0 - seconds * 1000 + 1);
     b_reports(world, |report| {
+        report.role = ReportedRole::Primary;
         (report.position, report.position_at) = (Some(Lsn::new(position)), Some(at));
     });
 }

@@ -71,7 +71,7 @@ fn ask(p: &P, histories: &Histories, edge: Edge) -> Result<Transaction, NoEdge> 
             transactions::fence(&read, to, records::operation(), accepted)
         }
         Edge::Promote(end) => {
-            let nothing = Loss { at_most: None, at_least_bytes: 0 };
+            let nothing = Loss { at_most: None, at_least_bytes: Some(0) };
             transactions::promote(&read, (histories.point(end), nothing), tenure(), taker())
         }
         Edge::Unfence => transactions::unfence(&read),
