@@ -19,6 +19,7 @@ use regentctl::lab::layout::StorePlace;
 use regentctl::lab::ready::missing;
 use regentctl::lab::{Lab, Options};
 use regentctl::load::{self, History, Judgement, Target, Writer, table};
+use regentctl::report::{Case, passed};
 use regentctl::verbs::switchover;
 
 use crate::records::{Global, Records};
@@ -90,17 +91,19 @@ impl Bed {
     /// The client goes on, but never at this server: what a test does there by hand, behind Regent's
     /// back, it also answers for.
     pub async fn keep_away_from(&mut self, node: &NodeName) {
-        self.earlier.append(self.writer.finish().await);
         let others = self.lab().layout().nodes.iter().filter(|place| place.name != *node);
         let ports = others.map(|place| place.postgres_port).collect();
-        let target = Target { ports, password: self.lab().secrets().app.clone() };
-        self.writer = Writer::resume(target, self.earlier.sent);
+        self.go_on_at(ports).await;
     }
 
     /// The client goes on through this port alone, which is a proxy's.
     pub async fn go_through(&mut self, port: u16) {
+        self.go_on_at(vec![port]).await;
+    }
+
+    async fn go_on_at(&mut self, ports: Vec<u16>) {
         self.earlier.append(self.writer.finish().await);
-        let target = Target { ports: vec![port], password: self.lab().secrets().app.clone() };
+        let target = Target { ports, password: self.lab().secrets().app.clone() };
         self.writer = Writer::resume(target, self.earlier.sent);
     }
 
@@ -388,6 +391,21 @@ impl Bed {
             lab.down().await?;
         }
         Ok((history, judgement))
+    }
+
+    /// Ends it, and writes these cases with one more, that no row was lost, into the report of its name.
+    ///
+    /// # Errors
+    /// When one of them did not pass.
+    pub async fn report(self, mut cases: Vec<Case>) -> anyhow::Result<()> {
+        let name = self.name.clone();
+        let (history, judgement) = self.finish().await?;
+        say(format!("{name}: {}", explain(&judgement, &history)));
+        let rows = Case::new(format!("{name} rows"));
+        cases.push(rows.require(judgement.is_clean(), || explain(&judgement, &history)));
+        regentctl::report::write(&crate::report::file(&name), &cases)?;
+        ensure!(passed(&cases), "{cases:#?}");
+        Ok(())
     }
 
     /// Copies the logs to where they outlive the lab, and prints their last lines for whoever sees

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use regent_proto::name::NodeName;
-use regent_tests::bed::{Bed, HEALTHY, explain};
+use regent_tests::bed::{Bed, HEALTHY};
 use regent_tests::program::{Running, haproxy};
 use regent_tests::rest::{ask, ask_within};
 use regent_tests::wait::until;
-use regent_tests::{report, say, skip};
-use regentctl::report::{Case, passed};
+use regent_tests::{say, skip};
+use regentctl::report::Case;
 use serde_json::json;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -171,13 +171,7 @@ async fn all() -> anyhow::Result<()> {
     bed.lab().start_agent(&next).await?;
     leads_aright(&bed, &proxy).await?;
 
-    let (history, judgement) = bed.finish().await?;
-    say(format!("{NAME}: {}", explain(&judgement, &history)));
-    let rows = Case::new(format!("{NAME} rows"));
-    cases.push(rows.require(judgement.is_clean(), || explain(&judgement, &history)));
-    regentctl::report::write(&report::file(NAME), &cases)?;
-    ensure!(passed(&cases), "{cases:#?}");
-    Ok(())
+    bed.report(cases).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use regent_proto::name::NodeName;
-use regent_tests::bed::{Bed, HEALTHY, explain};
+use regent_tests::bed::{Bed, HEALTHY};
 use regent_tests::program::{Finished, patronictl, run};
 use regent_tests::rest::ask;
 use regent_tests::session::value;
 use regent_tests::wait::until;
-use regent_tests::{report, say, skip};
+use regent_tests::{say, skip};
 use regentctl::lab::layout::StorePlace;
 use regentctl::lab::programs;
-use regentctl::report::{Case, passed};
+use regentctl::report::Case;
 use serde_json::{Value, json};
 
 const SINGLE_SITE: &str = include_str!("../../topologies/single-site.yaml");
@@ -326,14 +326,8 @@ async fn all() -> anyhow::Result<()> {
     copies(&mut site).await?;
     refuses(&mut site).await?;
     complete(&mut site)?;
-    let Site { bed, mut cases, .. } = site;
-    let (history, judgement) = bed.finish().await?;
-    say(format!("{NAME}: {}", explain(&judgement, &history)));
-    let rows = Case::new(format!("{NAME} rows"));
-    cases.push(rows.require(judgement.is_clean(), || explain(&judgement, &history)));
-    regentctl::report::write(&report::file(NAME), &cases)?;
-    ensure!(passed(&cases), "{cases:#?}");
-    Ok(())
+    let Site { bed, cases, .. } = site;
+    bed.report(cases).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
