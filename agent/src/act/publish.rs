@@ -10,8 +10,8 @@ use regent_dcs::{LeaseId, StoreError};
 use regent_proto::keys::SiteKey;
 use regent_proto::name::{NodeName, SiteName};
 use regent_proto::record::{
-    Opened, Promotions, Reach, Record as _, Report, ReportedFence, ReportedNode, ReportedRole,
-    Unknown, VERSION,
+    Opened, Promotions, Reach, Record as _, Report, ReportedFence, ReportedNode, ReportedPromise,
+    ReportedRole, Unknown, VERSION,
 };
 use regent_proto::time::{BootTime, Deadline, WallTime};
 use regent_proto::timeline::Ancestry;
@@ -541,7 +541,7 @@ fn without_figures(report: &Report) -> Report {
     let mut rest = report.clone();
     (rest.sequence, rest.at) = (0, WallTime::default());
     (rest.position, rest.position_at) = (None, None);
-    (rest.last_commit, rest.lag_bytes) = (None, None);
+    (rest.last_commit, rest.lag_bytes, rest.promise) = (None, None, None);
     for node in &mut rest.nodes {
         (node.position, node.fence) = (None, None);
     }
@@ -588,6 +588,14 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         position_at: picture.extra.end_asked_at,
         last_commit: status.and_then(|status| status.last_commit),
         lag_bytes: lag(picture),
+        promise: picture
+            .view
+            .failsafe
+            .last_promise_ends
+            .map(|end| ReportedPromise::new(end, picture.view.now)),
+        promotion_awaits: primary
+            .filter(|primary| primary.state.fenced_for() == Some(&federation.site))
+            .map(|_| picture.reason.clone()),
         streaming_from: match &picture.view.postgres.follows {
             Some(Follow::Site { site, .. }) if streaming => Some(site.clone()),
             Some(

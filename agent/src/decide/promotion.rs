@@ -6,15 +6,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use regent_proto::lsn::Lsn;
 use regent_proto::name::SiteName;
-use regent_proto::promotion::{self, AcceptedLoss, Loss};
-use regent_proto::record::{Primary, ReportedRole};
+use regent_proto::promotion::{AcceptedLoss, Loss, OldHolder, Survivor, Target, Way, Writing};
+use regent_proto::record::Primary;
 use regent_proto::time::LeaseTiming;
 use regent_proto::timeline::{Containment, HistoryPoint};
 
-use super::view::{At, FederationView, PromiseRecord, SiteView, Status};
-use super::{Action, Choice, Judge, LOOK_AGAIN, Reason, rejoin};
+use super::view::{At, FederationView, SiteView, Status};
+use super::{Action, Choice, Judge, LOOK_AGAIN, Reason};
 
 /// How soon a site that may not take yet looks again: what it waits for comes with a record, or with
 /// the replay of WAL that it has.
@@ -27,7 +26,7 @@ pub enum Held {
     NoMember,
     /// Its history does not lead to where the old holder is, or it cannot be told yet.
     Diverged,
-    /// This site has more.
+    /// This site has more, or has parted from this one's history on a later timeline.
     Behind(SiteName),
     /// The old holder may still acknowledge.
     OldLease,
@@ -42,7 +41,10 @@ impl fmt::Display for Held {
             Self::Diverged => f.write_str(
                 "its history does not lead to the old holder's, or that cannot be told yet",
             ),
-            Self::Behind(site) => write!(f, "{site} has more WAL, and is not left out of account"),
+            Self::Behind(site) => write!(
+                f,
+                "{site} has more WAL, or is on a later timeline, and is not left out of account"
+            ),
             Self::OldLease => f.write_str("the old primary may still acknowledge"),
             Self::Loss => f.write_str("more would be lost than was accepted"),
         }
@@ -75,12 +77,16 @@ impl Judge<'_> {
         };
         // Without its promotion's id the floor could not be told from another history's.
         let named = status.ancestry.contains(status.replayed, &end) == Containment::Contained;
-        let holder = rejoin::site_history(federation, &primary.value.holder);
-        let (floor, own) = (primary.value.floor.as_ref(), (&status.ancestry, status.end));
-        if !named || !promotion::continues(own, floor, holder) {
+        let reported = federation.reports.get(&primary.value.holder);
+        let old = OldHolder::new(&primary.value, reported.map(AsRef::as_ref));
+        let continues = match old.way((&status.ancestry, status.end)) {
+            Way::Continues => true,
+            Way::Left | Way::Untold => false,
+        };
+        if !named || !continues {
             return held(Held::Diverged, AGAIN);
         }
-        if let Some(ahead) = ahead(federation, &primary.value, accepted, status.end) {
+        if let Some(ahead) = ahead(&old, federation, &primary.value, accepted, status) {
             return held(Held::Behind(ahead.clone()), AGAIN);
         }
         let left = LeaseTiming::wait_for(primary.value.ttl_max).saturating_sub(waited(federation));
@@ -95,13 +101,35 @@ impl Judge<'_> {
         if self.unconfirmed(site, status, end.position) {
             return Choice::wait_for(Reason::AwaitingConfirmation, LOOK_AGAIN);
         }
-        let loss = loss(site, federation, &primary.value, status);
+        let loss = self.loss(&old, federation, &primary.value, status);
         if !loss.is_within(accepted) {
             return held(Held::Loss, AGAIN);
         }
         let primary_revision = primary.revision;
         let promote = Action::PromoteSite { primary_revision, end, loss };
         Choice::act(Reason::PromotingSite, vec![promote])
+    }
+
+    fn loss(
+        &self,
+        old: &OldHolder<'_>,
+        federation: &FederationView,
+        primary: &Primary,
+        status: &Status,
+    ) -> Loss {
+        let by_lease = Writing::by_lease(waited(federation), primary.ttl_max);
+        // A promise of this site's may have let the old holder go on for longer than its lease.
+        let promised = self.view.failsafe.last_promise_ends;
+        let writing = promised.map_or(by_lease, |end| {
+            by_lease.or(Writing::until(end, self.view.now))
+        });
+        let target = Target {
+            now: status.wall,
+            last_commit: status.last_commit,
+            replayed: status.replayed,
+            end: status.end,
+        };
+        old.loss(&target, writing)
     }
 }
 
@@ -111,43 +139,24 @@ fn waited(federation: &FederationView) -> Duration {
     federation.primary_age.max(federation.lease_age)
 }
 
-/// A surviving site known to have more than this one. How old its report is does not matter: what it
-/// had it has, unless a person says that it does not count.
+/// A surviving site known to have what this one lacks, unless a person says that it does not count.
 fn ahead<'a>(
+    old: &OldHolder<'_>,
     federation: &'a FederationView,
     primary: &Primary,
     accepted: &AcceptedLoss,
-    end: Lsn,
+    status: &Status,
 ) -> Option<&'a SiteName> {
+    let own = (Some(&status.ancestry), status.end);
     let others = federation.reports.iter().filter(|(site, _)| {
         **site != federation.site && **site != primary.holder && !accepted.without.contains(*site)
     });
-    let mut ahead = others.filter(|(_, report)| report.position.is_some_and(|at| at > end));
-    ahead.next().map(|(site, _)| site)
-}
-
-fn loss(site: &SiteView, federation: &FederationView, primary: &Primary, status: &Status) -> Loss {
-    let holder = federation.reports.get(&primary.holder);
-    let holder = holder.filter(|report| report.epoch == primary.epoch);
-    let known = holder.and_then(|report| report.position);
-    // Where its site only has a standby, that one's end bounds nothing: the primary may have been far ahead.
-    let wrote = holder.filter(|report| match report.role {
-        ReportedRole::Primary => true,
-        ReportedRole::Standby | ReportedRole::Down => false,
+    let mut ahead = others.filter(|(_, report)| {
+        let reached = report.position.map(|end| (report.ancestry.as_ref(), end));
+        match reached.map(|theirs| old.survivor(own, theirs)) {
+            None | Some(Survivor::NotAhead | Survivor::Elsewhere) => false,
+            Some(Survivor::Ahead(_) | Survivor::Newer) => true,
+        }
     });
-    let told = wrote.and_then(|report| report.position_at).zip(known);
-    let floor = primary.floor.as_ref().map(|floor| floor.position);
-    let ahead = known.map(|known| floor.map_or(known, |floor| known.max(floor)));
-    let ahead = ahead.map(|known| known.bytes_since(status.end));
-    // A promise of this site's may have let the old holder go on for longer than its lease; it has
-    // ended by now, and nobody knows better when.
-    let promised = match &site.promise {
-        PromiseRecord::Absent => false,
-        PromiseRecord::Unreadable { .. } => true,
-        PromiseRecord::Read(promise) => promise.value.epoch >= primary.epoch,
-    };
-    let unchanged = if promised { primary.ttl_max } else { waited(federation) };
-    let own = (status.wall, status.last_commit, status.replayed);
-    let age = promotion::complete_age(own, told);
-    Loss::of(age, unchanged, primary.ttl_max, ahead)
+    ahead.next().map(|(site, _)| site)
 }

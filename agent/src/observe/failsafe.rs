@@ -67,14 +67,21 @@ impl FailsafeObserver {
             self.shared.word.leave();
         }
         self.tell_targets(seen, open);
+        let (takes_not_before, last_promise_ends) = self.promises(seen, now).unwrap_or_default();
         FailsafeView {
             promised: self.shared.word.standing(now),
             stands: self.shared.leader.lock().stands(now),
-            takes_not_before: self.takes_not_before(seen, now),
+            takes_not_before,
+            last_promise_ends,
         }
     }
 
-    fn takes_not_before(&self, seen: &Seen<'_>, now: BootTime) -> Option<BootTime> {
+    /// Until when the site takes nothing, and when its last promise ends or ended.
+    fn promises(
+        &self,
+        seen: &Seen<'_>,
+        now: BootTime,
+    ) -> Option<(Option<BootTime>, Option<BootTime>)> {
         let (site, federation) = (seen.site?, seen.federation?);
         let primary = federation.primary.as_ref()?;
         let mut given = self.shared.given.lock();
@@ -90,7 +97,9 @@ impl FailsafeObserver {
                 None
             }
         };
-        given.until(now, token_of, primary.value.epoch)
+        let epoch = primary.value.epoch;
+        given.forget_before(epoch, now);
+        Some((given.until(now, token_of, epoch), given.last_end(epoch)))
     }
 
     fn tell_targets(&self, seen: &Seen<'_>, open: bool) {
@@ -199,6 +208,12 @@ mod tests {
         let primary = world.primary().clone();
         let taken = bed.shared.given.lock().begin_take(70, at(114), None, &primary);
         assert_eq!(taken, Err(at(115)));
+        // What ended long ago bounds what the holder may have acknowledged, under this epoch only.
+        let view = bed.read(&world, at(400));
+        assert_eq!((view.takes_not_before, view.last_promise_ends), (None, Some(at(115))));
+        let mut later = world.clone();
+        later.primary().epoch = Epoch::new(4);
+        assert_eq!(bed.read(&later, at(401)).last_promise_ends, None);
         // A token of another tenure ends nothing; one of the promised tenure does.
         world.token("a", point(3, 500));
         assert_eq!(bed.read(&world, at(114)).takes_not_before, Some(at(115)));
@@ -215,6 +230,10 @@ mod tests {
         world.site().seen_epoch = None;
         let span = world.primary().span_max;
         assert_eq!(bed.read(&world, at(100)).takes_not_before, Some(at(100).plus(span)));
+        // Unknown is unknown for ever, and over all the same.
+        let view = bed.read(&world, at(200).plus(span));
+        assert_eq!(view.takes_not_before, None);
+        assert_eq!(view.last_promise_ends, Some(at(100).plus(span)));
         let mut new = world.clone();
         new.federation().disk_epoch = DiskEpoch::Absent;
         bed.shared.given = SharedGiven::default();

@@ -28,9 +28,11 @@ pub mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use regent_proto::keys::GlobalKey;
 use regent_proto::name::{CoordinatorName, OperationId, SiteName};
 use regent_proto::record::{
-    Operation, Primary, ReportedRole, RunningOperation, SwitchoverStep, TopologyRecord, VERSION,
+    Operation, Primary, PrimaryState, ReportedRole, RunningOperation, SwitchoverStep,
+    TopologyRecord, VERSION,
 };
 use regent_proto::time::BootTime;
 use regent_proto::topology::Topology;
@@ -196,6 +198,10 @@ fn govern(federation: &Federation<'_>) -> Judgement {
             },
         },
     };
+    let advance = match abandoned_fence(federation) {
+        Some(abandoned) if advance.write.is_none() => abandoned,
+        Some(_) | None => advance,
+    };
     if advance.write.is_some() {
         return (advance.write, advance.wake, advance.reason);
     }
@@ -205,12 +211,36 @@ fn govern(federation: &Federation<'_>) -> Judgement {
     }
 }
 
+/// A fence whose operation does not run, or has no record that can be read: nothing else would
+/// end it, should its target hold. Lifted after the time that a promotion has.
+fn abandoned_fence(federation: &Federation<'_>) -> Option<Advance> {
+    let (view, primary) = (federation.view, federation.primary);
+    let PrimaryState::Fenced { to, operation, .. } = &primary.value.state else { return None };
+    if federation.running().is_some_and(|running| running.value.id == *operation) {
+        return None;
+    }
+    let due = primary.since.plus(promotion::span(federation));
+    let reason = Reason::FenceAbandoned { operation: operation.clone(), to: to.clone() };
+    let waits = Advance::nothing(reason);
+    if view.now < due {
+        return Some(Advance { wake: Some(due), ..waits });
+    }
+    let unfence = regent_proto::transactions::unfence(&view.read(primary)).ok()?;
+    // What names it is compared, so that an operation which somebody has repaired goes on.
+    let write = switchover::elected_write(view, Purpose::GiveUp)
+        .comparing(view, GlobalKey::RunningOperation)
+        .comparing(view, GlobalKey::Operation(operation.clone()))
+        .with(unfence);
+    Some(Advance { write: Some(write), ..waits })
+}
+
 fn unreadable(bad: &Unreadable) -> Reason {
     Reason::Unreadable { problem: bad.problem.clone() }
 }
 
 /// `operation` names one without a record: nothing can end it, so it is forgotten, unless
-/// primacy is on its way by it (then A's leader rolls back or B takes, and it is forgotten after).
+/// primacy is on its way by it (then A's leader rolls back, B takes or the fence is lifted, and it is
+/// forgotten after).
 fn clear_missing(federation: &Federation<'_>, id: &OperationId) -> Advance {
     let view = federation.view;
     let reason = Reason::OperationMissing { operation: id.clone() };
@@ -220,7 +250,7 @@ fn clear_missing(federation: &Federation<'_>, id: &OperationId) -> Advance {
     let running = view.running.read().map(|seen| seen.value.unknown.clone()).unwrap_or_default();
     let cleared = RunningOperation { version: VERSION, id: None, unknown: running };
     let write = switchover::elected_write(view, Purpose::ClearOperation)
-        .comparing(view, regent_proto::keys::GlobalKey::Operation(id.clone()))
+        .comparing(view, GlobalKey::Operation(id.clone()))
         .put(view, Put::Running(cleared));
     Advance { write: Some(write), ..Advance::nothing(reason) }
 }

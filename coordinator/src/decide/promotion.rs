@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::{OperationId, SiteName};
-use regent_proto::promotion::{self, AcceptedLoss, Loss};
+use regent_proto::promotion::{AcceptedLoss, Loss, OldHolder, Survivor, Target, Way, Writing};
 use regent_proto::record::{
     Check, Operation, OperationKind, Outcome, PrimaryState, Report, ReportedRole, RunningOperation,
     StepRecord, SwitchoverStep, VERSION,
 };
 use regent_proto::time::LeaseTiming;
-use regent_proto::timeline::Ancestry;
 use regent_proto::transactions;
 
 use super::Federation;
@@ -105,35 +104,30 @@ impl<'a> Preflight<'a> {
         }
     }
 
-    /// The old holder's history, as it reported it under the present epoch.
-    fn holders_history(&self) -> Option<&'a Ancestry> {
-        let epoch = self.federation.primary.value.epoch;
-        let report = self.report(self.from()).filter(|report| report.epoch == epoch)?;
-        match report.role {
-            ReportedRole::Down => None,
-            ReportedRole::Standby | ReportedRole::Primary => report.ancestry.as_ref(),
-        }
+    fn old(&self) -> OldHolder<'a> {
+        OldHolder::new(&self.federation.primary.value, self.report(self.from()))
+    }
+
+    /// By which promise of the target's the old holder may go on, as the target told it last: it is
+    /// the one that waits for its end.
+    fn promised(&self) -> Option<Writing> {
+        let seen = self.view().report(self.to())?;
+        let promise = seen.value.promise?;
+        Some(promise.writing(self.view().now.since(seen.since)))
     }
 
     fn loss(&self) -> Loss {
         let (view, primary) = (self.view(), &self.federation.primary.value);
-        let target = self.report(self.to());
-        let holder = self.report(self.from()).filter(|report| report.epoch == primary.epoch);
-        let known = holder.and_then(|report| report.position);
-        // Where its site only has a standby, that one's end bounds nothing.
-        let wrote = holder.filter(|report| match report.role {
-            ReportedRole::Primary => true,
-            ReportedRole::Standby | ReportedRole::Down => false,
-        });
-        let told = wrote.and_then(|report| report.position_at).zip(known);
-        let age = target.and_then(|target| {
-            promotion::complete_age((view.wall, target.last_commit, target.position?), told)
-        });
-        let floor = primary.floor.as_ref().map(|floor| floor.position);
-        let ahead = known.map(|known| floor.map_or(known, |floor| known.max(floor)));
-        let ahead = ahead.zip(target.and_then(|report| report.position));
-        let ahead = ahead.map(|(ahead, own)| ahead.bytes_since(own));
-        Loss::of(age, self.lease_unchanged(), primary.ttl_max, ahead)
+        let by_lease = Writing::by_lease(self.lease_unchanged(), primary.ttl_max);
+        let writing = self.promised().map_or(by_lease, |promised| by_lease.or(promised));
+        let report = self.report(self.to());
+        let Some((report, end)) = report.and_then(|report| Some((report, report.position?)))
+        else {
+            return Loss { at_most: None, at_least_bytes: None };
+        };
+        let target =
+            Target { now: view.wall, last_commit: report.last_commit, replayed: end, end };
+        self.old().loss(&target, writing)
     }
 
     fn silent(&self, site: &SiteName) -> Option<String> {
@@ -238,33 +232,48 @@ fn no_other_promotion(at: &Preflight<'_>) -> Finding {
     }
 }
 
+/// Its lease, and the promises by which a site that lost the quorum goes on without one.
 fn old_lease(at: &Preflight<'_>) -> Finding {
     let ttl_max = at.federation.primary.value.ttl_max;
     let wanted = format!("a primary lease that was not renewed for {ttl_max:.0?}");
-    let lease = match &at.view().lease {
-        Slot::Absent => return Finding::pass("nobody ever held it", wanted),
-        Slot::Unreadable(bad) => {
+    let promised = at.promised().filter(|promised| !promised.left.is_zero());
+    let by_lease = match &at.view().lease {
+        Slot::Absent => Ok("nobody ever held it".to_owned()),
+        Slot::Unreadable(bad) if promised.is_none() => {
             let waits = "it is waited for as if it were alive";
             return Finding::warn(bad.problem.clone(), wanted, waits);
         }
-        Slot::Read(lease) => &lease.value,
+        Slot::Unreadable(bad) => Ok(bad.problem.clone()),
+        Slot::Read(lease) => {
+            let (unchanged, node) = (at.lease_unchanged(), &lease.value.node);
+            if lease.value.released {
+                Ok(format!("released by {node}"))
+            } else if unchanged >= ttl_max {
+                Ok(format!("{node} has not renewed it for {unchanged:.0?}"))
+            } else {
+                Err(format!("{node} renewed it within the last {unchanged:.1?}, or may have"))
+            }
+        }
     };
-    let unchanged = at.lease_unchanged();
-    if lease.released {
-        return Finding::pass(format!("released by {}", lease.node), wanted);
-    }
-    if unchanged >= ttl_max {
-        let saw = format!("{} has not renewed it for {unchanged:.0?}", lease.node);
-        return Finding::pass(saw, wanted);
-    }
-    let saw = format!("{} renewed it within the last {unchanged:.1?}, or may have", lease.node);
+    let from = at.from();
+    let (saw, wanted) = match (by_lease, promised) {
+        (Ok(ended), None) => return Finding::pass(ended, wanted),
+        (Err(alive), _) => (alive, wanted),
+        (Ok(ended), Some(promised)) => {
+            let saw = format!(
+                "{ended}, but {from} may write on by what {} promised it, for another {:.0?}",
+                at.to(),
+                promised.left
+            );
+            (saw, format!("{wanted}, and no promise that lasts"))
+        }
+    };
     if at.request.end_lease {
         Finding::warn(saw, wanted, "accepted: it ends by this promotion")
     } else {
         let next = format!(
             "if {from} is alive, switch over: regentctl switchover --to {to}; if it is not, wait; to \
              end a lease that is alive: --end-lease",
-            from = at.from(),
             to = at.to()
         );
         Finding::block(saw, wanted, next)
@@ -305,17 +314,19 @@ fn target_continues(at: &Preflight<'_>) -> Finding {
     let Some((own, end)) = report.and_then(|r| r.ancestry.as_ref().zip(r.position)) else {
         return Finding::block(format!("{to} does not report its history"), wanted, next);
     };
-    let holder = at.holders_history();
-    let known = holder.map_or_else(
+    let old = at.old();
+    let known = old.history().map_or_else(
         || format!("{from} reports no history"),
         |history| format!("{from} on timeline {}", history.timeline),
     );
     let saw = format!("{to} on timeline {} at {end}, {known}", own.timeline);
-    let floor = at.federation.primary.value.floor.as_ref();
-    if promotion::continues((own, end), floor, holder) {
-        Finding::pass(saw, wanted)
-    } else {
-        Finding::block(saw, wanted, next)
+    match old.way((own, end)) {
+        Way::Continues => Finding::pass(saw, wanted),
+        Way::Left => Finding::block(saw, wanted, next),
+        Way::Untold => {
+            let saw = format!("{saw}: whether it is the same timeline cannot be told yet");
+            Finding::block(saw, wanted, "look again: an id of a promotion is still looked for")
+        }
     }
 }
 
@@ -324,21 +335,33 @@ fn no_survivor_ahead(at: &Preflight<'_>) -> Finding {
     let to = at.to();
     let wanted = format!("no other surviving site known to be ahead of {to}, and none silent");
     let without = at.request.accepted.as_ref().map(|accepted| &accepted.without);
-    let own = at.report(to).and_then(|report| report.position);
+    let server = |site: &SiteName| {
+        let report = at.report(site)?;
+        Some((report.ancestry.as_ref(), report.position?))
+    };
+    let (own, old) = (server(to), at.old());
     let (mut seen, mut against) = (Vec::new(), Vec::new());
     for site in at.sites().filter(|site| *site != to && *site != at.from()) {
         if without.is_some_and(|without| without.contains(site)) {
             seen.push(format!("{site} is left out of account"));
             continue;
         }
-        let position = at.report(site).and_then(|report| report.position);
-        let ahead = position.zip(own).map_or(0, |(theirs, own)| theirs.bytes_since(own));
-        if ahead > 0 {
-            against.push(format!("{site} is {} ahead", rounded(ahead)));
-        } else if let Some(silent) = at.silent(site) {
-            against.push(silent);
-        } else {
-            seen.push(format!("{site} is not ahead"));
+        let stands = own.zip(server(site)).map(|(own, theirs)| old.survivor(own, theirs));
+        let not_ahead = match stands {
+            Some(Survivor::Ahead(bytes)) => {
+                against.push(format!("{site} is {} ahead", rounded(bytes)));
+                continue;
+            }
+            Some(Survivor::Newer) => {
+                against.push(format!("{site} has parted from {to}, on a later timeline"));
+                continue;
+            }
+            Some(Survivor::Elsewhere) => "has left this history, and is not ahead on it",
+            Some(Survivor::NotAhead) | None => "is not ahead",
+        };
+        match at.silent(site) {
+            Some(silent) => against.push(silent),
+            None => seen.push(format!("{site} {not_ahead}")),
         }
     }
     if against.is_empty() {

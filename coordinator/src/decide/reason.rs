@@ -42,6 +42,13 @@ pub enum Reason {
         /// Which.
         operation: OperationId,
     },
+    /// `primary` is fenced for a promotion that no record tells of: the fence is lifted after its span.
+    FenceAbandoned {
+        /// By which operation.
+        operation: OperationId,
+        /// For which site.
+        to: SiteName,
+    },
     /// A switchover goes on.
     Switchover {
         /// Which.
@@ -141,6 +148,15 @@ pub enum Missing {
         /// It is rolled back after this span.
         span: Duration,
     },
+    /// A promotion's take.
+    Promotion {
+        /// The site that is promoted.
+        to: SiteName,
+        /// It is given up after this span.
+        span: Duration,
+        /// What the site's leader last said that it waits for.
+        awaits: Option<String>,
+    },
     /// `primary` is on another way.
     Elsewhere {
         /// What it says.
@@ -175,6 +191,10 @@ impl fmt::Display for Missing {
                 write!(f, "{from} to stop and post its token (rolled back after {span:?})")
             }
             Self::Take { to, span } => write!(f, "{to} to take (rolled back after {span:?})"),
+            Self::Promotion { to, span, awaits } => {
+                write!(f, "{to} to take (given up after {span:?})")?;
+                awaits.iter().try_for_each(|awaits| write!(f, "; its leader: {awaits}"))
+            }
             Self::Elsewhere { problem } => f.write_str(problem),
         }
     }
@@ -209,6 +229,11 @@ impl fmt::Display for Reason {
             Self::OperationMissing { operation } => {
                 write!(f, "running operation {operation} has no record")
             }
+            Self::FenceAbandoned { operation, to } => write!(
+                f,
+                "`primary` is fenced for {to} by {operation}, which does not run or has no record that can \
+                 be read: the fence is lifted unless {to} takes in time"
+            ),
             Self::Switchover { operation, step, waits_for } if waits_for.is_empty() => {
                 write!(f, "switchover {operation}: {step}")
             }

@@ -1,8 +1,8 @@
 //! What the API's requests come to: a transaction, or a refusal in words.
 //!
 //! Any coordinator may serve a request, elected or not: these transactions do not compare
-//! `leader`, they begin or mark an operation and never touch `primary` ([`super::fencing`]'s and
-//! [`super::promotion`]'s do).
+//! `leader`. They begin or mark an operation; of `primary` they touch nothing but the fence of a promotion
+//! that is cancelled ([`super::fencing`]'s and [`super::promotion`]'s have edges of their own).
 
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::OperationId;
@@ -10,6 +10,7 @@ use regent_proto::record::{
     Operation, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, Unknown, VERSION,
     Verdict,
 };
+use regent_proto::transactions;
 
 use super::plan::{self, NoPlan, Planned};
 use super::view::{Quorum, Seen, Slot, View};
@@ -204,19 +205,29 @@ pub fn cancel(
              wait for it: regentctl operation watch {id}"
         )));
     }
-    if operation.cancel_requested {
-        return Ok(None);
-    }
+    let by = if by.is_empty() { "an unnamed client" } else { by };
+    let note = format!("cancel asked for by {by}");
     let mut cancelled = operation.clone();
     cancelled.cancel_requested = true;
-    let by = if by.is_empty() { "an unnamed client" } else { by };
-    if let Some(step) = cancelled.steps.last_mut() {
-        step.note = format!("cancel asked for by {by}");
-    }
-    Ok(Some(
-        Write::new(Purpose::Cancel)
-            .comparing(view, GlobalKey::Primary)
-            .comparing(view, GlobalKey::RunningOperation)
-            .put(view, Put::Operation(Box::new(cancelled))),
-    ))
+    let write = Write::new(Purpose::Cancel).comparing(view, GlobalKey::RunningOperation);
+    let write = match &federation.primary.value.state {
+        // The fence goes with the word that it is cancelled: the target can't take any more.
+        PrimaryState::Fenced { .. } => {
+            let unfence = transactions::unfence(&view.read(federation.primary))
+                .map_err(|no_edge| Refusal::Blocked(no_edge.to_string()))?;
+            let (step, entered_at) = (SwitchoverStep::RollBack, view.wall);
+            cancelled.steps.push(StepRecord { step, entered_at, note });
+            write.with(unfence)
+        }
+        PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
+            if operation.cancel_requested {
+                return Ok(None);
+            }
+            if let Some(step) = cancelled.steps.last_mut() {
+                step.note = note;
+            }
+            write.comparing(view, GlobalKey::Primary)
+        }
+    };
+    Ok(Some(write.put(view, Put::Operation(Box::new(cancelled)))))
 }

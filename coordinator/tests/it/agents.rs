@@ -326,6 +326,8 @@ fn first_report(site: &Site) -> Report {
         position_at: None,
         last_commit: None,
         lag_bytes: None,
+        promise: None,
+        promotion_awaits: None,
         streaming_from: None,
         nodes: nodes.collect(),
         synchronous_mode: site.synchronous,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use regent_coordinator::decide::Reason;
 use regent_coordinator::decide::plan::Planned;
 use regent_coordinator::decide::promotion::{self, Asked, Request};
 use regent_coordinator::decide::request::{self, Refusal};
@@ -11,7 +12,7 @@ use regent_proto::Lsn;
 use regent_proto::name::OperationId;
 use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{
-    OperationKind, Outcome, PrimaryState, ReportedRole, SwitchoverStep, Verdict,
+    Operation, OperationKind, Outcome, PrimaryState, ReportedPromise, ReportedRole, SwitchoverStep, Verdict,
 };
 use regent_proto::time::WallTime;
 use regent_proto::timeline::{Ancestry, Switch, TimelineId};
@@ -118,7 +119,7 @@ fn each_check_alone_refuses() {
     type Ask = fn(&mut Request);
     let same: Ask = |_| {};
     let any: Ask = |request| request.accepted = accept_any();
-    let cases: [(&str, Spoil, Ask); 12] = [
+    let cases: [(&str, Spoil, Ask); 13] = [
         (
             "target-not-primary",
             |world| world.edit_report("eu", |report| report.role = ReportedRole::Standby),
@@ -141,6 +142,14 @@ fn each_check_alone_refuses() {
             same,
         ),
         ("old-lease", |world| world.edit_lease(|lease| lease.counter += 1), any),
+        (
+            "old-lease",
+            |world| {
+                let promise = Some(ReportedPromise { ends_in_ms: 1 });
+                world.edit_report("us", |report| report.promise = promise);
+            },
+            any,
+        ),
         ("target-reports", |world| world.pass(S(20), &[]), same),
         (
             "target-reports",
@@ -231,6 +240,45 @@ fn a_survivor_that_is_ahead_or_silent_is_promoted_or_left_out_by_name() {
     }
 }
 
+/// It is at most where the target is, but on a timeline that the target has not heard of.
+#[test]
+fn a_survivor_on_a_later_timeline_is_ahead_whatever_its_position() {
+    let mut world = dark(&three_sites(), &["us", "ap"]);
+    world.edit_report("ap", |report| {
+        let end = report.position.map(|at| Lsn::new(at.get() - 1)).expect("it streams");
+        report.ancestry = Some(Ancestry {
+            timeline: TimelineId(2),
+            promotion: Some("p-of-eu2".parse().expect("an id")),
+            switches: vec![Switch { timeline: TimelineId(1), end, promotion: None }],
+        });
+        report.position = Some(end);
+    });
+    let plan = planned(&world, &to_us());
+    assert_eq!(blocking(&plan), ["no-survivor-ahead"], "{:?}", plan.plan.checks);
+}
+
+/// A promise lets the old site write on for longer than its lease: until it ends that blocks, and what it
+/// acknowledged by it counts ever after.
+#[test]
+fn a_promise_of_the_targets_is_part_of_the_wait_and_of_the_loss() {
+    let loss = |world: &World| {
+        let plan = planned(world, &Request { accepted: None, ..to_us() });
+        let check = plan.plan.checks.into_iter().find(|check| check.name == "loss-accepted");
+        check.expect("it is one of them").saw
+    };
+    let mut world = dark(TWO_SITES, &["us"]);
+    assert!(loss(&world).starts_with("commits of at most 15.0 s"), "{}", loss(&world));
+    world.edit_report("us", |report| report.promise = Some(ReportedPromise { ends_in_ms: 5000 }));
+    let request = Request { accepted: accept_any(), ..to_us() };
+    assert_eq!(blocking(&planned(&world, &request)), ["old-lease"]);
+    let ends = Request { end_lease: true, ..request.clone() };
+    assert_eq!(blocking(&planned(&world, &ends)), Vec::<&str>::new());
+    assert!(loss(&world).starts_with("commits of at most 25.0 s"), "{}", loss(&world));
+    world.edit_report("us", |report| report.promise = Some(ReportedPromise { ends_in_ms: -2000 }));
+    assert_eq!(blocking(&planned(&world, &request)), Vec::<&str>::new());
+    assert!(loss(&world).starts_with("commits of at most 18.0 s"), "{}", loss(&world));
+}
+
 #[test]
 fn a_lease_that_is_alive_is_ended_by_who_says_so_and_compared_otherwise() {
     let mut world = dark(TWO_SITES, &["us"]);
@@ -296,6 +344,7 @@ fn it_is_given_up_when_the_target_does_not_take() {
     assert!(waited >= 25_000, "given up after {waited} ms");
 }
 
+/// The word that it is cancelled and the end of the fence are one: no target takes after it.
 #[test]
 fn it_is_cancelled_until_the_target_has_taken() {
     let mut world = dark(TWO_SITES, &["us"]);
@@ -303,11 +352,84 @@ fn it_is_cancelled_until_the_target_has_taken() {
     let cancel = world.judged(|federation| request::cancel(federation, &id, "ann"));
     let write = cancel.expect("it has not taken").expect("nobody has asked before");
     assert!(world.perform(&write));
+    assert_eq!(world.primary().state, PrimaryState::Open);
+    assert_eq!(world.primary().holder, site("eu"));
+    let last = world.operation(&id).steps.last().cloned().expect("a step");
+    assert_eq!((last.step, last.note.as_str()), (SwitchoverStep::RollBack, "cancel asked for by ann"));
+    let operation = to_the_end(&mut world, &id, Run { conduct: DARK, forgetful: true });
+    let rolled_back = matches!(&operation.outcome, Some(Outcome::RolledBack { reason, .. }) if reason.contains("ann"));
+    assert!(rolled_back, "{:?}", operation.outcome);
+}
+
+/// A coordinator of an older version only notes that it is cancelled.
+#[test]
+fn a_cancel_that_was_only_noted_is_carried_out() {
+    let mut world = dark(TWO_SITES, &["us"]);
+    let id = begin(&mut world, &to_us());
+    let key = world.keys.operation(&id);
+    world.edit(&key, |operation: &mut Operation| operation.cancel_requested = true);
     let given_up = world.decide().actions.remove(0);
     assert_eq!(given_up.purpose, Purpose::GiveUp);
     assert!(world.perform(&given_up));
     assert_eq!(world.primary().state, PrimaryState::Open);
-    assert_eq!(world.primary().holder, site("eu"));
+}
+
+/// What the target waits for is known to its leader only, and gone with the fence.
+#[test]
+fn what_held_the_target_stands_in_the_operation() {
+    let mut world = dark(TWO_SITES, &["us"]);
+    let id = begin(&mut world, &to_us());
+    let held = "more would be lost than was accepted";
+    world.edit_report("us", |report| report.promotion_awaits = Some(held.to_owned()));
+    let noted = world.decide().actions.remove(0);
+    assert_eq!(noted.purpose, Purpose::RecordStep);
+    assert!(world.perform(&noted));
+    let note = |world: &World| world.operation(&id).steps.last().expect("a step").note.clone();
+    assert!(note(&world).contains(held), "{}", note(&world));
+    world.pass(S(120), &["us"]);
+    world.edit_report("us", |report| report.promotion_awaits = Some(held.to_owned()));
+    let given_up = world.decide().actions.remove(0);
+    assert_eq!(given_up.purpose, Purpose::GiveUp);
+    assert!(world.perform(&given_up));
+    assert!(note(&world).contains("has not taken within"), "{}", note(&world));
+    assert!(note(&world).contains(held), "{}", note(&world));
+}
+
+/// Nothing else would end such a fence: its target may hold for ever.
+#[test]
+fn a_fence_whose_operation_is_not_there_is_lifted_after_its_span() {
+    type Spoil = fn(&mut World, &OperationId);
+    let cases: [(&str, Spoil); 4] = [
+        ("its record is gone", |world, id| world.remove(&world.keys.operation(id))),
+        ("it is not named as running", |world, _| world.remove(&world.keys.running_operation())),
+        ("its record can't be read", |world, id| {
+            world.put_bytes(&world.keys.operation(id), b"{");
+        }),
+        ("nobody can read what runs", |world, _| {
+            world.put_bytes(&world.keys.running_operation(), b"{");
+        }),
+    ];
+    for (what, spoil) in cases {
+        let mut world = dark(TWO_SITES, &["us"]);
+        let id = begin(&mut world, &to_us());
+        spoil(&mut world, &id);
+        let decision = world.decide();
+        let reason = Reason::FenceAbandoned { operation: id.clone(), to: site("us") };
+        assert_eq!(decision.reason, reason, "{what}");
+        assert_eq!(decision.actions, [], "{what}: not at once");
+        world.pass(S(120), &["us"]);
+        let lifted = world.decide().actions.remove(0);
+        assert_eq!(lifted.purpose, Purpose::GiveUp, "{what}");
+        // Somebody repairs it meanwhile, or names another one.
+        let mut repaired = world.clone();
+        repaired.put_bytes(&repaired.keys.operation(&id), b"{}");
+        assert!(!repaired.perform(&lifted), "{what}");
+        let mut named = world.clone();
+        named.put_bytes(&named.keys.running_operation(), b"{}");
+        assert!(!named.perform(&lifted), "{what}");
+        assert!(world.perform(&lifted), "{what}");
+        assert_eq!(world.primary().state, PrimaryState::Open, "{what}");
+    }
 }
 
 /// Rule 13.

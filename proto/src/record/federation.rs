@@ -139,6 +139,15 @@ impl PrimaryState {
         }
     }
 
+    /// The site that is being promoted, if any.
+    #[must_use]
+    pub fn fenced_for(&self) -> Option<&SiteName> {
+        match self {
+            Self::Open | Self::Handover { .. } | Self::Token { .. } => None,
+            Self::Fenced { to, .. } => Some(to),
+        }
+    }
+
     /// The state's name as in the record.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -1,6 +1,7 @@
 //! A site as the coordinator wants it and as its own leader sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,8 @@ use super::{Unknown, record};
 use crate::epoch::Epoch;
 use crate::lsn::Lsn;
 use crate::name::{NodeName, OperationId, SiteName, SystemIdentifier};
-use crate::time::WallTime;
+use crate::promotion::Writing;
+use crate::time::{BootTime, WallTime};
 use crate::timeline::{Ancestry, TimelineId};
 
 /// What a site is for.
@@ -105,6 +107,12 @@ pub struct Report {
     /// How far behind its upstream the leader replays, in bytes, where it can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<u64>,
+    /// The last promise that the site gave under this epoch; `None`: it gave none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promise: Option<ReportedPromise>,
+    /// `primary` is fenced for this site: why its leader does not take it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion_awaits: Option<String>,
     /// The site whose WAL the leader receives right now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streaming_from: Option<SiteName>,
@@ -147,6 +155,43 @@ pub struct Report {
     pub unknown: Unknown,
 }
 record!(Report, "report");
+
+/// A promise to take nothing, which the primary site may go on by (failsafe of the quorum).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedPromise {
+    /// It ends so many milliseconds after the report was written, at the latest; below 0: it ended so
+    /// long before.
+    pub ends_in_ms: i64,
+}
+
+impl ReportedPromise {
+    /// One that ends then, told now; rounded to a later end.
+    #[must_use]
+    pub fn new(end: BootTime, now: BootTime) -> Self {
+        let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let left = end.since(now);
+        let ends_in_ms = if left.is_zero() {
+            0_i64.saturating_sub(ms(now.since(end)))
+        } else {
+            ms(left).saturating_add(1)
+        };
+        Self { ends_in_ms }
+    }
+
+    /// When whoever first saw the report so long ago has to expect its end: never too early.
+    #[must_use]
+    pub fn writing(&self, seen_ago: Duration) -> Writing {
+        let span = Duration::from_millis(self.ends_in_ms.unsigned_abs());
+        if self.ends_in_ms < 0 {
+            Writing { left: Duration::ZERO, ended_ago: seen_ago + span }
+        } else {
+            Writing {
+                left: span.saturating_sub(seen_ago),
+                ended_ago: seen_ago.saturating_sub(span),
+            }
+        }
+    }
+}
 
 /// An opening for writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,4 +320,30 @@ pub struct ReportedObjects {
     pub unlogged_tables: u64,
     /// Databases whose collation version differs from the one recorded.
     pub collation_mismatches: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between the telling and the seeing any time may pass; none of it shortens the promise.
+    #[test]
+    fn a_reported_promise_never_ends_before_the_promise_does() {
+        let at = |ms: u64| BootTime::from_nanos(ms * 1_000_000 + 1);
+        for (end, told, seen, asked, left, ended_ago) in [
+            (50, 20, 20, 20, 31, 0),
+            (50, 20, 25, 30, 26, 0),
+            (50, 20, 25, 60, 0, 4),
+            (50, 50, 50, 50, 0, 0),
+            (50, 60, 61, 70, 0, 19),
+        ] {
+            let reported = ReportedPromise::new(at(end), at(told));
+            let writing = reported.writing(at(asked).since(at(seen)));
+            let ms = Duration::from_millis;
+            let wanted = Writing { left: ms(left), ended_ago: ms(ended_ago) };
+            assert_eq!(writing, wanted, "{end} {told} {seen} {asked}");
+            let truth = Writing::until(at(end), at(asked));
+            assert!(writing.left >= truth.left && writing.ended_ago <= truth.ended_ago);
+        }
+    }
 }

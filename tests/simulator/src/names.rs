@@ -193,6 +193,7 @@ names! {
         Judged::NotCreated => "coordinator: NotCreated",
         Judged::Assigning { .. } => "coordinator: Assigning",
         Judged::OperationMissing { .. } => "coordinator: OperationMissing",
+        Judged::FenceAbandoned { .. } => "coordinator: FenceAbandoned",
         Judged::Switchover { .. } => "coordinator: Switchover",
         Judged::AtRest => "coordinator: AtRest",
     }

@@ -171,7 +171,6 @@ impl Given {
         span_max: Duration,
         now: BootTime,
     ) {
-        self.standing.retain(|standing| now < standing.until);
         if knows_epoch {
             self.lost_since = None;
         } else if self.lost_since.is_none() {
@@ -210,6 +209,28 @@ impl Given {
             .map(|standing| standing.until)
             .filter(|until| now < *until)
             .max()
+    }
+
+    /// When the last promise under `primary`'s epoch, or one that nobody knows, ends or ended: until then
+    /// its holder may have acknowledged by it. `None`: none was given.
+    #[must_use]
+    pub fn last_end(&self, primary_epoch: Epoch) -> Option<BootTime> {
+        let of_now = self.standing.iter().filter(|standing| match &standing.to {
+            None => true,
+            Some((_, epoch)) => *epoch >= primary_epoch,
+        });
+        of_now.map(|standing| standing.until).max()
+    }
+
+    /// Lets go of what has ended and was given under an earlier epoch.
+    pub fn forget_before(&mut self, primary_epoch: Epoch, now: BootTime) {
+        self.standing.retain(|standing| {
+            let of_before = match &standing.to {
+                None => false,
+                Some((_, epoch)) => *epoch < primary_epoch,
+            };
+            now < standing.until || !of_before
+        });
     }
 
     /// A take, or promotion, that compares this revision of `primary` is about to be sent.

@@ -8,12 +8,11 @@ use regent_proto::epoch::Epoch;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::NodeName;
 use regent_proto::promotion::{AcceptedLoss, Loss};
-use regent_proto::record::{PrimaryState, Promise, Report, ReportedRole, Unknown, VERSION};
+use regent_proto::record::{PrimaryState, Report, ReportedRole};
 use regent_proto::time::{BootTime, LeaseTiming, WallTime};
 use regent_proto::timeline::{HistoryPoint, TimelineId};
 
 use super::world::{NOW, World, history, name, point, promotion, report, sender};
-use crate::decide::view::{At, PromiseRecord};
 use crate::decide::{Action, Held, Reason, Unfit};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -129,16 +128,19 @@ fn each_condition_alone_holds_a_promotion() {
         ("no commit is known", |w| w.status().last_commit = None, held(Held::Loss)),
         (
             "its promise may have let the old holder go on",
-            |w| w.site().promise = promise(3),
-            held(Held::Loss),
-        ),
-        (
-            "nobody can read its promise",
-            |w| w.site().promise = PromiseRecord::Unreadable { revision: 9 },
+            |w| promise_ended(w, Duration::from_millis(999)),
             held(Held::Loss),
         ),
         ("another site has more", |w| third(w, 521), held(Held::Behind(name("c")))),
-        ("on a way that the holder left", |w| b_on(w, 4, 510), held(Held::Diverged)),
+        (
+            "another site is on a later timeline that left this one's",
+            |w| {
+                third(w, 515);
+                on_four(w, "c", 510);
+            },
+            held(Held::Behind(name("c"))),
+        ),
+        ("on a way that the holder left", |w| on_four(w, "b", 510), held(Held::Diverged)),
         ("on a timeline that the holder never saw", |w| b_on_two(w), held(Held::Diverged)),
         (
             "left before the floor",
@@ -203,19 +205,9 @@ fn told(world: &mut World, seconds: u64, position: u64) {
     });
 }
 
-fn promise(epoch: u64) -> PromiseRecord {
-    PromiseRecord::Read(At {
-        value: Promise {
-            version: VERSION,
-            site: name("b"),
-            node: name("b1"),
-            tenure: name("t1"),
-            epoch: Epoch::new(epoch),
-            span: S(15),
-            unknown: Unknown::new(),
-        },
-        revision: 9,
-    })
+/// The last promise of this site under this epoch ended so long ago.
+fn promise_ended(world: &mut World, ago: Duration) {
+    world.view.failsafe.last_promise_ends = Some(NOW.minus(ago));
 }
 
 /// A third site reports that it is there.
@@ -225,18 +217,18 @@ fn third(world: &mut World, position: u64) {
     world.federation().reports.insert(name("c"), Arc::new(c));
 }
 
-/// The holder is on a timeline that left this one's there.
-fn b_on(world: &mut World, timeline: u32, left: u64) {
-    b_reports(world, |report| {
-        let ancestry = report.ancestry.as_mut().expect("reported");
-        ancestry.switches.push(regent_proto::timeline::Switch {
-            timeline: TimelineId(3),
-            end: Lsn::new(left),
-            promotion: promotion(3),
-        });
-        ancestry.timeline = TimelineId(timeline);
-        ancestry.promotion = promotion(timeline);
+/// A site is on timeline 4, which left this one's there.
+fn on_four(world: &mut World, site: &str, left: u64) {
+    let reports = &mut world.federation().reports;
+    let report = Arc::make_mut(reports.get_mut(&name(site)).expect("it reports"));
+    let ancestry = report.ancestry.as_mut().expect("reported");
+    ancestry.switches.push(regent_proto::timeline::Switch {
+        timeline: TimelineId(3),
+        end: Lsn::new(left),
+        promotion: promotion(3),
     });
+    ancestry.timeline = TimelineId(4);
+    ancestry.promotion = promotion(4);
 }
 
 fn b_on_two(world: &mut World) {
@@ -247,8 +239,9 @@ fn b_on_two(world: &mut World) {
 #[test]
 fn conditions_that_do_not_hold_a_promotion() {
     type Bend = fn(&mut World);
-    let cases: [(&str, Bend); 10] = [
-        ("it was promised in an earlier epoch", |w| w.site().promise = promise(2)),
+    let cases: [(&str, Bend); 12] = [
+        ("its promise ended before the lease did", |w| promise_ended(w, S(3600))),
+        ("its promise ended just when the lease did", |w| promise_ended(w, S(1))),
         ("all that the holder told of later is here", |w| {
             committed(w, 3600);
             told(w, 5, 520);
@@ -260,6 +253,11 @@ fn conditions_that_do_not_hold_a_promotion() {
         ("the lease stood still before the fence", |w| wait(w, S(1), S(16))),
         ("the lease cannot be told from its revision", |w| wait(w, S(16), S(1))),
         ("a third site has just as much", |w| third(w, 520)),
+        ("a third site has more of a history that the floor has left", |w| {
+            third(w, 600);
+            on_four(w, "c", 510);
+            w.primary().floor = Some(point(3, 515));
+        }),
         ("one that has more is left out of account", |w| {
             third(w, 600);
             fenced(w, "a", AcceptedLoss { without: [name("c")].into(), ..accept(Some(4)) });

@@ -145,6 +145,8 @@ pub(super) fn report(site: &str, timeline: u32) -> Report {
         position_at: None,
         last_commit: None,
         lag_bytes: None,
+        promise: None,
+        promotion_awaits: None,
         streaming_from: None,
         nodes: vec![ReportedNode {
             name: name(&node),

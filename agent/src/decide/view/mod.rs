@@ -88,6 +88,8 @@ pub struct FailsafeView {
     pub stands: bool,
     /// Until when the site's own promises forbid a take with the token that stands, or a promotion.
     pub takes_not_before: Option<BootTime>,
+    /// When the last promise ends, or ended, that the site gave under `primary`'s epoch.
+    pub last_promise_ends: Option<BootTime>,
 }
 
 impl FailsafeView {

@@ -317,18 +317,21 @@ impl<'a> Machine<'a> {
         Some(self.write(SwitchoverStep::RollBack, write))
     }
 
-    /// A promotion: B takes by itself, or it is given up.
+    /// A promotion: B takes by itself, or it is given up. A cancel lifts the fence itself; one that an older
+    /// coordinator has only noted is carried out here.
     fn fenced(&self, step: SwitchoverStep) -> Advance {
         let (primary, span) = (self.federation.primary, promotion::span(self.federation));
         let due = primary.since.plus(span);
+        let awaits = self.view().report(self.to()).and_then(|r| r.value.promotion_awaits.clone());
         let note = if self.operation().cancel_requested {
             let asked = self.operation().steps.last().map(|step| step.note.clone());
             asked.unwrap_or_else(|| "cancelled".to_owned())
         } else if self.view().now >= due {
-            format!("{} has not taken within {span:?}", self.to())
+            let awaits = awaits.map(|awaits| format!("; its leader said last: {awaits}"));
+            format!("{} has not taken within {span:?}{}", self.to(), awaits.unwrap_or_default())
         } else {
-            let missing = vec![Missing::Take { to: self.to().clone(), span }];
-            return self.wait(step, missing).wake_at(due);
+            let to = self.to().clone();
+            return self.wait_noted(step, vec![Missing::Promotion { to, span, awaits }]).wake_at(due);
         };
         let unfence = match transactions::unfence(&self.view().read(primary)) {
             Ok(unfence) => unfence,

@@ -16,10 +16,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lsn::Lsn;
 use crate::name::SiteName;
-use crate::time::WallTime;
-use crate::timeline::{Ancestry, Containment, Following, HistoryPoint};
+use crate::time::BootTime;
+
+mod holder;
+
+pub use holder::{OldHolder, Server, Survivor, Target, Way};
 
 /// What a person has accepted to lose.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,17 +52,12 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// `complete_age`: as [`complete_age`] tells. `unchanged`: for how long the one who
-    /// asks has seen `lease` as it is, so that its holder's last renewal was sent before that and gave
-    /// it `ttl_max` at most. `ahead`: bytes that the target is known to lack, where that is known.
+    /// `complete_age`: how long ago the target surely had everything that was acknowledged; `None`: not
+    /// known. `ahead`: bytes that the target is known to lack, where that is known.
     #[must_use]
-    pub fn of(
-        complete_age: Option<Duration>,
-        unchanged: Duration,
-        ttl_max: Duration,
-        ahead: Option<u64>,
-    ) -> Self {
-        let at_most = complete_age.map(|age| (age + ttl_max).saturating_sub(unchanged));
+    pub fn of(complete_age: Option<Duration>, writing: Writing, ahead: Option<u64>) -> Self {
+        let at_most =
+            complete_age.map(|age| (age + writing.left).saturating_sub(writing.ended_ago));
         Self { at_most, at_least_bytes: ahead }
     }
 
@@ -114,44 +111,46 @@ impl fmt::Display for AcceptedLoss {
     }
 }
 
-/// How long ago a target surely had everything that was acknowledged: since the last commit that it has
-/// replayed, or since the old holder told of an end of its WAL that the target has too. All by wall
-/// clocks; `now` is the target's. `None`: not known.
-#[must_use]
-pub fn complete_age(
-    (now, last_commit, end): (WallTime, Option<WallTime>, Lsn),
-    holder: Option<(WallTime, Lsn)>,
-) -> Option<Duration> {
-    let told = holder.filter(|(_, position)| *position <= end).map(|(at, _)| at);
-    let at = last_commit.max(told)?;
-    // Each is cut to whole milliseconds.
-    Some(Duration::from_millis(now.0.saturating_sub(at.0).saturating_add(1)))
+/// For how long the old holder may go on to acknowledge, or how long ago it surely could for the last
+/// time: one of the two is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Writing {
+    /// For so long still.
+    pub left: Duration,
+    /// Since so long not any more.
+    pub ended_ago: Duration,
 }
 
-/// Whether a server's history is one that a promotion may go on with: a way to where the old holder
-/// is, however short. What left that way would bring back what an earlier promotion has given up, and
-/// has to be rewound first. `holder`: the old holder's history, where it is known.
-#[must_use]
-pub fn continues(
-    (own, end): (&Ancestry, Lsn),
-    floor: Option<&HistoryPoint>,
-    holder: Option<&Ancestry>,
-) -> bool {
-    let floor = floor.is_none_or(|floor| match own.contains(end, floor) {
-        Containment::Contained | Containment::Behind => true,
-        Containment::Diverged | Containment::Unknown => false,
-    });
-    let on_the_way = holder.is_none_or(|holder| match own.following(end, holder) {
-        Following::Streams => true,
-        Following::Rewinds | Following::Copies | Following::Unknown => false,
-    });
-    floor && on_the_way
+impl Writing {
+    /// By its lease, which whoever asks has seen as it is for so long: its last renewal was sent before
+    /// that, and gave it `ttl_max` at most.
+    #[must_use]
+    pub fn by_lease(unchanged: Duration, ttl_max: Duration) -> Self {
+        Self {
+            left: ttl_max.saturating_sub(unchanged),
+            ended_ago: unchanged.saturating_sub(ttl_max),
+        }
+    }
+
+    /// Until that instant.
+    #[must_use]
+    pub fn until(end: BootTime, now: BootTime) -> Self {
+        Self { left: end.since(now), ended_ago: now.since(end) }
+    }
+
+    /// By the one or the other.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            left: self.left.max(other.left),
+            ended_ago: self.ended_ago.min(other.ended_ago),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timeline::TimelineId;
     use proptest::prelude::*;
 
     const S: fn(u64) -> Duration = Duration::from_secs;
@@ -198,88 +197,29 @@ mod tests {
             let now = seen + asked_after;
             let acknowledged = (renewal_sent + ttl).saturating_sub(before_its_end);
             let commit = acknowledged.saturating_sub(after_the_commit).min(now);
-            let loss = Loss::of(Some(S(now - commit)), S(now - seen), S(ttl), None);
+            let by_lease = Writing::by_lease(S(now - seen), S(ttl));
+            let loss = Loss::of(Some(S(now - commit)), by_lease, None);
             prop_assert!(loss.at_most >= Some(S(acknowledged - commit)));
         }
-    }
 
-    #[test]
-    fn a_target_is_complete_up_to_its_last_commit_or_to_what_the_holder_told() {
-        let (now, end) = (WallTime(90_000), Lsn::new(500));
-        let at = |second: u64, position| Some((WallTime(second * 1000), Lsn::new(position)));
-        for (last_commit, holder, seconds) in [
-            (Some(80), None, Some(10)),
-            (Some(80), at(85, 500), Some(5)),
-            (Some(80), at(85, 501), Some(10)),
-            (Some(80), at(70, 400), Some(10)),
-            (None, at(85, 400), Some(5)),
-            (None, at(85, 501), None),
-            (None, None, None),
-            // A writer's clock that is ahead.
-            (Some(95), None, Some(0)),
-        ] {
-            let commit = last_commit.map(|second: u64| WallTime(second * 1000));
-            let wanted = seconds.map(|seconds| S(seconds) + Duration::from_millis(1));
-            assert_eq!(
-                complete_age((now, commit, end), holder),
-                wanted,
-                "{last_commit:?} {holder:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_history_that_left_the_holders_way_is_not_promoted() {
-        let first = |promotion: Option<&str>, timeline| Ancestry {
-            timeline: TimelineId(timeline),
-            promotion: promotion.map(|id| id.parse().expect("an id")),
-            switches: Vec::new(),
-        };
-        let on_one = first(None, 1);
-        let mut on_two = first(Some("p2"), 2);
-        let left =
-            crate::timeline::Switch { timeline: TimelineId(1), end: Lsn::new(50), promotion: None };
-        on_two.switches.push(left);
-        let point = |timeline, position, promotion: Option<&str>| HistoryPoint {
-            timeline: TimelineId(timeline),
-            position: Lsn::new(position),
-            promotion: promotion.map(|id| id.parse().expect("an id")),
-        };
-        let end = Lsn::new;
-        for (what, own, floor, holder, fits) in [
-            ("streams", (&on_two, end(70)), Some(point(2, 60, Some("p2"))), Some(&on_two), true),
-            (
-                "has not reached the floor",
-                (&on_two, end(55)),
-                Some(point(2, 60, Some("p2"))),
-                None,
-                true,
-            ),
-            (
-                "has not heard of the switch",
-                (&on_one, end(40)),
-                Some(point(1, 30, None)),
-                Some(&on_two),
-                true,
-            ),
-            (
-                "went on beyond the switch",
-                (&on_one, end(60)),
-                Some(point(1, 30, None)),
-                Some(&on_two),
-                false,
-            ),
-            ("left before the floor", (&on_two, end(70)), Some(point(1, 60, None)), None, false),
-            ("nothing is known of the holder", (&on_one, end(60)), None, None, true),
-            (
-                "another promotion's floor",
-                (&on_two, end(70)),
-                Some(point(2, 60, Some("q2"))),
-                None,
-                false,
-            ),
-        ] {
-            assert_eq!(continues(own, floor.as_ref(), holder), fits, "{what}");
+        /// The same where it went on by a promise for longer than by its lease, or shorter.
+        #[test]
+        fn nor_what_it_acknowledged_by_a_promise(
+            lease_ended in 0u64..1_000,
+            promise_ended in 0u64..1_000,
+            now in 0u64..1_000,
+            age in 0u64..1_000,
+        ) {
+            let at = |second: u64| BootTime::from_nanos(second * 1_000_000_000);
+            let ttl = 2_000;
+            let unchanged = (ttl + now).saturating_sub(lease_ended);
+            let by_lease = Writing::by_lease(S(unchanged), S(ttl));
+            let writing = by_lease.or(Writing::until(at(promise_ended), at(now)));
+            prop_assert!(writing.left.is_zero() || writing.ended_ago.is_zero());
+            let last = lease_ended.max(promise_ended);
+            let commit = now.saturating_sub(age);
+            let loss = Loss::of(Some(S(now - commit)), writing, None);
+            prop_assert_eq!(loss.at_most, Some(S(last.saturating_sub(commit))));
         }
     }
 }
