@@ -137,6 +137,9 @@ impl NodeName {
     /// lower case, `-` and `.` become `_`, anything else outside `[a-z0-9_]` its code, 63 at most.
     #[must_use]
     pub fn slot(&self) -> String {
+        if self.0.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')) {
+            return self.as_str().to_owned();
+        }
         let mut slot = String::with_capacity(self.0.len());
         for c in self.0.chars().flat_map(char::to_lowercase) {
             match c {

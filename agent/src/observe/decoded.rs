@@ -29,6 +29,11 @@ impl<T> Clone for Decoded<T> {
     }
 }
 
+/// Most often it is the very value that was decoded, which pictures share.
+fn same(one: &Bytes, other: &Bytes) -> bool {
+    (one.as_ptr() == other.as_ptr() && one.len() == other.len()) || one == other
+}
+
 impl<T> Decoded<T> {
     fn known(&self) -> MutexGuard<'_, Known<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -38,7 +43,7 @@ impl<T> Decoded<T> {
     pub fn of(&self, entry: &Entry, decode: impl FnOnce(&Entry) -> Result<T, String>) -> Read<T> {
         let mut known = self.known();
         match known.get_mut(&entry.key) {
-            Some((bytes, decoded)) if *bytes == entry.value => Arc::clone(decoded),
+            Some((bytes, decoded)) if same(bytes, &entry.value) => Arc::clone(decoded),
             Some((bytes, decoded)) => {
                 *decoded = Arc::new(decode(entry));
                 bytes.clone_from(&entry.value);

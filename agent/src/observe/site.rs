@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use regent_dcs::{Entry, LeaseId, Revision};
 use regent_proto::keys::{SiteKey, SiteKeys};
 use regent_proto::lsn::Lsn;
@@ -127,6 +128,8 @@ pub struct SiteObserver {
     config: ConfigKey,
     /// Leases of this node; `None`: not known, and then a key in its name is taken for its own.
     own_leases: Option<BTreeSet<LeaseId>>,
+    /// `config` as it was last read without a problem: then nothing of it goes by what is in force.
+    sound: Option<(Bytes, Dynamic)>,
 }
 
 /// Records of each kind that were decoded already. Clones are the same.
@@ -178,6 +181,7 @@ impl SiteObserver {
             restarts: BTreeMap::new(),
             config: ConfigKey::Read,
             own_leases: None,
+            sound: None,
         }
     }
 
@@ -489,6 +493,12 @@ impl SiteObserver {
             self.config = ConfigKey::Absent;
             return None;
         };
+        if let Some((bytes, dynamic)) = &self.sound
+            && *bytes == entry.value
+        {
+            self.config = ConfigKey::Read;
+            return Some(dynamic.clone());
+        }
         self.config = ConfigKey::Unreadable { revision: entry.modified.0 };
         let document = self.known.documents.of(entry, |entry| {
             serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
@@ -506,7 +516,9 @@ impl SiteObserver {
         }
         self.config = ConfigKey::Read;
         let dynamic = Dynamic::read(document, in_force);
-        if !dynamic.problems.is_empty() {
+        if dynamic.problems.is_empty() {
+            self.sound = Some((entry.value.clone(), dynamic.clone()));
+        } else {
             let problems = dynamic.problems.join("; ");
             self.unreadable.report(entry, &format!("{problems}; the value in force stays"));
         }

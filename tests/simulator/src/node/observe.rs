@@ -14,7 +14,7 @@ use regent_agent::observe::guardian;
 use regent_proto::lsn::Lsn;
 use regent_proto::name::SystemIdentifier;
 use regent_proto::time::WallTime;
-use regent_proto::timeline::TimelineId;
+use regent_proto::timeline::{Ancestry, TimelineId};
 
 use super::FIRST_PORT;
 use crate::postgres::{self, Data};
@@ -49,19 +49,21 @@ impl World {
     pub fn observe_postgres(&self, n: usize, job: Option<&JobKind>) -> PostgresView {
         let server = &self.nodes[n].server;
         let owned = !matches!(job, None | Some(JobKind::CreateUsers | JobKind::PrePromote));
-        let status = (server.answers() && !owned).then(|| self.status(n));
+        let ancestry = (!owned).then(|| server.wal.ancestry());
+        let known = ancestry.clone().filter(|_| server.answers());
+        let status = known.map(|ancestry| self.status(n, ancestry));
         let process = match (server.process, &status) {
             (postgres::Process::Stopped, _) => Process::Stopped,
             (_, None) => Process::Starting,
             (_, Some(_)) => Process::Running,
         };
-        let data = match (owned, server.data) {
-            (true, _) | (false, Data::Incomplete) => DataDirectory::Incomplete,
-            (false, Data::Empty) => DataDirectory::Empty,
-            (false, Data::Cluster) => DataDirectory::Cluster(Control {
+        let data = match (ancestry, server.data) {
+            (None, _) | (Some(_), Data::Incomplete) => DataDirectory::Incomplete,
+            (Some(_), Data::Empty) => DataDirectory::Empty,
+            (Some(ancestry), Data::Cluster) => DataDirectory::Cluster(Control {
                 system_identifier: identifier(server.identifier),
                 state: server.control,
-                ancestry: server.wal.ancestry(),
+                ancestry,
                 end: server.wal.lsn(),
                 rewindable: true,
             }),
@@ -87,7 +89,7 @@ impl World {
         ids.find_map(|id| self.history.committed_at(id)).map(|at| WallTime(at / MS))
     }
 
-    fn status(&self, n: usize) -> Status {
+    fn status(&self, n: usize, ancestry: Ancestry) -> Status {
         let server = &self.nodes[n].server;
         let senders: BTreeMap<String, Sender> = self
             .connections
@@ -120,8 +122,8 @@ impl World {
         });
         Status {
             in_recovery: server.in_recovery,
-            name_sought: server.wal.timeline > 1 && server.wal.ancestry().promotion.is_none(),
-            ancestry: server.wal.ancestry(),
+            name_sought: server.wal.timeline > 1 && ancestry.promotion.is_none(),
+            ancestry,
             control_timeline: TimelineId(server.control_timeline),
             end: server.wal.lsn(),
             replayed: server.wal.lsn(),

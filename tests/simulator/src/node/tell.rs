@@ -33,6 +33,11 @@ pub(super) struct Word {
     refuses: bool,
 }
 
+/// Nobody who asks is answered from what is only published.
+fn only<T: Default>(published: bool, make: impl FnOnce() -> T) -> T {
+    if published { make() } else { T::default() }
+}
+
 impl Agent {
     /// Told when something other than a position changed, and now and then.
     pub(super) fn tell(&mut self, view: &View, decision: &Decision) {
@@ -71,10 +76,10 @@ impl Agent {
             lease,
             checkpointed_for: self.memory.checkpointed_for.clone(),
             opened: self.opened,
-            reaches: self.sim.world().reaches(self.n),
+            reaches: only(!old, || self.sim.world().reaches(self.n)),
             warnings: Vec::new(),
             attention: Vec::new(),
-            reason: decision.reason.to_string(),
+            reason: only(!old, || decision.reason.to_string()),
             unreadable: BTreeSet::new(),
             progress: None,
             suspended: self.suspended,
@@ -85,15 +90,10 @@ impl Agent {
             scheduled_restart: None,
             withdraws,
             refuses,
-            fences: self.site_observer.fences().clone(),
-            restarts: self.site_observer.restarts().clone(),
+            fences: only(!old, || self.site_observer.fences().clone()),
+            restarts: only(!old, || self.site_observer.restarts().clone()),
             config: self.site_observer.config(),
-            // Nobody who asks is answered from it.
-            slots: if old {
-                slots::Told::default()
-            } else {
-                slots::told(&self.policy(), &self.memory, view)
-            },
+            slots: only(!old, || slots::told(&self.policy(), &self.memory, view)),
         };
         let picture = Some(Arc::new(picture));
         if asked {
