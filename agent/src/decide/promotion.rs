@@ -120,9 +120,8 @@ impl Judge<'_> {
         let by_lease = Writing::by_lease(waited(federation), primary.ttl_max);
         // A promise of this site's may have let the old holder go on for longer than its lease.
         let promised = self.view.failsafe.last_promise_ends;
-        let writing = promised.map_or(by_lease, |end| {
-            by_lease.or(Writing::until(end, self.view.now))
-        });
+        let writing =
+            promised.map_or(by_lease, |end| by_lease.or(Writing::until(end, self.view.now)));
         let target = Target {
             now: status.wall,
             last_commit: status.last_commit,

@@ -208,18 +208,23 @@ mod tests {
         let primary = world.primary().clone();
         let taken = bed.shared.given.lock().begin_take(70, at(114), None, &primary);
         assert_eq!(taken, Err(at(115)));
-        // What ended long ago bounds what the holder may have acknowledged, under this epoch only.
-        let view = bed.read(&world, at(400));
-        assert_eq!((view.takes_not_before, view.last_promise_ends), (None, Some(at(115))));
-        let mut later = world.clone();
-        later.primary().epoch = Epoch::new(4);
-        assert_eq!(bed.read(&later, at(401)).last_promise_ends, None);
         // A token of another tenure ends nothing; one of the promised tenure does.
         world.token("a", point(3, 500));
         assert_eq!(bed.read(&world, at(114)).takes_not_before, Some(at(115)));
         let PrimaryState::Token { token, .. } = &mut world.primary().state else { return };
         token.tenure = name("t7");
         assert_eq!(bed.read(&world, at(114)).takes_not_before, None);
+    }
+
+    /// What ended long ago still tells until when the holder may have acknowledged, under its own epoch.
+    #[test]
+    fn the_end_of_the_last_promise_is_known_after_it_ended() {
+        let (bed, mut world) = (bed(), promised());
+        bed.read(&world, at(100));
+        let view = bed.read(&world, at(400));
+        assert_eq!((view.takes_not_before, view.last_promise_ends), (None, Some(at(115))));
+        world.primary().epoch = Epoch::new(4);
+        assert_eq!(bed.read(&world, at(401)).last_promise_ends, None);
     }
 
     #[test]

@@ -121,12 +121,10 @@ impl<'a> Preflight<'a> {
         let by_lease = Writing::by_lease(self.lease_unchanged(), primary.ttl_max);
         let writing = self.promised().map_or(by_lease, |promised| by_lease.or(promised));
         let report = self.report(self.to());
-        let Some((report, end)) = report.and_then(|report| Some((report, report.position?)))
-        else {
+        let Some((report, end)) = report.and_then(|report| Some((report, report.position?))) else {
             return Loss { at_most: None, at_least_bytes: None };
         };
-        let target =
-            Target { now: view.wall, last_commit: report.last_commit, replayed: end, end };
+        let target = Target { now: view.wall, last_commit: report.last_commit, replayed: end, end };
         self.old().loss(&target, writing)
     }
 

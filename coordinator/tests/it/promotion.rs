@@ -12,7 +12,8 @@ use regent_proto::Lsn;
 use regent_proto::name::OperationId;
 use regent_proto::promotion::AcceptedLoss;
 use regent_proto::record::{
-    Operation, OperationKind, Outcome, PrimaryState, ReportedPromise, ReportedRole, SwitchoverStep, Verdict,
+    Operation, OperationKind, Outcome, PrimaryState, ReportedPromise, ReportedRole, SwitchoverStep,
+    Verdict,
 };
 use regent_proto::time::WallTime;
 use regent_proto::timeline::{Ancestry, Switch, TimelineId};
@@ -355,8 +356,11 @@ fn it_is_cancelled_until_the_target_has_taken() {
     assert_eq!(world.primary().state, PrimaryState::Open);
     assert_eq!(world.primary().holder, site("eu"));
     let last = world.operation(&id).steps.last().cloned().expect("a step");
-    assert_eq!((last.step, last.note.as_str()), (SwitchoverStep::RollBack, "cancel asked for by ann"));
-    let operation = to_the_end(&mut world, &id, Run { conduct: DARK, forgetful: true });
+    assert_eq!(
+        (last.step, last.note.as_str()),
+        (SwitchoverStep::RollBack, "cancel asked for by ann")
+    );
+    let operation = to_the_end(&mut world, &id, Run { conduct: DARK, forgetful: false });
     let rolled_back = matches!(&operation.outcome, Some(Outcome::RolledBack { reason, .. }) if reason.contains("ann"));
     assert!(rolled_back, "{:?}", operation.outcome);
 }
@@ -410,25 +414,29 @@ fn a_fence_whose_operation_is_not_there_is_lifted_after_its_span() {
         }),
     ];
     for (what, spoil) in cases {
-        let mut world = dark(TWO_SITES, &["us"]);
-        let id = begin(&mut world, &to_us());
-        spoil(&mut world, &id);
-        let decision = world.decide();
-        let reason = Reason::FenceAbandoned { operation: id.clone(), to: site("us") };
-        assert_eq!(decision.reason, reason, "{what}");
-        assert_eq!(decision.actions, [], "{what}: not at once");
-        world.pass(S(120), &["us"]);
-        let lifted = world.decide().actions.remove(0);
-        assert_eq!(lifted.purpose, Purpose::GiveUp, "{what}");
-        // Somebody repairs it meanwhile, or names another one.
-        let mut repaired = world.clone();
-        repaired.put_bytes(&repaired.keys.operation(&id), b"{}");
-        assert!(!repaired.perform(&lifted), "{what}");
-        let mut named = world.clone();
-        named.put_bytes(&named.keys.running_operation(), b"{}");
-        assert!(!named.perform(&lifted), "{what}");
+        let due = || {
+            let mut world = dark(TWO_SITES, &["us"]);
+            let id = begin(&mut world, &to_us());
+            spoil(&mut world, &id);
+            let decision = world.decide();
+            let reason = Reason::FenceAbandoned { operation: id.clone(), to: site("us") };
+            assert_eq!(decision.reason, reason, "{what}");
+            assert_eq!(decision.actions, [], "{what}: not at once");
+            world.pass(S(120), &["us"]);
+            let lifted = world.decide().actions.remove(0);
+            assert_eq!(lifted.purpose, Purpose::GiveUp, "{what}");
+            (world, id, lifted)
+        };
+        let (mut world, _, lifted) = due();
         assert!(world.perform(&lifted), "{what}");
         assert_eq!(world.primary().state, PrimaryState::Open, "{what}");
+        // Somebody repairs its record meanwhile, or names what runs.
+        let (mut repaired, id, lifted) = due();
+        repaired.put_bytes(&repaired.keys.operation(&id), b"{}");
+        assert!(!repaired.perform(&lifted), "{what}");
+        let (mut named, _, lifted) = due();
+        named.put_bytes(&named.keys.running_operation(), b"{}");
+        assert!(!named.perform(&lifted), "{what}");
     }
 }
 

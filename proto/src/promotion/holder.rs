@@ -146,11 +146,12 @@ impl<'a> OldHolder<'a> {
             (_, Following::Streams) => Survivor::NotAhead,
             (Following::Unknown, _) | (_, Following::Unknown) => by_bytes,
             // The servers of one holder's site, which alone promote under its epoch, count upwards.
-            (
-                Following::Rewinds | Following::Copies,
-                Following::Rewinds | Following::Copies,
-            ) => {
-                if theirs.timeline < own.timeline { Survivor::Elsewhere } else { Survivor::Newer }
+            (Following::Rewinds | Following::Copies, Following::Rewinds | Following::Copies) => {
+                if theirs.timeline < own.timeline {
+                    Survivor::Elsewhere
+                } else {
+                    Survivor::Newer
+                }
             }
         }
     }
@@ -270,7 +271,13 @@ mod tests {
                 None,
                 Way::Left,
             ),
-            ("a floor without an id", (&on_two, end(70)), Some(point(2, 60, None)), None, Way::Untold),
+            (
+                "a floor without an id",
+                (&on_two, end(70)),
+                Some(point(2, 60, None)),
+                None,
+                Way::Untold,
+            ),
             ("a history without an id", (&unnamed, end(70)), None, Some(&on_two), Way::Untold),
             (
                 "without an id, and left before the floor",
@@ -290,11 +297,9 @@ mod tests {
     #[test]
     fn who_went_on_from_what_the_holder_reported_continues() {
         let (one, two) = (history(1, &[]), history(2, &[(1, 50)]));
-        for (reported, way) in [
-            (Some(50), Way::Continues),
-            (Some(51), Way::Left),
-            (None, Way::Left),
-        ] {
+        for (reported, way) in
+            [(Some(50), Way::Continues), (Some(51), Way::Left), (None, Way::Left)]
+        {
             let report = report(&one, reported);
             let old = OldHolder { floor: None, report: Some(&report) };
             assert_eq!(old.way((&two, Lsn::new(70))), way, "{reported:?}");

@@ -141,10 +141,7 @@ impl Writing {
     /// By the one or the other.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
-        Self {
-            left: self.left.max(other.left),
-            ended_ago: self.ended_ago.min(other.ended_ago),
-        }
+        Self { left: self.left.max(other.left), ended_ago: self.ended_ago.min(other.ended_ago) }
     }
 }
 

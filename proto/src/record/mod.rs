@@ -27,8 +27,8 @@ pub use operation::{
     Verdict,
 };
 pub use site::{
-    Assignment, Opened, Reach, Report, ReportedFence, ReportedNode, ReportedObjects, ReportedPromise,
-    ReportedRole, SiteRole,
+    Assignment, Opened, Reach, Report, ReportedFence, ReportedNode, ReportedObjects,
+    ReportedPromise, ReportedRole, SiteRole,
 };
 
 /// Fields of a newer version, kept as they came.

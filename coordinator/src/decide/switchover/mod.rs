@@ -331,7 +331,9 @@ impl<'a> Machine<'a> {
             format!("{} has not taken within {span:?}{}", self.to(), awaits.unwrap_or_default())
         } else {
             let to = self.to().clone();
-            return self.wait_noted(step, vec![Missing::Promotion { to, span, awaits }]).wake_at(due);
+            return self
+                .wait_noted(step, vec![Missing::Promotion { to, span, awaits }])
+                .wake_at(due);
         };
         let unfence = match transactions::unfence(&self.view().read(primary)) {
             Ok(unfence) => unfence,
