@@ -32,6 +32,9 @@ pub const TWO_SITES: &str = include_str!("../../topologies/two-sites-and-witness
 
 /// Longest wait for a federation to be as its topology wants it.
 pub const HEALTHY: Duration = Duration::from_secs(60);
+/// Time between two rows of a bed's writer: 200 a second, with what they cost at every standby, leave the
+/// processors of two beds to what is tested.
+const PACE: Duration = Duration::from_millis(5);
 /// How many of each log's last lines a failure shows.
 const LAST_LINES: usize = 8;
 /// Longest wait for a process that was killed.
@@ -82,7 +85,8 @@ impl Bed {
         let superuser = lab.client_config(&lab.data_sites())?;
         table::make(&superuser, &lab.secrets().app).await?;
         let ports = lab.layout().nodes.iter().map(|node| node.postgres_port).collect();
-        let writer = Writer::start(Target { ports, password: lab.secrets().app.clone() });
+        let target = Target { ports, password: lab.secrets().app.clone() };
+        let writer = Writer::paced(target, 0, PACE);
         writer.wait_for(20, writer.now(), HEALTHY).await?;
         let earlier = History::default();
         Ok(Self { lab: Some(lab), writer, earlier, records, keys, name: name.to_owned() })
@@ -104,7 +108,7 @@ impl Bed {
     async fn go_on_at(&mut self, ports: Vec<u16>) {
         self.earlier.append(self.writer.finish().await);
         let target = Target { ports, password: self.lab().secrets().app.clone() };
-        self.writer = Writer::resume(target, self.earlier.sent);
+        self.writer = Writer::paced(target, self.earlier.sent, PACE);
     }
 
     /// Its processes.

@@ -118,12 +118,18 @@ impl Writer {
     /// Begins to write, with row `first`: those below were written by an earlier writer.
     #[must_use]
     pub fn resume(target: Target, first: u64) -> Self {
+        Self::paced(target, first, PACE)
+    }
+
+    /// The same with another time between two rows.
+    #[must_use]
+    pub fn paced(target: Target, first: u64, pace: Duration) -> Self {
         let shared = Arc::new(Mutex::new(History { sent: first, ..History::default() }));
         let (stop, stopped) = watch::channel(false);
         let begun = clock::now();
         let session =
             Session { target, shared: Arc::clone(&shared), begun, attempts: 0, connection: None };
-        let task = tokio::spawn(session.run(first, stopped));
+        let task = tokio::spawn(session.run(first, pace, stopped));
         Self { shared, begun, stop, task: Mutex::new(Some(task)) }
     }
 
@@ -209,8 +215,8 @@ struct Session {
 }
 
 impl Session {
-    async fn run(mut self, first: u64, stopped: watch::Receiver<bool>) {
-        let mut pace = tokio::time::interval(PACE);
+    async fn run(mut self, first: u64, pace: Duration, stopped: watch::Receiver<bool>) {
+        let mut pace = tokio::time::interval(pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut number = first;
         while !*stopped.borrow() {
