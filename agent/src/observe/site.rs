@@ -129,7 +129,7 @@ pub struct SiteObserver {
     /// Leases of this node; `None`: not known, and then a key in its name is taken for its own.
     own_leases: Option<BTreeSet<LeaseId>>,
     /// `config` as it was last read without a problem: then nothing of it goes by what is in force.
-    sound: Option<(Bytes, Dynamic)>,
+    sound: Option<Box<(Bytes, Dynamic)>>,
 }
 
 /// Records of each kind that were decoded already. Clones are the same.
@@ -493,11 +493,9 @@ impl SiteObserver {
             self.config = ConfigKey::Absent;
             return None;
         };
-        if let Some((bytes, dynamic)) = &self.sound
-            && *bytes == entry.value
-        {
+        if let Some(sound) = self.sound.as_deref().filter(|(bytes, _)| *bytes == entry.value) {
             self.config = ConfigKey::Read;
-            return Some(dynamic.clone());
+            return Some(sound.1.clone());
         }
         self.config = ConfigKey::Unreadable { revision: entry.modified.0 };
         let document = self.known.documents.of(entry, |entry| {
@@ -517,7 +515,7 @@ impl SiteObserver {
         self.config = ConfigKey::Read;
         let dynamic = Dynamic::read(document, in_force);
         if dynamic.problems.is_empty() {
-            self.sound = Some((entry.value.clone(), dynamic.clone()));
+            self.sound = Some(Box::new((entry.value.clone(), dynamic.clone())));
         } else {
             let problems = dynamic.problems.join("; ");
             self.unreadable.report(entry, &format!("{problems}; the value in force stays"));

@@ -120,7 +120,7 @@ fn each_check_alone_refuses() {
     type Ask = fn(&mut Request);
     let same: Ask = |_| {};
     let any: Ask = |request| request.accepted = accept_any();
-    let cases: [(&str, Spoil, Ask); 13] = [
+    let cases: [(&str, Spoil, Ask); 12] = [
         (
             "target-not-primary",
             |world| world.edit_report("eu", |report| report.role = ReportedRole::Standby),
@@ -143,14 +143,6 @@ fn each_check_alone_refuses() {
             same,
         ),
         ("old-lease", |world| world.edit_lease(|lease| lease.counter += 1), any),
-        (
-            "old-lease",
-            |world| {
-                let promise = Some(ReportedPromise { ends_in_ms: 1 });
-                world.edit_report("us", |report| report.promise = promise);
-            },
-            any,
-        ),
         ("target-reports", |world| world.pass(S(20), &[]), same),
         (
             "target-reports",
