@@ -86,7 +86,7 @@ impl Judge<'_> {
         if !named || !continues {
             return held(Held::Diverged, AGAIN);
         }
-        if let Some(ahead) = ahead(&old, federation, &primary.value, accepted, status) {
+        if let Some(ahead) = ahead(federation, &primary.value, accepted, status) {
             return held(Held::Behind(ahead.clone()), AGAIN);
         }
         let left = LeaseTiming::wait_for(primary.value.ttl_max).saturating_sub(waited(federation));
@@ -140,7 +140,6 @@ fn waited(federation: &FederationView) -> Duration {
 
 /// A surviving site known to have what this one lacks, unless a person says that it does not count.
 fn ahead<'a>(
-    old: &OldHolder<'_>,
     federation: &'a FederationView,
     primary: &Primary,
     accepted: &AcceptedLoss,
@@ -152,8 +151,8 @@ fn ahead<'a>(
     });
     let mut ahead = others.filter(|(_, report)| {
         let reached = report.position.map(|end| (report.ancestry.as_ref(), end));
-        match reached.map(|theirs| old.survivor(own, theirs)) {
-            None | Some(Survivor::NotAhead | Survivor::Elsewhere) => false,
+        match reached.map(|theirs| Survivor::beside(own, theirs)) {
+            None | Some(Survivor::NotAhead) => false,
             Some(Survivor::Ahead(_) | Survivor::Newer) => true,
         }
     });

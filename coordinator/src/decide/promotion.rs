@@ -337,15 +337,15 @@ fn no_survivor_ahead(at: &Preflight<'_>) -> Finding {
         let report = at.report(site)?;
         Some((report.ancestry.as_ref(), report.position?))
     };
-    let (own, old) = (server(to), at.old());
+    let own = server(to);
     let (mut seen, mut against) = (Vec::new(), Vec::new());
     for site in at.sites().filter(|site| *site != to && *site != at.from()) {
         if without.is_some_and(|without| without.contains(site)) {
             seen.push(format!("{site} is left out of account"));
             continue;
         }
-        let stands = own.zip(server(site)).map(|(own, theirs)| old.survivor(own, theirs));
-        let not_ahead = match stands {
+        let stands = own.zip(server(site)).map(|(own, theirs)| Survivor::beside(own, theirs));
+        match stands {
             Some(Survivor::Ahead(bytes)) => {
                 against.push(format!("{site} is {} ahead", rounded(bytes)));
                 continue;
@@ -354,12 +354,11 @@ fn no_survivor_ahead(at: &Preflight<'_>) -> Finding {
                 against.push(format!("{site} has parted from {to}, on a later timeline"));
                 continue;
             }
-            Some(Survivor::Elsewhere) => "has left this history, and is not ahead on it",
-            Some(Survivor::NotAhead) | None => "is not ahead",
-        };
+            Some(Survivor::NotAhead) | None => {}
+        }
         match at.silent(site) {
             Some(silent) => against.push(silent),
-            None => seen.push(format!("{site} {not_ahead}")),
+            None => seen.push(format!("{site} is not ahead")),
         }
     }
     if against.is_empty() {

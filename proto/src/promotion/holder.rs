@@ -47,9 +47,6 @@ pub enum Survivor {
     Ahead(u64),
     /// The two have parted, and it is on the later timeline, or on another one of the same number.
     Newer,
-    /// Its history was left before the floor, or at an earlier timeline than the target's: what it has
-    /// beyond that was given up before.
-    Elsewhere,
 }
 
 /// The holder, as far as `primary` and its site's last report under this epoch tell.
@@ -126,29 +123,27 @@ impl<'a> OldHolder<'a> {
         let ahead = ahead.map(|known| known.bytes_since(target.end));
         Loss::of(target.complete_age(told), writing, ahead)
     }
+}
 
+impl Survivor {
     /// What another site has that the target lacks. How old its report is does not matter: what it had
     /// it has.
     #[must_use]
-    pub fn survivor(&self, (own, end): Server<'_>, (theirs, reached): Server<'_>) -> Survivor {
+    pub fn beside((own, end): Server<'_>, (theirs, reached): Server<'_>) -> Self {
         let by_bytes = match reached.bytes_since(end) {
             0 => Survivor::NotAhead,
             bytes => Survivor::Ahead(bytes),
         };
         let (Some(own), Some(theirs)) = (own, theirs) else { return by_bytes };
-        // What the holder reported last may be older than what another site got from it.
-        match self.way_of_floor((theirs, reached)) {
-            Way::Left => return Survivor::Elsewhere,
-            Way::Continues | Way::Untold => {}
-        }
         match (own.following(end, theirs), theirs.following(reached, own)) {
             (Following::Streams, _) => by_bytes,
             (_, Following::Streams) => Survivor::NotAhead,
             (Following::Unknown, _) | (_, Following::Unknown) => by_bytes,
-            // The servers of one holder's site, which alone promote under its epoch, count upwards.
+            // Which of two that have parted was given up before, a number alone does not prove, nor a history
+            // that may be cut short: who has more bytes is ahead, and so is who is on the later timeline.
             (Following::Rewinds | Following::Copies, Following::Rewinds | Following::Copies) => {
                 if theirs.timeline < own.timeline {
-                    Survivor::Elsewhere
+                    by_bytes
                 } else {
                     Survivor::Newer
                 }
@@ -314,26 +309,28 @@ mod tests {
         other_two.promotion = Some("q2".parse().expect("an id"));
         let mut unnamed = two.clone();
         unnamed.promotion = None;
-        let floor = point(1, 60, None);
-        for (what, own, end, theirs, reached, floor, found) in [
-            ("as much", &one, 70, Some(&one), 70, None, Survivor::NotAhead),
-            ("less", &one, 70, Some(&one), 60, None, Survivor::NotAhead),
-            ("more", &one, 70, Some(&one), 73, None, Survivor::Ahead(3)),
-            ("a history nobody knows", &one, 70, None, 73, None, Survivor::Ahead(3)),
-            ("a later timeline further on", &one, 50, Some(&two), 73, None, Survivor::Ahead(23)),
-            ("a later timeline just begun", &one, 50, Some(&two), 50, None, Survivor::NotAhead),
-            ("an earlier timeline", &two, 73, Some(&one), 50, None, Survivor::NotAhead),
-            ("left, and short", &one, 70, Some(&two), 60, None, Survivor::Newer),
-            ("left, and long", &one, 70, Some(&two), 90, None, Survivor::Newer),
-            ("was left, and is longer", &two, 60, Some(&one), 90, None, Survivor::Elsewhere),
-            ("another of that number", &two, 60, Some(&other_two), 55, None, Survivor::Newer),
-            ("one that cannot be told", &two, 60, Some(&unnamed), 63, None, Survivor::Ahead(3)),
-            ("the same, not longer", &two, 60, Some(&unnamed), 60, None, Survivor::NotAhead),
-            ("left the way", &one, 70, Some(&two), 90, Some(&floor), Survivor::Elsewhere),
+        // A later timeline whose history file is gone.
+        let mut cut = history(3, &[]);
+        cut.promotion = Some("p3".parse().expect("an id"));
+        for (what, own, end, theirs, reached, found) in [
+            ("as much", &one, 70, Some(&one), 70, Survivor::NotAhead),
+            ("less", &one, 70, Some(&one), 60, Survivor::NotAhead),
+            ("more", &one, 70, Some(&one), 73, Survivor::Ahead(3)),
+            ("a history nobody knows", &one, 70, None, 73, Survivor::Ahead(3)),
+            ("a later timeline further on", &one, 50, Some(&two), 73, Survivor::Ahead(23)),
+            ("a later timeline just begun", &one, 50, Some(&two), 50, Survivor::NotAhead),
+            ("an earlier timeline", &two, 73, Some(&one), 50, Survivor::NotAhead),
+            ("left, and short", &one, 70, Some(&two), 60, Survivor::Newer),
+            ("left, and long", &one, 70, Some(&two), 90, Survivor::Newer),
+            ("was left, and is longer", &two, 60, Some(&one), 90, Survivor::Ahead(30)),
+            ("another of that number", &two, 60, Some(&other_two), 55, Survivor::Newer),
+            ("one that cannot be told", &two, 60, Some(&unnamed), 63, Survivor::Ahead(3)),
+            ("the same, not longer", &two, 60, Some(&unnamed), 60, Survivor::NotAhead),
+            ("was left, and is shorter", &two, 90, Some(&one), 60, Survivor::NotAhead),
+            ("its history is cut short", &two, 60, Some(&cut), 90, Survivor::Ahead(30)),
         ] {
-            let old = OldHolder { floor, report: None };
             let theirs = (theirs, Lsn::new(reached));
-            assert_eq!(old.survivor((Some(own), Lsn::new(end)), theirs), found, "{what}");
+            assert_eq!(Survivor::beside((Some(own), Lsn::new(end)), theirs), found, "{what}");
         }
     }
 }
