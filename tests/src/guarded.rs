@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use regent_guardian::launch::{Launch, Server};
-use regent_guardian::page::{Guard, Page, WatchdogWanted};
+use regent_guardian::page::{Guard, Page, WatchdogState, WatchdogWanted};
 use regent_proto::time::{BootTime, Deadline};
 use regent_test_sys::cgroup::Node;
 use regent_test_sys::tools::{Owned, command};
@@ -173,6 +173,9 @@ impl Guarded {
     /// When one of it does not happen.
     pub fn lead(&mut self) -> anyhow::Result<()> {
         self.launch()?;
+        // An agent takes no leader key before its watchdog is armed.
+        let armed = || (self.page.watchdog_state() == WatchdogState::Armed).then_some(());
+        boot::until(SOON, armed).with_context(|| format!("not armed: {}", self.log()))?;
         self.agent = Some(Agent::start(self.page.clone(), Arc::clone(&self.rights)));
         let answers = || self.sql("SELECT 1").status().is_ok_and(|s| s.success()).then_some(());
         boot::until(SOON, answers).with_context(|| format!("no answer: {}", self.log()))?;

@@ -588,11 +588,10 @@ pub fn report(config: &Config, picture: &Picture, sequence: u64) -> Option<Repor
         position_at: picture.extra.end_asked_at,
         last_commit: status.and_then(|status| status.last_commit),
         lag_bytes: lag(picture),
-        promise: picture
-            .view
-            .failsafe
-            .last_promise_ends
-            .map(|end| ReportedPromise::new(end, picture.view.now)),
+        promise: Some(ReportedPromise::new(
+            picture.view.failsafe.last_promise_ends,
+            picture.view.now,
+        )),
         promotion_awaits: primary
             .filter(|primary| primary.state.fenced_for() == Some(&federation.site))
             .map(|_| picture.reason.clone()),

@@ -28,6 +28,8 @@ pub enum Held {
     Diverged,
     /// This site has more, or has parted from this one's history on a later timeline.
     Behind(SiteName),
+    /// This site does not tell how far its WAL goes.
+    Untold(SiteName),
     /// The old holder may still acknowledge.
     OldLease,
     /// More than was accepted.
@@ -44,6 +46,10 @@ impl fmt::Display for Held {
             Self::Behind(site) => write!(
                 f,
                 "{site} has more WAL, or is on a later timeline, and is not left out of account"
+            ),
+            Self::Untold(site) => write!(
+                f,
+                "{site} does not tell how far its WAL goes, and is not left out of account"
             ),
             Self::OldLease => f.write_str("the old primary may still acknowledge"),
             Self::Loss => f.write_str("more would be lost than was accepted"),
@@ -87,7 +93,7 @@ impl Judge<'_> {
             return held(Held::Diverged, AGAIN);
         }
         if let Some(ahead) = ahead(federation, &primary.value, accepted, status) {
-            return held(Held::Behind(ahead.clone()), AGAIN);
+            return held(ahead, AGAIN);
         }
         let left = LeaseTiming::wait_for(primary.value.ttl_max).saturating_sub(waited(federation));
         if !left.is_zero() {
@@ -138,23 +144,21 @@ fn waited(federation: &FederationView) -> Duration {
     federation.primary_age.max(federation.lease_age)
 }
 
-/// A surviving site known to have what this one lacks, unless a person says that it does not count.
-fn ahead<'a>(
-    federation: &'a FederationView,
+/// A surviving site that has what this one lacks, or does not tell, unless a person says that it does not
+/// count.
+fn ahead(
+    federation: &FederationView,
     primary: &Primary,
     accepted: &AcceptedLoss,
     status: &Status,
-) -> Option<&'a SiteName> {
+) -> Option<Held> {
     let own = (Some(&status.ancestry), status.end);
-    let others = federation.reports.iter().filter(|(site, _)| {
+    let mut others = federation.reports.iter().filter(|(site, _)| {
         **site != federation.site && **site != primary.holder && !accepted.without.contains(*site)
     });
-    let mut ahead = others.filter(|(_, report)| {
-        let reached = report.position.map(|end| (report.ancestry.as_ref(), end));
-        match reached.map(|theirs| Survivor::beside(own, theirs)) {
-            None | Some(Survivor::NotAhead) => false,
-            Some(Survivor::Ahead(_) | Survivor::Newer) => true,
-        }
-    });
-    ahead.next().map(|(site, _)| site)
+    others.find_map(|(site, report)| match Survivor::reported(Some(own), report) {
+        Survivor::NotAhead => None,
+        Survivor::Ahead(_) | Survivor::Newer => Some(Held::Behind(site.clone())),
+        Survivor::Untold => Some(Held::Untold(site.clone())),
+    })
 }

@@ -231,6 +231,20 @@ fn abandoned_fence(federation: &Federation<'_>) -> Option<Advance> {
         .comparing(view, GlobalKey::RunningOperation)
         .comparing(view, GlobalKey::Operation(operation.clone()))
         .with(unfence);
+    let unended = view.operation(operation).map(|seen| &seen.value);
+    let write = match unended.filter(|operation| operation.outcome.is_none()) {
+        Some(operation) => {
+            let mut ended = operation.clone();
+            let span = promotion::span(federation);
+            request::end_unfollowed(
+                view,
+                &mut ended,
+                format!("{to} has not taken within {span:?}"),
+            );
+            write.put(view, Put::Operation(Box::new(ended)))
+        }
+        None => write,
+    };
     Some(Advance { write: Some(write), ..waits })
 }
 

@@ -67,6 +67,17 @@ const CHECKS: &[(&str, CheckFn)] = &[
     ("loss-accepted", loss_accepted),
 ];
 
+/// A promise of the target's, by which the old holder may go on without its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Promised {
+    /// There is none.
+    Nothing,
+    /// The last one.
+    Until(Writing),
+    /// Its agents are older than these reports of promises; they wait for what they promised all the same.
+    Untold,
+}
+
 /// Everything a check may look at.
 struct Preflight<'a> {
     federation: &'a Federation<'a>,
@@ -110,16 +121,26 @@ impl<'a> Preflight<'a> {
 
     /// By which promise of the target's the old holder may go on, as the target told it last: it is
     /// the one that waits for its end.
-    fn promised(&self) -> Option<Writing> {
-        let seen = self.view().report(self.to())?;
-        let promise = seen.value.promise?;
-        Some(promise.writing(self.view().now.since(seen.since)))
+    fn promised(&self) -> Promised {
+        let told =
+            self.view().report(self.to()).and_then(|seen| Some((seen.value.promise?, seen.since)));
+        match told {
+            None => Promised::Untold,
+            Some((promise, since)) => match promise.writing(self.view().now.since(since)) {
+                None => Promised::Nothing,
+                Some(writing) => Promised::Until(writing),
+            },
+        }
     }
 
     fn loss(&self) -> Loss {
         let (view, primary) = (self.view(), &self.federation.primary.value);
         let by_lease = Writing::by_lease(self.lease_unchanged(), primary.ttl_max);
-        let writing = self.promised().map_or(by_lease, |promised| by_lease.or(promised));
+        let writing = match self.promised() {
+            Promised::Nothing => by_lease,
+            Promised::Until(promised) => by_lease.or(promised),
+            Promised::Untold => return Loss { at_most: None, at_least_bytes: None },
+        };
         let report = self.report(self.to());
         let Some((report, end)) = report.and_then(|report| Some((report, report.position?))) else {
             return Loss { at_most: None, at_least_bytes: None };
@@ -234,10 +255,14 @@ fn no_other_promotion(at: &Preflight<'_>) -> Finding {
 fn old_lease(at: &Preflight<'_>) -> Finding {
     let ttl_max = at.federation.primary.value.ttl_max;
     let wanted = format!("a primary lease that was not renewed for {ttl_max:.0?}");
-    let promised = at.promised().filter(|promised| !promised.left.is_zero());
+    let promised = at.promised();
+    let lasts = match promised {
+        Promised::Until(promised) => Some(promised.left).filter(|left| !left.is_zero()),
+        Promised::Nothing | Promised::Untold => None,
+    };
     let by_lease = match &at.view().lease {
         Slot::Absent => Ok("nobody ever held it".to_owned()),
-        Slot::Unreadable(bad) if promised.is_none() => {
+        Slot::Unreadable(bad) if lasts.is_none() => {
             let waits = "it is waited for as if it were alive";
             return Finding::warn(bad.problem.clone(), wanted, waits);
         }
@@ -254,14 +279,22 @@ fn old_lease(at: &Preflight<'_>) -> Finding {
         }
     };
     let from = at.from();
-    let (saw, wanted) = match (by_lease, promised) {
+    let (saw, wanted) = match (by_lease, lasts) {
+        (Ok(ended), None) if promised == Promised::Untold => {
+            let saw = format!(
+                "{ended}; whether {from} may write on by a promise, the agents of {} do not tell",
+                at.to()
+            );
+            let waits = "its leader waits for the end of what it promised; how much is lost cannot be \
+                         told before";
+            return Finding::warn(saw, wanted, waits);
+        }
         (Ok(ended), None) => return Finding::pass(ended, wanted),
         (Err(alive), _) => (alive, wanted),
-        (Ok(ended), Some(promised)) => {
+        (Ok(ended), Some(left)) => {
             let saw = format!(
-                "{ended}, but {from} may write on by what {} promised it, for another {:.0?}",
+                "{ended}, but {from} may write on by what {} promised it, for another {left:.0?}",
                 at.to(),
-                promised.left
             );
             (saw, format!("{wanted}, and no promise that lasts"))
         }
@@ -333,32 +366,28 @@ fn no_survivor_ahead(at: &Preflight<'_>) -> Finding {
     let to = at.to();
     let wanted = format!("no other surviving site known to be ahead of {to}, and none silent");
     let without = at.request.accepted.as_ref().map(|accepted| &accepted.without);
-    let server = |site: &SiteName| {
-        let report = at.report(site)?;
-        Some((report.ancestry.as_ref(), report.position?))
-    };
-    let own = server(to);
+    let own = at.report(to).and_then(|own| Some((own.ancestry.as_ref(), own.position?)));
     let (mut seen, mut against) = (Vec::new(), Vec::new());
     for site in at.sites().filter(|site| *site != to && *site != at.from()) {
         if without.is_some_and(|without| without.contains(site)) {
             seen.push(format!("{site} is left out of account"));
             continue;
         }
-        let stands = own.zip(server(site)).map(|(own, theirs)| Survivor::beside(own, theirs));
-        match stands {
+        let silent = at.silent(site);
+        match at.report(site).map(|report| Survivor::reported(own, report)) {
             Some(Survivor::Ahead(bytes)) => {
                 against.push(format!("{site} is {} ahead", rounded(bytes)));
-                continue;
             }
             Some(Survivor::Newer) => {
                 against.push(format!("{site} has parted from {to}, on a later timeline"));
-                continue;
             }
-            Some(Survivor::NotAhead) | None => {}
-        }
-        match at.silent(site) {
-            Some(silent) => against.push(silent),
-            None => seen.push(format!("{site} is not ahead")),
+            Some(Survivor::Untold) if silent.is_none() => {
+                against.push(format!("{site} and {to} do not both tell how far their WAL goes"));
+            }
+            Some(Survivor::NotAhead | Survivor::Untold) | None => match silent {
+                Some(silent) => against.push(silent),
+                None => seen.push(format!("{site} is not ahead")),
+            },
         }
     }
     if against.is_empty() {
@@ -393,15 +422,26 @@ fn loss_accepted(at: &Preflight<'_>) -> Finding {
     }
 }
 
-/// How long a promotion may take before it is given up: the whole wait, and as long as a take may.
+/// How long a promotion may take before it is given up: the whole wait, for the lease and for any promise
+/// that the target may have given, and as long as a take may.
 pub(super) fn span(federation: &Federation<'_>) -> Duration {
-    LeaseTiming::wait_for(federation.primary.value.ttl_max)
+    let primary = &federation.primary.value;
+    // A promise lasts at most as long as a handover did (protocol.md rule 11).
+    LeaseTiming::wait_for(primary.ttl_max).max(primary.span_max)
         + federation.topology().policy.handover_span.0
 }
 
 fn steps(at: &Preflight<'_>) -> Vec<String> {
     let (from, to, primary) = (at.from(), at.to(), &at.federation.primary.value);
     let wait = LeaseTiming::wait_for(primary.ttl_max);
+    let promise = match at.promised() {
+        Promised::Until(promised) if !promised.left.is_zero() => format!(
+            ", nor before its promise to {from} ends, in {:.0?} if it gives no other",
+            promised.left
+        ),
+        Promised::Until(_) | Promised::Nothing => String::new(),
+        Promised::Untold => format!(", nor before what it may have promised {from} ends"),
+    };
     vec![
         format!(
             "fence: `primary` is fenced for {to}; {from} is refused its next renewal, and whatever \
@@ -409,7 +449,7 @@ fn steps(at: &Preflight<'_>) -> Vec<String> {
         ),
         format!(
             "wait: {to} takes nothing before {wait:.1?} have passed in which it has seen the lease \
-             unchanged; this coordinator has for {:.0?}",
+             unchanged; this coordinator has for {:.0?}{promise}",
             at.lease_unchanged()
         ),
         format!(

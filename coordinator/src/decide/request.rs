@@ -7,8 +7,8 @@
 use regent_proto::keys::GlobalKey;
 use regent_proto::name::OperationId;
 use regent_proto::record::{
-    Operation, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, Unknown, VERSION,
-    Verdict,
+    Operation, Outcome, PrimaryState, RunningOperation, StepRecord, SwitchoverStep, Unknown,
+    VERSION, Verdict,
 };
 use regent_proto::transactions;
 
@@ -191,6 +191,9 @@ pub fn cancel(
             "a {verb} is done at once: nothing is left to cancel"
         )));
     };
+    if operation.cancel_requested && federation.primary.value.state == PrimaryState::Open {
+        return Ok(None);
+    }
     let step = switchover::recorded(operation);
     let in_time = match &federation.primary.value.state {
         PrimaryState::Open => step == SwitchoverStep::Prepare,
@@ -215,14 +218,17 @@ pub fn cancel(
         PrimaryState::Fenced { .. } => {
             let unfence = transactions::unfence(&view.read(federation.primary))
                 .map_err(|no_edge| Refusal::Blocked(no_edge.to_string()))?;
+            let runs = federation.running().is_some_and(|running| running.value.id == *id);
+            let cancelled_by = note.clone();
             let (step, entered_at) = (SwitchoverStep::RollBack, view.wall);
             cancelled.steps.push(StepRecord { step, entered_at, note });
+            if !runs {
+                // Nobody would write its end down.
+                end_unfollowed(view, &mut cancelled, cancelled_by);
+            }
             write.with(unfence)
         }
         PrimaryState::Open | PrimaryState::Handover { .. } | PrimaryState::Token { .. } => {
-            if operation.cancel_requested {
-                return Ok(None);
-            }
             if let Some(step) = cancelled.steps.last_mut() {
                 step.note = note;
             }
@@ -230,4 +236,12 @@ pub fn cancel(
         }
     };
     Ok(Some(write.put(view, Put::Operation(Box::new(cancelled)))))
+}
+
+/// The end of a promotion whose fence is lifted and that is not named as running, so that nothing follows it.
+pub(super) fn end_unfollowed(view: &View, operation: &mut Operation, reason: String) {
+    let at = view.wall;
+    let note = format!("{reason}; not named as running, so what came after was not followed");
+    operation.steps.push(StepRecord { step: SwitchoverStep::Done, entered_at: at, note });
+    operation.outcome = Some(Outcome::RolledBack { at, reason });
 }

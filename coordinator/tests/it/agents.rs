@@ -10,7 +10,8 @@ use regent_proto::keys::GlobalKeys;
 use regent_proto::name::{NodeName, OperationId, SiteName, SystemIdentifier};
 use regent_proto::record::{
     Assignment, EpochHistory, Lease, Primary, PrimaryState, Reach, Record as _, Report,
-    ReportedNode, ReportedObjects, ReportedRole, SiteRole, Token, Unknown, VERSION,
+    ReportedNode, ReportedObjects, ReportedPromise, ReportedRole, SiteRole, Token, Unknown,
+    VERSION,
 };
 use regent_proto::time::WallTime;
 use regent_proto::timeline::{Ancestry, HistoryPoint, Switch, TimelineId};
@@ -326,7 +327,7 @@ fn first_report(site: &Site) -> Report {
         position_at: None,
         last_commit: None,
         lag_bytes: None,
-        promise: None,
+        promise: Some(ReportedPromise::NotGiven),
         promotion_awaits: None,
         streaming_from: None,
         nodes: nodes.collect(),

@@ -221,7 +221,14 @@ fn a_survivor_that_is_ahead_or_silent_is_promoted_or_left_out_by_name() {
         });
     };
     let silent: fn(&mut World) = |world| world.pass(S(20), &["us"]);
-    for spoil in [ahead, silent] {
+    // Its PostgreSQL was stopped: what it had it has.
+    let down: fn(&mut World) = |world| {
+        world.edit_report("ap", |report| {
+            report.role = ReportedRole::Down;
+            (report.position, report.ancestry) = (None, None);
+        });
+    };
+    for spoil in [ahead, silent, down] {
         let mut world = dark(&yaml, &["us", "ap"]);
         assert_eq!(blocking(&planned(&world, &to_us())), Vec::<&str>::new());
         spoil(&mut world);
@@ -261,15 +268,46 @@ fn a_promise_of_the_targets_is_part_of_the_wait_and_of_the_loss() {
     };
     let mut world = dark(TWO_SITES, &["us"]);
     assert!(loss(&world).starts_with("commits of at most 15.0 s"), "{}", loss(&world));
-    world.edit_report("us", |report| report.promise = Some(ReportedPromise { ends_in_ms: 5000 }));
+    let given = |ends_in_ms| Some(ReportedPromise::Given { ends_in_ms });
+    world.edit_report("us", |report| report.promise = given(5000));
     let request = Request { accepted: accept_any(), ..to_us() };
     assert_eq!(blocking(&planned(&world, &request)), ["old-lease"]);
     let ends = Request { end_lease: true, ..request.clone() };
     assert_eq!(blocking(&planned(&world, &ends)), Vec::<&str>::new());
     assert!(loss(&world).starts_with("commits of at most 25.0 s"), "{}", loss(&world));
-    world.edit_report("us", |report| report.promise = Some(ReportedPromise { ends_in_ms: -2000 }));
+    let waits = |world: &World| planned(world, &request).plan.steps[1].clone();
+    assert!(
+        waits(&world).contains("nor before its promise to eu ends, in 5s"),
+        "{}",
+        waits(&world)
+    );
+    world.edit_report("us", |report| report.promise = given(-2000));
     assert_eq!(blocking(&planned(&world, &request)), Vec::<&str>::new());
     assert!(loss(&world).starts_with("commits of at most 18.0 s"), "{}", loss(&world));
+    assert!(!waits(&world).contains("promise"), "{}", waits(&world));
+    // An older agent, which does not tell.
+    world.edit_report("us", |report| report.promise = None);
+    assert!(loss(&world).starts_with("commits of a span that is not known"), "{}", loss(&world));
+    assert!(waits(&world).contains("what it may have promised eu"), "{}", waits(&world));
+    let plan = planned(&world, &request);
+    let lease = plan.plan.checks.iter().find(|check| check.name == "old-lease");
+    assert_eq!(lease.map(|check| check.verdict), Some(Verdict::Warn));
+    assert_eq!(blocking(&plan), Vec::<&str>::new(), "any loss is accepted");
+}
+
+/// A promise that was given just before the fence is waited for: a promotion must not be given up before.
+#[test]
+fn a_promotion_has_time_for_the_longest_promise() {
+    let mut world = dark(TWO_SITES, &["us"]);
+    world.edit_primary(|primary| primary.span_max = Duration::from_secs(600));
+    let id = begin(&mut world, &to_us());
+    let gives_up = |world: &mut World| {
+        world.decide().actions.iter().any(|write| write.purpose == Purpose::GiveUp)
+    };
+    world.pass(S(600), &["us"]);
+    assert!(!gives_up(&mut world), "{id} is given up too early");
+    world.pass(S(60), &["us"]);
+    assert!(gives_up(&mut world));
 }
 
 #[test]
@@ -357,6 +395,31 @@ fn it_is_cancelled_until_the_target_has_taken() {
     assert!(rolled_back, "{:?}", operation.outcome);
 }
 
+/// Whoever asks twice is told nothing of a handover that never was.
+#[test]
+fn a_second_cancel_changes_nothing() {
+    let mut world = dark(TWO_SITES, &["us"]);
+    let id = begin(&mut world, &to_us());
+    let cancel = |world: &World| world.judged(|federation| request::cancel(federation, &id, "ann"));
+    let write = cancel(&world).expect("it has not taken").expect("nobody has asked before");
+    assert!(world.perform(&write));
+    assert_eq!(cancel(&world), Ok(None));
+}
+
+/// Nothing follows what is not named as running, so its end is written with the cancel.
+#[test]
+fn a_cancel_ends_what_does_not_run() {
+    let mut world = dark(TWO_SITES, &["us"]);
+    let id = begin(&mut world, &to_us());
+    world.remove(&world.keys.running_operation());
+    let cancel = world.judged(|federation| request::cancel(federation, &id, "ann"));
+    assert!(world.perform(&cancel.expect("it has not taken").expect("nobody has asked before")));
+    assert_eq!(world.primary().state, PrimaryState::Open);
+    let operation = world.operation(&id);
+    let rolled_back = matches!(&operation.outcome, Some(Outcome::RolledBack { reason, .. }) if reason.contains("ann"));
+    assert!(rolled_back, "{:?}", operation.outcome);
+}
+
 /// A coordinator of an older version only notes that it is cancelled.
 #[test]
 fn a_cancel_that_was_only_noted_is_carried_out() {
@@ -419,9 +482,15 @@ fn a_fence_whose_operation_is_not_there_is_lifted_after_its_span() {
             assert_eq!(lifted.purpose, Purpose::GiveUp, "{what}");
             (world, id, lifted)
         };
-        let (mut world, _, lifted) = due();
+        let (mut world, id, lifted) = due();
+        let readable = world.judged(|federation| federation.view.operation(&id).is_some());
         assert!(world.perform(&lifted), "{what}");
         assert_eq!(world.primary().state, PrimaryState::Open, "{what}");
+        if readable {
+            // Or it would be watched for ever, and never forgotten.
+            let outcome = world.operation(&id).outcome;
+            assert!(matches!(outcome, Some(Outcome::RolledBack { .. })), "{what}: {outcome:?}");
+        }
         // Somebody repairs its record meanwhile, or names what runs.
         let (mut repaired, id, lifted) = due();
         repaired.put_bytes(&repaired.keys.operation(&id), b"{}");

@@ -78,7 +78,7 @@ async fn cancel(coordinators: &Coordinators, id: Option<String>, output: &Output
     output.say(plan::summary(&operation));
     if !plan::is_over(&operation) {
         output.say(format!(
-            "it will be cancelled; watch it: regentctl operation watch {}",
+            "cancelled, and not over yet; watch it end: regentctl operation watch {}",
             operation.id
         ));
     }

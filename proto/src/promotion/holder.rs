@@ -47,6 +47,9 @@ pub enum Survivor {
     Ahead(u64),
     /// The two have parted, and it is on the later timeline, or on another one of the same number.
     Newer,
+    /// It does not tell how far it is: its PostgreSQL does not run, or has not answered yet. What it had it
+    /// has.
+    Untold,
 }
 
 /// The holder, as far as `primary` and its site's last report under this epoch tell.
@@ -126,6 +129,15 @@ impl<'a> OldHolder<'a> {
 }
 
 impl Survivor {
+    /// What a site that reports has which the target lacks. `None`: the target does not tell how far it is.
+    #[must_use]
+    pub fn reported(own: Option<Server<'_>>, report: &Report) -> Self {
+        match own.zip(report.position) {
+            Some((own, reached)) => Self::beside(own, (report.ancestry.as_ref(), reached)),
+            None => Self::Untold,
+        }
+    }
+
     /// What another site has that the target lacks. How old its report is does not matter: what it had
     /// it has.
     #[must_use]
@@ -298,6 +310,21 @@ mod tests {
             let report = report(&one, reported);
             let old = OldHolder { floor: None, report: Some(&report) };
             assert_eq!(old.way((&two, Lsn::new(70))), way, "{reported:?}");
+        }
+    }
+
+    /// No position is no position of 0.
+    #[test]
+    fn who_tells_no_position_may_have_more() {
+        let one = history(1, &[]);
+        let own = Some((Some(&one), Lsn::new(70)));
+        for (own, theirs, found) in [
+            (own, Some(70), Survivor::NotAhead),
+            (own, Some(71), Survivor::Ahead(1)),
+            (own, None, Survivor::Untold),
+            (None, Some(70), Survivor::Untold),
+        ] {
+            assert_eq!(Survivor::reported(own, &report(&one, theirs)), found, "{theirs:?}");
         }
     }
 

@@ -107,7 +107,7 @@ pub struct Report {
     /// How far behind its upstream the leader replays, in bytes, where it can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<u64>,
-    /// The last promise that the site gave under this epoch; `None`: it gave none.
+    /// The last promise that the site gave under this epoch; `None`: an older agent, which does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promise: Option<ReportedPromise>,
     /// `primary` is fenced for this site: why its leader does not take it, in words.
@@ -158,16 +158,23 @@ record!(Report, "report");
 
 /// A promise to take nothing, which the primary site may go on by (failsafe of the quorum).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReportedPromise {
-    /// It ends so many milliseconds after the report was written, at the latest; below 0: it ended so
-    /// long before.
-    pub ends_in_ms: i64,
+#[serde(rename_all = "kebab-case")]
+pub enum ReportedPromise {
+    /// None was given.
+    NotGiven,
+    /// One was.
+    Given {
+        /// It ends so many milliseconds after the report was written, at the latest; below 0: it ended
+        /// so long before.
+        ends_in_ms: i64,
+    },
 }
 
 impl ReportedPromise {
-    /// One that ends then, told now; rounded to a later end.
+    /// The last one, which ends then, told now; rounded to a later end.
     #[must_use]
-    pub fn new(end: BootTime, now: BootTime) -> Self {
+    pub fn new(end: Option<BootTime>, now: BootTime) -> Self {
+        let Some(end) = end else { return Self::NotGiven };
         let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         let left = end.since(now);
         let ends_in_ms = if left.is_zero() {
@@ -175,21 +182,23 @@ impl ReportedPromise {
         } else {
             ms(left).saturating_add(1)
         };
-        Self { ends_in_ms }
+        Self::Given { ends_in_ms }
     }
 
-    /// When whoever first saw the report so long ago has to expect its end: never too early.
+    /// When whoever first saw the report so long ago has to expect its end: never too early. `None`: there
+    /// is none.
     #[must_use]
-    pub fn writing(&self, seen_ago: Duration) -> Writing {
-        let span = Duration::from_millis(self.ends_in_ms.unsigned_abs());
-        if self.ends_in_ms < 0 {
+    pub fn writing(&self, seen_ago: Duration) -> Option<Writing> {
+        let Self::Given { ends_in_ms } = self else { return None };
+        let span = Duration::from_millis(ends_in_ms.unsigned_abs());
+        Some(if *ends_in_ms < 0 {
             Writing { left: Duration::ZERO, ended_ago: seen_ago + span }
         } else {
             Writing {
                 left: span.saturating_sub(seen_ago),
                 ended_ago: seen_ago.saturating_sub(span),
             }
-        }
+        })
     }
 }
 
@@ -337,13 +346,14 @@ mod tests {
             (50, 50, 50, 50, 0, 0),
             (50, 60, 61, 70, 0, 19),
         ] {
-            let reported = ReportedPromise::new(at(end), at(told));
-            let writing = reported.writing(at(asked).since(at(seen)));
+            let reported = ReportedPromise::new(Some(at(end)), at(told));
+            let writing = reported.writing(at(asked).since(at(seen))).expect("it was given");
             let ms = Duration::from_millis;
             let wanted = Writing { left: ms(left), ended_ago: ms(ended_ago) };
             assert_eq!(writing, wanted, "{end} {told} {seen} {asked}");
             let truth = Writing::until(at(end), at(asked));
             assert!(writing.left >= truth.left && writing.ended_ago <= truth.ended_ago);
         }
+        assert_eq!(ReportedPromise::new(None, at(1)).writing(Duration::ZERO), None);
     }
 }

@@ -79,7 +79,7 @@ fn the_new_floor_is_what_was_replayed() {
 fn each_condition_alone_holds_a_promotion() {
     type Bend = fn(&mut World);
     let held = Reason::AwaitingPromotion;
-    let cases: [(&str, Bend, Reason); 22] = [
+    let cases: [(&str, Bend, Reason); 23] = [
         ("for another site", |w| fenced(w, "b", accept(None)), Reason::LeadingStandby),
         (
             "no more in the electorate",
@@ -132,6 +132,7 @@ fn each_condition_alone_holds_a_promotion() {
             held(Held::Loss),
         ),
         ("another site has more", |w| third(w, 521), held(Held::Behind(name("c")))),
+        ("another site does not tell what it has", |w| silent(w), held(Held::Untold(name("c")))),
         (
             "another site is on a later timeline that left this one's",
             |w| {
@@ -217,6 +218,14 @@ fn third(world: &mut World, position: u64) {
     world.federation().reports.insert(name("c"), Arc::new(c));
 }
 
+/// PostgreSQL of a third site's leader does not run.
+fn silent(world: &mut World) {
+    let mut c = report("c", 3);
+    c.role = ReportedRole::Down;
+    (c.position, c.ancestry) = (None, None);
+    world.federation().reports.insert(name("c"), Arc::new(c));
+}
+
 /// A site is on timeline 4, which left this one's there.
 fn on_four(world: &mut World, site: &str, left: u64) {
     let reports = &mut world.federation().reports;
@@ -239,7 +248,7 @@ fn b_on_two(world: &mut World) {
 #[test]
 fn conditions_that_do_not_hold_a_promotion() {
     type Bend = fn(&mut World);
-    let cases: [(&str, Bend); 11] = [
+    let cases: [(&str, Bend); 12] = [
         ("its promise ended before the lease did", |w| promise_ended(w, S(3600))),
         ("its promise ended just when the lease did", |w| promise_ended(w, S(1))),
         ("all that the holder told of later is here", |w| {
@@ -255,6 +264,10 @@ fn conditions_that_do_not_hold_a_promotion() {
         ("a third site has just as much", |w| third(w, 520)),
         ("one that has more is left out of account", |w| {
             third(w, 600);
+            fenced(w, "a", AcceptedLoss { without: [name("c")].into(), ..accept(Some(4)) });
+        }),
+        ("one that tells nothing is left out of account", |w| {
+            silent(w);
             fenced(w, "a", AcceptedLoss { without: [name("c")].into(), ..accept(Some(4)) });
         }),
         ("the holder's server is down, so it tells no history", |w| {
