@@ -108,6 +108,7 @@ async fn lane(
                 }
                 Err(problem) => {
                     say(format!("{name} {n}: FAILED: {problem:#}"));
+                    say(cluster.last_words());
                     tried.problems.push(format!("repetition {n}: {problem:#}"));
                 }
             }

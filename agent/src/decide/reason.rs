@@ -404,7 +404,8 @@ pub enum Unfit {
     PrePromoteRefused,
     /// The site DCS knows no cluster any more: its primary has the first turn.
     KeysGone,
-    /// The site DCS knows no cluster any more, and a member that this node remembers does not answer.
+    /// The site DCS knows no cluster any more, and a member that this node remembers does not
+    /// answer, or not yet what it has: its server starts, or replays.
     Unheard(NodeName),
 }
 
@@ -456,7 +457,8 @@ impl fmt::Display for Unfit {
             Self::Unheard(who) => write!(
                 f,
                 "the site DCS knows no cluster any more, and {who}, a member that this node \
-                 remembers, does not answer: start it, or choose a member with a failover by name"
+                 remembers, does not say what it has: start it and its PostgreSQL, or choose a member \
+                 with a failover by name"
             ),
         }
     }

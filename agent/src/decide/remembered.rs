@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regent_proto::name::NodeName;
 
-use super::view::{DataDirectory, Initialize, Member, Memory, PeersView, SiteView};
+use super::view::{DataDirectory, Initialize, Member, Memory, PeerAnswer, PeersView, SiteView};
 use super::{Judge, Unfit};
 
 /// The members of the cluster, as they were last seen with a leader among them; kept beside the data
@@ -71,7 +71,7 @@ impl Judge<'_> {
 
     /// The keys are gone: why this node does not take the leader key yet. Its holder, if it writes, has
     /// the first turn and makes it anew, or has passed its deadline when the TTL is over. From then on
-    /// everybody that is remembered has to answer: with no `sync`, `status` and `history` left, what they
+    /// everybody that is remembered has to say what it has: with no `sync`, `status` and `history` left, what they
     /// have is all that tells whose data count. A person who asks for this very node knows what is missing.
     pub(super) fn lacks_word(&self, site: &SiteView, peers: Option<&PeersView>) -> Option<Unfit> {
         let known = when_keys_are_gone(site, &self.memory)?;
@@ -80,7 +80,9 @@ impl Judge<'_> {
         }
         let silent = known.members.keys().find(|name| {
             **name != self.policy.me
-                && !peers.is_some_and(|peers| peers.answers.contains_key(*name))
+                && !peers
+                    .and_then(|peers| peers.answers.get(*name))
+                    .is_some_and(PeerAnswer::tells_what_it_has)
         });
         silent.filter(|_| !self.is_wanted_though_behind(site)).cloned().map(Unfit::Unheard)
     }

@@ -74,6 +74,7 @@ fn interpret(body: &Body) -> PeerAnswer {
             .and_then(serde_json::Value::as_u64)
             .map(Duration::from_millis),
         ancestry: ours("ancestry").and_then(|told| Ancestry::deserialize(told).ok()),
+        without_data: body.role == "uninitialized",
     }
 }
 
@@ -138,6 +139,21 @@ mod tests {
         }
         let patronis = json!({"role": "replica", "xlog": {"received_location": 500}});
         assert_eq!(answer(patronis).age, None);
+    }
+
+    #[test]
+    fn who_starts_or_replays_does_not_say_what_it_has() {
+        use serde_json::json;
+        let told = json!({"end_asked_ms_ago": 7});
+        for (body, says) in [
+            (json!({"role": "replica", "xlog": {"received_location": 500}, "regent": told}), true),
+            (json!({"role": "replica", "xlog": {"received_location": 500}, "regent": {}}), false),
+            (json!({"role": "replica", "regent": told}), false),
+            (json!({"role": "replica"}), false),
+            (json!({"role": "uninitialized"}), true),
+        ] {
+            assert_eq!(answer(body.clone()).tells_what_it_has(), says, "{body}");
+        }
     }
 }
 

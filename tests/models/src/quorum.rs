@@ -368,6 +368,7 @@ impl Quorum {
         let answers = others()
             .map(|other| {
                 let answer = PeerAnswer {
+                    without_data: false,
                     primary: false,
                     // Zero is no position.
                     position: Lsn::new(u64::from(flushed(other)) + 1),

@@ -10,6 +10,7 @@ use regent_coordinator::decide::write::Write;
 use regent_coordinator::decide::{Federation, Policy, apply, fencing, plan, promotion};
 use regent_coordinator::federation::{self, Handle};
 use regent_proto::keys::GlobalKeys;
+use regent_proto::name::CoordinatorName;
 use regent_proto::promotion::AcceptedLoss;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -53,9 +54,14 @@ pub enum Verb {
     Unfence,
 }
 
+/// What the coordinator of this number is called.
+pub(crate) fn called(site: &str, c: usize) -> CoordinatorName {
+    format!("{site}-c{c}").parse().expect("a label")
+}
+
 fn policy(site: &str, c: usize) -> Policy {
     Policy {
-        me: format!("{site}-c{c}").parse().expect("a label"),
+        me: called(site, c),
         site: site.parse().expect("a label"),
         address: format!("10.1.0.{}:7000", c + 1),
         insecure: true,
@@ -80,6 +86,16 @@ impl World {
         coordinator.handle = None;
         if let Some(process) = coordinator.process.take() {
             self.end_program(process);
+        }
+    }
+
+    /// A coordinator stands still, or goes on where it stood.
+    pub(crate) fn pause_coordinator(&mut self, c: usize, stop: bool) {
+        let process = self.coordinators.get(c).and_then(|coordinator| coordinator.process);
+        let Some(process) = process else { return };
+        let Some(program) = self.programs.get_mut(process.0) else { return };
+        if std::mem::replace(&mut program.paused, stop) && !stop {
+            self.resumed.push(process);
         }
     }
 
@@ -197,20 +213,27 @@ impl World {
         let there = self.chance.pick(&self.sites[target].nodes).copied();
         let n = there.filter(|_| self.chance.one_in(2)).unwrap_or(anybody);
         let kind = match self.chance.below(16) {
-            // A second thought.
-            0..3 => return self.schedule_at(at, Event::Operator(Verb::Cancel)),
+            // A second thought, and a third.
+            0..3 => {
+                if self.chance.one_in(2) {
+                    let again = at + self.chance.between(3 * SEC, 20 * SEC);
+                    self.schedule_at(again, Event::Operator(Verb::Switchover(target)));
+                }
+                return self.schedule_at(at, Event::Operator(Verb::Cancel));
+            }
             3 => Kind::KillNode(n),
             4 => Kind::KillAgent(n),
             5 => Kind::PauseAgent(n),
             6 => Kind::KillPostgres(n),
             7 => Kind::CutNode(n, Way::Both),
             8 => Kind::DiskSlow(n),
-            9 => match &self.federation {
-                Some(federation) => Kind::DeleteKey(federation.store),
+            of @ (9 | 14) => match &self.federation {
+                Some(federation) if of == 9 => Kind::DeleteKey(federation.store),
+                Some(federation) => Kind::StoreLate(federation.store),
                 None => return,
             },
             10..14 => return self.forsaken(n),
-            _ => return,
+            _ => Kind::PauseCoordinator(self.chance.index(self.coordinators.len())),
         };
         self.strikes_later(Fault { at, span, kind });
     }

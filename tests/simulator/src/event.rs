@@ -51,6 +51,8 @@ pub enum Event {
     Asked(usize, Box<Question>),
     /// Its answer arrives.
     Answer(Box<Reply>),
+    /// An agent sees that others stream from its server than before.
+    Streams(usize),
     /// Members' answers arrive.
     Peers(usize, ProcessId, BootTime, Vec<usize>),
     /// A client does the next thing.
@@ -98,6 +100,7 @@ impl fmt::Debug for Event {
             Self::Reset(n) => write!(f, "Reset({n})"),
             Self::Asked(n, _) => write!(f, "Asked({n})"),
             Self::Answer(_) => write!(f, "Answer"),
+            Self::Streams(n) => write!(f, "Streams({n})"),
             Self::Peers(n, ..) => write!(f, "Peers({n})"),
             Self::Client(c, turn) => write!(f, "Client({c}, {turn})"),
             Self::Write(n, _, c, w) => write!(f, "Write({n}, {c}, {w})"),

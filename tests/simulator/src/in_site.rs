@@ -84,6 +84,8 @@ impl World {
                 let site = self.nodes[n].site;
                 return self.schedule_at(at, Event::AskInSite(site));
             }
+            10 => Kind::StoreLate(self.sites[self.nodes[n].site].store),
+            11 => Kind::SilentWatch(n),
             _ => return,
         };
         self.strikes_later(Fault { at, span, kind });

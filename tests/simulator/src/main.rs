@@ -145,8 +145,11 @@ fn mutants(asked: &Asked) -> bool {
                             say(&format!("{mutant:?}: {} seeds, {invariant}: {what}", seed + 1));
                         }
                         None => {
-                            all.store(false, Ordering::Relaxed);
-                            say(&format!("{mutant:?}: not noticed in {} seeds", asked.seeds));
+                            let why = mutant.second_line();
+                            all.fetch_and(why.is_some(), Ordering::Relaxed);
+                            let why =
+                                why.map_or(String::new(), |why| format!(", as it may be: {why}"));
+                            say(&format!("{mutant:?}: not noticed in {} seeds{why}", asked.seeds));
                         }
                     }
                 }

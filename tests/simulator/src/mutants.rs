@@ -175,6 +175,23 @@ impl Mutant {
         }
     }
 
+    /// What it breaks is the second line behind another rule, which keeps the world safe alone: it survives,
+    /// and is told when it does not.
+    #[must_use]
+    pub fn second_line(self) -> Option<&'static str> {
+        match self {
+            Self::RenewalComparesNoPrimary => Some(
+                "every take puts a new `lease`, which a renewal and an acquire compare, and a token's \
+                 mark bars both; the compare on `primary` is for a promotion, which is not built",
+            ),
+            Self::TokenComparesNoLease => Some(
+                "the mark bars every other tenure of its site until `primary`, which a token compares, \
+                 has moved (protocol.md section 4)",
+            ),
+            _ => None,
+        }
+    }
+
     /// Bends what an agent goes by.
     pub(crate) fn misread(self, policy: &mut Policy) {
         if self == Self::PausedAgentActs {
@@ -186,12 +203,10 @@ impl Mutant {
     pub(crate) fn twist(self, me: &NodeName, view: &mut View) {
         match self {
             Self::ElectedByName => {
-                let now = view.now;
-                if let Some(leader) = view.site.as_mut().and_then(|site| site.leader.as_mut())
-                    && view.postgres.follows.is_none()
-                {
+                // What its renewals find of the key is bent where they read it.
+                let leader = view.site.as_mut().and_then(|site| site.leader.as_mut());
+                if let Some(leader) = leader.filter(|leader| leader.name == *me) {
                     leader.bound_to_my_lease = true;
-                    view.tenure.site = Deadline::at(now.plus(std::time::Duration::from_secs(5)));
                 }
             }
             Self::PublishBeforeEvidence => {
@@ -199,6 +214,7 @@ impl Mutant {
                     for sender in status.senders.values_mut() {
                         sender.flushed = Lsn::new(u64::MAX);
                         sender.synchronous = true;
+                        sender.streaming = true;
                     }
                 }
             }

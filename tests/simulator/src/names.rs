@@ -223,6 +223,7 @@ names! {
         Kind::Election(_) => "fault: Election",
         Kind::Compaction(_) => "fault: Compaction",
         Kind::DeleteKey(_) => "fault: DeleteKey",
+        Kind::DeleteAllKeys(_) => "fault: DeleteAllKeys",
         Kind::DiskFull(_) => "fault: DiskFull",
         Kind::DiskSlow(_) => "fault: DiskSlow",
         Kind::Drift(..) => "fault: Drift",
@@ -234,6 +235,9 @@ names! {
         Kind::PauseBoth(_) => "fault: PauseBoth",
         Kind::KillBoth(_) => "fault: KillBoth",
         Kind::Device(..) => "fault: Device",
+        Kind::StoreLate(_) => "fault: StoreLate",
+        Kind::SilentWatch(_) => "fault: SilentWatch",
+        Kind::PauseCoordinator(_) => "fault: PauseCoordinator",
     }
 }
 

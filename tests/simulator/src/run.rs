@@ -100,6 +100,7 @@ fn handle(sim: &Sim, event: Event) {
         Event::Reset(n) => world.reset(n),
         Event::Asked(n, question) => world.asked(sim, n, *question),
         Event::Answer(reply) => reply.arrives(),
+        Event::Streams(n) => world.server_changed(n),
         Event::Peers(n, process, asked, members) => {
             if world.nodes[n].agent == Some(process) {
                 world.peers(n, asked, &members);

@@ -33,6 +33,9 @@ use crate::tasks::Task;
 use crate::time::{Clock, MS, Nanos, SEC};
 use crate::trace::Trace;
 
+/// A round of an agent, as it is counted.
+pub const ROUND: &str = "round of an agent";
+
 /// The world, shared by the tasks of one thread.
 #[derive(Clone)]
 pub struct Sim(Arc<Mutex<World>>);
@@ -331,6 +334,7 @@ impl World {
     /// A decision was made.
     pub fn decided(&mut self, n: usize, view: &View, decision: &Decision) {
         self.trace.note(self.now, n as u64, decision.actions.len() as u64);
+        self.counters.count(ROUND);
         if matches!(decision.reason, Reason::Manual(_) | Reason::Requested(_)) {
             self.is_asked_for();
         }

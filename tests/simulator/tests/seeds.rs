@@ -7,6 +7,7 @@ use regent_simulator::mutants::Mutant;
 use regent_simulator::run::run;
 use regent_simulator::scenario::Plan;
 use regent_simulator::seeds;
+use regent_simulator::world::ROUND;
 
 /// So many seeds: they break nothing, and reach everything that rare.txt does not name.
 const SEEDS: u64 = counters::LONG;
@@ -28,6 +29,16 @@ fn every_invariant_holds_in_every_seed() {
     assert!(outcome.acknowledged > 1_000_000, "the clients wrote: {}", outcome.acknowledged);
     let amiss = outcome.counters.amiss();
     assert!(amiss.is_empty(), "never, or against rare.txt: {amiss:?}");
+}
+
+/// Three nodes and an hour without a fault: whoever looks five times a second looks 54,000 times.
+#[test]
+fn an_agent_that_has_nothing_to_do_sleeps() {
+    let only = Some(Vec::new());
+    let report = run(&Plan { seed: 12, explain: false, mutant: Mutant::None, only });
+    assert_eq!(report.violation, None);
+    let rounds = report.counters.all().get(ROUND).copied().unwrap_or_default();
+    assert!((500..12_000).contains(&rounds), "{rounds} rounds");
 }
 
 #[test]

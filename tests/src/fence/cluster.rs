@@ -63,6 +63,8 @@ const STEPS: Duration = Duration::from_secs(10);
 const STEPPED_WITHIN: f64 = 60.0;
 /// Longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Lines of a log that a failed repetition shows.
+const LAST_WORDS: usize = 8;
 /// Longest wait for the table.
 const TABLE: Duration = Duration::from_secs(30);
 
@@ -461,6 +463,19 @@ impl Cluster {
             std::fs::write(server, logs[1].text())?;
         }
         Ok(target)
+    }
+
+    /// The last lines of each agent's log, for a report that outlives the files.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let nodes = self.lab().layout().nodes.iter().zip(&self.logs);
+        let words = nodes.map(|(place, logs)| {
+            let text = logs[0].text();
+            let lines: Vec<&str> = text.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(LAST_WORDS)..).unwrap_or_default();
+            format!("{}:\n  {}\n", place.agent(), last.join("\n  "))
+        });
+        words.collect()
     }
 }
 

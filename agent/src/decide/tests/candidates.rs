@@ -556,6 +556,7 @@ impl Race {
         let answers = (0..NAMES.len()).filter(|n| *n != me).map(|n| {
             let node = &self.nodes[n];
             let answer = PeerAnswer {
+                without_data: false,
                 primary: false,
                 position: Lsn::new(node.end()),
                 timeline: Some(node.ancestry().timeline),

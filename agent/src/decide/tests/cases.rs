@@ -421,6 +421,7 @@ fn the_race_is_won_by_the_healthiest() {
         failover_priority: 1,
         age: Some(Duration::ZERO),
         ancestry: Some(history(3)),
+        without_data: false,
     };
     let mut fit = World::new();
     fit.leader(None);

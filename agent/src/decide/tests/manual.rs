@@ -35,6 +35,7 @@ fn world() -> World {
 
 fn answer(position: u64) -> PeerAnswer {
     PeerAnswer {
+        without_data: false,
         primary: false,
         position: Lsn::new(position),
         timeline: Some(TimelineId(3)),

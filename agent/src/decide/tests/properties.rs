@@ -234,6 +234,7 @@ fn switching(world: &mut World, draw: &Draw) {
         answers: [(
             name("a2"),
             PeerAnswer {
+                without_data: false,
                 primary: false,
                 position: regent_proto::Lsn::new(position),
                 timeline: Some(regent_proto::timeline::TimelineId(draw.timeline)),

@@ -201,6 +201,7 @@ fn answers(world: &mut World, who: &str, position: u64, timeline: Option<u32>) {
         failover_priority: 1,
         age: Some(Duration::ZERO),
         ancestry: None,
+        without_data: false,
     };
     world.view.peers.as_mut().expect("asked").answers.insert(name(who), answer);
 }

@@ -189,6 +189,7 @@ impl Site {
                 failover_priority: 1,
                 age: Some(Duration::ZERO),
                 ancestry: None,
+                without_data: false,
             };
             let others = answering.iter().filter(|other| *other != who);
             let answers = others.map(|other| (other.clone(), answer(other))).collect();

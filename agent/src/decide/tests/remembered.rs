@@ -76,6 +76,14 @@ fn a_standby_leaves_the_first_ttl_to_the_primary_and_then_needs_everybodys_word(
     assert_eq!(decides(&world), waits(Unfit::Unheard(name("a2"))));
     answers(&mut world);
     assert_eq!(decides(&world), (vec![Action::AcquireLeader], Reason::RaceWon));
+    // Its server starts, or replays what a crash left: it has more than it tells.
+    answers(&mut world).age = None;
+    assert_eq!(decides(&world), waits(Unfit::Unheard(name("a2"))));
+    answers(&mut world).position = Lsn::new(0);
+    assert_eq!(decides(&world), waits(Unfit::Unheard(name("a2"))));
+    let empty = answers(&mut world);
+    (empty.position, empty.age, empty.without_data) = (Lsn::new(0), None, true);
+    assert_eq!(decides(&world), (vec![Action::AcquireLeader], Reason::RaceWon));
     answers(&mut world).primary = true;
     assert_eq!(decides(&world), waits(Unfit::PrimaryAlive(name("a2"))));
     answers(&mut world).position = Lsn::new(501);

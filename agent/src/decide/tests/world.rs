@@ -254,6 +254,7 @@ impl World {
             failover_priority: 1,
             age: Some(Duration::ZERO),
             ancestry: Some(history(3)),
+            without_data: false,
         };
         let answers = [(name("a2"), answer)].into();
         self.view.peers = Some(PeersView { age: Duration::from_millis(10), answers });

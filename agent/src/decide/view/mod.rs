@@ -161,9 +161,18 @@ pub struct PeerAnswer {
     pub age: Option<Duration>,
     /// Its history; a Patroni member tells none.
     pub ancestry: Option<Ancestry>,
+    /// It has no copy of the database, or only a part of one.
+    pub without_data: bool,
 }
 
 impl PeerAnswer {
+    /// Whether it says what it has: a server that starts, or replays still, has more than it tells. Its data
+    /// may be the only ones with what was acknowledged.
+    #[must_use]
+    pub fn tells_what_it_has(&self) -> bool {
+        self.without_data || self.age.is_some() && self.position.get() > 0
+    }
+
     /// The promotion that began its timeline, where it knows.
     #[must_use]
     pub fn promotion(&self) -> Option<&PromotionId> {

@@ -1,9 +1,11 @@
 //! What goes wrong: drawn per seed in kind and rate, each with an end. What each does is `strike`'s.
 
 mod configuration;
+mod keys;
 mod strike;
 
 use crate::event::Event;
+use crate::mutants::Mutant;
 use crate::node::device::Quirk;
 use crate::time::{MIN, MS, Nanos, SEC};
 use crate::world::World;
@@ -56,6 +58,8 @@ pub enum Kind {
     StoreDown(usize),
     /// A store is slow.
     StoreSlow(usize),
+    /// Some requests to a store take effect long after their senders have given up.
+    StoreLate(usize),
     /// A store refuses writes.
     StoreFull(usize),
     /// A store's leader changes.
@@ -64,6 +68,8 @@ pub enum Kind {
     Compaction(usize),
     /// A key is deleted by hand.
     DeleteKey(usize),
+    /// Every key of a site's DCS is deleted at once: a wrong prefix, a store that was made anew.
+    DeleteAllKeys(usize),
     /// A node's disk is full.
     DiskFull(usize),
     /// A node's disk is slow.
@@ -86,6 +92,10 @@ pub enum Kind {
     KillBoth(usize),
     /// A watchdog device behaves oddly.
     Device(usize, Quirk),
+    /// A node's watches tell nothing more, and do not end.
+    SilentWatch(usize),
+    /// SIGSTOP to a coordinator.
+    PauseCoordinator(usize),
 }
 
 /// In which direction.
@@ -112,11 +122,38 @@ pub struct Extent {
     pub coordinators: usize,
 }
 
+/// The kinds, as [`World::draw_faults`] numbers them, that a mutant's runs draw most: those without which
+/// what it breaks is never needed. `None`: the seed's own.
+fn provoking(mutant: Mutant) -> Option<&'static [u64]> {
+    let kinds: &[u64] = match mutant {
+        // Late answers, and nobody to stop in order.
+        Mutant::DeadlineAnchoredAtReceive => &[2, 16],
+        // A key that carries the name of a life that is over, and nobody who tells of its end.
+        Mutant::ElectedByName => &[0, 33],
+        // Standbys that come back, and are slow.
+        Mutant::PublishBeforeEvidence => &[3, 6, 9, 22],
+        // Early ends, and nobody who tells of them.
+        Mutant::EarlyRevoke => &[18, 33],
+        // Late writes of a record that changes.
+        Mutant::RecordWithoutCompare => &[3, 6, 32],
+        // Late takers of a key that changes hands.
+        Mutant::LeaderKeyWithoutRecords => &[1, 32],
+        // Late handovers and roll-backs, and handovers that nobody answers.
+        Mutant::HandoverAsAPut => &[32],
+        Mutant::RollBackAsAPut => &[2, 10, 32, 32],
+        // Coordinators that go on where they stood still.
+        Mutant::WriteWithoutItsLeadershipCompare => &[32, 34],
+        _ => return None,
+    };
+    Some(kinds)
+}
+
 impl World {
     /// Draws the faults of a run: a few kinds, each at a rate of its own.
     pub fn draw_faults(&mut self, extent: Extent, count: usize, harsh: Nanos) -> Vec<Fault> {
-        const KINDS: u64 = 32;
-        let favoured: Vec<u64> = (0..6).map(|_| self.chance.below(KINDS)).collect();
+        const KINDS: u64 = 36;
+        let drawn: Vec<u64> = (0..6).map(|_| self.chance.below(KINDS)).collect();
+        let favoured = provoking(self.mutant).map_or(drawn, <[u64]>::to_vec);
         let mut faults: Vec<Fault> = (0..count)
             .filter_map(|_| {
                 let kind = if self.chance.one_in(3) {
@@ -180,6 +217,16 @@ impl World {
             29 => Kind::PauseBoth(n),
             30 => Kind::KillBoth(n),
             31 => Kind::Device(n, *self.chance.pick(Quirk::ALL)?),
+            32 => {
+                let quorum = self.federation.as_ref().map(|federation| federation.store);
+                let quorum = quorum.filter(|_| self.chance.one_in(2));
+                Kind::StoreLate(quorum.unwrap_or(store))
+            }
+            33 => Kind::SilentWatch(n),
+            34 if extent.coordinators > 0 => {
+                Kind::PauseCoordinator(self.chance.index(extent.coordinators))
+            }
+            35 => Kind::DeleteAllKeys(self.sites[self.nodes[n].site].store),
             _ => return None,
         })
     }

@@ -64,10 +64,12 @@ impl World {
                 self.stores[store].expire_early(now, &mut self.chance);
                 self.store_changed(store);
             }
+            Kind::StoreLate(store) => self.stores[store].late = 40 * SEC,
             Kind::StoreFull(store) => self.stores[store].read_only = true,
             Kind::Election(store) => self.stores[store].down = true,
             Kind::Compaction(store) => self.stores[store].compact(0),
             Kind::DeleteKey(store) => self.delete_key(store),
+            Kind::DeleteAllKeys(store) => self.delete_all_keys(store),
             Kind::DiskFull(n) => self.disk_full(n, true),
             Kind::DiskSlow(n) => self.server(n).slow = 3 * SEC,
             Kind::Drift(n, ppm) => {
@@ -95,6 +97,8 @@ impl World {
                 self.guardian_dies(n);
             }
             Kind::Device(n, quirk) => self.set_quirk(n, quirk),
+            Kind::SilentWatch(n) => self.nodes[n].hears_no_news = true,
+            Kind::PauseCoordinator(c) => self.pause_coordinator(c, true),
         }
     }
 
@@ -125,6 +129,7 @@ impl World {
         match fault.kind {
             Kind::KillAgent(_) | Kind::StopAgent(_) | Kind::KillPostgres(_) => {}
             Kind::Compaction(_) | Kind::DeleteKey(_) | Kind::WallStep(_) => {}
+            Kind::DeleteAllKeys(store) => self.accept_epoch(store),
             Kind::PauseAgent(n) | Kind::PausePostgres(n) | Kind::PauseGuardian(n)
                 if self.nodes[n].suspended.is_some() => {}
             Kind::PauseAgent(n) => self.pause_agent(n, false),
@@ -153,6 +158,7 @@ impl World {
             Kind::Loss => self.net.loss = 0,
             Kind::StoreDown(store) | Kind::Election(store) => self.store_is_back(store),
             Kind::StoreSlow(store) => self.stores[store].slow = 0,
+            Kind::StoreLate(store) => self.stores[store].late = 0,
             Kind::StoreFull(store) => self.stores[store].read_only = false,
             Kind::DiskFull(n) => self.disk_full(n, false),
             Kind::DiskSlow(n) => self.server(n).slow = 0,
@@ -175,6 +181,8 @@ impl World {
             }
             Kind::KillBoth(_) => {}
             Kind::Device(n, _) => self.set_quirk(n, Quirk::None),
+            Kind::SilentWatch(n) => self.nodes[n].hears_no_news = false,
+            Kind::PauseCoordinator(c) => self.pause_coordinator(c, false),
         }
     }
 
@@ -206,24 +214,6 @@ impl World {
             self.stores[store].down = false;
             self.stores[store].elect(now, &mut self.chance);
             self.lease_timer(store);
-        }
-    }
-
-    fn delete_key(&mut self, store: usize) {
-        let keys: Vec<String> = self.stores[store]
-            .keys()
-            .filter(|key| {
-                let last = key.rsplit('/').next().unwrap_or_default();
-                key.contains("/members/")
-                    || key.contains("/operations/")
-                    || ["leader", "status", "history"].contains(&last)
-            })
-            .cloned()
-            .collect();
-        if let Some(key) = self.chance.pick(&keys).cloned() {
-            self.explain(usize::MAX, "FAULT", || format!("deletes {key}"));
-            self.stores[store].delete(&key);
-            self.store_changed(store);
         }
     }
 

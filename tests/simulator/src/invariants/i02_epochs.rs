@@ -71,5 +71,10 @@ pub(super) fn check(world: &mut World, store: usize) {
             world.broken("I2", format!("`primary` went {names}: {before:?} to {after:?}"));
         }
         super::i30_accepted_loss::check(world, store, &before, &after);
+        let posted = matches!(after.state, PrimaryState::Token { .. });
+        let site = world.sites.iter().position(|site| site.name == after.holder);
+        if let Some(site) = site.filter(|_| posted) {
+            super::i12_after_the_stop::check_token(world, site);
+        }
     }
 }

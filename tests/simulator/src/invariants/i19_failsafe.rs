@@ -42,9 +42,13 @@ fn members(world: &mut World, n: usize) {
 pub(super) fn word_of_members(world: &World, n: usize) -> Result<(), String> {
     let (site, me) = (world.nodes[n].site, &world.nodes[n].name);
     let key = world.site_key(site, SiteKey::Failsafe).unwrap_or_default();
-    let record = world.stores[world.sites[site].store].entry(&key);
+    let store = &world.stores[world.sites[site].store];
+    // A person who deletes the record takes nobody's word back: those whom it named are bound by their own
+    // notes, and its leader goes on asking all of them.
+    let removed = store.removed.get(&key).map(Vec::as_slice);
+    let record = store.entry(&key).map(|entry| &entry.value[..]).or(removed);
     let named: BTreeMap<String, String> =
-        record.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default();
+        record.and_then(|record| serde_json::from_slice(record).ok()).unwrap_or_default();
     if !named.contains_key(me.as_str()) {
         return Err("no record names it".to_owned());
     }

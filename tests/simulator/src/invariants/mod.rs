@@ -4,22 +4,27 @@
 mod i01_single_acknowledger;
 mod i02_epochs;
 mod i03_no_acknowledged_loss;
+mod i04_overlap;
 mod i07_deadline;
 pub(crate) mod i08_watchdog;
+mod i12_after_the_stop;
 mod i14_history;
 mod i18_pause;
 mod i19_failsafe;
 mod i20_progress;
 mod i21_config;
 mod i27_opens_as_holder;
+mod i29_by_the_elected;
 mod i30_accepted_loss;
 
 use std::collections::BTreeMap;
 
 use regent_agent::decide::Action;
 use regent_agent::decide::view::Stage;
+use regent_dcs::Txn;
 use regent_proto::record::Primary;
 
+use crate::network::HostId;
 use crate::world::World;
 
 /// A broken one.
@@ -44,6 +49,10 @@ pub struct Checks {
     pub primary: Option<(u64, Primary)>,
     /// Nodes whose leader key went with its lease, and when.
     pub lapsed: BTreeMap<usize, u64>,
+    /// Which node held the leader key of each site.
+    pub leaders: BTreeMap<usize, usize>,
+    /// The revision of the record `sync` that was held against whoever acknowledged last.
+    pub sync: Option<u64>,
     /// When something was last acknowledged.
     pub last_acknowledgement: u64,
     /// A server that must not be demoted, with its life, and until when.
@@ -69,6 +78,7 @@ impl World {
         self.checks.last_acknowledgement = self.now;
         i18_pause::check(self, n);
         i01_single_acknowledger::check(self, n);
+        i04_overlap::check(self, n);
         i07_deadline::check(self, n);
         i08_watchdog::check(self, n, "acknowledges");
         i19_failsafe::check(self, n);
@@ -102,6 +112,7 @@ impl World {
         i08_watchdog::check(self, n, "opens");
         i27_opens_as_holder::check(self, n);
         i03_no_acknowledged_loss::check(self, n);
+        i04_overlap::check(self, n);
     }
 
     /// The run is over.
@@ -111,9 +122,16 @@ impl World {
         }
     }
 
+    /// A transaction from this machine was applied.
+    pub(crate) fn on_write(&mut self, store: usize, host: HostId, txn: &Txn) {
+        i29_by_the_elected::check(self, store, host, txn);
+    }
+
     /// A store has changed.
     pub(crate) fn check_store(&mut self, store: usize) {
         i02_epochs::check(self, store);
+        i04_overlap::check_store(self, store);
+        i12_after_the_stop::check(self, store);
         i07_deadline::note_leases(self, store);
     }
 }

@@ -22,7 +22,7 @@ use regent_proto::time::Deadline;
 use super::agent::Agent;
 use crate::event::Event;
 use crate::mutants::Mutant;
-use crate::postgres::{Process, life::Stage};
+use crate::postgres::{Data, Process, life::Stage};
 use crate::time::{MS, nanos};
 use crate::world::{ProcessId, World};
 
@@ -463,6 +463,7 @@ impl World {
                     // Read as it is asked.
                     age: answers.then_some(Duration::ZERO),
                     ancestry: answers.then(|| server.wal.ancestry()),
+                    without_data: server.data != Data::Cluster,
                 };
                 (self.nodes[*m].name.clone(), answer)
             })

@@ -78,6 +78,15 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// What is remembered of the cluster outlives this process; where the disk is full, what was before.
+    fn keep_cluster(&self) {
+        let mut world = self.sim.world();
+        let node = &mut world.nodes[self.n];
+        if !node.server.full && node.cluster != self.memory.cluster {
+            node.cluster.clone_from(&self.memory.cluster);
+        }
+    }
+
     pub(super) async fn run(mut self) {
         loop {
             if let Some(timing) = self.observe_dynamic() {
@@ -96,6 +105,7 @@ impl Agent {
             let asked = decision.memory.request.as_ref().map(|under_way| under_way.stage);
             let again = self.act(&decision.actions, asked, &view).await;
             self.memory = decision.memory;
+            self.keep_cluster();
             if self.sim.world().nodes[self.n].mail.stop {
                 return self.shut_down(&view).await;
             }

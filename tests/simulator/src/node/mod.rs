@@ -14,6 +14,7 @@ use std::sync::Arc;
 use regent_agent::config::Config;
 use regent_agent::decide::Reason;
 use regent_agent::decide::freeze::{Frozen, Reading};
+use regent_agent::decide::remembered::Remembered;
 use regent_agent::decide::view::{DiskEpoch, FinishedJob, JobKind, PeerAnswer, Request};
 use regent_agent::fence::Deadlines;
 use regent_guardian::page::{Because, Page, WatchdogWanted};
@@ -102,6 +103,8 @@ pub struct Node {
     pub word: failsafe::Paper,
     /// Wakes the agent's main loop.
     pub wake: Arc<Notify>,
+    /// Its watches are silent: only what it reads tells it of changes.
+    pub hears_no_news: bool,
     /// What it will find.
     pub mail: Mailbox,
     /// The job that runs, with its number.
@@ -110,6 +113,8 @@ pub struct Node {
     pub checkpoint: Option<u64>,
     /// `DATA_DIR.regent-epoch`.
     pub epoch: DiskEpoch,
+    /// `DATA_DIR.regent-cluster`.
+    pub cluster: Option<Remembered>,
     /// The last reason.
     pub decided: Option<Reason>,
     /// In words, for explanations.

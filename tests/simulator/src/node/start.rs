@@ -225,6 +225,8 @@ impl World {
             tenures: tenures.clone(),
         });
         let failsafe_observer = FailsafeObserver::new(&config, failsafe.clone(), targets);
+        let cluster = self.nodes[n].cluster.clone();
+        let memory = Memory { cluster, ..Memory::of_a_new_process() };
         Agent {
             sim: sim.clone(),
             n,
@@ -246,7 +248,7 @@ impl World {
             global,
             site_seen: None,
             global_seen: None,
-            memory: Memory::of_a_new_process(),
+            memory,
             finished: None,
             wake,
             tenures,

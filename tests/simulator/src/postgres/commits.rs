@@ -17,7 +17,7 @@ pub struct Pending {
 
 /// `synchronous_standby_names` as the product writes it: nothing, `"a"`, `N ("a","b")` or
 /// `ANY N ("a","b")`. How many, of whom, and whether any of them do.
-fn parse(list: &str) -> (usize, Vec<&str>, bool) {
+pub(crate) fn parse(list: &str) -> (usize, Vec<&str>, bool) {
     let names: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
     let any = list.starts_with("ANY ");
     let number = list.trim_start_matches("ANY ").split('(').next();

@@ -10,6 +10,10 @@ use crate::world::World;
 
 /// `wal_receiver_timeout` and `wal_sender_timeout`: a silent way is given up after this long.
 const SILENT: Nanos = 10 * SEC;
+/// Records of one message: whoever was away for long catches up by and by.
+const PART: usize = 16;
+/// How often a primary looks who streams from it while commits wait, or are to: as the product's loop.
+const STANDBYS_AGAIN: Nanos = 200 * MS;
 /// `wal_retrieve_retry_interval`.
 const RETRY: Nanos = 2 * SEC;
 
@@ -22,7 +26,7 @@ pub struct Connection {
     pub to: usize,
     /// What the standby has confirmed.
     pub flushed: u64,
-    /// It has caught up once.
+    /// Everything was sent once.
     pub streaming: bool,
     /// A message is on its way.
     pending: bool,
@@ -97,8 +101,17 @@ impl World {
 
     /// The receiver of `n` ends.
     pub(crate) fn end_receiver(&mut self, n: usize) {
-        if let Some(id) = self.server(n).receiver.take() {
-            self.connections.remove(&id);
+        let id = self.server(n).receiver.take();
+        if let Some(connection) = id.and_then(|id| self.connections.remove(&id)) {
+            self.streams_changed(connection.from);
+        }
+    }
+
+    /// The agent of a primary sees it with its next look, without a round of its own.
+    fn streams_changed(&mut self, from: usize) {
+        if self.synchronous && self.nodes[from].server.writable() {
+            let span = self.chance.below(STANDBYS_AGAIN);
+            self.schedule(span, Event::Streams(from));
         }
     }
 
@@ -156,6 +169,7 @@ impl World {
             }
             self.connections.remove(&id);
             self.server(to).receiver = None;
+            self.streams_changed(from);
             self.connect_later(to, RETRY);
             return;
         }
@@ -165,7 +179,7 @@ impl World {
             return;
         }
         let before = down.server.wal.end();
-        let upstream = self.nodes[from].server.wal.clone_from(down.server.wal.end());
+        let upstream = self.nodes[from].server.wal.part(before, PART);
         let fits = self.nodes[to].server.wal.receive(&upstream);
         if !fits {
             self.server(to).corrupt = true;
@@ -178,6 +192,12 @@ impl World {
         let back = self.net.latency(&mut self.chance, self.nodes[to].host, self.nodes[from].host);
         let end = self.nodes[to].server.wal.end();
         self.schedule(flush + back, Event::Confirmed(id, end));
+        if end >= self.nodes[from].server.wal.end()
+            && let Some(connection) = self.connections.get_mut(&id)
+            && !std::mem::replace(&mut connection.streaming, true)
+        {
+            self.streams_changed(from);
+        }
         // A cascade goes on from here.
         if end > before {
             self.wal_grew(to);
@@ -189,7 +209,6 @@ impl World {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let from = connection.from;
         connection.flushed = connection.flushed.max(end);
-        connection.streaming = true;
         // Two standbys may stream to each other: nothing is sent for its own sake.
         if end < self.nodes[from].server.wal.end() {
             self.ship_soon(id);

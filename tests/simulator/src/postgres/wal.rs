@@ -134,16 +134,24 @@ impl Wal {
         let from = upstream.upto(self.end());
         let fits = upstream.records.get(from.wrapping_sub(1)) == self.records.last();
         self.records.extend_from_slice(upstream.records.get(from..).unwrap_or_default());
-        self.timeline = upstream.timeline;
-        self.switches.clone_from(&upstream.switches);
+        // It turns to a timeline where the first record of that one is.
+        self.timeline = self.records.last().map_or(upstream.timeline, |record| record.timeline);
+        let left = |switch: &&Switch| switch.timeline.0 < self.timeline;
+        self.switches = upstream.switches.iter().filter(left).cloned().collect();
         self.names.clone_from(&upstream.names);
         fits
     }
 
-    /// Whether the write is there.
+    /// Where the write is, looked for from the end.
     #[must_use]
-    pub fn holds(&self, id: u64) -> bool {
-        self.records.iter().rev().any(|record| record.id == id)
+    pub fn find(&self, id: u64) -> Option<&Record> {
+        self.records.iter().rev().find(|record| record.id == id)
+    }
+
+    /// Whether this very record is there.
+    #[must_use]
+    pub fn holds(&self, record: &Record) -> bool {
+        self.records.get(self.upto(record.end).wrapping_sub(1)) == Some(record)
     }
 }
 
@@ -154,12 +162,13 @@ pub fn crashed(in_recovery: bool) -> ControlState {
 }
 
 impl Wal {
-    /// The part that a standby at `end` lacks, with the record before it.
+    /// The next part that a standby at `end` lacks, of so many records at most, with the one before it.
     #[must_use]
-    pub fn clone_from(&self, end: u64) -> Self {
+    pub fn part(&self, end: u64, most: usize) -> Self {
         let from = self.upto(end).saturating_sub(1);
+        let records = self.records.get(from..).unwrap_or_default();
         Self {
-            records: self.records.get(from..).unwrap_or_default().to_vec(),
+            records: records.iter().take(most + 1).copied().collect(),
             timeline: self.timeline,
             switches: self.switches.clone(),
             names: self.names.clone(),

@@ -66,6 +66,8 @@ pub struct SimStore {
 struct Last {
     ttl: Option<Duration>,
     bound: Option<Entry>,
+    /// The lease that was granted, or renewed.
+    lease: Option<LeaseId>,
 }
 
 impl fmt::Debug for SimStore {
@@ -130,6 +132,19 @@ impl SimStore {
         self.sim.world().mutant
     }
 
+    /// A mutant's: a key that carries the name of this node hangs on its own lease, whosever that was.
+    fn by_name(&self, entry: &mut Entry) {
+        let world = self.sim.world();
+        let node = world.programs.get(self.process.0).and_then(|program| program.node);
+        let name = node.map(|n| world.nodes[n].name.as_str().as_bytes());
+        if world.mutant == Mutant::ElectedByName
+            && entry.lease.is_some()
+            && name.is_some_and(|name| entry.value == name)
+        {
+            entry.lease = self.last().lease.or(entry.lease);
+        }
+    }
+
     fn last(&self) -> MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,7 +205,10 @@ impl Store for SimStore {
         match self.call(Request::Get(key.to_owned()), timeout, false).await {
             Err(_) if self.mutant() == Mutant::UnknownExtends => Ok(self.last().bound.clone()),
             Err(error) => Err(error),
-            Ok(Answer::Entry(entry)) => {
+            Ok(Answer::Entry(mut entry)) => {
+                if let Some(entry) = &mut entry {
+                    self.by_name(entry);
+                }
                 self.last().bound = entry.clone().filter(|entry| entry.lease.is_some());
                 Ok(entry)
             }
@@ -219,7 +237,10 @@ impl Store for SimStore {
 
     async fn grant(&self, ttl: Duration, timeout: Duration) -> Result<GrantedLease, StoreError> {
         match self.call(Request::Grant(ttl), timeout, true).await? {
-            Answer::Granted(lease) => Ok(lease),
+            Answer::Granted(lease) => {
+                self.last().lease = Some(lease.id);
+                Ok(lease)
+            }
             other => Err(self.odd(&other)),
         }
     }
@@ -234,6 +255,7 @@ impl Store for SimStore {
                 Some(_) | None => Err(error),
             },
             Ok(Answer::Renewal(Renewal::Renewed { ttl })) => {
+                self.last().lease = Some(lease);
                 let before = self.last().ttl.replace(ttl);
                 if let Some(before) =
                     before.filter(|_| self.mutant() == Mutant::TtlOfTheFormerLease)

@@ -112,6 +112,8 @@ pub struct StoreModel {
     pub slow: Nanos,
     /// Writes are refused (no space).
     pub read_only: bool,
+    /// One request in three lies somewhere on its way for up to so long, and takes effect all the same.
+    pub late: Nanos,
     /// When leases are looked at next.
     pub timer: Nanos,
     revision: u64,
@@ -122,6 +124,10 @@ pub struct StoreModel {
     log: Vec<Event>,
     /// Keys that went because nobody renewed their lease, with what they carried.
     pub lapsed: Vec<(String, Vec<u8>)>,
+    /// Keys that went by a person's hand.
+    pub by_hand: Vec<String>,
+    /// What they said.
+    pub removed: BTreeMap<String, Vec<u8>>,
     resting: BTreeMap<String, Nanos>,
 }
 
@@ -136,6 +142,7 @@ impl StoreModel {
             down: false,
             slow: 0,
             read_only: false,
+            late: 0,
             timer: 0,
             revision: 1,
             compacted: 1,
@@ -144,6 +151,8 @@ impl StoreModel {
             last_lease: 0,
             log: Vec::new(),
             lapsed: Vec::new(),
+            by_hand: Vec::new(),
+            removed: BTreeMap::new(),
             resting: BTreeMap::new(),
         }
     }
@@ -176,10 +185,15 @@ impl StoreModel {
         let due: Vec<i64> =
             self.leases.iter().filter(|(_, l)| l.expires <= now).map(|(id, _)| *id).collect();
         for id in due {
-            let bound = self.entries.values().filter(|entry| entry.lease == Some(LeaseId(id)));
-            self.lapsed.extend(bound.map(|entry| (entry.key.clone(), entry.value.to_vec())));
-            self.end_lease(id, now);
+            self.lapse(id, now);
         }
+    }
+
+    /// A lease ends, and nobody asked for it.
+    fn lapse(&mut self, id: i64, now: Nanos) {
+        let bound = self.entries.values().filter(|entry| entry.lease == Some(LeaseId(id)));
+        self.lapsed.extend(bound.map(|entry| (entry.key.clone(), entry.value.to_vec())));
+        self.end_lease(id, now);
     }
 
     /// How long after its TTL a lease ends (hazards.md 3.3: etcd scans twice a second; Consul
@@ -215,8 +229,10 @@ impl StoreModel {
 
     /// A key goes, by a person's hand.
     pub fn delete(&mut self, key: &str) {
-        if self.entries.contains_key(key) {
+        if let Some(entry) = self.entries.get(key) {
+            self.removed.insert(key.to_owned(), entry.value.to_vec());
             self.revision += 1;
+            self.by_hand.push(key.to_owned());
             self.remove(key);
         }
     }
@@ -236,7 +252,7 @@ impl StoreModel {
     pub fn expire_early(&mut self, now: Nanos, chance: &mut Chance) {
         let ids: Vec<i64> = self.leases.keys().copied().collect();
         if let Some(id) = chance.pick(&ids).copied() {
-            self.end_lease(id, now);
+            self.lapse(id, now);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Requests on their way to a store, answers and news on their way back, and leases that come due.
 
-use regent_dcs::StoreError;
+use regent_dcs::{StoreError, TxnOutcome};
 
 use super::client::{Call, Watching};
 use super::{Answer, Request};
@@ -36,10 +36,16 @@ impl World {
         };
         let lost = self.net.loss > 0 && self.chance.one_in(self.net.loss);
         if self.reaches_store(host, store) && !lost {
-            let span = self.way_to(host, store);
+            let span = self.way_to(host, store) + self.held_up(store);
             self.schedule(span, Event::Arrive(id, store, host, Box::new(request)));
         }
         id
+    }
+
+    /// A proxy, a full queue, a packet that is sent again and again: who sent it may have given up long ago.
+    fn held_up(&mut self, store: usize) -> Nanos {
+        let late = self.stores.get(store).map_or(0, |store| store.late);
+        if late > 0 && self.chance.one_in(3) { self.chance.below(late) } else { 0 }
     }
 
     fn way_to(&mut self, host: HostId, store: usize) -> Nanos {
@@ -67,6 +73,10 @@ impl World {
         }
         if before != after {
             self.trace.note(now, 1000 + store as u64, after.0);
+            if let (Request::Txn(txn), Answer::Txn(TxnOutcome::Applied { .. })) = (request, &answer)
+            {
+                self.on_write(store, host, txn);
+            }
             self.store_changed(store);
         }
         let lost = self.net.loss > 0 && self.chance.one_in(self.net.loss);
@@ -155,7 +165,9 @@ impl World {
         let (store, process) = (watching.store, watching.process);
         let Some(host) = self.programs.get(process.0).map(|program| program.host) else { return };
         let down = self.stores.get(store).is_none_or(|model| model.down);
-        if down || !self.answers_back(store, host) || !self.reaches_store(host, store) {
+        let node = self.programs.get(process.0).and_then(|program| program.node);
+        let silent = node.is_some_and(|n| self.nodes[n].hears_no_news);
+        if down || silent || !self.answers_back(store, host) || !self.reaches_store(host, store) {
             self.schedule(SEC, Event::News(id));
             return;
         }
@@ -165,7 +177,7 @@ impl World {
     /// A store call ended like this.
     pub fn store_said(&mut self, answer: &Result<Answer, StoreError>) {
         match answer {
-            Ok(Answer::Txn(regent_dcs::TxnOutcome::Conflict { .. })) => {
+            Ok(Answer::Txn(TxnOutcome::Conflict { .. })) => {
                 self.counters.count("store: conflict");
             }
             Ok(_) => {}
