@@ -24,6 +24,12 @@ EXPLAIN ?=
 MINIMISE ?=
 export REGENT_TOOLS ?= $(CURDIR)/.tools
 
+# Clusters of the tests live in memory where there is room: dozens of initdb, copies and rewinds sync every
+# file, and no test pulls the plug. TMPDIR, where it is set, decides.
+memory := /dev/shm
+room := $(shell [ -w $(memory) ] && df --output=avail -k $(memory) | awk 'NR == 2 && $$1 > 8000000')
+test fence-report fence-mutants: export TMPDIR ?= $(if $(room),$(memory),/tmp)
+
 target := $(or $(CARGO_TARGET_DIR),target)
 regentctl := $(target)/debug/regentctl
 keep := $(if $(filter-out 0 no false,$(KEEP)),--keep)

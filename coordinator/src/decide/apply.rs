@@ -13,7 +13,9 @@ use regent_proto::name::SiteName;
 use regent_proto::record::{
     Primary, PrimaryState, RunningOperation, TopologyRecord, Unknown, VERSION,
 };
-use regent_proto::topology::{Finding, Link, Policy, Site, SiteKind, StoreKind, Topology};
+use regent_proto::topology::{
+    Automatic, AutomaticPromotion, Finding, Link, Policy, Site, SiteKind, Span, StoreKind, Topology,
+};
 use regent_proto::transactions;
 
 use super::plan::{NoPlan, deciding};
@@ -293,12 +295,37 @@ fn policy_changes(old: &Policy, new: &Policy, changes: &mut Vec<String>) {
     if old.failsafe != new.failsafe {
         changes.push(format!("policy.failsafe {} → {}", old.failsafe.name(), new.failsafe.name()));
     }
+    if old.automatic_promotion != new.automatic_promotion {
+        changes.push(format!(
+            "policy.automatic_promotion {} → {}",
+            automatic(&old.automatic_promotion),
+            automatic(&new.automatic_promotion)
+        ));
+    }
     if old.switchover_max_lag != new.switchover_max_lag {
         changes.push(format!(
             "policy.switchover_max_lag {} → {}",
             String::from(old.switchover_max_lag),
             String::from(new.switchover_max_lag)
         ));
+    }
+}
+
+fn automatic(policy: &AutomaticPromotion) -> String {
+    let span = |span: Span| String::from(span);
+    match policy.mode {
+        Automatic::Off => "off".to_owned(),
+        Automatic::ObserveOnly | Automatic::On => format!(
+            "{} after {}, loss of at most {}{}, cool_down {}, {} a day",
+            policy.mode.name(),
+            span(policy.after),
+            policy.accept_loss_age.map_or("0s".to_owned(), span),
+            policy
+                .accept_loss_bytes
+                .map_or(String::new(), |size| { format!(" and {}", String::from(size)) }),
+            span(policy.cool_down),
+            policy.per_day
+        ),
     }
 }
 

@@ -7,12 +7,13 @@
 //! for safety.
 //!
 //! Order of a round: the quorum answers → this coordinator is elected → the records can be read →
-//! the running operation → the assignments.
+//! the running operation → a dark region, where the topology says so → the assignments.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod apply;
 pub mod assignments;
+pub mod automatic;
 mod election;
 pub mod fencing;
 pub mod picture;
@@ -205,9 +206,24 @@ fn govern(federation: &Federation<'_>) -> Judgement {
     if advance.write.is_some() {
         return (advance.write, advance.wake, advance.reason);
     }
+    let dark = automatic::judge(federation);
+    let wake = advance.wake.into_iter().chain(dark.as_ref().map(|dark| dark.due));
+    let wake = wake.filter(|at| *at > federation.view.now).min();
+    let reason = |dark: &automatic::Dark| Reason::RegionDark {
+        site: federation.primary.value.holder.clone(),
+        answer: dark.answer.clone(),
+    };
+    if let Some(dark) = &dark
+        && dark.write.is_some()
+    {
+        return (dark.write.clone(), wake, reason(dark));
+    }
     match assignments::due(federation) {
-        Some((write, sites)) => (Some(write), advance.wake, Reason::Assigning { sites }),
-        None => (advance.note, advance.wake, advance.reason),
+        Some((write, sites)) => (Some(write), wake, Reason::Assigning { sites }),
+        None => match &dark {
+            Some(dark) if advance.reason == Reason::AtRest => (None, wake, reason(dark)),
+            Some(_) | None => (advance.note, wake, advance.reason),
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use regent_proto::record::{Lease, Outcome, PrimaryState, ReportedRole};
 
 use super::plan::{deciding, lag_bytes};
 use super::view::{Freshness, Quorum, Seen, View};
-use super::{Federation, Memory, Policy, election};
+use super::{Federation, Memory, Policy, automatic, election};
 
 /// The picture's judgement.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -86,6 +86,7 @@ pub fn safety(policy: &Policy, view: &View) -> Safety {
             let federation = Federation { policy, memory: &memory, view, topology, primary };
             primary_reasons(&federation, &mut reasons);
             standby_reasons(&federation, &mut reasons);
+            warnings.extend(automatic::told(&federation));
             loss_now(&federation)
         }
     };

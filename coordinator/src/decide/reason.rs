@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::automatic::Answer;
 use regent_proto::name::{CoordinatorName, OperationId, SiteName};
 use regent_proto::record::SwitchoverStep;
 
@@ -48,6 +49,13 @@ pub enum Reason {
         operation: OperationId,
         /// For which site.
         to: SiteName,
+    },
+    /// The primary site is dark, and the topology says what comes of it.
+    RegionDark {
+        /// Which.
+        site: SiteName,
+        /// What comes of it.
+        answer: Answer,
     },
     /// A switchover goes on.
     Switchover {
@@ -234,6 +242,9 @@ impl fmt::Display for Reason {
                 "`primary` is fenced for {to} by {operation}, which does not run or has no record that can \
                  be read: the fence is lifted unless {to} takes in time"
             ),
+            Self::RegionDark { site, answer } => {
+                write!(f, "automatic promotion: {site} is dark; {answer}")
+            }
             Self::Switchover { operation, step, waits_for } if waits_for.is_empty() => {
                 write!(f, "switchover {operation}: {step}")
             }

@@ -6,6 +6,8 @@ mod agents;
 #[cfg(test)]
 mod assigning;
 #[cfg(test)]
+mod automatic;
+#[cfg(test)]
 mod checks;
 #[cfg(test)]
 mod end_to_end;

@@ -86,7 +86,7 @@ impl World {
         let federation: regent_proto::name::FederationName = "f".parse().expect("a label");
         let keys = GlobalKeys::new(&federation);
         let mut world = Self {
-            now: BootTime::from_nanos(1_000_000_000_000),
+            now: BootTime::from_nanos(1_000_000_000_000_000),
             entries: BTreeMap::new(),
             keys,
             memory: Memory::default(),

@@ -263,7 +263,13 @@ impl Topology {
                 ),
             });
         }
-        Ok(())
+        match self.policy.automatic_promotion.problem(self.policy.primary_ttl) {
+            None => Ok(()),
+            Some((place, problem)) => Err(TopologyError::Timing {
+                place: format!("policy.automatic_promotion.{place}"),
+                problem,
+            }),
+        }
     }
 
     pub(super) fn findings(&self) -> Vec<Finding> {

@@ -5,6 +5,7 @@
 //! what is accepted. Things that are allowed but dangerous are named [`Warning`]s, which a lab
 //! topology can silence by name.
 
+mod automatic;
 mod check;
 mod units;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{FederationName, NodeName, SiteName};
 
+pub use automatic::{Automatic, AutomaticPromotion};
 pub use check::{Finding, TopologyError, Warning};
 pub use units::{Size, Span};
 
@@ -139,6 +141,9 @@ pub struct Policy {
     /// agents by it; elsewhere it is `failsafe_mode` and `federation.promise` of each site.
     #[serde(skip_serializing_if = "Failsafe::is_off")]
     pub failsafe: Failsafe,
+    /// Whether a region that went dark is replaced without a person.
+    #[serde(skip_serializing_if = "AutomaticPromotion::is_default")]
+    pub automatic_promotion: AutomaticPromotion,
 }
 
 /// Which levels of failsafe are on.
@@ -196,6 +201,7 @@ impl Default for Policy {
             handover_span: Span(Duration::from_secs(30)),
             follow_timeout: Span(Duration::from_secs(120)),
             failsafe: Failsafe::Off,
+            automatic_promotion: AutomaticPromotion::default(),
         }
     }
 }

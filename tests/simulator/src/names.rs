@@ -194,6 +194,7 @@ names! {
         Judged::Assigning { .. } => "coordinator: Assigning",
         Judged::OperationMissing { .. } => "coordinator: OperationMissing",
         Judged::FenceAbandoned { .. } => "coordinator: FenceAbandoned",
+        Judged::RegionDark { .. } => "coordinator: RegionDark",
         Judged::Switchover { .. } => "coordinator: Switchover",
         Judged::AtRest => "coordinator: AtRest",
     }

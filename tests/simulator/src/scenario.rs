@@ -122,7 +122,7 @@ pub fn build(plan: &Plan) -> World {
     world.failsafe = world.chance.one_in(2);
     world.quorum = by_quorum(plan.seed);
     if federated {
-        federate(&mut world);
+        federate(&mut world, automatic(plan.seed));
     } else {
         let nodes = nodes_of_a_site(&mut world);
         add_site(&mut world, "eu", nodes, false);
@@ -169,6 +169,17 @@ fn by_quorum(seed: u64) -> bool {
     matches!(seed % 8, 5 | 7)
 }
 
+/// What the topology says of dark regions: most leave them to a person.
+fn automatic(seed: u64) -> &'static str {
+    match seed % 5 {
+        1 => {
+            ", automatic_promotion: {mode: 'on', after: 100s, accept_loss_age: 2m, cool_down: 3m, per_day: 3}"
+        }
+        3 => ", automatic_promotion: {mode: observe-only, after: 90s, accept_loss_age: 10m}",
+        _ => "",
+    }
+}
+
 /// Whether a seed makes a federation.
 #[must_use]
 pub fn federated(seed: u64) -> bool {
@@ -194,7 +205,7 @@ fn nodes_of_a_site(world: &mut World) -> usize {
 }
 
 /// Data sites, a witness, coordinators, and an operator.
-fn federate(world: &mut World) {
+fn federate(world: &mut World, automatic: &str) {
     let names = ["eu", "us", "ap"];
     let data = 2 + usize::from(world.chance.one_in(4));
     for name in names.iter().take(data) {
@@ -216,7 +227,7 @@ fn federate(world: &mut World) {
     let store = world.stores.len() - 1;
     world.federation =
         Some(Federation { name: "f".parse().expect("a label"), store, known: Default::default() });
-    world.topology = topology(world, votes);
+    world.topology = topology(world, votes, automatic);
     for site in 0..world.sites.len() {
         for _ in 0..usize::from(world.chance.one_in(2)) {
             let host = world.net.host(site);
@@ -250,7 +261,7 @@ fn federate(world: &mut World) {
 }
 
 /// The federation's file.
-fn topology(world: &World, votes: usize) -> String {
+fn topology(world: &World, votes: usize, automatic: &str) -> String {
     let mut text = "federation: f\nprimary: eu\nsites:\n".to_owned();
     let mut names = Vec::new();
     for site in &world.sites {
@@ -277,7 +288,7 @@ fn topology(world: &World, votes: usize) -> String {
     let voters: Vec<&str> = world.sites.iter().map(|site| site.name.as_str()).take(votes).collect();
     text.push_str(&format!(
         "quorum: {{store: embedded, voters: [{}]}}\n\
-         policy: {{site_ttl: 30s, primary_ttl: 90s, handover_span: 30s}}\n\
+         policy: {{site_ttl: 30s, primary_ttl: 90s, handover_span: 30s{automatic}}}\n\
          lab: {{accept: [single-store-quorum]}}\n",
         voters.join(", ")
     ));
