@@ -138,11 +138,13 @@ fn bar(federation: &Federation<'_>, policy: &AutomaticPromotion) -> Option<Strin
         Duration::from_millis(view.wall.0.saturating_sub(operation.requested_at.0))
     };
     let moved = operations().filter(|operation| operation.kind.moves().is_some());
-    if let Some(last) =
-        moved.filter(|operation| ago(operation) < policy.cool_down.0).map(|o| &o.id).last()
-    {
+    let last = moved.max_by_key(|operation| (operation.requested_at, &operation.id));
+    if let Some(last) = last.filter(|last| ago(last) < policy.cool_down.0) {
         let cool_down = policy.cool_down.0;
-        return Some(format!("{last} was asked for within the last {cool_down:?} (cool_down)"));
+        return Some(format!(
+            "{} was asked for within the last {cool_down:?} (cool_down)",
+            last.id
+        ));
     }
     let own = operations().filter(|operation| operation.requested_by == REQUESTED_BY);
     let today = own.filter(|operation| ago(operation) < DAY).count();
