@@ -153,6 +153,7 @@ impl World {
             return self.after_promises(verb);
         }
         if let Verb::Promote(_) = verb
+            && !self.mutant.ends_leases()
             && self.goes_dark(verb)
         {
             return;
@@ -377,7 +378,7 @@ impl World {
                     max_bytes: None,
                     without: Default::default(),
                 });
-                let end_lease = self.chance.one_in(2);
+                let end_lease = self.chance.one_in(2) || self.mutant.ends_leases();
                 let request = promotion::Request { to, accepted, end_lease };
                 self.last_operation += 1;
                 let asked = promotion::Asked {

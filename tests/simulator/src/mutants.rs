@@ -180,9 +180,13 @@ impl Mutant {
     #[must_use]
     pub fn second_line(self) -> Option<&'static str> {
         match self {
-            Self::RenewalComparesNoPrimary => Some(
-                "every take puts a new `lease`, which a renewal and an acquire compare, and a token's \
-                 mark bars both; the compare on `primary` is for a promotion, which is not built",
+            Self::HandoverAsAPut => Some(
+                "every edge of `primary` that a coordinator writes has the step in the operation's record with \
+                 it, which a handover compares",
+            ),
+            Self::AcceptsAnyLoss => Some(
+                "the plan has compared the same loss, and nobody writes after its bound: the take finds more \
+                 only where the target's leader was replaced by one that lags while the old site wrote on",
             ),
             Self::TokenComparesNoLease => Some(
                 "the mark bars every other tenure of its site until `primary`, which a token compares, \
@@ -190,6 +194,12 @@ impl Mutant {
             ),
             _ => None,
         }
+    }
+
+    /// Its operator promotes, and ends the lease of who lives: nobody else would need the wait.
+    #[must_use]
+    pub fn ends_leases(self) -> bool {
+        self == Self::NoWaitAfterTheFence
     }
 
     /// Bends what an agent goes by.

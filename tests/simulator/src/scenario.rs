@@ -250,6 +250,7 @@ fn federate(world: &mut World, automatic: &str) {
             0..2 => Verb::Cancel,
             2 => Verb::Fence,
             3..5 => Verb::Promote(site),
+            _ if world.mutant.ends_leases() => Verb::Promote(site),
             _ => Verb::Switchover(site),
         };
         world.schedule_at(at, Event::Operator(verb));

@@ -143,6 +143,11 @@ fn provoking(mutant: Mutant) -> Option<&'static [u64]> {
         Mutant::RollBackAsAPut => &[2, 10, 32, 32],
         // Coordinators that go on where they stood still.
         Mutant::WriteWithoutItsLeadershipCompare => &[32, 34],
+        // Leaders without their store, whose members do not hear them, or do.
+        Mutant::SilenceIsConsent => &[9, 10, 15],
+        Mutant::WordNotKept => &[10, 10, 9],
+        // A primary site that writes on without the quorum.
+        Mutant::NoWaitAfterTheFence => &[10, 11],
         _ => return None,
     };
     Some(kinds)
